@@ -1,0 +1,78 @@
+"""Videos to test on: real clips that gradio's package carries, and transcodes of one of them made by PyAV."""
+
+import importlib.util
+import os
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+os.environ.setdefault("SVT_LOG", "1")  # the AV1 encoder talks to stderr otherwise
+
+RATE = 25
+Encoder = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def real_clips() -> dict[str, Path]:
+    """File name -> path of gradio's sample videos: H.264 in mp4 and MPEG-4 in AVI, 150 to 901 frames."""
+    package = importlib.util.find_spec("gradio")
+    assert package is not None, "the tests need gradio for its sample videos: pip install 'alpro-hf[test]'"
+    assert package.origin is not None
+    return {path.name: path for path in sorted((Path(package.origin).parent / "media_assets" / "videos").iterdir())}
+
+
+@pytest.fixture(scope="session")
+def source_frames(real_clips: dict[str, Path]) -> np.ndarray:
+    """(48, 90, 160, 3) uint8: every third frame of a real clip."""
+    with av.open(str(real_clips["world.mp4"])) as container:
+        kept = []
+        for i, frame in enumerate(container.decode(video=0)):
+            if i % 3 == 0:
+                kept.append(frame.reformat(160, 90, "rgb24").to_ndarray())
+            if len(kept) == 48:
+                return np.stack(kept)
+    raise AssertionError("the sample clip is shorter than expected")
+
+
+@pytest.fixture(scope="session")
+def encode(source_frames: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Encoder:
+    """Writes the source frames as `name` with any codec; the same name gives the same file again."""
+    folder = tmp_path_factory.mktemp("clips")
+
+    def encode(
+        name: str,
+        codec: str = "libx264",
+        *,
+        size: tuple[int, int] = (160, 90),
+        pix_fmt: str = "yuv420p",
+        gop: int = 12,
+        b_frames: int | None = None,
+        times: list[int] | None = None,
+        options: dict[str, str] | None = None,
+        muxer: dict[str, str] | None = None,
+        num_frames: int = 48,
+    ) -> Path:
+        path = folder / name
+        if path.exists():
+            return path
+        with av.open(str(path), "w", container_options=muxer or {}) as container:
+            stream = container.add_stream(codec, rate=RATE, options=options or {})
+            stream.width, stream.height, stream.pix_fmt = *size, pix_fmt
+            stream.codec_context.gop_size = gop
+            if b_frames is not None:
+                stream.codec_context.max_b_frames = b_frames
+            tick = Fraction(1, 1000) if times else Fraction(1, RATE)
+            if times:
+                stream.codec_context.time_base = tick
+            for i in range(num_frames):
+                frame = av.VideoFrame.from_ndarray(source_frames[i], "rgb24").reformat(*size, pix_fmt)
+                frame.pts, frame.time_base = times[i] if times else i, tick
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+        return path
+
+    return encode
