@@ -1,5 +1,7 @@
 """Configurations of the ALPRO towers and of the composite model (arXiv 2112.09583, section 3.1)."""
 
+from typing import Any
+
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 
@@ -121,10 +123,10 @@ class AlproConfig(PreTrainedConfig):
     """
 
     model_type = "alpro"
-    sub_configs = {"text_config": AlproTextConfig, "video_config": AlproVideoConfig}
+    sub_configs = {"text_config": AlproTextConfig, "video_config": AlproVideoConfig}  # noqa: RUF012 (the library's way)
 
-    text_config: dict | PreTrainedConfig | None = None
-    video_config: dict | PreTrainedConfig | None = None
+    text_config: Any = None
+    video_config: Any = None
     projection_dim: int = 256
     temperature_init: float | int = 0.07
     temperature_min: float | int = 0.001
@@ -132,15 +134,15 @@ class AlproConfig(PreTrainedConfig):
     initializer_range: float | int = 0.02
     tie_word_embeddings: bool = True
 
-    def __post_init__(self, **kwargs) -> None:
-        if self.text_config is None:
-            self.text_config = AlproTextConfig()
-        elif isinstance(self.text_config, dict):
-            self.text_config = AlproTextConfig(**self.text_config)
-        if self.video_config is None:
-            self.video_config = AlproVideoConfig()
-        elif isinstance(self.video_config, dict):
-            self.video_config = AlproVideoConfig(**self.video_config)
+    def __post_init__(self, **kwargs: Any) -> None:
+        for name, tower in self.sub_configs.items():
+            given = getattr(self, name)
+            if given is None or isinstance(given, dict):
+                setattr(self, name, tower(**(given or {})))
+            elif not isinstance(given, PreTrainedConfig):
+                raise TypeError(
+                    f"{name} must be an {tower.__name__} or a dictionary of its fields; received {given!r}."
+                )
         super().__post_init__(**kwargs)
 
     def validate_architecture(self) -> None:

@@ -15,6 +15,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
+from transformers.configuration_utils import PreTrainedConfig
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
@@ -44,7 +45,7 @@ class AlproVideoModelOutput(BaseModelOutputWithPooling):
             `output_temporal_attentions=True`.
     """
 
-    temporal_attentions: tuple[torch.FloatTensor, ...] | None = None
+    temporal_attentions: tuple[torch.Tensor, ...] | None = None
 
 
 @dataclass
@@ -59,11 +60,11 @@ class AlproOutput(ModelOutput):
         text_model_output, video_model_output: Everything the towers returned.
     """
 
-    loss: torch.FloatTensor | None = None
-    logits_per_video: torch.FloatTensor | None = None
-    logits_per_text: torch.FloatTensor | None = None
-    text_embeds: torch.FloatTensor | None = None
-    video_embeds: torch.FloatTensor | None = None
+    loss: torch.Tensor | None = None
+    logits_per_video: torch.Tensor | None = None
+    logits_per_text: torch.Tensor | None = None
+    text_embeds: torch.Tensor | None = None
+    video_embeds: torch.Tensor | None = None
     text_model_output: BaseModelOutputWithPooling | None = None
     video_model_output: AlproVideoModelOutput | None = None
 
@@ -82,10 +83,10 @@ class AlproRetrievalOutput(AlproOutput):
         vtm_labels: int64 (3B,): 1, 0, 0, and -100 where no negative exists.
     """
 
-    loss_vtc: torch.FloatTensor | None = None
-    loss_vtm: torch.FloatTensor | None = None
-    vtm_logits: torch.FloatTensor | None = None
-    vtm_labels: torch.LongTensor | None = None
+    loss_vtc: torch.Tensor | None = None
+    loss_vtm: torch.Tensor | None = None
+    vtm_logits: torch.Tensor | None = None
+    vtm_labels: torch.Tensor | None = None
 
 
 @dataclass
@@ -98,8 +99,8 @@ class AlproQuestionAnsweringOutput(ModelOutput):
         text_model_output, video_model_output, fusion_model_output: Everything the encoders returned.
     """
 
-    loss: torch.FloatTensor | None = None
-    logits: torch.FloatTensor | None = None
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
     text_model_output: BaseModelOutput | None = None
     video_model_output: AlproVideoModelOutput | None = None
     fusion_model_output: BaseModelOutput | None = None
@@ -278,7 +279,9 @@ class AlproTextEmbeddings(nn.Module):
     def __init__(self, config: AlproTextConfig):
         super().__init__()
         self.config = config
-        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
+        self.word_embeddings: nn.Module = nn.Embedding(
+            config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id
+        )
         self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
@@ -331,13 +334,17 @@ class AlproTextLayer(GradientCheckpointingLayer):
 class AlproPreTrainedModel(PreTrainedModel):
     """What every ALPRO model shares: configuration, weight initialisation, loading and saving."""
 
-    config_class = AlproConfig
-    config: AlproConfig
+    config_class: type[PreTrainedConfig] = AlproConfig
     base_model_prefix = "alpro"
-    input_modalities = ("video", "text")
+    input_modalities: tuple[str, ...] = ("video", "text")  # type: ignore[assignment]
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False  # losses are means: gradient accumulation must not rescale them
-    _no_split_modules = ["AlproVideoEmbeddings", "AlproTextEmbeddings", "AlproVideoLayer", "AlproTextLayer"]
+    _no_split_modules = [  # noqa: RUF012 (the library's way)
+        "AlproVideoEmbeddings",
+        "AlproTextEmbeddings",
+        "AlproVideoLayer",
+        "AlproTextLayer",
+    ]
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -370,7 +377,7 @@ class AlproVideoModel(AlproPreTrainedModel):
     base_model_prefix = "video_model"
     main_input_name = "pixel_values_videos"
     input_modalities = ("video",)
-    _can_record_outputs = {
+    _can_record_outputs = {  # noqa: RUF012 (the library's way)
         "hidden_states": AlproVideoLayer,
         "attentions": OutputRecorder(AlproAttention, index=1, layer_name="spatial_attn"),
         "temporal_attentions": OutputRecorder(AlproAttention, index=1, layer_name="temporal_attn"),
@@ -409,9 +416,7 @@ class AlproVideoModel(AlproPreTrainedModel):
         normed = self.norm(hidden_states)
         cls, patches = normed[:, :1], normed[:, 1:]
         patches = patches.unflatten(1, (num_frames, -1)).mean(dim=1)
-        return AlproVideoModelOutput(
-            last_hidden_state=torch.cat([cls, patches], dim=1), pooler_output=cls.squeeze(1)
-        )
+        return AlproVideoModelOutput(last_hidden_state=torch.cat([cls, patches], dim=1), pooler_output=cls.squeeze(1))
 
 
 class AlproTextModel(AlproPreTrainedModel):
@@ -421,7 +426,7 @@ class AlproTextModel(AlproPreTrainedModel):
     config: AlproTextConfig
     base_model_prefix = "text_model"
     input_modalities = ("text",)
-    _can_record_outputs = {
+    _can_record_outputs = {  # noqa: RUF012 (the library's way)
         "hidden_states": AlproTextLayer,
         "attentions": OutputRecorder(AlproAttention, index=1, layer_name="attention"),
     }
@@ -441,7 +446,7 @@ class AlproTextModel(AlproPreTrainedModel):
 
     @merge_with_config_defaults
     @capture_outputs
-    def forward(
+    def forward(  # type: ignore[misc]  # TransformersKwargs lists position_ids too
         self,
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
@@ -520,6 +525,8 @@ class AlproModel(AlproPreTrainedModel):
         >>> out.logits_per_text.shape
         torch.Size([1, 1])
     """
+
+    config: AlproConfig
 
     def __init__(self, config: AlproConfig):
         super().__init__(config)
@@ -637,15 +644,16 @@ class AlproModel(AlproPreTrainedModel):
                 f"{video_embeds.shape[0]} videos."
             )
 
-        def collect(tensor: torch.Tensor | None) -> torch.Tensor | None:
-            return tensor if gather is None or tensor is None else gather(tensor)
+        def no_gather(tensor: torch.Tensor) -> torch.Tensor:
+            return tensor
 
+        collect = gather or no_gather
         all_video_embeds, all_text_embeds = collect(video_embeds), collect(text_embeds)
         same_pair = same_pair_mask(
             video_ids,
             text_ids,
-            collect(video_ids),
-            collect(text_ids),
+            None if video_ids is None else collect(video_ids),
+            None if text_ids is None else collect(text_ids),
             size=(len(video_embeds), len(all_video_embeds)),
             rank=rank,
             device=video_embeds.device,
@@ -703,7 +711,7 @@ class AlproModel(AlproPreTrainedModel):
         video_fields = [*shared, "image_size", "patch_size", "num_channels", "qkv_bias"]
         text_config = {key: getattr(bert.config, key) for key in text_fields} | {"fusion_layer": depth // 2}
         video_config = {key: getattr(vit.config, key) for key in video_fields}
-        config = cls.config_class(
+        config = AlproConfig(
             text_config=text_config | config_kwargs.pop("text_config", {}),
             video_config=video_config | config_kwargs.pop("video_config", {}),
             **config_kwargs,
@@ -716,6 +724,8 @@ class AlproModel(AlproPreTrainedModel):
 
 class AlproForVideoTextRetrieval(AlproPreTrainedModel):
     """Text-video retrieval: contrastive similarity (VTC) and a matching classifier on the fused CLS token (VTM)."""
+
+    config: AlproConfig
 
     def __init__(self, config: AlproConfig):
         super().__init__(config)
@@ -743,9 +753,7 @@ class AlproForVideoTextRetrieval(AlproPreTrainedModel):
             attention_mask: (B, L) of the text; None: nothing is padded.
             video_hidden_states: (B, 1 + N, D) from `alpro.get_video_features`.
         """
-        fused = self.alpro.fuse(
-            text_hidden_states, attention_mask, video_hidden_states, return_dict=True, **kwargs
-        )
+        fused = self.alpro.fuse(text_hidden_states, attention_mask, video_hidden_states, return_dict=True, **kwargs)
         return self.vtm_head(fused.last_hidden_state[:, 0])
 
     @can_return_tuple
@@ -792,9 +800,9 @@ class AlproForVideoTextRetrieval(AlproPreTrainedModel):
         same_pair = same_pair_mask(video_ids, text_ids, size=(batch, batch), device=text_BLD.device)
         wrong_video, video_valid = sample_hard_negatives(outputs.logits_per_text, same_pair, generator)
         wrong_text, text_valid = sample_hard_negatives(outputs.logits_per_video, same_pair, generator)
-        rows = torch.arange(batch, device=text_BLD.device)
-        text_rows = torch.cat([rows, rows, wrong_text])
-        video_rows = torch.cat([rows, wrong_video, rows])
+        own = torch.arange(batch, device=text_BLD.device)
+        text_rows = torch.cat([own, own, wrong_text])
+        video_rows = torch.cat([own, wrong_video, own])
         mask = None if attention_mask is None else attention_mask[text_rows]
         logits = self.match(text_BLD[text_rows], mask, video_BND[video_rows])
         labels = vtm_labels(video_valid, text_valid)
@@ -808,18 +816,31 @@ class AlproForVideoTextRetrieval(AlproPreTrainedModel):
 class AlproForVideoQuestionAnswering(AlproPreTrainedModel):
     """Video question answering as a choice among the answers in `config.id2label` (section 4.3)."""
 
+    config: AlproConfig
+
     def __init__(self, config: AlproConfig):
         super().__init__(config)
         width = config.text_config.hidden_size
         self.alpro = AlproModel(config)
         self.classifier = nn.Sequential(
-            nn.Linear(width, 2 * width), nn.ReLU(), nn.Linear(2 * width, config.num_labels)
+            nn.Linear(width, 2 * width), nn.ReLU(), nn.Linear(2 * width, config.num_labels or 0)
         )
-        # the contrastive parts have no role in answering; a parameter without gradient stalls distributed training
+        self._freeze_contrastive_parts()
+        self.post_init()
+
+    def _freeze_contrastive_parts(self) -> None:
+        # they have no role in answering, and a parameter without gradient stalls distributed training
         for unused in (self.alpro.text_projection, self.alpro.video_projection):
             unused.requires_grad_(False)
         self.alpro.temperature.requires_grad_(False)
-        self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        loaded = super().from_pretrained(*args, **kwargs)
+        # loading makes every parameter anew, and trainable
+        model = loaded[0] if isinstance(loaded, tuple) else loaded  # a pair with output_loading_info=True
+        model._freeze_contrastive_parts()
+        return loaded
 
     def get_input_embeddings(self) -> nn.Module:
         return self.alpro.get_input_embeddings()

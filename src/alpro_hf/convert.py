@@ -1,0 +1,413 @@
+"""From a checkpoint of the original ALPRO code (`.pt`) to a `save_pretrained` folder: `alpro convert`.
+
+The sizes of the model are read off the tensors; what no tensor tells (the number of attention heads, the first fusion
+layer) is an argument. Files are read with `weights_only=True`: a checkpoint is data, and data runs no code.
+"""
+
+import argparse
+import json
+import logging
+import pickle
+import re
+import sys
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from transformers import BertTokenizer
+
+from .configuration_alpro import AlproConfig, AlproTextConfig
+from .modeling_alpro import AlproForVideoQuestionAnswering, AlproForVideoTextRetrieval
+from .processing_alpro import AlproProcessor
+from .unimodal_alpro import CheckpointError, assemble_state, bert_names
+from .video_processing_alpro import AlproVideoProcessor
+
+logger = logging.getLogger(__name__)
+
+State = Mapping[str, torch.Tensor]
+ConvertedModel = AlproForVideoTextRetrieval | AlproForVideoQuestionAnswering
+
+MODEL_CLASSES = {"retrieval": AlproForVideoTextRetrieval, "qa": AlproForVideoQuestionAnswering}
+TASKS = tuple(MODEL_CLASSES)
+
+_VIDEO = "visual_encoder.model."
+# tensors that the original code saves and never uses for the task: TimeSformer's classifier of 400 actions, buffers
+# that count positions, the masked-language-model head, and in question answering the matching head
+_UNUSED = r"visual_encoder\.model\.head\.|.*\.position_ids$|text_encoder\.cls\."
+_UNUSED_OF_TASK = {"retrieval": _UNUSED, "qa": _UNUSED + r"|itm_head\."}
+_VIDEO_NAMES = {
+    "embeddings.patch_embed.": "patch_embed.proj.",
+    "embeddings.cls_token": "cls_token",
+    "embeddings.position_embeddings": "pos_embed",
+    "embeddings.time_embeddings": "time_embed",
+    "layers.": "blocks.",
+    ".spatial_norm.": ".norm1.",
+    ".spatial_attn.": ".attn.",
+    ".temporal_norm.": ".temporal_norm1.",
+    ".mlp_norm.": ".norm2.",
+}
+_REST_NAMES = {
+    "alpro.temperature": "temp",
+    "alpro.text_projection.": "text_proj.",
+    "alpro.video_projection.": "vision_proj.",
+    "vtm_head.": "itm_head.",
+}
+
+
+def convert_original_checkpoint(
+    state_dict: State,
+    task: str,
+    *,
+    num_attention_heads: int = 12,
+    fusion_layer: int = 6,
+    answers: Mapping[str, int] | None = None,
+) -> ConvertedModel:
+    """Build the model that a state dict of the original code describes.
+
+    Args:
+        state_dict: Tensors by their original names; the text encoder may be called `text_encoder.bert.` (pre-training,
+            retrieval) or `text_encoder.` (question answering).
+        task: `"retrieval"` or `"qa"`.
+        num_attention_heads: Heads in every layer of both towers (12 in the released checkpoints).
+        fusion_layer: Index of the first fusion layer of the text encoder (6 in the released checkpoints).
+        answers: For `qa`, from answer to its index, as in the file `ans2label.json` beside the original data. Without
+            it the answers are called LABEL_0, LABEL_1, ... and a warning says so.
+
+    Returns:
+        The model in float32 and evaluation mode.
+
+    Raises:
+        CheckpointError: Tensors are missing, unexpected or misshaped (all are listed).
+        ValueError: The task is unknown, or the answers do not fit the classifier.
+        StrictDataclassError: The number of heads or the fusion layer does not fit the sizes read off the tensors.
+    """
+    if task not in MODEL_CLASSES:
+        raise ValueError(f"task={task!r} is not one of the supported tasks: {', '.join(TASKS)}.")
+    if answers is not None and task != "qa":
+        raise ValueError(f"Answers belong to task='qa'; received {len(answers)} answers with task={task!r}.")
+    inside_mlm = any(name.startswith("text_encoder.bert.") for name in state_dict)
+    text = "text_encoder.bert." if inside_mlm else "text_encoder."
+    labels: dict[str, Any] = {}
+    if task == "qa":
+        labels["id2label"] = _answer_labels(_shape(state_dict, "classifier.2.weight", 2)[0], answers)
+        labels["label2id"] = {label: index for index, label in labels["id2label"].items()}
+    config = _read_config(state_dict, text, num_attention_heads, fusion_layer, labels)
+
+    def original_names(target: str) -> tuple[str, ...]:
+        if target.startswith("alpro.text_model."):
+            return tuple(text + name for name in bert_names(target.removeprefix("alpro.text_model.")))
+        if target.startswith("alpro.video_model."):
+            return (_VIDEO + _replace(target.removeprefix("alpro.video_model."), _VIDEO_NAMES),)
+        return (_replace(target, _REST_NAMES),)
+
+    source = dict(state_dict)
+    if "temp" in source:
+        source["temp"] = source["temp"].reshape(-1)  # a scalar there, one element here
+    with torch.device("meta"):  # every tensor is about to be assigned: drawing a fresh one first would be waste
+        model = MODEL_CLASSES[task](config)
+    targets = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    state = assemble_state(
+        source, targets, original_names, unused=_UNUSED_OF_TASK[task], what=f"The checkpoint for task={task!r}"
+    )
+    model.load_state_dict(state, assign=True)
+    return model.eval()
+
+
+def load_original_checkpoint(path: str | Path) -> dict[str, torch.Tensor]:
+    """Read a `.pt` file of the original code as pure data.
+
+    Args:
+        path: A file written by `torch.save`: a state dict, or a dictionary that holds one under `model` or
+            `state_dict`.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        CheckpointError: The file is no checkpoint, is damaged, or holds objects that need code to run.
+    """
+    path = Path(path)
+    with path.open("rb") as file:
+        start = file.read(4)
+    if start == b"PK\x03\x04":  # an archive, since torch 1.6; before that a pickle
+        if not zipfile.is_zipfile(path):
+            raise CheckpointError(f"{path} is damaged or incomplete: the end of the archive is not there.")
+    elif start[:1] != b"\x80":
+        raise CheckpointError(f"{path} is not a file written by torch.save (it starts with {start!r}).")
+    try:
+        content = torch.load(path, weights_only=True, map_location="cpu")
+    except pickle.UnpicklingError as error:
+        blocked = re.search(r"GLOBAL (\S+)", str(error))
+        detail = re.search(r"WeightsUnpickler error:\s*(.*)", str(error))
+        reason = f"an object of type {blocked[1]}" if blocked else f"more than pure data ({detail and detail[1]})"
+        raise CheckpointError(
+            f"{path} was refused: it holds {reason}, and reading that could run code from the file. Open it where you "
+            "trust it and save the state dict alone: torch.save(model.state_dict(), file)."
+        ) from error
+    except (RuntimeError, EOFError, LookupError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} is damaged or incomplete ({type(error).__name__}: {error}).") from error
+    for wrapper in ("model", "state_dict"):
+        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+            content = content[wrapper]
+            break
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a state dict.")
+    others = sorted(str(key) for key, value in content.items() if not isinstance(value, torch.Tensor))
+    if others:
+        raise CheckpointError(f"{path} is no state dict: these entries are not tensors: {', '.join(others)}.")
+    return content
+
+
+def read_answers(path: str | Path) -> dict[str, int]:
+    """Read an `ans2label.json`: one JSON object from answer to its index in the classifier."""
+    try:
+        answers = json.loads(Path(path).read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    if not isinstance(answers, dict) or not all(type(index) is int for index in answers.values()):
+        raise ValueError(f'{path} must hold one JSON object from answer to index, such as {{"dog": 0, "cat": 1}}.')
+    return answers
+
+
+def convert(
+    checkpoint: str | Path,
+    task: str,
+    output: str | Path,
+    *,
+    num_attention_heads: int = 12,
+    fusion_layer: int = 6,
+    answers: str | Path | None = None,
+    vocab: str | Path | None = None,
+) -> ConvertedModel:
+    """Convert a file of the original code and write configuration, weights and processor to a folder.
+
+    Args:
+        checkpoint: The `.pt` file.
+        task, num_attention_heads, fusion_layer: As in `convert_original_checkpoint`.
+        output: Folder to write; made if it does not exist.
+        answers: For `qa`, the `ans2label.json` of the data set.
+        vocab: The `vocab.txt` of the BERT the text encoder started from (bert-base-uncased for the released
+            checkpoints). Without it the folder holds no tokenizer, and a warning says so.
+
+    Returns:
+        The model that was written.
+
+    Raises:
+        OSError: A file cannot be read or written.
+        CheckpointError: As in `load_original_checkpoint` and `convert_original_checkpoint`.
+        ValueError: The task, the answers or the vocabulary do not fit the checkpoint.
+    """
+    output = Path(output)
+    if output.exists() and not output.is_dir():
+        raise NotADirectoryError(f"--output {output} is a file; name a folder.")
+    model = convert_original_checkpoint(
+        load_original_checkpoint(checkpoint),
+        task,
+        num_attention_heads=num_attention_heads,
+        fusion_layer=fusion_layer,
+        answers=None if answers is None else read_answers(answers),
+    )
+    processor = _processor(model.config, vocab)
+    model.save_pretrained(output)
+    processor.save_pretrained(output)
+    return model
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe `alpro convert` to a parser."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description = (
+        "Turn a checkpoint of the original ALPRO code into a folder that from_pretrained loads.\n\n"
+        "The sizes are read off the tensors and every tensor is accounted for: one that is missing,\n"
+        "unexpected or misshaped is named and nothing is written. The file is read as data only;\n"
+        "one that would have to run code is refused."
+    )
+    parser.epilog = (
+        "examples:\n"
+        "  alpro convert --checkpoint msrvtt_retrieval.pt --task retrieval --output alpro-msrvtt --vocab vocab.txt\n"
+        "  alpro convert --checkpoint msvd_qa.pt --task qa --output alpro-msvd-qa --vocab vocab.txt \\\n"
+        "      --answers ans2label.json\n\n"
+        "then, in Python:\n"
+        '  model = AlproForVideoTextRetrieval.from_pretrained("alpro-msrvtt")\n'
+        '  processor = AutoProcessor.from_pretrained("alpro-msrvtt")'
+    )
+    parser.add_argument("--checkpoint", required=True, type=Path, metavar="FILE", help="the .pt file to convert")
+    parser.add_argument("--task", required=True, choices=TASKS, help="what the checkpoint was fine-tuned for")
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder to write")
+    parser.add_argument(
+        "--vocab",
+        type=Path,
+        metavar="FILE",
+        help="vocab.txt of the BERT the text encoder started from (bert-base-uncased for the released checkpoints); "
+        "without it the folder gets no tokenizer",
+    )
+    parser.add_argument(
+        "--answers",
+        type=Path,
+        metavar="FILE",
+        help="qa only: ans2label.json of the data set, one JSON object from answer to index; without it the answers "
+        "are called LABEL_0, LABEL_1, ...",
+    )
+    parser.add_argument(
+        "--num-attention-heads",
+        type=int,
+        default=12,
+        metavar="N",
+        help="heads in every layer, which no tensor tells (default: %(default)s, as in the released checkpoints)",
+    )
+    parser.add_argument(
+        "--fusion-layer",
+        type=int,
+        default=6,
+        metavar="N",
+        help="first text layer that also reads the video, which no tensor tells either (default: %(default)s)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry out `alpro convert`; 0 when the folder was written, 1 with the reason on stderr when not."""
+    try:
+        model = convert(
+            args.checkpoint,
+            args.task,
+            args.output,
+            num_attention_heads=args.num_attention_heads,
+            fusion_layer=args.fusion_layer,
+            answers=args.answers,
+            vocab=args.vocab,
+        )
+    except (OSError, ValueError, StrictDataclassError) as error:
+        print(f"alpro convert: {error}", file=sys.stderr)
+        return 1
+    video, text = model.config.video_config, model.config.text_config
+    print(f"{type(model).__name__}, {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters")
+    print(f"video: {video.num_hidden_layers} layers, {video.num_frames} frames of {video.image_size} pixels")
+    print(f"text:  {text.fusion_layer} text and {text.num_hidden_layers - text.fusion_layer} fusion layers")
+    print(f"written to {args.output}")
+    return 0
+
+
+def _shape(state_dict: State, name: str, dimensions: int) -> tuple[int, ...]:
+    """The shape of a tensor that the configuration is read from."""
+    if name not in state_dict:
+        raise CheckpointError("The checkpoint lacks a tensor that tells the size of the model.", missing=[name])
+    shape = tuple(state_dict[name].shape)
+    if len(shape) != dimensions:
+        raise CheckpointError(
+            "A tensor that tells the size of the model has the wrong number of dimensions.",
+            misshaped=[f"{name}: {shape}, {dimensions} dimensions needed"],
+        )
+    return shape
+
+
+def _depth(state_dict: State, prefix: str) -> int:
+    """How many layers `prefix0`, `prefix1`, ... the checkpoint holds."""
+    found = (re.match(re.escape(prefix) + r"(\d+)\.", name) for name in state_dict)
+    return max((int(match.group(1)) + 1 for match in found if match), default=0)
+
+
+def _read_config(
+    state_dict: State, text: str, num_attention_heads: int, fusion_layer: int, labels: dict[str, Any]
+) -> AlproConfig:
+    """Read the configuration off the tensors; `text` is the prefix of the text encoder."""
+    vocab_size, text_width = _shape(state_dict, text + "embeddings.word_embeddings.weight", 2)
+    video_width, channels, patch_size, _ = _shape(state_dict, _VIDEO + "patch_embed.proj.weight", 4)
+    positions = _shape(state_dict, _VIDEO + "pos_embed", 3)
+    grid = round(max(positions[1] - 1, 0) ** 0.5)
+    if grid**2 + 1 != positions[1]:
+        raise CheckpointError(
+            "The space embeddings are not one CLS token and a square of patches.",
+            misshaped=[f"{_VIDEO}pos_embed: {positions}, (1, 1 + n * n, D) needed"],
+        )
+    text_config = {
+        "vocab_size": vocab_size,
+        "hidden_size": text_width,
+        "intermediate_size": _shape(state_dict, text + "encoder.layer.0.intermediate.dense.weight", 2)[0],
+        "num_hidden_layers": _depth(state_dict, text + "encoder.layer."),
+        "fusion_layer": fusion_layer,
+        "num_attention_heads": num_attention_heads,
+        "max_position_embeddings": _shape(state_dict, text + "embeddings.position_embeddings.weight", 2)[0],
+        "type_vocab_size": _shape(state_dict, text + "embeddings.token_type_embeddings.weight", 2)[0],
+    }
+    video_config = {
+        "image_size": grid * patch_size,
+        "patch_size": patch_size,
+        "num_channels": channels,
+        "num_frames": _shape(state_dict, _VIDEO + "time_embed", 3)[1],
+        "hidden_size": video_width,
+        "intermediate_size": _shape(state_dict, _VIDEO + "blocks.0.mlp.fc1.weight", 2)[0],
+        "num_hidden_layers": _depth(state_dict, _VIDEO + "blocks."),
+        "num_attention_heads": num_attention_heads,
+        "qkv_bias": _VIDEO + "blocks.0.attn.qkv.bias" in state_dict,
+    }
+    projection_dim = _shape(state_dict, "text_proj.weight", 2)[0]
+    return AlproConfig(text_config=text_config, video_config=video_config, projection_dim=projection_dim, **labels)
+
+
+def _answer_labels(count: int, answers: Mapping[str, int] | None) -> dict[int, str]:
+    """`id2label` of a classifier with `count` answers."""
+    if answers is None:
+        logger.warning(
+            "No answers were given, so the %d answers are called LABEL_0, LABEL_1, ...; pass the ans2label.json of "
+            "the data set (--answers) to name them.",
+            count,
+        )
+        return {index: f"LABEL_{index}" for index in range(count)}
+    if sorted(answers.values()) != list(range(count)):
+        raise ValueError(
+            f"The checkpoint classifies {count} answers, so the answers must number them 0 to {count - 1} once each; "
+            f"received {len(answers)} answers numbered {min(answers.values(), default=None)} to "
+            f"{max(answers.values(), default=None)}. Is this the answer file of the same data set?"
+        )
+    return {index: answer for answer, index in sorted(answers.items(), key=lambda item: item[1])}
+
+
+def _replace(name: str, table: Mapping[str, str]) -> str:
+    for ours, theirs in table.items():
+        name = name.replace(ours, theirs)
+    return name
+
+
+def _processor(config: AlproConfig, vocab: str | Path | None) -> AlproProcessor | AlproVideoProcessor:
+    """The processor of the model; without a vocabulary only its video side, and a warning."""
+    video = config.video_config
+    video_processor = AlproVideoProcessor(
+        size={"height": video.image_size, "width": video.image_size},
+        num_frames=video.num_frames,
+        frame_sampling="uniform",  # what the original code evaluates with
+    )
+    if vocab is None:
+        logger.warning(
+            "No vocabulary was given, so the folder gets no tokenizer: AutoProcessor cannot load it and texts cannot "
+            "be read. Convert again with --vocab and the vocab.txt of bert-base-uncased."
+        )
+        return video_processor
+    tokenizer = _tokenizer(vocab, config.text_config)
+    return AlproProcessor(video_processor=video_processor, tokenizer=tokenizer)
+
+
+def _tokenizer(vocab: str | Path, config: AlproTextConfig) -> BertTokenizer:
+    """A lower-casing BERT tokenizer over the vocabulary file, which must fit the word embeddings."""
+    entries = Path(vocab).read_text(encoding="utf-8").rstrip("\n").split("\n")
+    if len(entries) != config.vocab_size:
+        raise ValueError(
+            f"{vocab} has {len(entries)} entries but the checkpoint embeds {config.vocab_size} words: it is another "
+            "vocabulary. The released checkpoints use the one of bert-base-uncased (30522 entries)."
+        )
+    words = {entry: index for index, entry in enumerate(entries)}
+    absent = {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"} - set(words)
+    if absent:
+        raise ValueError(f"{vocab} is no BERT vocabulary: it lacks {', '.join(sorted(absent))}.")
+    return BertTokenizer(vocab=words, do_lower_case=True, model_max_length=config.max_position_embeddings)
+
+
+__all__ = [
+    "CheckpointError",
+    "add_arguments",
+    "convert",
+    "convert_original_checkpoint",
+    "load_original_checkpoint",
+    "read_answers",
+    "run",
+]
