@@ -1,0 +1,213 @@
+"""Batches from rows: against the processor, with real files, broken ones, and in worker processes."""
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+from fixtures import colours
+from torch.utils.data import DataLoader
+
+from alpro_hf.data.collator import AlproCollator, NumberedRows
+from alpro_hf.video_processing_alpro import AlproVideoProcessor
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return colours.processor()
+
+
+@pytest.fixture
+def noise():
+    """Two clips of random pixels at the size of the processor."""
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 256, (colours.FRAMES, colours.SIZE, colours.SIZE, 3), dtype=np.uint8) for _ in range(2)]
+
+
+@pytest.mark.parametrize("kind", ["array", "tensor", "read-only"])
+@pytest.mark.parametrize("options", [{}, {"do_normalize": False}, {"do_rescale": False}], ids=str)
+def test_ready_clips_get_the_pixels_of_the_processor(processor, noise, kind, options):
+    processor = colours.processor()
+    for name, value in options.items():
+        setattr(processor.video_processor, name, value)
+    videos = [torch.from_numpy(clip) for clip in noise] if kind == "tensor" else noise
+    if kind == "read-only":
+        noise[0].flags.writeable = False
+    batch = AlproCollator(processor)([{"video": video, "text": "red"} for video in videos])
+    expected = processor(text=["red", "red"], videos=noise)
+    torch.testing.assert_close(batch["pixel_values_videos"], expected["pixel_values_videos"], atol=1e-5, rtol=1e-5)
+    assert batch["pixel_values_videos"].is_contiguous()
+    assert torch.equal(batch["input_ids"], expected["input_ids"])
+
+
+def test_ready_clips_do_not_pass_through_the_processor(processor, noise, monkeypatch):
+    monkeypatch.setattr(AlproVideoProcessor, "preprocess", lambda *args, **kwargs: pytest.fail("slow path"))
+    assert len(AlproCollator(processor)([{"video": clip, "text": "red"} for clip in noise])["input_ids"]) == 2
+
+
+def test_other_sizes_and_files_mix_with_ready_clips_in_order(processor, noise, encode):
+    path = encode("plain.mp4")
+    large = np.kron(noise[1], np.ones((1, 2, 2, 1), np.uint8))
+    rows = [{"video": video, "text": "red"} for video in (path, noise[0], large, str(path))]
+    batch = AlproCollator(processor)(rows)
+    expected = processor.video_processor([path, noise[0], large, path])["pixel_values_videos"]
+    torch.testing.assert_close(batch["pixel_values_videos"], expected, atol=1e-5, rtol=1e-5)
+    assert batch["video_ids"][0] == batch["video_ids"][3]
+    assert len(set(batch["video_ids"].tolist())) == 3
+
+
+def test_a_cropping_processor_is_not_short_cut(noise):
+    processor = colours.processor()
+    processor.video_processor.do_center_crop = True
+    processor.video_processor.crop_size = {"height": 8, "width": 8}
+    batch = AlproCollator(processor)([{"video": noise[0], "text": "red"}])
+    assert batch["pixel_values_videos"].shape[-2:] == (8, 8)
+
+
+def test_ids_are_equal_where_clip_or_caption_are_and_stable(processor, noise):
+    rows = [
+        {"video": noise[0], "text": "red"},
+        {"video": noise[0].copy(), "text": "blue"},
+        {"video": noise[1], "text": "red"},
+        {"video": noise[1], "text": "green", "video_id": 7},
+        {"video": noise[0], "text": "green", "video_id": "clip-7"},
+    ]
+    batch = AlproCollator(processor)(rows)
+    videos, texts = batch["video_ids"].tolist(), batch["text_ids"].tolist()
+    assert videos[0] == videos[1] != videos[2]
+    assert videos[3] == 7
+    assert len(set(videos)) == 4
+    assert texts[0] == texts[2]
+    assert texts[3] == texts[4]
+    assert len(set(texts)) == 3
+    # the same in every process and on every machine, unlike hash()
+    assert texts[0] == -6681078847286810355
+    assert batch["video_ids"].dtype == batch["text_ids"].dtype == torch.int64
+
+
+def test_questions_get_labels(processor):
+    rows = colours.question_rows()
+    batch = AlproCollator(processor, task="qa", label2id=colours.ANSWERS)(rows)
+    assert batch["labels"].tolist() == [colours.ANSWERS.get(row["answer"], -100) for row in rows]
+    assert batch["labels"][-1] == -100
+    assert batch["answers"] == [row["answer"] for row in rows]
+    assert batch["answer_types"][-1] == "how many"
+    assert "video_ids" not in batch
+    assert AlproCollator(processor, task="qa", label2id=colours.ANSWERS)([{**rows[0], "answer_type": None}])
+
+
+def epoch_pixels(collator, path, **numbers):
+    return collator([{"video": path, "text": "red", **numbers}])["pixel_values_videos"]
+
+
+def test_training_frames_depend_on_seed_epoch_and_index(processor, encode):
+    path = encode("plain.mp4")
+    collator = AlproCollator(processor, train_sampling="random", seed=3)
+    drawn = epoch_pixels(collator, path, epoch=1, index=5)
+    expected = processor.video_processor(
+        path, frame_sampling="random", sampling_seed=3, sampling_epoch=1, sampling_index=5
+    )["pixel_values_videos"]
+    assert torch.equal(drawn, expected)
+    assert torch.equal(drawn, epoch_pixels(collator, path, epoch=1, index=5))
+    assert not torch.equal(drawn, epoch_pixels(collator, path, epoch=2, index=5))
+    assert not torch.equal(drawn, epoch_pixels(collator, path, epoch=1, index=6))
+    other_seed = AlproCollator(processor, train_sampling="random", seed=4)
+    assert not torch.equal(drawn, epoch_pixels(other_seed, path, epoch=1, index=5))
+
+
+def test_evaluation_frames_are_those_of_the_processor(processor, encode):
+    path = encode("plain.mp4")
+    pixels = epoch_pixels(AlproCollator(processor, train_sampling="random"), path, index=5)
+    assert torch.equal(pixels, processor.video_processor(path)["pixel_values_videos"])
+
+
+def test_an_epoch_without_an_index_is_refused(processor, encode):
+    with pytest.raises(ValueError, match="NumberedRows"):
+        epoch_pixels(AlproCollator(processor), encode("plain.mp4"), epoch=0)
+
+
+def test_a_broken_clip_loses_its_row_and_nothing_else(processor, noise, tmp_path, caplog):
+    broken, missing = tmp_path / "broken.mp4", tmp_path / "missing.mp4"
+    broken.write_bytes(b"no video at all" * 100)
+    rows = [{"video": video, "text": text} for video, text in
+            ((broken, "red"), (noise[0], "green"), (missing, "blue"), (noise[1], "white"))]  # fmt: skip
+    collator = AlproCollator(processor)
+    with caplog.at_level(logging.WARNING, logger="alpro_hf"):
+        batch = collator(NumberedRows(rows).__getitems__([0, 1, 2, 3]))
+    alone = AlproCollator(processor)([rows[1], rows[3]])
+    for name in alone:
+        assert torch.equal(batch[name], alone[name])
+    assert batch["row_ids"].tolist() == [1, 3]
+    assert collator.dropped == 2
+    assert str(broken) in caplog.text
+    assert str(missing) in caplog.text
+
+
+def test_a_batch_without_any_row_left_names_the_files(processor, tmp_path):
+    rows = [{"video": tmp_path / f"{name}.mp4", "text": "red"} for name in "ab"]
+    with pytest.raises(ValueError, match=r"(?s)batch of 2.*a\.mp4.*b\.mp4"):
+        AlproCollator(processor)(rows)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"task": "captioning"}, "captioning"),
+        ({"task": "qa"}, "label2id"),
+        ({"train_sampling": "middle"}, "middle.*headtail"),
+    ],
+)
+def test_wrong_arguments_are_refused(processor, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        AlproCollator(processor, **arguments)
+
+
+def test_a_missing_field_is_named(processor, noise):
+    with pytest.raises(KeyError, match=r"'text'.*caption"):
+        AlproCollator(processor)([{"video": noise[0], "caption": "red"}])
+
+
+class Epochs:
+    """A data set that says which epoch it was told."""
+
+    epoch = 0
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        return {"value": index * 10, "told": self.epoch}
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_numbered_rows_tell_the_epoch_even_to_persistent_workers(workers):
+    rows = NumberedRows(Epochs(), training=True)
+    loader = DataLoader(rows, batch_size=2, num_workers=workers, persistent_workers=workers > 0, collate_fn=list)
+    for epoch in (0, 1, 5):
+        rows.set_epoch(epoch)
+        seen = [row for batch in loader for row in batch]
+        assert seen == [{"value": i * 10, "told": epoch, "index": i, "epoch": epoch} for i in range(3)]
+
+
+def test_numbered_rows_of_an_evaluation_have_no_epoch():
+    assert NumberedRows(Epochs())[2] == {"value": 20, "told": 0, "index": 2}
+
+
+def test_numbered_rows_over_a_dataset_of_the_library():
+    datasets = pytest.importorskip("datasets")
+    table = datasets.Dataset.from_dict({"video": ["a.mp4", "b.mp4"], "text": ["red", "blue"]})
+    assert NumberedRows(table).__getitems__([1, 0]) == [
+        {"video": "b.mp4", "text": "blue", "index": 1},
+        {"video": "a.mp4", "text": "red", "index": 0},
+    ]
+
+
+def test_dropped_rows_of_workers_are_counted_together(processor, noise, tmp_path):
+    rows = [{"video": noise[0], "text": "red"}, {"video": tmp_path / "missing.mp4", "text": "red"}] * 4
+    collator = AlproCollator(processor)
+    batches = list(DataLoader(rows, batch_size=2, num_workers=2, collate_fn=collator))
+    assert [len(batch["input_ids"]) for batch in batches] == [1] * 4
+    assert collator.dropped == 4
