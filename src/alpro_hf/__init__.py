@@ -1,10 +1,91 @@
-"""ALPRO for the Hugging Face stack: search and ask videos in plain language (arXiv 2112.09583)."""
+"""ALPRO for the Hugging Face stack: search and ask videos in plain language (arXiv 2112.09583).
+
+Importing the package registers its classes, so that `AutoModel.from_pretrained` and `AutoProcessor.from_pretrained`
+know checkpoints of the type `alpro`.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForVisualQuestionAnswering,
+    AutoProcessor,
+    AutoTokenizer,
+    BertTokenizer,
+)
+from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 
 from .configuration_alpro import AlproConfig, AlproTextConfig, AlproVideoConfig
+from .decoding import VideoDecodeError
 from .modeling_alpro import (
     AlproForVideoQuestionAnswering,
     AlproForVideoTextRetrieval,
     AlproModel,
+    AlproPreTrainedModel,
     AlproTextModel,
     AlproVideoModel,
 )
+from .processing_alpro import AlproProcessor
+from .video_processing_alpro import AlproVideoProcessor
+
+if TYPE_CHECKING:
+    from .convert import convert_original_checkpoint
+    from .data.collator import AlproCollator
+    from .retrieval import VideoIndex
+    from .trainer import AlproTrainer, AlproTrainingArguments
+
+__version__ = "0.1.0"
+
+# Needed by some programs only, and slower to import than all the rest.
+_LAZY = {
+    "AlproCollator": ".data.collator",
+    "AlproTrainer": ".trainer",
+    "AlproTrainingArguments": ".trainer",
+    "VideoIndex": ".retrieval",
+    "convert_original_checkpoint": ".convert",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name], __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _register() -> None:
+    for config, model in (
+        (AlproConfig, AlproModel),
+        (AlproTextConfig, AlproTextModel),
+        (AlproVideoConfig, AlproVideoModel),
+    ):
+        AutoConfig.register(config.model_type, config)
+        AutoModel.register(config, model)
+    AutoModelForVisualQuestionAnswering.register(AlproConfig, AlproForVideoQuestionAnswering)
+    AutoVideoProcessor.register(AlproConfig, AlproVideoProcessor)
+    AutoProcessor.register(AlproConfig, AlproProcessor)
+    AutoTokenizer.register(AlproConfig, BertTokenizer)
+
+
+_register()
+
+__all__ = [
+    "AlproCollator",
+    "AlproConfig",
+    "AlproForVideoQuestionAnswering",
+    "AlproForVideoTextRetrieval",
+    "AlproModel",
+    "AlproPreTrainedModel",
+    "AlproProcessor",
+    "AlproTextConfig",
+    "AlproTextModel",
+    "AlproTrainer",
+    "AlproTrainingArguments",
+    "AlproVideoConfig",
+    "AlproVideoModel",
+    "AlproVideoProcessor",
+    "VideoDecodeError",
+    "VideoIndex",
+    "convert_original_checkpoint",
+]

@@ -514,6 +514,12 @@ class AlproTextModel(AlproPreTrainedModel):
         return BaseModelOutput(last_hidden_state=hidden_states)
 
 
+def _unit_vector(projection: nn.Linear, cls: torch.Tensor) -> torch.Tensor:
+    """(B, D) -> (B, P), in the precision of the weights: in bfloat16 close similarities would tie under autocast."""
+    with torch.autocast(cls.device.type, enabled=False):
+        return nn.functional.normalize(projection(cls.to(projection.weight.dtype)), dim=-1)
+
+
 class AlproModel(AlproPreTrainedModel):
     """Both towers, their projections into one space and the fusion encoder, without a task head.
 
@@ -558,8 +564,7 @@ class AlproModel(AlproPreTrainedModel):
     ) -> BaseModelOutputWithPooling:
         """Encode texts (B, L): tokens (B, L, D) in `last_hidden_state`, unit vector (B, P) in `pooler_output`."""
         outputs = self.text_model(input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **kwargs)
-        projected = self.text_projection(outputs.last_hidden_state[:, 0])
-        outputs.pooler_output = nn.functional.normalize(projected, dim=-1)
+        outputs.pooler_output = _unit_vector(self.text_projection, outputs.last_hidden_state[:, 0])
         return outputs
 
     @can_return_tuple
@@ -568,8 +573,7 @@ class AlproModel(AlproPreTrainedModel):
     ) -> AlproVideoModelOutput:
         """Encode clips (B, T, 3, H, W): tokens (B, 1 + N, D) and the unit vector (B, P) in `pooler_output`."""
         outputs = self.video_model(pixel_values_videos=pixel_values_videos, return_dict=True, **kwargs)
-        projected = self.video_projection(outputs.last_hidden_state[:, 0])
-        outputs.pooler_output = nn.functional.normalize(projected, dim=-1)
+        outputs.pooler_output = _unit_vector(self.video_projection, outputs.last_hidden_state[:, 0])
         return outputs
 
     @can_return_tuple

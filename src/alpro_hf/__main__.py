@@ -1,0 +1,8 @@
+"""`python -m alpro_hf` is `alpro`."""
+
+import sys
+
+from .cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

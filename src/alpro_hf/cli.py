@@ -1,0 +1,373 @@
+"""The command `alpro`. Results go to stdout, progress and complaints to stderr.
+
+Only what a command needs is imported, and only when it runs: `alpro --help` waits for no tensor library.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from . import __version__
+
+BUNDLED = "bundled"
+Command = Callable[[argparse.Namespace], int]
+
+DESCRIPTION = "Search videos by what happens in them, and ask them questions in plain language."
+EPILOG = """\
+examples:
+  alpro demo                                         see it work: renders a small gallery, searches it and asks it
+  alpro index holiday --output holiday-index         look at every video below a folder, once
+  alpro search holiday-index "a dog runs into the sea"
+  alpro search holiday "a dog runs into the sea"     the same without an index, which is slower each time
+  alpro ask holiday/0042.mp4 "what is the dog doing?"
+  alpro COMMAND --help                               all options of a command
+
+The model is the bundled one unless --model names another (a folder or a Hub id). The bundled models know nothing but
+the sprite world they were trained on, a synthetic world of moving pictograms: they show that everything works.
+For real videos use a checkpoint trained on such, for instance one made by alpro convert.
+
+exit codes:
+  0    done
+  1    the command failed, or some of the videos could not be used (named on stderr; all others were)
+  2    wrong usage
+  130  interrupted (Ctrl-C); alpro index keeps what it has done and goes on when started again
+"""
+WHAT_IS_A_VIDEO = """\
+In a folder, a file is a video if its extension is a well-known one of videos (.mp4, .mkv, .avi, ...) or if its first
+bytes are those of a video container, whatever it is called. Hidden files and folders are passed over.
+"""
+INDEX_EPILOG = f"""\
+{WHAT_IS_A_VIDEO}
+Started again, the command takes up changes: new and changed videos (other size or time of change) are encoded, those
+that are gone are dropped, all others are left alone. That is also how an interrupted run goes on. Videos that cannot
+be decoded are listed at the end and tried again next time. An index may be moved, and be made from several folders.
+
+examples:
+  alpro index holiday --output holiday-index
+  alpro index talks films/*.mkv --output my-index --model my-alpro --batch-size 16
+"""
+SEARCH_EPILOG = """\
+First all videos are ordered by the cosine similarity of video and query (column "similarity"); then the best K are
+reordered by the sum of similarity and matching logit of a second, slower look at video and query together (column
+"match" is the probability it gives). An index remembers its model, so --model is rarely needed with one.
+
+examples:
+  alpro search holiday-index "two people dance" --top-k 5
+  alpro search holiday-index "two people dance" --rerank 0 --json | jq -r '.results[].path'
+"""
+ASK_EPILOG = """\
+The answers come from the closed list that the model was trained with.
+
+examples:
+  alpro ask clip.mp4 "which way does the fox move?"
+  alpro ask clip.mp4 "how many animals are there?" --top-k 1 --json
+"""
+DEMO_EPILOG = """\
+The clips show the sprite world, a synthetic world of moving pictograms; the two small models that search and answer
+were trained on nothing else and know nothing else. The clips are new to them: in training no sprite was seen doing
+what it does here. Nothing is downloaded. What is written: the clips, an index of them to search with alpro search,
+and a picture of what was asked and found.
+"""
+
+
+class CommandError(Exception):
+    """A command cannot do what it was asked to; the message says why."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `alpro` with the given arguments (default: those of the process) and return its exit code."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    args = _parser(argv).parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):  # a file name need not be text
+        stream.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
+    try:
+        return args.run(args)
+    except KeyboardInterrupt:
+        return _complain(args, "interrupted", code=130)
+    except BrokenPipeError:  # the reader of our output, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except _expected_errors() as error:
+        return _complain(args, " ".join(str(error).split()))
+
+
+def _complain(args: argparse.Namespace, message: str, code: int = 1) -> int:
+    print(f"alpro {args.command}: {message}", file=sys.stderr)
+    return code
+
+
+def _expected_errors() -> tuple[type[Exception], ...]:
+    """What a user can cause; anything else is our mistake and keeps its traceback. Called when something is raised."""
+    from huggingface_hub.errors import StrictDataclassError
+    from safetensors import SafetensorError
+
+    from .data.sprite_world import SpriteWorldError
+    from .decoding import VideoDecodeError
+    from .index_files import VideoIndexError
+
+    of_files = (OSError, StrictDataclassError, SafetensorError, VideoDecodeError)
+    return CommandError, *of_files, SpriteWorldError, VideoIndexError
+
+
+# ----------------------------------------------------------------------------------------------------------- arguments
+
+
+def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="alpro", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--version", action="version", version=f"alpro-hf {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, run: Command, summary: str, epilog: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(
+            name,
+            help=summary,
+            description=summary[0].upper() + summary[1:] + ".",
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        sub.set_defaults(run=run)
+        return sub
+
+    demo = command("demo", _demo, "render a gallery of small clips, search it and ask it questions", DEMO_EPILOG)
+    demo.add_argument("--output", type=Path, default=Path("alpro-demo"), metavar="DIR", help="default: alpro-demo")
+    demo.add_argument("--clips", type=_number(1), default=36, metavar="N", help="size of the gallery (default: 36)")
+    demo.add_argument("--seed", type=_number(0), default=0, help="another seed, another gallery (default: 0)")
+
+    index = command("index", _index, "look at every video once and keep what a search needs", INDEX_EPILOG)
+    index.add_argument("paths", nargs="+", type=Path, metavar="DIR", help="folders, or single videos")
+    index.add_argument("--output", type=Path, required=True, metavar="INDEX", help="folder to keep the index in")
+    index.add_argument("--batch-size", type=_number(1), default=8, metavar="N", help="encoded at a time (default: 8)")
+    index.add_argument(
+        "--shard-size",
+        type=_number(1),
+        default=64,
+        metavar="N",
+        help="videos in a file of the index, which is what a crash can lose (default: 64)",
+    )
+
+    search = command("search", _search, "find the videos that a text describes", SEARCH_EPILOG)
+    search.add_argument("where", type=Path, metavar="INDEX-or-DIR", help="an index, or a folder of videos")
+    search.add_argument("query", type=_text, help="what to look for, in plain language")
+    search.add_argument("--top-k", type=_number(1), default=10, metavar="N", help="results to show (default: 10)")
+    search.add_argument(
+        "--rerank",
+        type=_number(0),
+        default=16,
+        metavar="K",
+        help="candidates to look at twice, 0 for none (default: 16)",
+    )
+
+    ask = command("ask", _ask, "ask a video a question", ASK_EPILOG)
+    ask.add_argument("video", type=Path)
+    ask.add_argument("question", type=_text)
+    ask.add_argument("--top-k", type=_number(1), default=5, metavar="N", help="answers to show (default: 5)")
+
+    for sub in (index, search, ask):
+        default = "the index's own" if sub is search else "the bundled one"
+        sub.add_argument("--model", metavar="M", help=f"folder, Hub id or 'bundled' (default: {default})")
+        sub.add_argument("--json", action="store_true", help="print one JSON object")
+
+    convert = commands.add_parser("convert", help="turn a checkpoint of the original ALPRO code into a model folder")
+    if argv[:1] == ["convert"]:  # its options take the import of the model to describe
+        from . import convert as converter
+
+        converter.add_arguments(convert)
+        convert.set_defaults(run=converter.run)
+    return parser
+
+
+def _number(least: int) -> Callable[[str], int]:
+    """A whole number from `least` on."""
+
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
+        return int(text)
+
+    return parse
+
+
+def _text(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is blank")
+    return text
+
+
+# ------------------------------------------------------------------------------------------------------------ commands
+
+
+def load_model(task: Literal["retrieval", "qa"], name: str) -> tuple[Any, Any]:
+    """Load a model and its processor for a task, on the GPU if there is one.
+
+    Args:
+        task: `retrieval` or `qa`.
+        name: Folder, Hub id, or `bundled`.
+
+    Raises:
+        CommandError: It is no ALPRO model, or one of another task.
+        OSError: It cannot be found or read.
+    """
+    import torch
+    from transformers.utils import logging
+
+    from .assets import bundled_model
+    from .configuration_alpro import AlproConfig
+    from .modeling_alpro import AlproForVideoQuestionAnswering, AlproForVideoTextRetrieval
+    from .processing_alpro import AlproProcessor
+
+    logging.set_verbosity_error()  # what matters of the library's warnings is checked here
+    logging.disable_progress_bar()
+    source = str(bundled_model(task)) if name == BUNDLED else name
+    config, _ = AlproConfig.get_config_dict(source)
+    if not config:
+        raise CommandError(f"{name} holds no model: there is no config.json in it.")
+    kind = config.get("model_type")
+    if kind != AlproConfig.model_type:
+        raise CommandError(f"{name} holds a model of type {kind!r}, not an ALPRO model.")
+    model_class = {"retrieval": AlproForVideoTextRetrieval, "qa": AlproForVideoQuestionAnswering}[task]
+    loaded: Any = model_class.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
+    model, info = loaded
+    if info["missing_keys"]:
+        missing = ", ".join(sorted(info["missing_keys"])[:3])
+        raise CommandError(f"{name} was not trained for {task}: it lacks {missing}, ... Name another --model.")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return model.to(device), AlproProcessor.from_pretrained(source)
+
+
+def _index(args: argparse.Namespace) -> int:
+    from .retrieval import VideoIndex
+
+    videos, failed = _find_videos(args.paths)
+    name = _lasting_name(args.model or BUNDLED)
+    model, processor = load_model("retrieval", name)
+    try:
+        index = VideoIndex.build(
+            model,
+            processor,
+            videos,
+            directory=args.output,
+            batch_size=args.batch_size,
+            shard_size=args.shard_size,
+            name=name,
+        )
+    except KeyboardInterrupt:
+        return _complain(args, "interrupted; what is done is kept, and the same command goes on from there", code=130)
+    failed += index.report.failed
+    gone = index.missing()
+    index.remove(gone)
+    result = {
+        "index": str(args.output),
+        "videos": len(index),
+        "indexed": len(index.report.indexed),
+        "unchanged": len(index.report.unchanged),
+        "removed": [str(path) for path in gone],
+        "failed": _failed_json(failed),
+    }
+    if args.json:
+        print(json.dumps(result, indent=1))
+    else:
+        print(f"{args.output}: {len(index)} videos")
+        print(f"{result['indexed']} indexed, {result['unchanged']} unchanged, {len(gone)} gone, {len(failed)} failed")
+    for path in gone:
+        print(f"gone: {_shown(path)}", file=sys.stderr)
+    return _list_failed(failed)
+
+
+def _search(args: argparse.Namespace) -> int:
+    from .index_files import MANIFEST, Manifest
+    from .retrieval import VideoIndex
+
+    failed: list[tuple[Path, str]] = []
+    if (args.where / MANIFEST).is_file():
+        name = args.model or Manifest.read(args.where).model["name"]
+        index = VideoIndex.load(args.where, *load_model("retrieval", name), name=name)
+    else:
+        videos, failed = _find_videos([args.where])
+        name = args.model or BUNDLED
+        index = VideoIndex.build(*load_model("retrieval", name), videos)
+        failed += index.report.failed
+    if not len(index):
+        _list_failed(failed)
+        raise CommandError(f"there is no usable video in {args.where}.")
+    results = index.search(args.query, top_k=args.top_k, rerank=args.rerank)
+    if args.json:
+        found = [
+            {
+                "rank": result.rank,
+                "path": str(result.path),
+                "score": result.score,
+                "similarity": result.similarity,
+                "match_probability": result.match_probability,
+            }
+            for result in results
+        ]
+        shown = {"query": args.query, "model": name, "results": found, "failed": _failed_json(failed)}
+        print(json.dumps(shown, indent=1))
+    else:
+        print("rank   match  similarity  video")
+        for result in results:
+            match = "-" if result.match_probability is None else f"{result.match_probability:.1%}"
+            print(f"{result.rank:4}  {match:>6}  {result.similarity:10.3f}  {_shown(result.path)}")
+    return _list_failed(failed)
+
+
+def _ask(args: argparse.Namespace) -> int:
+    from .question_answering import ask
+
+    if not args.video.is_file():
+        raise CommandError(f"there is no file {str(args.video)!r}.")
+    model, processor = load_model("qa", args.model or BUNDLED)
+    [answers] = ask(model, processor, args.video, [args.question], top_k=args.top_k)
+    if args.json:
+        listed = [{"answer": answer.answer, "probability": answer.probability} for answer in answers]
+        print(json.dumps({"video": str(args.video), "question": args.question, "answers": listed}, indent=1))
+    else:
+        for answer in answers:
+            print(f"{answer.probability:6.1%}  {answer.answer}")
+    return 0
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from .demo import run_demo
+
+    retrieval, qa = load_model("retrieval", BUNDLED), load_model("qa", BUNDLED)
+    run_demo(args.output, retrieval, qa, clips=args.clips, seed=args.seed)
+    return 0
+
+
+def _find_videos(paths: Sequence[Path]) -> tuple[list[Path], list[tuple[Path, str]]]:
+    from .video_files import find_videos
+
+    videos, failed = find_videos(paths)
+    if not videos:
+        _list_failed(failed)
+        raise CommandError(f"there is no video in {', '.join(map(str, paths))}. {WHAT_IS_A_VIDEO}")
+    return videos, failed
+
+
+def _lasting_name(model: str) -> str:
+    """A name that an index may keep: of a local folder, the absolute path."""
+    return os.path.abspath(model) if model != BUNDLED and Path(model).is_dir() else model
+
+
+def _shown(path: Path) -> str:
+    """Relative to the working directory if it is inside."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+def _failed_json(failed: Sequence[tuple[Path, str]]) -> list[dict[str, str]]:
+    return [{"path": str(path), "reason": reason} for path, reason in failed]
+
+
+def _list_failed(failed: Sequence[tuple[Path, str]]) -> int:
+    """Name on stderr the videos that could not be used; the exit code that says whether there were any."""
+    for path, reason in failed:
+        print(f"failed: {_shown(path)}: {reason}", file=sys.stderr)
+    return 1 if failed else 0

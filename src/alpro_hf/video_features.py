@@ -1,0 +1,81 @@
+"""From video files to what an index keeps of them: decoded ahead by threads, encoded in batches."""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .decoding import VideoDecodeError
+from .modeling_alpro import AlproForVideoTextRetrieval
+
+_DECODERS = 2  # threads that decode ahead; FFmpeg itself uses all cores for one video
+
+
+@dataclass(frozen=True)
+class EncodedVideo:
+    """What a model makes of one file, on the CPU.
+
+    Args:
+        path: The file.
+        embed: float32 unit vector (P,); None for a file that cannot be decoded.
+        tokens: (1 + N, D), what the fusion layers read; None for a file that cannot be decoded.
+        problem: Why it cannot be decoded.
+    """
+
+    path: Path
+    embed: torch.Tensor | None = None
+    tokens: torch.Tensor | None = None
+    problem: str | None = None
+
+
+def encode_videos(
+    model: AlproForVideoTextRetrieval, processor: Any, files: Sequence[Path], batch_size: int
+) -> Iterator[list[EncodedVideo]]:
+    """Encode files batch by batch, in their order; the next batch is decoded while the model is at work.
+
+    A file that cannot be decoded (`VideoDecodeError`) or read (`OSError`) comes back with its problem.
+    """
+    ahead: deque[list[tuple[Path, Future[torch.Tensor | str]]]] = deque()
+    pool = ThreadPoolExecutor(_DECODERS)
+    try:
+        for start in range(0, len(files), batch_size):
+            ahead.append([(file, pool.submit(_pixels, processor, file)) for file in files[start : start + batch_size]])
+            if len(ahead) == 2:
+                yield _encode(model, ahead.popleft())
+        while ahead:
+            yield _encode(model, ahead.popleft())
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _pixels(processor: Any, file: Path) -> torch.Tensor | str:
+    """(T, 3, H, W), or the problem."""
+    try:
+        return processor.video_processor(file, return_tensors="pt")["pixel_values_videos"][0]
+    except VideoDecodeError as error:
+        return f"{error.problem}. {error.advice}"
+    except OSError as error:
+        return error.strerror or str(error)
+
+
+@torch.inference_mode()
+def _encode(
+    model: AlproForVideoTextRetrieval, batch: Sequence[tuple[Path, Future[torch.Tensor | str]]]
+) -> list[EncodedVideo]:
+    decoded = [(file, future.result()) for file, future in batch]
+    clips = [pixels for _, pixels in decoded if isinstance(pixels, torch.Tensor)]
+    one_size = len({clip.shape for clip in clips}) == 1  # not so where the processor samples by frame rate
+    stacks = [torch.stack(clips)] if one_size else [clip[None] for clip in clips]
+    outputs = [model.alpro.get_video_features(stack.to(model.device)) for stack in stacks]
+    embeds = (embed for output in outputs for embed in output.pooler_output.float().cpu())
+    tokens = (token for output in outputs for token in output.last_hidden_state.cpu())
+    return [
+        EncodedVideo(file, problem=pixels)
+        if isinstance(pixels, str)
+        else EncodedVideo(file, embed=next(embeds), tokens=next(tokens))
+        for file, pixels in decoded
+    ]

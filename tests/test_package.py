@@ -1,0 +1,59 @@
+"""The package as a whole: a light import, registration with the Auto classes, and files that may travel alone."""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from transformers import AutoConfig, AutoModel, AutoModelForVisualQuestionAnswering
+
+import alpro_hf
+from alpro_hf import AlproConfig, AlproForVideoQuestionAnswering, AlproModel, AlproVideoConfig, AlproVideoModel
+
+SOURCE = Path(alpro_hf.__file__).parent
+# the files that go to a Hub repository beside the weights, and what they may import
+TRAVELLING = sorted(path.name for path in SOURCE.glob("*_alpro.py")) + ["decoding.py"]
+ALLOWED = {"torch", "torchvision", "transformers", "huggingface_hub", "av", "numpy", "PIL"}
+TINY = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+
+
+def test_import_brings_nothing_optional_and_builds_nothing() -> None:
+    code = "import sys, json, alpro_hf; print(json.dumps([sorted(sys.modules), alpro_hf.__version__]))"
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    modules, version = json.loads(output)
+    loaded = {name.split(".")[0] for name in modules}
+    assert not loaded & {"gradio", "spacy", "evaluate", "datasets", "matplotlib", "hypothesis", "pytest"}
+    assert not {name for name in modules if name.startswith("alpro_hf.data") or name == "alpro_hf.trainer"}
+    assert version == alpro_hf.__version__
+
+
+def test_every_public_name_exists() -> None:
+    for name in alpro_hf.__all__:
+        assert getattr(alpro_hf, name).__name__ == name
+    with pytest.raises(AttributeError, match="no attribute 'AlproNothing'"):
+        alpro_hf.AlproNothing  # noqa: B018
+
+
+@pytest.mark.parametrize("name", TRAVELLING)
+def test_files_that_travel_import_only_each_other_and_what_users_have(name: str) -> None:
+    for node in ast.walk(ast.parse((SOURCE / name).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            assert node.level == 1
+            assert f"{node.module}.py" in TRAVELLING
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names = [node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+            for module in names:
+                assert module.split(".")[0] in ALLOWED | set(sys.stdlib_module_names), f"{name} imports {module}"
+
+
+def test_auto_classes_know_checkpoints(tmp_path: Path) -> None:
+    config = AlproConfig(text_config={**TINY, "vocab_size": 32, "fusion_layer": 1}, video_config={**TINY, "image_size": 32})
+    AlproForVideoQuestionAnswering(config).save_pretrained(tmp_path / "qa")
+    AlproVideoModel(AlproVideoConfig(**TINY, image_size=32)).save_pretrained(tmp_path / "video")
+    assert isinstance(AutoConfig.from_pretrained(tmp_path / "qa"), AlproConfig)
+    assert isinstance(AutoModel.from_pretrained(tmp_path / "qa"), AlproModel)
+    assert isinstance(AutoModel.from_pretrained(tmp_path / "video"), AlproVideoModel)
+    loaded = AutoModelForVisualQuestionAnswering.from_pretrained(tmp_path / "qa")
+    assert isinstance(loaded, AlproForVideoQuestionAnswering)
