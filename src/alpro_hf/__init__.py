@@ -31,6 +31,7 @@ from .processing_alpro import AlproProcessor
 from .video_processing_alpro import AlproVideoProcessor
 
 if TYPE_CHECKING:
+    from .assets import bundled_model
     from .convert import convert_original_checkpoint
     from .data.collator import AlproCollator
     from .retrieval import VideoIndex
@@ -44,6 +45,7 @@ _LAZY = {
     "AlproTrainer": ".trainer",
     "AlproTrainingArguments": ".trainer",
     "VideoIndex": ".retrieval",
+    "bundled_model": ".assets",
     "convert_original_checkpoint": ".convert",
 }
 
@@ -87,5 +89,6 @@ __all__ = [
     "AlproVideoProcessor",
     "VideoDecodeError",
     "VideoIndex",
+    "bundled_model",
     "convert_original_checkpoint",
 ]

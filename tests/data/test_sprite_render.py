@@ -1,5 +1,6 @@
 """Pixels, files and annotations of the sprite world."""
 
+import itertools
 import json
 import os
 import random
@@ -14,9 +15,9 @@ import numpy as np
 import pytest
 
 from alpro_hf.data import sprite_render
+from alpro_hf.data.sprite_language import ANSWERS
 from alpro_hf.data.sprite_render import frame_times, render, write_clip, write_split
 from alpro_hf.data.sprite_world import (
-    ANSWERS,
     BASIC_ACTIONS,
     SPRITES,
     UNSEEN_SPRITES,
@@ -67,7 +68,7 @@ def test_every_action_is_visible_in_four_frames(action, kind):
     for seed in range(5):
         scene = stage((kind, (("fox", action), *other)), random.Random(seed))
         clip = render(scene, TIMES, 64).astype(int)
-        steps = [np.abs(after - before).max(-1) > 40 for before, after in zip(clip[:-1], clip[1:], strict=True)]
+        steps = [np.abs(after - before).max(-1) > 40 for before, after in itertools.pairwise(clip)]
         assert max(step.mean() for step in steps) > 0.01
 
 
@@ -158,7 +159,7 @@ def test_a_folder_of_other_clips_is_refused(test_folder):
 
 
 @pytest.mark.parametrize(
-    "split, count, options, message",
+    ("split", "count", "options", "message"),
     [
         ("dev", 4, {}, "split is 'dev'"),
         ("train", None, {}, "count is None for split 'train'"),

@@ -18,22 +18,8 @@ import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
-from .sprite_world import (
-    ANSWERS,
-    SPLIT_SIZES,
-    SPLITS,
-    WORLD_VERSION,
-    Scene,
-    SpriteWorldError,
-    captions,
-    content,
-    draw_scene,
-    opposite_caption,
-    pose,
-    questions,
-    reversed_caption,
-    swapped_caption,
-)
+from .sprite_language import ANSWERS, captions, opposite_caption, questions, reversed_caption, swapped_caption
+from .sprite_world import SPLIT_SIZES, SPLITS, WORLD_VERSION, Scene, SpriteWorldError, content, draw_scene, pose
 
 WORTH_PROCESSES = 100  # fewer clips take less time than starting the processes
 SHAKE = 0.015  # largest camera displacement, as a share of the canvas
@@ -285,8 +271,8 @@ def write_split(
     - `clips/NNNNN.mp4`
     - `retrieval.jsonl`: `video`, `text`; one caption a clip in the tests, so that chance R@1 of 1,000 clips is 0.1 %
     - `qa.jsonl`: `video`, `question`, `answer`, `answer_type`. In `test` a few answers are deliberately not in
-      `sprite_world.ANSWERS`: they are nouns from clips of `test-unseen`, `clips/unseen-NNNNN.mp4`, one such clip for
-      every fifty, which occur in no other file but `scenes.jsonl`
+      `sprite_language.ANSWERS`: they are nouns from clips of `test-unseen`, `clips/unseen-NNNNN.mp4`, one such clip
+      for every fifty, which occur in no other file but `scenes.jsonl`
     - `choices.jsonl`: `video`, `text` (true), `negative` (false), `kind` ("opposite", "swapped", or "reversed": true
       of the clip played backwards), `pair` (what an opposite differs in, such as "left/right", "order" or "roles")
     - `scenes.jsonl`: what each clip shows, and its geometry

@@ -5,8 +5,9 @@ from typing import Any, Literal
 
 from torch.utils.data import Dataset
 
+from .sprite_language import captions, questions
 from .sprite_render import render
-from .sprite_world import captions, content, draw_group, questions, semantic_key
+from .sprite_world import DIRECTIONS, content, draw_group, semantic_key
 
 GROUP = 4  # clips with the same sprites and different actions that stand side by side
 
@@ -24,8 +25,9 @@ class SpriteRows(Dataset):
         seed: Of everything drawn.
         num_frames: Frames of a clip. Each is taken at a random moment of its share of the clip's duration.
         size: Side of the square frames in pixels.
-        single_until: Rows below this index show one sprite only: a curriculum. What a word means is learned several
-            times faster where nothing else moves.
+        curriculum: Two numbers of rows. Rows below the first show a single sprite: what a word means is learned
+            several times faster where nothing else moves. Rows below the second do so too, and every other group is a
+            sprite that moves left, right, up and down, the actions that are hardest to tell apart.
         split: `train`, or `validation` for rows of seen combinations that training never drew.
     """
 
@@ -37,7 +39,7 @@ class SpriteRows(Dataset):
         seed: int = 0,
         num_frames: int = 4,
         size: int = 64,
-        single_until: int = 0,
+        curriculum: tuple[int, int] = (0, 0),
         split: Literal["train", "validation"] = "train",
     ):
         if task not in ("retrieval", "qa"):
@@ -47,15 +49,21 @@ class SpriteRows(Dataset):
         self.seed = seed
         self.num_frames = num_frames
         self.size = size
-        self.single_until = single_until
+        self.curriculum = curriculum
         self.split = split
 
     def __len__(self) -> int:
         return self.length
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        kind = "one" if index < self.single_until else None
-        scene = draw_group(self.split, self.seed, index // GROUP, kind)[index % GROUP]
+        if not 0 <= index < self.length:
+            raise IndexError(f"Row {index} of {self.length}.")
+        single, directions = self.curriculum
+        group = index // GROUP
+        kind = None
+        if index < max(single, directions):
+            kind = DIRECTIONS if index >= single and group % 2 else "one"
+        scene = draw_group(self.split, self.seed, group, kind)[index % GROUP]
         rng = random.Random(f"sprite rows/{self.task}/{self.split}/{self.seed}/{index}")
         times = [(frame + rng.uniform(0.15, 0.85)) / self.num_frames for frame in range(self.num_frames)]
         video = render(scene, times, self.size)
