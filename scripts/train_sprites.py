@@ -33,12 +33,13 @@ from alpro_hf.data.sprite_world import draw_scene
 from alpro_hf.trainer import AlproTrainer, AlproTrainingArguments
 
 SIZE, FRAMES, MAX_TOKENS = 64, 4, 48
-CURRICULUM = (1500, 1750)  # steps of `align` up to which clips show a single sprite, see SpriteRows
+# stage -> steps up to which clips show a single sprite: at first all actions, then with a diet of directions
+CURRICULUM = {"align": (1500, 1750), "match": (500, 0), "answer": (400, 0)}
 # stage -> (task, steps, rows a step, peak learning rate)
 STAGES = {
-    "align": ("retrieval", 3600, 128, 1e-3),
-    "match": ("retrieval", 1500, 96, 4e-4),
-    "answer": ("qa", 2500, 96, 5e-4),
+    "align": ("retrieval", 3000, 128, 1e-3),
+    "match": ("retrieval", 1800, 96, 5e-4),
+    "answer": ("qa", 2100, 96, 5e-4),
 }
 
 
@@ -109,7 +110,8 @@ def train(stage: str, output: Path, steps: int | None, learning_rate: float | No
         per_device_train_batch_size=rows_a_step,
         learning_rate=learning_rate or default_rate,
         lr_scheduler_type="cosine_with_min_lr",
-        lr_scheduler_kwargs={"min_lr_rate": 0.02},
+        # `align` stops at a seventh of its peak rate, because the other stages go on from there
+        lr_scheduler_kwargs={"min_lr_rate": 0.02, "num_cycles": 0.4 if stage == "align" else 0.5},
         warmup_steps=100 if stage == "align" else 50,
         max_grad_norm=1.0,
         vtm_weight=float(stage == "match"),
@@ -134,7 +136,8 @@ def train(stage: str, output: Path, steps: int | None, learning_rate: float | No
             seed=seed + seeds[stage],
             num_frames=FRAMES,
             size=SIZE,
-            curriculum=(CURRICULUM[0] * rows_a_step, CURRICULUM[1] * rows_a_step) if stage == "align" else (0, 0),
+            curriculum=(CURRICULUM[stage][0] * rows_a_step, CURRICULUM[stage][1] * rows_a_step),
+            mixed=stage == "match",
         ),
         processing_class=processor,
     )

