@@ -1,12 +1,12 @@
-"""Train the bundled sprite-world models: `align` (VTC), then `match` (VTC + VTM) and `answer` (question answering).
+"""Train the bundled sprite-world models: `align` (VTC), then `match` (VTC + VTM), then `answer` (question answering).
 
     python scripts/train_sprites.py align  --output runs/sprites
     python scripts/train_sprites.py match  --output runs/sprites
     python scripts/train_sprites.py answer --output runs/sprites
     python scripts/train_sprites.py export --output runs/sprites
 
-`match` and `answer` both start from `align` and may run side by side. Every stage continues from its newest checkpoint
-when started again. `export` writes the two float16 folders that the package bundles.
+Each stage starts from the one before; one that was interrupted goes on from its newest checkpoint when started again.
+`export` writes the two float16 folders that the package bundles.
 """
 
 import argparse
@@ -34,12 +34,12 @@ from alpro_hf.trainer import AlproTrainer, AlproTrainingArguments
 
 SIZE, FRAMES, MAX_TOKENS = 64, 4, 48
 # stage -> steps up to which clips show a single sprite: at first all actions, then with a diet of directions
-CURRICULUM = {"align": (1500, 1750), "match": (500, 0), "answer": (400, 0)}
+CURRICULUM = {"align": (1500, 1750), "match": (500, 0), "answer": (200, 0)}
 # stage -> (task, steps, rows a step, peak learning rate)
 STAGES = {
     "align": ("retrieval", 3000, 128, 1e-3),
     "match": ("retrieval", 1800, 96, 5e-4),
-    "answer": ("qa", 2100, 96, 5e-4),
+    "answer": ("qa", 1700, 96, 8e-4),
 }
 
 
@@ -86,12 +86,13 @@ def start_model(
 ) -> AlproModel | AlproForVideoTextRetrieval | AlproForVideoQuestionAnswering:
     if stage == "align":
         return AlproModel(build_config(vocab_size))
-    aligned = output / "align"
     if stage == "match":
-        return AlproForVideoTextRetrieval.from_pretrained(aligned)
+        return AlproForVideoTextRetrieval.from_pretrained(output / "align")
     label2id = {answer: label for label, answer in enumerate(ANSWERS)}
     id2label = {label: answer for answer, label in label2id.items()}
-    return AlproForVideoQuestionAnswering.from_pretrained(aligned, label2id=label2id, id2label=id2label)
+    return AlproForVideoQuestionAnswering.from_pretrained(
+        output / "match", label2id=label2id, id2label=id2label
+    )
 
 
 def train(stage: str, output: Path, steps: int | None, learning_rate: float | None, seed: int) -> None:

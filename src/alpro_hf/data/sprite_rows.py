@@ -11,6 +11,8 @@ from .sprite_world import DIRECTIONS, content, draw_group, semantic_key
 
 GROUP = 4  # clips with the same sprites and different actions that stand side by side
 LONE = 10**12  # number of the first group of which one clip alone is shown
+# how often a type of question is asked where a scene has all of them; naming one of 160 sprites takes most examples
+QUESTION_WEIGHTS = {"what": 3, "where": 2, "which first": 2, "which way": 1, "how many": 1}
 
 
 class SpriteRows(Dataset):
@@ -78,7 +80,8 @@ class SpriteRows(Dataset):
             # clips with the same meaning are no negatives of each other
             return {"video": video, "video_id": str(semantic_key(content(scene))), "text": captions(scene, rng)[0]}
         rows = questions(scene, rng)
-        wanted = rng.choice(sorted({row["answer_type"] for row in rows}))
+        types = sorted({row["answer_type"] for row in rows})
+        [wanted] = rng.choices(types, [QUESTION_WEIGHTS[answer_type] for answer_type in types])
         return {"video": video, **rng.choice([row for row in rows if row["answer_type"] == wanted])}
 
 
