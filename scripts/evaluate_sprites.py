@@ -142,9 +142,7 @@ def main() -> None:
         result: dict[str, Any] = {}
         if {"retrieval", "choices"} & set(arguments.tasks):
             source = arguments.retrieval or bundled_model("retrieval")
-            model, processor = (
-                cls.from_pretrained(source) for cls in (AlproForVideoTextRetrieval, AlproProcessor)
-            )
+            model, processor = (cls.from_pretrained(source) for cls in (AlproForVideoTextRetrieval, AlproProcessor))
             rows = read_rows(folder, "retrieval.jsonl")
             states = encode_batches(model, batches(rows, AlproCollator(processor), split), keep_states=True)
             if "retrieval" in arguments.tasks:

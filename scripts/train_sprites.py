@@ -90,9 +90,7 @@ def start_model(
         return AlproForVideoTextRetrieval.from_pretrained(output / "align")
     label2id = {answer: label for label, answer in enumerate(ANSWERS)}
     id2label = {label: answer for answer, label in label2id.items()}
-    return AlproForVideoQuestionAnswering.from_pretrained(
-        output / "match", label2id=label2id, id2label=id2label
-    )
+    return AlproForVideoQuestionAnswering.from_pretrained(output / "match", label2id=label2id, id2label=id2label)
 
 
 def train(stage: str, output: Path, steps: int | None, learning_rate: float | None, seed: int) -> None:
