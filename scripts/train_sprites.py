@@ -1,11 +1,13 @@
-"""Train the bundled sprite-world models: `align` (VTC), then `match` (VTC + VTM), then `answer` (question answering).
+"""Train the bundled sprite-world models: `align` (VTC), then `match` (VTC + VTM), then `answer` (questions).
 
     python scripts/train_sprites.py align  --output runs/sprites
     python scripts/train_sprites.py match  --output runs/sprites
     python scripts/train_sprites.py answer --output runs/sprites
+    python scripts/train_sprites.py answer-again --output runs/sprites
     python scripts/train_sprites.py export --output runs/sprites
 
-Each stage starts from the one before; one that was interrupted goes on from its newest checkpoint when started again.
+Each stage starts from the one before (`answer-again` is a second, shorter cycle of the learning rate); one that was
+interrupted goes on from its newest checkpoint when started again.
 `export` writes the two float16 folders that the package bundles.
 """
 
@@ -34,12 +36,13 @@ from alpro_hf.trainer import AlproTrainer, AlproTrainingArguments
 
 SIZE, FRAMES, MAX_TOKENS = 64, 4, 48
 # stage -> steps up to which clips show a single sprite: at first all actions, then with a diet of directions
-CURRICULUM = {"align": (1500, 1750), "match": (500, 0), "answer": (200, 0)}
+CURRICULUM = {"align": (1500, 1750), "match": (500, 0), "answer": (200, 0), "answer-again": (0, 0)}
 # stage -> (task, steps, rows a step, peak learning rate)
 STAGES = {
     "align": ("retrieval", 3000, 128, 1e-3),
     "match": ("retrieval", 1800, 96, 5e-4),
     "answer": ("qa", 1700, 96, 8e-4),
+    "answer-again": ("qa", 1200, 96, 6e-4),
 }
 
 
@@ -88,6 +91,8 @@ def start_model(
         return AlproModel(build_config(vocab_size))
     if stage == "match":
         return AlproForVideoTextRetrieval.from_pretrained(output / "align")
+    if stage == "answer-again":
+        return AlproForVideoQuestionAnswering.from_pretrained(output / "answer")
     label2id = {answer: label for label, answer in enumerate(ANSWERS)}
     id2label = {label: answer for answer, label in label2id.items()}
     return AlproForVideoQuestionAnswering.from_pretrained(output / "match", label2id=label2id, id2label=id2label)
@@ -124,7 +129,7 @@ def train(stage: str, output: Path, steps: int | None, learning_rate: float | No
         save_total_limit=2,
         seed=seed,
     )
-    seeds = {"align": 0, "match": 1000, "answer": 2000}
+    seeds = {"align": 0, "match": 1000, "answer": 2000, "answer-again": 3000}
     trainer = AlproTrainer(
         model=model,
         args=arguments,
@@ -150,7 +155,7 @@ def export(output: Path, target: Path) -> None:
     """Weights travel in float16, half the size; the configuration says float32, in which they are used."""
     for stage, model_class, name in (
         ("match", AlproForVideoTextRetrieval, "sprites-retrieval"),
-        ("answer", AlproForVideoQuestionAnswering, "sprites-qa"),
+        ("answer-again", AlproForVideoQuestionAnswering, "sprites-qa"),
     ):
         folder = target / name
         model = model_class.from_pretrained(output / stage, dtype=torch.float16)
