@@ -135,10 +135,10 @@ def draw_contact_sheet(
     for i, (value, *meaning) in enumerate(numbers):
         x = EDGES + i * (tile_width + space)
         canvas.card(x, tiles, tile_width, 64)
-        canvas.text(x + 20, tiles + 32, value, 30, TRUE, anchor="lm")
-        left = x + 34 + _font(30).getlength(value)
+        canvas.text(x + 16, tiles + 32, value, 28, TRUE, anchor="lm")
+        left = x + 28 + _font(28).getlength(value)
         for row, part in enumerate(meaning):
-            canvas.text(left, tiles + 23 + 19 * row, part, 15, MUTED, anchor="lm")
+            canvas.text(left, tiles + 23 + 19 * row, part, 14, MUTED, anchor="lm")
     _draw_heading(canvas, top - 38, "Searches", "frames from first to last; green: the clip that the text describes")
     y = top
     for search in searches:
