@@ -347,3 +347,19 @@ def test_the_contrastive_parts_of_a_question_answering_model_stay_frozen(tmp_pat
         frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
         projections = {f"alpro.{side}_projection.{kind}" for side in ("text", "video") for kind in ("weight", "bias")}
         assert frozen == projections | {"alpro.temperature"}
+
+
+# --- precision ------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_similarities_stay_exact_under_autocast():
+    model, inputs = build(AlproModel), tiny.inputs(4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = model(**inputs, return_loss=True)
+    exact = out.text_embeds @ out.video_embeds.t() / model.get_temperature()
+    assert out.text_embeds.dtype == out.logits_per_text.dtype == torch.float32
+    torch.testing.assert_close(out.logits_per_text, exact, atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        out.loss, vtc_loss(out.video_embeds, out.text_embeds, model.get_temperature()), atol=1e-6, rtol=0
+    )

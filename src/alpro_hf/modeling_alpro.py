@@ -618,7 +618,8 @@ class AlproModel(AlproPreTrainedModel):
         video_outputs = self.get_video_features(pixel_values_videos, return_dict=True, **kwargs)
         text_outputs = self.get_text_features(input_ids, attention_mask, return_dict=True, **kwargs)
         video_embeds, text_embeds = video_outputs.pooler_output, text_outputs.pooler_output
-        logits_per_text = text_embeds @ video_embeds.t() / self.get_temperature()
+        with torch.autocast(text_embeds.device.type, enabled=False):  # as in vtc_loss: bfloat16 would make ties
+            logits_per_text = text_embeds @ video_embeds.t() / self.get_temperature()
         loss = None
         if return_loss:
             loss = self.contrastive_loss(video_embeds, text_embeds, video_ids, text_ids, gather, rank)
