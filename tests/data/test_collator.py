@@ -92,8 +92,103 @@ def test_questions_get_labels(processor):
     assert batch["labels"][-1] == -100
     assert batch["answers"] == [row["answer"] for row in rows]
     assert batch["answer_types"][-1] == "how many"
+    assert batch["video_index"].tolist() == list(range(len(rows)))
     assert "video_ids" not in batch
     assert AlproCollator(processor, task="qa", label2id=colours.ANSWERS)([{**rows[0], "answer_type": None}])
+
+
+def questions_about(videos, **fields):
+    """A row for each clip, with a question of its own; `fields` are lists of further fields."""
+    more = [dict(zip(fields, values, strict=True)) for values in zip(*fields.values(), strict=True)] or [{}] * len(
+        videos
+    )
+    words = ("which colour ?", "how many colours ?", "how many frames ?", "which ?", "how ?", "many ?")
+    return [
+        {"video": video, "question": words[i], "answer": list(colours.ANSWERS)[i], **more[i]}
+        for i, video in enumerate(videos)
+    ]
+
+
+def asking(processor, **options):
+    return AlproCollator(processor, task="qa", label2id=colours.ANSWERS, **options)
+
+
+def test_questions_about_one_clip_share_its_pixels(processor, noise, encode):
+    path, other = str(encode("plain.mp4")), encode("short.mp4")
+    rows = questions_about([path, noise[0], other, encode("plain.mp4"), noise[1], other])
+    for row, video_id in ((rows[1], "noise"), (rows[4], "more noise")):
+        row["video_id"] = video_id
+    batch = asking(processor)(rows)
+    assert batch["video_index"].tolist() == [0, 1, 2, 0, 3, 2]
+    assert batch["video_index"].dtype == torch.int64
+    expected = processor.video_processor([path, noise[0], other, noise[1]])["pixel_values_videos"]
+    torch.testing.assert_close(batch["pixel_values_videos"], expected, atol=1e-5, rtol=1e-5)
+    # the words stay in their order, a row each
+    alone = processor(text=[row["question"] for row in rows], return_tensors="pt")
+    assert torch.equal(batch["input_ids"], alone["input_ids"])
+    assert batch["answers"] == [row["answer"] for row in rows]
+    assert batch["labels"].tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_shared_clip_is_decoded_once(processor, encode, monkeypatch):
+    path, decoded = encode("plain.mp4"), []
+    preprocess = AlproVideoProcessor.preprocess
+    monkeypatch.setattr(
+        AlproVideoProcessor,
+        "preprocess",
+        lambda self, videos, **kw: decoded.append(videos) or preprocess(self, videos, **kw),
+    )
+    assert len(asking(processor)(questions_about([path] * 4))["pixel_values_videos"]) == 1
+    assert len(decoded) == 1
+    AlproCollator(processor)([{"video": path, "text": "red"}] * 4)
+    assert len(decoded) == 5, "in contrastive learning each text has a clip"
+
+
+def test_a_name_tells_clips_apart_and_arrays_without_one_are_not_compared(processor, noise, encode):
+    def index(videos, **fields):
+        return asking(processor)(questions_about(videos, **fields))["video_index"].tolist()
+
+    same, path = noise[0].copy(), encode("plain.mp4")
+    assert index([noise[0], same, noise[0]]) == [0, 1, 2]
+    assert index([noise[0], same, noise[1]], video_id=[7, np.int64(7), 8]) == [0, 0, 1]
+    assert index([noise[0], same, noise[1]], video_id=["a", "b", "a"]) == [0, 1, 0]
+    assert index([path, path], video_id=["first half", "second half"]) == [0, 1]
+    assert index([path, str(path), noise[0], noise[0]], video_id=[None] * 4) == [0, 0, 1, 2]
+
+
+def test_the_frames_of_a_shared_clip_are_those_of_its_first_question(processor, encode):
+    path = encode("plain.mp4")
+    rows = questions_about([path, path], epoch=[1, 1], index=[5, 6])
+    collator = asking(processor, train_sampling="random", seed=3)
+    batch = collator(rows)
+    assert torch.equal(batch["pixel_values_videos"], collator(rows[:1])["pixel_values_videos"])
+    assert not torch.equal(batch["pixel_values_videos"], collator(rows[1:])["pixel_values_videos"])
+    assert batch["row_ids"].tolist() == [5, 6]
+
+
+def test_a_broken_clip_loses_all_its_questions_and_no_others(processor, noise, tmp_path, encode, caplog):
+    broken, path = tmp_path / "broken.mp4", encode("plain.mp4")
+    broken.write_bytes(b"no video at all" * 100)
+    rows = questions_about([broken, path, noise[0], broken, str(broken), path])
+    collator = asking(processor)
+    with caplog.at_level(logging.WARNING, logger="alpro_hf"):
+        batch = collator(NumberedRows(rows).__getitems__(list(range(6))))
+    kept = [1, 2, 5]
+    alone = asking(processor)([rows[i] for i in kept])
+    assert batch["row_ids"].tolist() == kept
+    assert batch["video_index"].tolist() == [0, 1, 0]
+    for name in ("input_ids", "attention_mask", "pixel_values_videos", "labels", "video_index"):
+        assert torch.equal(batch[name], alone[name]), name
+    assert batch["answers"] == alone["answers"]
+    assert collator.dropped == 3
+    (warning,) = caplog.messages
+    assert warning.startswith("3 rows dropped, 3 in all so far") and str(broken) in warning
+
+
+def test_a_batch_about_one_broken_clip_names_it_once(processor, tmp_path):
+    with pytest.raises(ValueError, match=r"(?s)batch of 3.*a\.mp4") as caught:
+        asking(processor)(questions_about([tmp_path / "a.mp4"] * 3))
+    assert str(caught.value).count("a.mp4") == 1
 
 
 def epoch_pixels(collator, path, **numbers):

@@ -10,7 +10,18 @@ import pytest
 from alpro_hf.data.sprite_language import ANSWERS, PHRASES, noun_phrase, questions
 from alpro_hf.data.sprite_render import render
 from alpro_hf.data.sprite_rows import GROUP, SpriteRows
-from alpro_hf.data.sprite_world import KINDS, OPPOSITE, Content, allowed_actions, content, draw_group, semantic_key
+from alpro_hf.data.sprite_world import (
+    DIRECTIONS,
+    KINDS,
+    OPPOSITE,
+    SPINS,
+    Content,
+    SpriteWorldError,
+    allowed_actions,
+    content,
+    draw_group,
+    semantic_key,
+)
 
 SIZE = 32
 
@@ -89,7 +100,8 @@ def test_validation_draws_other_rows_than_training():
 
 def test_the_text_says_what_the_clip_shows():
     single, mixed = (
-        SpriteRows("retrieval", 80, seed=5, size=SIZE, num_frames=1, curriculum=(until, until)) for until in (80, 0)
+        SpriteRows("retrieval", 80, seed=5, size=SIZE, num_frames=1, curriculum=phases)
+        for phases in ([(80, ("one",))], [])
     )
     for index in range(80):
         _, ((sprite, action),) = meaning(single[index])
@@ -105,24 +117,101 @@ def test_the_text_says_what_the_clip_shows():
         assert all(noun_phrase(one) in text or noun_phrase(one, definite=True) in text for one, _ in roles)
 
 
-def test_a_curriculum_starts_with_one_sprite_then_adds_directions():
-    single, directions = 40, 120
-    rows = SpriteRows("retrieval", 240, size=SIZE, num_frames=1, curriculum=(single, directions))
+def test_a_curriculum_has_phases_whose_groups_take_kinds_in_turn():
+    phases = [(40, ("one",)), (120, ("one", DIRECTIONS)), (200, (SPINS, None, "relation"))]
+    rows = SpriteRows("retrieval", 400, size=SIZE, num_frames=1, curriculum=phases)
+    meanings = [meaning(rows[index]) for index in range(400)]
+    assert {kind for kind, _ in meanings[:120]} == {"one"}
+    assert {kind for kind, _ in meanings[200:]} == set(KINDS)
+    groups = [meanings[first : first + GROUP] for first in range(0, 400, GROUP)]
+    actions = [[roles[0][1] for _, roles in group] for group in groups]
+    directions, spins = ["left", "right", "up", "down"], ["clockwise", "counterclockwise"] * 2
+    assert directions not in actions[:10]
+    # the place of a group in the whole decides whose turn it is
+    assert [done == directions for done in actions[10:30]] == [False, True] * 10
+    assert [done == spins for done in actions[30:50]] == [number % 3 == 0 for number in range(30, 50)]
+    assert all({kind for kind, _ in groups[number]} == {"relation"} for number in range(32, 50, 3))
+    plain = SpriteRows("retrieval", 400, size=SIZE, num_frames=1)
+    for index in (*range(31 * GROUP, 32 * GROUP), *range(200, 400)):  # any kind's turn, and behind the last phase
+        assert_same(rows[index], plain[index])
+
+
+def test_a_curriculum_holds_for_groups_that_are_broken_up():
+    phases = [(160, (SPINS, "relation")), (240, ("one",))]
+    rows = SpriteRows("retrieval", 240, size=SIZE, num_frames=1, curriculum=phases, mixed=True)
     meanings = [meaning(rows[index]) for index in range(240)]
-    assert {kind for kind, _ in meanings[:directions]} == {"one"}
-    assert {kind for kind, _ in meanings[directions:]} == set(KINDS)
-    actions = [roles[0][1] for _, roles in meanings]
-    of_directions = [
-        actions[first : first + GROUP] == ["left", "right", "up", "down"] for first in range(0, 240, GROUP)
-    ]
-    assert not any(of_directions[: single // GROUP])
-    assert of_directions[single // GROUP : directions // GROUP] == [False, True] * 10
-    assert not any(of_directions[directions // GROUP :])
-    plain = SpriteRows("retrieval", 240, size=SIZE, num_frames=1)
-    assert_same(rows[directions], plain[directions])
-    asked = SpriteRows("qa", 80, size=SIZE, num_frames=1, curriculum=(40, 80))
-    counted = [row for row in (asked[index] for index in range(80)) if "things" in row["question"]]
-    assert counted and {row["answer"] for row in counted} == {"one"}
+    for number in range(40):
+        group = meanings[number * GROUP : (number + 1) * GROUP]
+        casts = {frozenset(sprite for sprite, _ in roles) for _, roles in group}
+        # two groups of a kind, the second of different sprites, then two of the next
+        if number // 2 % 2 == 0:
+            assert {roles[0][1] for _, roles in group} <= {"clockwise", "counterclockwise"}
+            assert len(casts) > 2 if number % 2 else len(casts) == 2
+        else:
+            assert {kind for kind, _ in group} == {"relation"}
+            assert len(casts) > 2 if number % 2 else len(casts) == 1
+    assert {kind for kind, _ in meanings[160:]} == {"one"}
+
+
+def test_a_phase_ends_between_groups_and_never_within_a_clip():
+    phases = [(10, ("one",)), (24, (DIRECTIONS,))]
+    rows = SpriteRows("retrieval", 32, size=SIZE, num_frames=1, curriculum=phases)
+    first = SpriteRows("retrieval", 32, size=SIZE, num_frames=1, curriculum=[(32, ("one",))])
+    for index in range(12):
+        assert_same(rows[index], first[index])
+    assert [meaning(rows[index])[1][0][1] for index in range(12, 24)] == ["left", "right", "up", "down"] * 3
+
+    asked = SpriteRows("qa", 64, size=SIZE, num_frames=1, curriculum=phases, questions_per_clip=4)
+    clips: dict[int, set[bytes]] = {}
+    for row in asked:
+        clips.setdefault(row["video_id"], set()).add(row["video"].tobytes())
+    assert len(clips) == 16 and all(len(videos) == 1 for videos in clips.values()), "one clip behind one video_id"
+
+
+def test_a_curriculum_with_a_kind_that_does_not_exist_is_refused():
+    with pytest.raises(SpriteWorldError, match="kind is 'two legs'; expected one of"):
+        SpriteRows("retrieval", 8, size=SIZE, curriculum=[(8, ("two legs",))])[0]
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_neighbouring_questions_share_a_clip(mixed):
+    rows = SpriteRows("qa", 120, seed=6, size=SIZE, num_frames=2, mixed=mixed, questions_per_clip=4)
+    single = SpriteRows("qa", 30, seed=6, size=SIZE, num_frames=2, mixed=mixed)
+    fewer = 0
+    for clip in range(30):
+        asked = [rows[4 * clip + k] for k in range(4)]
+        assert {row["video_id"] for row in asked} == {clip}
+        for row in asked:
+            np.testing.assert_array_equal(row["video"], single[clip]["video"])
+        assert_same(asked[0], single[clip])
+        fewer += len({row["question"] for row in asked}) < 4
+    assert fewer < 8, "a question comes again only where a clip has no other left"
+    counted = SpriteRows("qa", 80, size=SIZE, num_frames=1, curriculum=[(80, ("one",))], questions_per_clip=4)
+    things = [row for row in counted if "things" in row["question"]]
+    assert things and {row["answer"] for row in things} == {"one"}
+
+
+def test_a_row_does_not_depend_on_the_rows_read_before_nor_on_what_was_done_to_them():
+    rows = SpriteRows("qa", 12, size=SIZE, questions_per_clip=3)
+    forward = [rows[index] for index in range(12)]
+    for row, index in zip(forward, range(12), strict=True):
+        again = SpriteRows("qa", 12, size=SIZE, questions_per_clip=3)[index]
+        assert_same(row, again)
+        again["video"][:] = 0
+    assert rows[0]["video"].any()
+    rows[0]["video"][:] = 0
+    assert_same(rows[1], forward[1])
+
+
+def test_captions_have_a_clip_each_however_many_questions_one_would_get():
+    plain, asked = (SpriteRows("retrieval", 8, size=SIZE, num_frames=1, questions_per_clip=k) for k in (1, 4))
+    for one, other in zip(plain, asked, strict=True):
+        assert_same(one, other)
+
+
+def test_no_question_at_all_is_refused():
+    with pytest.raises(ValueError, match="questions_per_clip=0 must be at least 1"):
+        SpriteRows("qa", 4, questions_per_clip=0)
 
 
 def test_question_rows_carry_answers_of_the_closed_list():
@@ -130,7 +219,8 @@ def test_question_rows_carry_answers_of_the_closed_list():
     types = set()
     for index in range(200):
         row = rows[index]
-        assert row.keys() == {"video", "question", "answer", "answer_type"}
+        assert row.keys() == {"video", "video_id", "question", "answer", "answer_type"}
+        assert row["video_id"] == index
         assert row["answer"] in ANSWERS
         types.add(row["answer_type"])
         scene = draw_group("train", 6, index // GROUP)[index % GROUP]

@@ -3,11 +3,13 @@
 import hashlib
 import logging
 import os
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+from PIL.Image import Image
 from torch.utils.data import Dataset
 
 from ..decoding import VideoDecodeError
@@ -16,6 +18,7 @@ from ..video_processing_alpro import SAMPLING_STRATEGIES, SamplingStrategy
 
 if TYPE_CHECKING:
     from ..processing_alpro import AlproProcessor
+    from .augmentation import AlproAugmentation
 
 logger = logging.getLogger(__name__)
 
@@ -67,16 +70,50 @@ class NumberedRows(Dataset):
         return [{**row, "index": index, **extra} for row, index in zip(rows, indices, strict=True)]
 
 
+@dataclass(frozen=True)
+class Draw:
+    """What everything random in a row is a function of.
+
+    `generator` gives each purpose a stream of its own, so that one choice more for one purpose changes nothing for
+    another. The streams stay the same between versions: pseudo-labels that were cached rely on them.
+    """
+
+    seed: int
+    epoch: int
+    index: int
+
+    def generator(self, purpose: str) -> torch.Generator:
+        """A generator for one purpose: `augmentation`, `crop` or `masking`."""
+        key = f"{purpose}/{self.seed}/{self.epoch}/{self.index}".encode()
+        return torch.Generator().manual_seed(int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little"))
+
+
+class Collated(NamedTuple):
+    """What became of some rows.
+
+    Args:
+        batch: As a call of the collator returns it; empty where no row is left.
+        rows: The rows that are in the batch.
+        failures: Place among the rows given -> why the row is not in the batch.
+    """
+
+    batch: dict[str, Any]
+    rows: list[Row]
+    failures: dict[int, str]
+
+
 class AlproCollator:
     """Turns rows into a batch for retrieval or question answering.
 
-    Rows are `{"video", "text"}` or `{"video", "question", "answer"[, "answer_type"]}`. `video` is a path, decoded by
-    the processor, or a decoded clip: uint8 (T, height, width, 3). A clip that has the processor's frame count and size
-    is only normalised, which costs a fraction of a millisecond.
+    Rows are `{"video", "text"}` or `{"video", "question", "answer"[, "answer_type"]}`. `video` is a path or the bytes
+    of a file, decoded by the processor; `{"bytes", "path"}`, as the `datasets` library gives either; or a decoded
+    clip: uint8 (T, height, width, 3). A clip that has the processor's frame count and size is only normalised, which
+    costs a fraction of a millisecond.
 
     Optional in a row: `video_id` (text or whole number), where the same clip hides behind different paths or arrays;
-    `index` and `epoch`, which `NumberedRows` adds. The frames of a row with an `epoch` are drawn by `train_sampling`;
-    without one, the processor samples as in evaluation.
+    `index` and `epoch`, which `NumberedRows` adds. The frames of a row with an `epoch` are drawn by `train_sampling`
+    and go through `augmentation`, both as functions of (seed, epoch, index); without one, the processor samples as in
+    evaluation and nothing is augmented.
 
     A clip that cannot be decoded loses its row, never its place to another clip: a warning names the file and
     `dropped` counts it. A batch without any row left raises `ValueError`.
@@ -86,12 +123,15 @@ class AlproCollator:
         task: `retrieval` or `qa`.
         label2id: Answer to label, for `qa`; an answer outside it gets the label -100.
         train_sampling: How frames are drawn in training: `headtail` (as in the paper), `random`, `uniform`, `center`.
-        seed: Of the drawn frames.
+        augmentation: Random changes in training, `AlproAugmentation("finetune", size)` in the paper; None: none.
+        seed: Of the drawn frames and the augmentation.
 
     Returns (from a call):
-        `input_ids`, `attention_mask` (B, L), `pixel_values_videos` (B, T, 3, height, width) float32; for retrieval
-        `video_ids`, `text_ids` int64 (B,), equal where clip or caption are the same; for `qa` `labels` int64 (B,) and
-        the lists of strings `answers`, `answer_types`; `row_ids` int64 (B,) where rows have an `index`.
+        `input_ids`, `attention_mask` (B, L), `pixel_values_videos` (V, T, 3, height, width) float32; for retrieval
+        V = B, and `video_ids`, `text_ids` int64 (B,), equal where clip or caption are the same; for `qa` `labels`
+        int64 (B,), the lists of strings `answers`, `answer_types`, and `video_index` int64 (B,): the clip, among the
+        V, that a question is about, since questions about one path or `video_id` share it; `row_ids` int64 (B,) where
+        rows have an `index`.
 
     Example:
         >>> collator = AlproCollator(processor, task="retrieval")
@@ -105,6 +145,7 @@ class AlproCollator:
         label2id: Mapping[str, int] | None = None,
         train_sampling: SamplingStrategy = "headtail",
         seed: int = 42,
+        augmentation: "AlproAugmentation | None" = None,
     ):
         if task not in ("retrieval", "qa"):
             raise ValueError(f"AlproCollator knows the tasks 'retrieval' and 'qa'; received task={task!r}.")
@@ -118,9 +159,11 @@ class AlproCollator:
         self.task = task
         self.label2id = dict(label2id or {})
         self.train_sampling = train_sampling
+        self.augmentation = augmentation
         self.seed = seed
         self._dropped = torch.zeros((), dtype=torch.int64).share_memory_()
-        self._ready_shape, self._scale, self._shift = _plain_normalisation(processor.video_processor)
+        self._ready_shape = _ready_shape(processor.video_processor)
+        self._mean, self._std = _pixel_statistics(processor.video_processor)
 
     @property
     def dropped(self) -> int:
@@ -128,57 +171,113 @@ class AlproCollator:
         return int(self._dropped)
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
-        rows, pixels = self._clips(rows)
-        words = "text" if self.task == "retrieval" else "question"
-        texts = [_field(row, words, self.task) for row in rows]
+        collated = self.collate(rows)
+        if not collated.rows:
+            raise ValueError(
+                f"No row of a batch of {len(rows)} is left, because none of its clips can be decoded:\n"
+                + "\n".join(dict.fromkeys(collated.failures.values()))
+            )
+        return collated.batch
+
+    def collate(self, rows: Sequence[Row]) -> Collated:
+        """The batch that a call returns, and what became of the rows; does not raise where no row is left."""
+        # a clip is decoded and encoded once for all its questions; contrastive learning needs one for each text
+        keys = [_clip_name(row, i) if self.task == "qa" else i for i, row in enumerate(rows)]
+        places, clips, failures = self._clips(rows, keys)
+        kept = [row for row, key in zip(rows, keys, strict=True) if key in places]
+        lost = {i: failures[key] for i, key in enumerate(keys) if key in failures}
+        if not kept:
+            return Collated({}, [], lost)
+        texts = [_field(row, "text" if self.task == "retrieval" else "question", self.task) for row in kept]
         encoding = self.processor(text=texts, return_tensors="pt")
         batch: dict[str, Any] = {
             "input_ids": encoding["input_ids"],
             "attention_mask": encoding["attention_mask"],
-            "pixel_values_videos": pixels,
+            "pixel_values_videos": self._normalise(torch.stack(clips)),
         }
         if self.task == "retrieval":
-            batch["video_ids"] = torch.tensor([video_id(row) for row in rows])
+            batch["video_ids"] = torch.tensor([video_id(row) for row in kept])
             batch["text_ids"] = torch.tensor([_stable_id(text.encode()) for text in texts])
         else:
-            answers = [_field(row, "answer", self.task) for row in rows]
+            answers = [_field(row, "answer", self.task) for row in kept]
+            batch["video_index"] = torch.tensor([places[key] for key in keys if key in places])
             batch["labels"] = torch.tensor([self.label2id.get(answer, IGNORE_INDEX) for answer in answers])
             batch["answers"] = answers
-            batch["answer_types"] = [row.get("answer_type") for row in rows]
-        if all("index" in row for row in rows):
-            batch["row_ids"] = torch.tensor([row["index"] for row in rows])
-        return batch
+            batch["answer_types"] = [row.get("answer_type") for row in kept]
+        if all("index" in row for row in kept):
+            batch["row_ids"] = torch.tensor([row["index"] for row in kept])
+        return Collated(batch, kept, lost)
 
-    def _clips(self, rows: Sequence[Row]) -> tuple[list[Row], torch.Tensor]:
-        """The rows whose clip can be had, and their normalised pixels (B, T, 3, height, width)."""
-        kept: list[Row] = []
-        ready: list[np.ndarray | torch.Tensor] = []
-        processed: dict[int, torch.Tensor] = {}
-        failures: list[str] = []
-        for row in rows:
-            video = _field(row, "video", self.task)
-            if self._is_ready(video):
-                ready.append(video)
-            else:
-                try:
-                    processed[len(kept)] = self._process(row, video)
-                except (VideoDecodeError, OSError) as error:
-                    self._dropped.add_(1)
-                    failures.append(str(error))
-                    logger.warning("Row dropped, %d in all so far: %s", self.dropped, error)
-                    continue
-            kept.append(row)
-        if not kept:
+    def _clips(
+        self, rows: Sequence[Row], keys: Sequence[Hashable]
+    ) -> tuple[dict[Hashable, int], list[torch.Tensor], dict[Hashable, str]]:
+        """Where the clip of each key stands among the clips; the clips; why there is none for the other keys.
+
+        Rows with equal keys share a clip. Its frames are those of the first of them.
+        """
+        places: dict[Hashable, int] = {}
+        clips: list[torch.Tensor] = []
+        failures: dict[Hashable, str] = {}
+        for row, key in zip(rows, keys, strict=True):
+            if key in places or key in failures:
+                continue
+            try:
+                clips.append(self._frames(row))
+            except (VideoDecodeError, OSError) as error:
+                lost = keys.count(key)
+                self._dropped.add_(lost)
+                failures[key] = str(error)
+                message = "Row dropped" if lost == 1 else f"{lost} rows dropped"
+                logger.warning("%s, %d in all so far: %s", message, self.dropped, error)
+                continue
+            places[key] = len(places)
+        return places, clips, failures
+
+    def _frames(self, row: Row) -> torch.Tensor:
+        """The frames of a row at their final size, not normalised: (T, 3, height, width)."""
+        return self._prepare(row, _source(_field(row, "video", self.task)), self.augmentation)
+
+    def _draw(self, row: Row) -> Draw | None:
+        """What the frames and the augmentation of a row are drawn by; None where nothing is drawn."""
+        if "epoch" not in row:
+            return None
+        if "index" not in row:
             raise ValueError(
-                f"No row of a batch of {len(rows)} is left, because none of its clips can be decoded:\n"
-                + "\n".join(failures)
+                "A row has an 'epoch' but no 'index'; the frames of a training clip are drawn as a function of "
+                "both. Wrap the data set in NumberedRows (AlproTrainer does), or add the index."
             )
-        pixels = self._normalise(ready) if ready else None
-        if not processed:
-            assert pixels is not None
-            return kept, pixels
-        fast = iter(pixels if pixels is not None else ())
-        return kept, torch.stack([processed[i] if i in processed else next(fast) for i in range(len(kept))])
+        return Draw(self.seed, row["epoch"], row["index"])
+
+    def _prepare(self, row: Row, clip: Any, augmentation: "AlproAugmentation | None", **options: Any) -> torch.Tensor:
+        """One clip through the processor, all but normalised, and through the augmentation: (T, 3, height, width)."""
+        draw = self._draw(row)
+        if draw is not None:
+            options |= {
+                "frame_sampling": self.train_sampling,
+                "sampling_seed": draw.seed,
+                "sampling_epoch": draw.epoch,
+                "sampling_index": draw.index,
+            }
+        if draw is None or augmentation is None:
+            if self._is_ready(clip):
+                return torch.from_numpy(np.array(clip)).permute(0, 3, 1, 2)
+        else:
+            # straight to the size that the augmentation starts from: in a file, decoding and resizing are one step
+            size = augmentation.input_size
+            options |= {"do_center_crop": False, "do_resize": size is not None}
+            if size is not None:
+                options["size"] = {"height": size[0], "width": size[1]}
+        frames: torch.Tensor = self.processor.video_processor(
+            videos=clip, do_rescale=False, do_normalize=False, return_tensors="pt", **options
+        )["pixel_values_videos"][0]
+        if frames.dtype != torch.uint8:
+            raise TypeError(
+                f"A decoded clip in a row must be uint8, with pixels from 0 to 255; received {frames.dtype}. Convert "
+                "it, or pass the file."
+            )
+        if draw is None or augmentation is None:
+            return frames
+        return augmentation(frames, draw.generator("augmentation"))
 
     def _is_ready(self, video: Any) -> bool:
         """Whether the processor would do nothing but normalise the clip."""
@@ -188,45 +287,28 @@ class AlproCollator:
             and video.dtype in (np.dtype(np.uint8), torch.uint8)
         )
 
-    def _normalise(self, clips: Sequence[np.ndarray | torch.Tensor]) -> torch.Tensor:
-        """uint8 (T, height, width, 3) each -> float32 (B, T, 3, height, width), the whole batch in one go."""
-        stacked = torch.from_numpy(np.stack([np.asarray(clip) for clip in clips]))
-        pixels = stacked.permute(0, 1, 4, 2, 3).to(torch.float32, memory_format=torch.contiguous_format)
-        return pixels.mul_(self._scale[:, None, None]).sub_(self._shift[:, None, None])
-
-    def _process(self, row: Row, video: Any) -> torch.Tensor:
-        """One clip through the processor: (T, 3, height, width)."""
-        options: dict[str, Any] = {}
-        if "epoch" in row:
-            if "index" not in row:
-                raise ValueError(
-                    "A row has an 'epoch' but no 'index'; the frames of a training clip are drawn as a function of "
-                    "both. Wrap the data set in NumberedRows (AlproTrainer does), or add the index."
-                )
-            options = {
-                "frame_sampling": self.train_sampling,
-                "sampling_seed": self.seed,
-                "sampling_epoch": row["epoch"],
-                "sampling_index": row["index"],
-            }
-        return self.processor.video_processor(videos=video, return_tensors="pt", **options)["pixel_values_videos"][0]
+    def _normalise(self, clips: torch.Tensor) -> torch.Tensor:
+        """(V, T, 3, height, width) -> float32, the whole batch in one go and bit for bit as the processor does it."""
+        pixels = clips.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
+        return pixels.sub_(self._mean[:, None, None]).div_(self._std[:, None, None])
 
 
-def _plain_normalisation(video_processor: Any) -> tuple[tuple[int, ...] | None, torch.Tensor, torch.Tensor]:
-    """The shape of clips that the processor only normalises, and scale and shift that do the same.
-
-    The shape is None where the processor does more, such as cropping, to clips of any shape.
-    """
-    mean, std = torch.tensor(video_processor.image_mean), torch.tensor(video_processor.image_std)
-    if not video_processor.do_normalize:
-        mean, std = torch.zeros(3), torch.ones(3)
-    factor = video_processor.rescale_factor if video_processor.do_rescale else 1.0
+def _ready_shape(video_processor: Any) -> tuple[int, ...] | None:
+    """The shape of clips that the processor only normalises; None where it does more to clips of any shape."""
     size = video_processor.size
     plain = video_processor.do_resize and not video_processor.do_center_crop and video_processor.fps is None
-    shape = None
     if plain and size.get("height") and size.get("width"):
-        shape = (video_processor.num_frames, size["height"], size["width"], 3)
-    return shape, factor / std, mean / std
+        return video_processor.num_frames, size["height"], size["width"], 3
+    return None
+
+
+def _pixel_statistics(video_processor: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation (3,) of pixels as they come out of a file, by which the processor normalises."""
+    mean, std = torch.zeros(3), torch.ones(3)
+    if video_processor.do_normalize:
+        mean, std = torch.tensor(video_processor.image_mean), torch.tensor(video_processor.image_std)
+    brightest = 1.0 / video_processor.rescale_factor if video_processor.do_rescale else 1.0
+    return mean * brightest, std * brightest
 
 
 def _field(row: Row, name: str, task: str) -> Any:
@@ -238,6 +320,18 @@ def _field(row: Row, name: str, task: str) -> Any:
     return row[name]
 
 
+def _source(value: Any) -> Any:
+    """A clip or image; of `{"bytes", "path"}`, the bytes, or else the path."""
+    if not isinstance(value, Mapping):
+        return value
+    source = value.get("bytes") if value.get("bytes") is not None else value.get("path")
+    if source is None:
+        raise ValueError(
+            f"A clip or image given as a mapping needs 'bytes' or a 'path' that is not None; it has {sorted(value)}."
+        )
+    return source
+
+
 def _is_decoded(video: Any) -> bool:
     return isinstance(video, np.ndarray | torch.Tensor)
 
@@ -247,22 +341,32 @@ def _stable_id(content: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little", signed=True)
 
 
+def _clip_name(row: Row, position: int) -> Hashable:
+    """Equal for rows that name the same clip; its position where a row has no name that can be had for nothing."""
+    identity = row.get("video_id")
+    if identity is None:
+        identity = _source(row.get("video"))
+    if isinstance(identity, os.PathLike):
+        return os.fspath(identity)
+    return identity if isinstance(identity, str | int | np.integer) else (None, position)
+
+
 def video_id(row: Row) -> int:
-    """The number by which batches know the clip of a row: its `video_id`, or else a hash of its path or pixels."""
+    """The number by which batches know the clip of a row: its `video_id`, or else a hash of its path or content."""
     identity = row.get("video_id")
     if isinstance(identity, int | np.integer):
         return int(identity)
     if identity is None:
-        identity = row["video"]
+        identity = _source(row["video"] if row.get("video") is not None else row["image"])
     if isinstance(identity, str | os.PathLike):
         return _stable_id(os.fspath(identity).encode())
     if isinstance(identity, bytes):
         return _stable_id(identity)
-    if _is_decoded(identity):
+    if _is_decoded(identity) or isinstance(identity, Image):
         return _stable_id(np.ascontiguousarray(identity).tobytes())
     raise TypeError(
         f"A clip given as {type(identity).__name__} has no name to tell it by. Add a 'video_id' (text or number)."
     )
 
 
-__all__ = ["AlproCollator", "NumberedRows", "video_id"]
+__all__ = ["AlproCollator", "Collated", "Draw", "NumberedRows", "video_id"]
