@@ -9,7 +9,13 @@ import pytest
 import torch
 from fixtures.golden import cases
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig, AutoModelForVisualQuestionAnswering, AutoProcessor, AutoVideoProcessor
+from transformers import (
+    AutoConfig,
+    AutoModelForPreTraining,
+    AutoModelForVisualQuestionAnswering,
+    AutoProcessor,
+    AutoVideoProcessor,
+)
 
 from alpro_hf.convert import (
     CheckpointError,
@@ -20,9 +26,12 @@ from alpro_hf.convert import (
     read_answers,
     run,
 )
-from alpro_hf.modeling_alpro import AlproForVideoTextRetrieval
+from alpro_hf.modeling_alpro import AlproForVideoQuestionAnswering, AlproForVideoTextRetrieval, AlproModel
+from alpro_hf.pretraining_alpro import AlproForPreTraining, AlproPrompterModel
 
 ARCHITECTURE = cases.architecture("tiny")
+TASKS = ["pretrain", "prompter", "retrieval", "qa"]
+ENTITIES = ["person", "dog", "car", "traffic light", "tree", "house", "water"]
 ANSWERS = {"cat": 1, "dog": 0, "fish": 4, "bird": 2, "cow": 3}
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "fox", "runs", "##s", "to", "the", "left"]
 
@@ -33,12 +42,13 @@ def tiny(task="retrieval"):
 
 @pytest.fixture
 def files(tmp_path):
-    """A retrieval and a question-answering checkpoint, a vocabulary and an answer file."""
-    torch.save(tiny("retrieval"), tmp_path / "retrieval.pt")
-    torch.save(tiny("qa"), tmp_path / "qa.pt")
+    """A checkpoint of each task, a vocabulary, an answer file and an entity list."""
+    for task in TASKS:
+        torch.save(tiny(task), tmp_path / f"{task}.pt")
     words = WORDS + [f"word{number}" for number in range(128 - len(WORDS))]
     (tmp_path / "vocab.txt").write_text("\n".join(words) + "\n")
     (tmp_path / "answers.json").write_text(json.dumps(ANSWERS))
+    (tmp_path / "entities.txt").write_text("".join(f"{name} {90 - i}\n" for i, name in enumerate(ENTITIES)))
     return tmp_path
 
 
@@ -102,10 +112,10 @@ def test_the_result_is_an_ordinary_model():
 
 
 def test_a_pretraining_checkpoint_is_refused_with_the_names_of_its_other_parts():
-    state = tiny() | {"mpm_head.0.weight": torch.zeros(3), "prompter.temp": torch.tensor(0.07)}
+    state = tiny("pretrain")
     with pytest.raises(CheckpointError) as caught:
         convert_original_checkpoint(state, "retrieval", **ARCHITECTURE)
-    assert caught.value.unexpected == ["mpm_head.0.weight", "prompter.temp"]
+    assert caught.value.unexpected == sorted(name for name in state if name.startswith(("mpm_head.", "prompter.")))
 
 
 # --- every tensor is accounted for ----------------------------------------------------------------------------------
@@ -120,21 +130,23 @@ def refusal(state, task):
     return None
 
 
-@pytest.mark.parametrize("task", ["retrieval", "qa"])
+@pytest.mark.parametrize("task", TASKS)
 def test_every_tensor_is_needed_or_known_to_be_unused(task):
     """Take the tensors away one at a time: either the conversion names the missing one or it can do without."""
     state = tiny(task)
     unused = set()
     for name in state:
+        if name.startswith("prompter.") and name.endswith(".bias"):
+            continue  # as its weight
         if ".blocks.1." in name or ".blocks.2." in name or re.search(r"\.layer\.[123]\.", name):
             continue  # as the first layer; this test is long enough
         rest = {other: tensor for other, tensor in state.items() if other != name}
         error = refusal(rest, task)
         if error is None:
             unused.add(name)
-        elif name == "visual_encoder.model.blocks.0.attn.qkv.bias":
+        elif name.endswith("visual_encoder.model.blocks.0.attn.qkv.bias"):
             # a model without these biases is possible: then those that are left are the ones that do not fit
-            assert "visual_encoder.model.blocks.1.attn.qkv.bias" in error.unexpected
+            assert name.replace(".0.", ".1.") in error.unexpected
         else:
             assert error.missing == [name]
     heads = {"visual_encoder.model.head.weight", "visual_encoder.model.head.bias"}
@@ -142,6 +154,20 @@ def test_every_tensor_is_needed_or_known_to_be_unused(task):
         language_model = {name for name in state if name.startswith("text_encoder.cls.")}
         assert unused == heads | language_model | {"text_encoder.bert.embeddings.position_ids"}
         assert len(language_model) == 7
+    elif task == "prompter":
+        language_model = {name for name in state if name.startswith("text_encoder.cls.")}
+        other = {"text_encoder.bert.embeddings.position_ids", "itm_head.weight", "itm_head.bias"}
+        assert unused == heads | language_model | other
+    elif task == "pretrain":
+        tied = {f"text_encoder.cls.predictions.decoder.{kind}" for kind in ("weight", "bias")}
+        positions = "text_encoder.bert.embeddings.position_ids"
+        of_prompter = {
+            f"prompter.{name}" for name in (positions, "itm_head.weight", "visual_encoder.model.head.weight")
+        }
+        of_prompter |= {
+            name for name in state if name.startswith("prompter.text_encoder.cls.") and not name.endswith(".bias")
+        }
+        assert unused == heads | tied | {positions} | of_prompter
     else:
         assert unused == heads | {"itm_head.weight", "itm_head.bias", "text_encoder.embeddings.position_ids"}
 
@@ -194,8 +220,66 @@ def test_tasks_of_one_kind_do_not_pass_for_the_other():
         convert_original_checkpoint(tiny("retrieval"), "qa", **ARCHITECTURE)
     with pytest.raises(CheckpointError, match=r"unexpected \(4\): classifier\.0\.bias"):
         convert_original_checkpoint(tiny("qa"), "retrieval", **ARCHITECTURE)
-    with pytest.raises(ValueError, match=r"task='prompter'.*retrieval, qa"):
-        convert_original_checkpoint(tiny(), "prompter")
+    with pytest.raises(CheckpointError, match="video_prompt_feat"):
+        convert_original_checkpoint(tiny("retrieval"), "prompter", **ARCHITECTURE)
+    with pytest.raises(CheckpointError, match=r"unexpected \(\d+\): mpm_head\.0\.bias"):
+        convert_original_checkpoint(tiny("pretrain") | tiny("prompter"), "prompter", **ARCHITECTURE)
+    with pytest.raises(CheckpointError, match=r"mpm_head\.2\.weight"):
+        convert_original_checkpoint(tiny("prompter"), "pretrain", **ARCHITECTURE)
+    with pytest.raises(ValueError, match=r"task='captioning'.*pretrain, prompter, retrieval, qa"):
+        convert_original_checkpoint(tiny(), "captioning")
+
+
+def test_a_pretraining_checkpoint_without_its_prompter_is_refused():
+    state = {name: tensor for name, tensor in tiny("pretrain").items() if not name.startswith("prompter.")}
+    with pytest.raises(CheckpointError) as caught:
+        convert_original_checkpoint(state, "pretrain", **ARCHITECTURE)
+    assert all(name.startswith("prompter.") for name in caught.value.missing)
+
+
+def test_errors_in_the_prompter_bear_the_names_of_the_file():
+    state = tiny("pretrain")
+    del state["prompter.visual_encoder.model.blocks.1.temporal_fc.bias"]
+    state["prompter.extra.weight"] = torch.zeros(3)
+    state["prompter.image_prompt_feat"] = torch.zeros(8, 24)
+    with pytest.raises(CheckpointError, match=r"The prompter \(prompter\.\*\) of the checkpoint") as caught:
+        convert_original_checkpoint(state, "pretrain", **ARCHITECTURE)
+    assert caught.value.missing == ["prompter.visual_encoder.model.blocks.1.temporal_fc.bias"]
+    assert caught.value.unexpected == ["prompter.extra.weight"]
+    assert caught.value.misshaped == ["prompter.image_prompt_feat: (8, 24), (7, 24) needed"]
+
+
+@pytest.mark.parametrize(
+    ("copy", "original"),
+    [
+        ("text_encoder.cls.predictions.decoder.weight", "text_encoder.bert.embeddings.word_embeddings.weight"),
+        ("text_encoder.cls.predictions.decoder.bias", "text_encoder.cls.predictions.bias"),
+    ],
+)
+def test_tied_tensors_must_be_equal(copy, original):
+    state = tiny("pretrain")
+    assert torch.equal(state[copy], state[original])
+    for wrong in (state[copy] + 0.01, state[copy][:-1]):
+        with pytest.raises(CheckpointError, match=rf"{copy} differs from {original}"):
+            convert_original_checkpoint(state | {copy: wrong}, "pretrain", **ARCHITECTURE)
+    model, _ = convert_original_checkpoint(
+        {name: tensor for name, tensor in state.items() if name != copy}, "pretrain", **ARCHITECTURE
+    )
+    assert model.mlm_head.decoder.weight is model.get_input_embeddings().weight
+
+
+def test_prompts_that_nobody_embedded_are_left_out(caplog):
+    """Random numbers in [0, 1) are what the original code saves for them: far longer than means of unit vectors."""
+    state = tiny("prompter")
+    state["video_prompt_feat"] = torch.rand(7, 24, generator=torch.Generator().manual_seed(0))
+    with caplog.at_level(logging.WARNING):
+        model = convert_original_checkpoint(state, "prompter", entities=ENTITIES, **ARCHITECTURE)
+    assert "video prompt features" in caplog.text
+    assert "image prompt features" not in caplog.text
+    clips = cases.tensors("tiny", "prompter")["in.visual_inputs"]
+    with pytest.raises(ValueError, match="no video prompts yet"):
+        model.pseudo_labels(clips)
+    assert model.pseudo_labels(clips, "image").shape == (2, 7)
 
 
 def test_heads_and_fusion_layer_must_fit():
@@ -246,6 +330,45 @@ def test_an_answer_file_of_another_kind_is_refused(tmp_path, content):
     (tmp_path / "answers.json").write_text(content)
     with pytest.raises(ValueError, match=r"answers\.json"):
         read_answers(tmp_path / "answers.json")
+
+
+# --- entities -------------------------------------------------------------------------------------------------------
+
+
+def test_entities_name_what_student_and_prompter_know(caplog):
+    with caplog.at_level(logging.WARNING):
+        models = convert_original_checkpoint(tiny("pretrain"), "pretrain", entities=ENTITIES, **ARCHITECTURE)
+        alone = convert_original_checkpoint(tiny("prompter"), "prompter", entities=tuple(ENTITIES), **ARCHITECTURE)
+    assert [type(model) for model in models] == [AlproForPreTraining, AlproPrompterModel]
+    assert all(model.config.entities == ENTITIES for model in (*models, alone))
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("task", ["pretrain", "prompter"])
+def test_without_entities_they_are_numbered_and_a_warning_says_so(task, caplog):
+    with caplog.at_level(logging.WARNING):
+        models = convert_original_checkpoint(tiny(task), task, **ARCHITECTURE)
+    for model in models if task == "pretrain" else [models]:
+        assert model.config.entities == [f"ENTITY_{index}" for index in range(7)]
+    assert caplog.text.count("--entities") == 1
+
+
+@pytest.mark.parametrize("task", ["pretrain", "prompter"])
+@pytest.mark.parametrize("entities", [ENTITIES[:6], [*ENTITIES, "sky"], []], ids=["few", "many", "none"])
+def test_entities_that_do_not_fit_are_refused(task, entities):
+    with pytest.raises(ValueError, match=rf"knows 7 entities.*received {len(entities)} entities"):
+        convert_original_checkpoint(tiny(task), task, entities=entities, **ARCHITECTURE)
+
+
+def test_an_entity_named_twice_is_refused():
+    with pytest.raises(StrictDataclassError, match="more than once: dog"):
+        convert_original_checkpoint(tiny("pretrain"), "pretrain", entities=["dog", "dog", *"abcde"], **ARCHITECTURE)
+
+
+@pytest.mark.parametrize("task", ["retrieval", "qa"])
+def test_entities_belong_to_pretraining(task):
+    with pytest.raises(ValueError, match=f"task='pretrain' and 'prompter'; received 7 entities with task='{task}'"):
+        convert_original_checkpoint(tiny(task), task, entities=ENTITIES, **ARCHITECTURE)
 
 
 # --- reading files --------------------------------------------------------------------------------------------------
@@ -368,6 +491,89 @@ def test_a_question_answering_folder_answers_in_words(files):
     assert AutoConfig.from_pretrained(files / "out").label2id == ANSWERS
 
 
+@pytest.fixture
+def pretrained(files):
+    """The folder of a converted pre-training checkpoint."""
+    convert(**options(files, "pretrain", vocab=files / "vocab.txt", entities=files / "entities.txt"))
+    return files / "out"
+
+
+def load(model_class, folder, **fields):
+    """A model and what of it was not in the folder; everything in the folder must be known."""
+    model, report = model_class.from_pretrained(folder, output_loading_info=True, **fields)
+    assert not report["unexpected_keys"]
+    assert not report["mismatched_keys"]
+    return model, set(report["missing_keys"])
+
+
+@torch.no_grad()
+def test_a_pretraining_folder_holds_student_and_prompter_with_their_processors(pretrained):
+    golden = cases.tensors("tiny", "pretrain")
+    student, missing = load(AlproForPreTraining, pretrained)
+    prompter, missing_of_prompter = load(AlproPrompterModel, pretrained / "prompter")
+    assert missing == missing_of_prompter == set()
+    assert type(AutoModelForPreTraining.from_pretrained(pretrained)) is AlproForPreTraining
+    assert student.config.entities == prompter.config.entities == ENTITIES
+    out = student(
+        golden["in.text_input_ids"],
+        golden["in.text_input_mask"],
+        golden["in.visual_inputs"],
+        golden["in.mlm_text_input_ids"],
+        golden["in.mlm_labels"],
+        1 - golden["in.mpm_mask"],
+        prompter.pseudo_labels(golden["in.crop_visual_inputs"]),
+        return_loss=True,
+    )
+    for ours, theirs in {"vtc": "itc", "vtm": "itm", "mlm": "mlm", "pem": "mpm"}.items():
+        torch.testing.assert_close(out[f"loss_{ours}"], golden[f"out.{theirs}_loss"], atol=2e-5, rtol=0)
+    for folder in (pretrained, pretrained / "prompter"):
+        processor = AutoProcessor.from_pretrained(folder)
+        assert processor(text=["a fox runs"])["input_ids"].tolist() == [[2, 5, 6, 7, 3]]
+        assert processor.video_processor.num_frames == 4
+
+
+@torch.no_grad()
+def test_fine_tuning_starts_from_a_pretraining_folder(pretrained):
+    golden = cases.tensors("tiny", "pretrain")
+    inputs = [golden[f"in.{name}"] for name in ("text_input_ids", "text_input_mask", "visual_inputs")]
+    expected = AlproForPreTraining.from_pretrained(pretrained)(*inputs)
+
+    retrieval, missing = load(AlproForVideoTextRetrieval, pretrained)
+    assert missing == set()  # so it retrieves at once, without fine-tuning
+    found = retrieval(*inputs)
+    for name in ("vtm_logits", "logits_per_text", "text_embeds", "video_embeds"):
+        assert torch.equal(found[name], expected[name])
+
+    answering, missing = load(AlproForVideoQuestionAnswering, pretrained, num_labels=11)
+    assert missing == {name for name in answering.state_dict() if name.startswith("classifier.")}
+    assert len(missing) == 4
+    base, missing = load(AlproModel, pretrained)
+    assert missing == set()
+    teacher, missing = load(AlproPrompterModel, pretrained)  # a new prompter, which has no prompts yet
+    assert missing == {"video_prompt_embeds", "image_prompt_embeds"}
+    for alpro in (answering.alpro, base, teacher.alpro):
+        out = alpro(*inputs)
+        assert torch.equal(out.text_embeds, expected.text_embeds)
+        assert torch.equal(out.video_embeds, expected.video_embeds)
+
+    prompter = AlproPrompterModel.from_pretrained(pretrained / "prompter")
+    base, missing = load(AlproModel, pretrained / "prompter")
+    assert missing == set()
+    assert torch.equal(base(*inputs).text_embeds, prompter(*inputs).text_embeds)
+    assert not torch.equal(base(*inputs).text_embeds, expected.text_embeds)
+
+
+@torch.no_grad()
+def test_a_prompter_folder_returns_the_golden_numbers(files):
+    convert(**options(files, "prompter", vocab=files / "vocab.txt", entities=files / "entities.txt"))
+    golden = cases.tensors("tiny", "prompter")
+    prompter, missing = load(AlproPrompterModel, files / "out")
+    assert missing == set()
+    labels = prompter.pseudo_labels(golden["in.crop_visual_inputs"])
+    torch.testing.assert_close(labels, golden["out.pseudo_labels_video"], atol=2e-5, rtol=0)
+    assert not (files / "out" / "prompter").exists()
+
+
 def test_without_a_vocabulary_only_the_video_side_is_written(files, caplog):
     with caplog.at_level(logging.WARNING):
         convert(**options(files, "retrieval"))
@@ -407,10 +613,27 @@ def test_the_command_writes_the_folder_and_says_what(files, capsys):
     assert (files / "out" / "model.safetensors").exists()
 
 
+def test_the_command_writes_student_and_prompter(files, capsys):
+    code = command(
+        *("--checkpoint", files / "pretrain.pt", "--task", "pretrain", "--output", files / "out"),
+        *("--num-attention-heads", 4, "--fusion-layer", 2),
+        *("--entities", files / "entities.txt", "--vocab", files / "vocab.txt"),
+    )
+    out = capsys.readouterr().out
+    assert code == 0
+    assert out.index("AlproForPreTraining") < out.index("AlproPrompterModel")
+    assert f"written to {files / 'out'}\n" in out
+    assert f"written to {files / 'out' / 'prompter'}\n" in out
+    assert AutoConfig.from_pretrained(files / "out" / "prompter").entities == ENTITIES
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         ({"--checkpoint": "absent.pt"}, "absent.pt"),
+        ({"--entities": "entities.txt"}, "task='pretrain' and 'prompter'"),
+        ({"--checkpoint": "pretrain.pt", "--task": "pretrain", "--entities": "absent.txt"}, "absent.txt"),
+        ({"--checkpoint": "pretrain.pt", "--task": "pretrain", "--entities": "vocab.txt"}, "received 128 entities"),
         ({"--num-attention-heads": 7}, "num_attention_heads=7"),
         ({"--task": "qa"}, "classifier.2.weight"),
         ({"--vocab": "retrieval.pt"}, "utf-8"),
@@ -436,5 +659,12 @@ def test_the_help_teaches(capsys):
     with pytest.raises(SystemExit):
         parser.parse_args(["--help"])
     text = capsys.readouterr().out
-    for words in ("read as data only", "ans2label.json", "bert-base-uncased", "from_pretrained", "{retrieval,qa}"):
+    for words in (
+        "read as data only",
+        "ans2label.json",
+        "bert-base-uncased",
+        "from_pretrained",
+        "ENTITY_0",
+        "{pretrain,prompter,retrieval,qa}",
+    ):
         assert words in text

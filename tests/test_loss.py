@@ -8,6 +8,10 @@ from hypothesis import strategies as st
 from alpro_hf.loss_alpro import (
     IGNORE_INDEX,
     classification_loss,
+    crop_on_black,
+    crop_to_patches,
+    pem_kept,
+    pem_loss,
     same_pair_mask,
     sample_hard_negatives,
     vtc_loss,
@@ -198,3 +202,136 @@ def test_classification_loss_of_half_precision_logits_is_computed_in_float32():
     loss = classification_loss(logits, torch.tensor([1]))
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(600.0)
+
+
+def parts_with_mean_count(loss, counts):
+    """Losses of parts, each divided by the mean count, averaged as trainers do."""
+    mean = torch.tensor(counts, dtype=torch.float32).mean()
+    return torch.stack([loss(part, mean) for part in range(len(counts))]).mean()
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.sampled_from([IGNORE_INDEX, 0, 1, 2]), min_size=6, max_size=6), st.integers(0, 1000))
+def test_classification_losses_of_unequal_parts_average_to_the_whole(labels, seed):
+    labels = torch.tensor(labels)
+    logits = torch.randn(6, 3, generator=torch.Generator().manual_seed(seed))
+    rows = [slice(0, 1), slice(1, 4), slice(4, 6)]
+    counts = [int((labels[part] != IGNORE_INDEX).sum()) for part in rows]
+    mean = parts_with_mean_count(lambda i, count: classification_loss(logits[rows[i]], labels[rows[i]], count), counts)
+    torch.testing.assert_close(mean, classification_loss(logits, labels), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("count", [4, 4.0, torch.tensor(4), torch.tensor(4.0), 0.5, torch.tensor(0.5)])
+def test_classification_loss_divides_by_the_given_count(count):
+    logits, labels = torch.randn(3, 5, generator=torch.Generator().manual_seed(0)), torch.tensor([1, IGNORE_INDEX, 4])
+    expected = -(logits[0].log_softmax(0)[1] + logits[2].log_softmax(0)[4]) / float(count)
+    torch.testing.assert_close(classification_loss(logits, labels, count), expected)
+
+
+@pytest.mark.parametrize("count", [0, 0.0, torch.tensor(0), torch.tensor(0.0)])
+def test_nothing_labelled_anywhere_is_a_loss_of_zero(count):
+    logits = torch.randn(3, 5).requires_grad_()
+    loss = classification_loss(logits, torch.full((3,), IGNORE_INDEX), count)
+    loss.backward()
+    assert loss.item() == 0.0
+    assert logits.grad.abs().max() == 0
+    logits.grad = None
+    loss = pem_loss(logits, torch.full((3, 5), 0.2), torch.zeros(3, dtype=torch.bool), count)
+    loss.backward()
+    assert loss.item() == 0.0
+    assert logits.grad.abs().max() == 0
+
+
+def pseudo_labels(rows, entities=4, seed=0, sharpness=3.0):
+    logits = torch.randn(rows, entities, generator=torch.Generator().manual_seed(seed))
+    return (sharpness * logits).softmax(dim=1)
+
+
+def test_pseudo_labels_are_kept_from_the_threshold_on():
+    targets = torch.tensor([[0.25, 0.75], [0.5, 0.5], [0.375, 0.625]])
+    assert pem_kept(targets, 0.625).tolist() == [True, False, True]
+    assert pem_kept(targets, 0.626).tolist() == [True, False, False]
+    assert pem_kept(targets, 0).all()
+    assert pem_kept(torch.zeros(2, 3), 0).all()
+    assert not pem_kept(targets, 1.0).any()
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 6), st.floats(0, 1), st.integers(0, 1000))
+def test_pem_loss_equals_its_formula_row_by_row(rows, threshold, seed):
+    logits = torch.randn(rows, 4, generator=torch.Generator().manual_seed(seed)).requires_grad_()
+    targets = pseudo_labels(rows, seed=seed + 1)
+    kept = pem_kept(targets, threshold)
+    loss = pem_loss(logits, targets, kept)
+    loss.backward()
+    terms = []
+    for row in range(rows):
+        if max(targets[row].tolist()) >= threshold:
+            scores = [math.exp(value) for value in logits[row].tolist()]
+            log_probabilities = [math.log(score / sum(scores)) for score in scores]
+            terms.append(-sum(q * p for q, p in zip(targets[row].tolist(), log_probabilities, strict=True)))
+    assert loss.item() == pytest.approx(sum(terms) / len(terms) if terms else 0.0, abs=1e-5)
+    # the gradient of a soft cross entropy: difference of the distributions
+    expected = (logits.detach().softmax(dim=1) - targets) * kept[:, None] / max(1, len(terms))
+    torch.testing.assert_close(logits.grad, expected, atol=1e-6, rtol=1e-5)
+
+
+def test_pem_loss_is_least_where_student_and_teacher_agree():
+    targets = pseudo_labels(3)
+    kept = torch.ones(3, dtype=torch.bool)
+    least = pem_loss(targets.log(), targets, kept)
+    torch.testing.assert_close(least, -(targets * targets.log()).sum(dim=1).mean())
+    assert pem_loss(torch.zeros(3, 4), targets, kept) > least
+
+
+def test_pem_losses_of_unequal_parts_average_to_the_whole():
+    logits, targets = torch.randn(6, 4, generator=torch.Generator().manual_seed(0)), pseudo_labels(6)
+    kept = torch.tensor([True, False, False, True, True, True])
+    rows = [slice(0, 3), slice(3, 6)]
+    mean = parts_with_mean_count(
+        lambda i, count: pem_loss(logits[rows[i]], targets[rows[i]], kept[rows[i]], count), [1, 3]
+    )
+    torch.testing.assert_close(mean, pem_loss(logits, targets, kept))
+
+
+def test_pem_loss_of_half_precision_logits_is_computed_in_float32():
+    logits = torch.tensor([[300.0, -300.0]], dtype=torch.float16)
+    loss = pem_loss(logits, torch.tensor([[0.5, 0.5]], dtype=torch.float16), torch.tensor([True]))
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(300.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int64, torch.float32, torch.bfloat16], ids=str)
+def test_a_crop_averages_its_patches(dtype):
+    mask = torch.tensor([[[0, 1, 1], [0, 1, 1]], [[0, 0, 0], [1, 0, 0]]]).to(dtype)  # two rows of three patches
+    weights = crop_to_patches(mask)
+    assert weights.dtype == torch.float32
+    assert weights.tolist() == [[0, 0.25, 0.25, 0, 0.25, 0.25], [0, 0, 0, 1, 0, 0]]
+
+
+def test_an_empty_crop_is_refused():
+    mask = torch.zeros(3, 2, 2)
+    mask[1, 0, 0] = 1
+    with pytest.raises(ValueError, match=r"empty in the rows \[0, 2\]"):
+        crop_to_patches(mask)
+
+
+def test_a_crop_on_black_keeps_its_place_in_every_frame():
+    clips = torch.randn(2, 3, 3, 4, 6, generator=torch.Generator().manual_seed(0))  # patches of 2 pixels: 2 x 3
+    mask = torch.tensor([[[0, 1, 1], [0, 0, 0]], [[0, 0, 0], [1, 0, 0]]])
+    black = torch.tensor([-1.0, -2.0, -3.0])
+    crops = crop_on_black(clips, mask, black)
+    for row in range(2):
+        for y in range(4):
+            for x in range(6):
+                inside = mask[row, y // 2, x // 2] == 1
+                expected = clips[row, :, :, y, x] if inside else black.expand(3, -1)
+                assert torch.equal(crops[row, :, :, y, x], expected)
+    assert torch.equal(crop_on_black(clips, mask.bool(), black), crops)
+    assert crop_on_black(clips.bfloat16(), mask, black).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(3, 3), (2, 4)])
+def test_a_crop_mask_must_tile_the_frames(rows, columns):
+    with pytest.raises(ValueError, match=rf"{rows} x {columns} patches does not tile frames of 4 x 6 pixels"):
+        crop_on_black(torch.zeros(1, 2, 3, 4, 6), torch.ones(1, rows, columns), torch.zeros(3))

@@ -1,14 +1,19 @@
 import pytest
 import torch
 from fixtures import tiny
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from alpro_hf.loss_alpro import same_pair_mask, vtc_loss
+from alpro_hf.loss_alpro import same_pair_mask, sample_hard_negatives, vtc_loss
 from alpro_hf.modeling_alpro import (
     AlproForVideoQuestionAnswering,
     AlproForVideoTextRetrieval,
     AlproModel,
+    AlproOutput,
     AlproTextModel,
     AlproVideoModel,
+    AlproVideoModelOutput,
 )
 
 
@@ -284,6 +289,226 @@ def test_a_batch_of_one_trains_on_its_positive_alone():
     assert model.vtm_head.weight.grad.abs().max() > 0
 
 
+# --- which wrong pairs ----------------------------------------------------------------------------------------------
+
+TEMPERATURE = 0.2
+
+
+@pytest.fixture(scope="module")
+def base_model():
+    return build(AlproModel, temperature_init=TEMPERATURE)
+
+
+def numbered_outputs(size, seed=0):
+    """Outputs for pairs: the states of text i are all i, those of video i all 100 + i; text i has i + 1 tokens."""
+    unit = torch.randn(2, size, 6, generator=torch.Generator().manual_seed(seed))
+    text_embeds, video_embeds = torch.nn.functional.normalize(unit, dim=-1)
+    number = torch.arange(size, dtype=torch.float32)[:, None, None]
+    logits = text_embeds @ video_embeds.t() / TEMPERATURE
+    outputs = AlproOutput(
+        logits_per_text=logits,
+        logits_per_video=logits.t(),
+        text_embeds=text_embeds,
+        video_embeds=video_embeds,
+        text_model_output=BaseModelOutputWithPooling(last_hidden_state=number.expand(-1, size, 2)),
+        video_model_output=AlproVideoModelOutput(last_hidden_state=100 + number.expand(-1, 3, 2)),
+    )
+    return outputs, torch.ones(size, size, dtype=torch.long).tril()
+
+
+def pairs_of(rows):
+    """What `matching_rows` returns, as a list of (text, video, label), after a look at the masks."""
+    text, mask, video, labels = rows
+    if mask is not None:
+        assert torch.equal(mask.sum(dim=1) - 1, text[:, 0, 0].long())
+    assert torch.equal(text, text[:, :1, :1].expand_as(text))
+    assert torch.equal(video, video[:, :1, :1].expand_as(video))
+    return list(zip(text[:, 0, 0].int().tolist(), (video[:, 0, 0] - 100).int().tolist(), labels.tolist(), strict=True))
+
+
+def on_two_ranks(model, outputs, mask, *, video_ids=None, text_ids=None, seed=0, negatives="global"):
+    """`pairs_of` both halves of a batch, each as a process would draw them that gathers from the other."""
+    half = len(mask) // 2
+    parts, whole = [], {}
+
+    def split(tensor):
+        if tensor is None:
+            return None, None
+        halves = tensor[:half], tensor[half:]
+        whole.update({id(part): tensor for part in halves})
+        return halves
+
+    text, video = outputs.text_model_output.last_hidden_state, outputs.video_model_output.last_hidden_state
+    columns = [split(t) for t in (text, video, outputs.text_embeds, outputs.video_embeds, mask, video_ids, text_ids)]
+    for rank, (text, video, text_embeds, video_embeds, mask, videos, texts) in enumerate(zip(*columns, strict=True)):
+        logits = text_embeds @ video_embeds.t() / TEMPERATURE
+        local = AlproOutput(
+            logits_per_text=logits,
+            text_embeds=text_embeds,
+            video_embeds=video_embeds,
+            text_model_output=BaseModelOutputWithPooling(last_hidden_state=text),
+            video_model_output=AlproVideoModelOutput(last_hidden_state=video),
+        )
+        generator = torch.Generator().manual_seed(seed)
+        rows = model.matching_rows(
+            local, mask, videos, texts, lambda part: whole[id(part)], rank, generator, negatives
+        )
+        parts.append(pairs_of(rows))
+    return parts
+
+
+def test_local_negatives_are_one_draw_per_text_then_one_per_video(base_model):
+    outputs, mask = numbered_outputs(6)
+    ids = torch.tensor([0, 1, 1, 2, 3, 4])
+    found = pairs_of(base_model.matching_rows(outputs, mask, ids, generator=torch.Generator().manual_seed(7)))
+    same, generator = same_pair_mask(ids, None, size=(6, 6)), torch.Generator().manual_seed(7)
+    wrong_videos, _ = sample_hard_negatives(outputs.logits_per_text, same, generator)
+    wrong_texts, _ = sample_hard_negatives(outputs.logits_per_video, same, generator)
+    expected = [(row, row, 1) for row in range(6)]
+    expected += [(row, video, 0) for row, video in enumerate(wrong_videos.tolist())]
+    expected += [(text, row, 0) for row, text in enumerate(wrong_texts.tolist())]
+    assert found == expected
+
+
+def test_unpadded_texts_need_no_mask(base_model):
+    outputs, mask = numbered_outputs(4)
+    text, none, video, labels = base_model.matching_rows(outputs, None, generator=torch.Generator().manual_seed(1))
+    assert none is None
+    masked = base_model.matching_rows(outputs, mask, generator=torch.Generator().manual_seed(1))
+    for one, other in ((text, masked[0]), (video, masked[2]), (labels, masked[3])):
+        assert torch.equal(one, other)
+
+
+id_lists = st.integers(1, 5).flatmap(
+    lambda half: st.tuples(*[st.lists(st.integers(0, 2), min_size=2 * half, max_size=2 * half)] * 2)
+)
+
+
+@settings(max_examples=80, deadline=None)
+@given(id_lists, st.integers(0, 1000), st.sampled_from(["local", "global"]))
+def test_a_wrong_pair_never_shares_its_video_or_its_caption(base_model, ids, seed, negatives):
+    """Many duplicates: three videos and three captions. A row without a possible negative carries no label."""
+    videos, texts = ids
+    size = len(videos)
+    outputs, mask = numbered_outputs(size, seed)
+    tensors = {"video_ids": torch.tensor(videos), "text_ids": torch.tensor(texts)}
+    parts = on_two_ranks(base_model, outputs, mask, **tensors, seed=seed, negatives=negatives)
+    for rank, pairs in enumerate(parts):
+        own = range(rank * size // 2, (rank + 1) * size // 2)
+        pool = own if negatives == "local" else range(size)
+
+        def has_negative(row, pool=pool):
+            return any(videos[row] != videos[other] and texts[row] != texts[other] for other in pool)
+
+        assert pairs[: len(own)] == [(row, row, 1) for row in own]
+        for position, (text, video, label) in enumerate(pairs[len(own) :]):
+            row = own[position % len(own)]
+            assert row == (text if position < len(own) else video)
+            assert label == (0 if has_negative(row) else -100)
+            if label == 0:
+                assert {text, video} <= set(pool)
+                assert videos[text] != videos[video]
+                assert texts[text] != texts[video]
+
+
+@pytest.mark.parametrize("with_ids", [False, True])
+def test_global_negatives_are_those_of_one_process_with_the_whole_batch(base_model, with_ids):
+    outputs, mask = numbered_outputs(8)
+    ids = {"video_ids": torch.tensor([0, 1, 2, 0, 3, 0, 4, 5]), "text_ids": torch.tensor([0, 1, 2, 3, 1, 4, 5, 6])}
+    ids = ids if with_ids else {}
+    for seed in range(10):
+        generator = torch.Generator().manual_seed(seed)
+        alone = pairs_of(base_model.matching_rows(outputs, mask, **ids, generator=generator))
+        for rank, pairs in enumerate(on_two_ranks(base_model, outputs, mask, **ids, seed=seed)):
+            mine = slice(4 * rank, 4 * rank + 4)
+            assert pairs == alone[:8][mine] + alone[8:16][mine] + alone[16:][mine]
+    # without other processes the global pool is the local one
+    local = base_model.matching_rows(outputs, mask, **ids, generator=torch.Generator().manual_seed(3))
+    same = base_model.matching_rows(
+        outputs, mask, **ids, generator=torch.Generator().manual_seed(3), negatives="global"
+    )
+    assert pairs_of(local) == pairs_of(same)
+
+
+def test_global_negatives_do_come_from_other_processes(base_model):
+    outputs, mask = numbered_outputs(8)
+    drawn = {"local": set(), "global": set()}
+    for seed in range(30):
+        for negatives, found in drawn.items():
+            first, _ = on_two_ranks(base_model, outputs, mask, seed=seed, negatives=negatives)
+            found.update(video for text, video, _ in first[4:8])
+            found.update(text for text, video, _ in first[8:])
+    assert drawn == {"local": set(range(4)), "global": set(range(8))}
+
+
+def test_states_from_other_processes_keep_their_gradients(base_model):
+    """The wrong video of rank 0 that comes from rank 1 trains the video tower of rank 1."""
+    outputs, mask = numbered_outputs(2)
+    states = outputs.video_model_output.last_hidden_state.clone().requires_grad_()
+    outputs.video_model_output.last_hidden_state = states
+    text = outputs.text_model_output.last_hidden_state
+    whole = [text, states, outputs.text_embeds, outputs.video_embeds, mask]
+    parts = [tensor[:1] for tensor in whole]
+    local = AlproOutput(
+        logits_per_text=torch.zeros(1, 1),
+        text_embeds=parts[2],
+        video_embeds=parts[3],
+        text_model_output=BaseModelOutputWithPooling(last_hidden_state=parts[0]),
+        video_model_output=AlproVideoModelOutput(last_hidden_state=parts[1]),
+    )
+    gathered = {id(part): tensor for part, tensor in zip(parts, whole, strict=True)}
+    _, _, video, labels = base_model.matching_rows(
+        local, parts[4], gather=lambda part: gathered[id(part)], negatives="global"
+    )
+    assert labels.tolist() == [1, 0, 0]
+    video[1].sum().backward()
+    assert states.grad[1].abs().max() > 0
+    assert states.grad[0].abs().max() == 0
+
+
+def test_wrong_pairs_follow_the_softmax_of_the_similarities(base_model):
+    """Pearson's test of 1,500 draws against the softmax over each row's candidates."""
+    outputs, mask = numbered_outputs(4)
+    draws, generator = 1500, torch.Generator().manual_seed(0)
+    ids = torch.tensor([0, 1, 2, 0])  # the first and the last pair show one video
+    videos, texts = torch.zeros(4, 4), torch.zeros(4, 4)
+    for _ in range(draws):
+        pairs = pairs_of(base_model.matching_rows(outputs, mask, ids, generator=generator))
+        for text, video, _ in pairs[4:8]:
+            videos[text, video] += 1
+        for text, video, _ in pairs[8:]:
+            texts[video, text] += 1
+    same = same_pair_mask(ids, None, size=(4, 4))
+    statistic, candidates = 0.0, ~same
+    for counts, logits in ((videos, outputs.logits_per_text), (texts, outputs.logits_per_video)):
+        expected = draws * logits.masked_fill(same, float("-inf")).softmax(dim=1)
+        assert counts[same].sum() == 0
+        statistic += ((counts - expected).square() / expected)[candidates].sum().item()
+    # each of the eight rows has its candidates less one degrees of freedom: twelve in all
+    assert candidates.sum() * 2 - 8 == 12
+    assert statistic < 32.9  # exceeded by chance once in a thousand
+
+
+def test_an_unknown_pool_of_negatives_is_refused(base_model):
+    outputs, mask = numbered_outputs(2)
+    with pytest.raises(ValueError, match="negatives='all' is unknown; use 'local' or 'global'"):
+        base_model.matching_rows(outputs, mask, negatives="all")
+
+
+@torch.no_grad()
+def test_global_negatives_are_the_same_under_autocast():
+    """Similarities that decide what is drawn are exact: those of one process are too."""
+    model = build(AlproModel, temperature_init=0.01)  # bfloat16 would change the logits by 0.4
+    outputs, mask = numbered_outputs(8)
+    for name in ("text_embeds", "video_embeds"):  # all alike, so that many candidates are probable
+        outputs[name] = torch.nn.functional.normalize(1 + 0.1 * outputs[name], dim=-1)
+    for seed in range(20):
+        exact = on_two_ranks(model, outputs, mask, seed=seed)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            mixed = on_two_ranks(model, outputs, mask, seed=seed)
+        assert mixed == exact
+
+
 def test_two_processes_train_as_one():
     """Features gathered by hand: the contrastive loss of two halves is that of the whole batch."""
     model, inputs = build(AlproModel), tiny.inputs(4)
@@ -339,6 +564,44 @@ def test_answers_outside_the_list_carry_no_loss():
     none.backward()
     assert none.item() == 0
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+def test_questions_that_share_a_clip_are_answered_as_if_each_had_its_own():
+    model, inputs = build(AlproForVideoQuestionAnswering), tiny.inputs(5)
+    clips, index = inputs["pixel_values_videos"][:3], torch.tensor([2, 0, 0, 1, 2])
+    labels = torch.tensor([1, 0, 3, -100, 2])
+    seen, gradients = [], []
+    model.alpro.video_model.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
+    found = {}
+    for name, videos in (
+        ("shared", {"pixel_values_videos": clips, "video_index": index}),
+        ("repeated", {"pixel_values_videos": clips[index]}),
+    ):
+        model.zero_grad()
+        found[name] = model(**(inputs | videos), labels=labels)
+        found[name].loss.backward()
+        gradients.append({key: value.grad for key, value in model.named_parameters() if value.requires_grad})
+    assert seen == [3, 5], "a shared clip is encoded once"
+    torch.testing.assert_close(found["shared"].logits, found["repeated"].logits, atol=1e-6, rtol=0)
+    torch.testing.assert_close(found["shared"].loss, found["repeated"].loss, atol=1e-6, rtol=0)
+    torch.testing.assert_close(gradients[0], gradients[1], atol=1e-6, rtol=1e-4)
+    assert (found["shared"].logits[1] - found["shared"].logits[3]).abs().max() > 1e-4
+    in_order = model(**inputs, video_index=torch.arange(5))
+    assert torch.equal(in_order.logits, model(**inputs).logits)
+
+
+@pytest.mark.parametrize("index", [[0, 2, 1], [0, 1, -1]])
+def test_a_clip_that_is_not_there_is_refused(index):
+    model, inputs = build(AlproForVideoQuestionAnswering), tiny.inputs(3)
+    inputs["pixel_values_videos"] = inputs["pixel_values_videos"][:2]
+    with pytest.raises(ValueError, match=rf"video_index.*2 clips.*from 0 to 1; received \[{str(index)[1:-1]}\]"):
+        model(**inputs, video_index=torch.tensor(index))
+
+
+def test_as_many_questions_as_numbers_of_clips():
+    model, inputs = build(AlproForVideoQuestionAnswering), tiny.inputs(3)
+    with pytest.raises(ValueError, match="3 texts and 2 videos"):
+        model(**inputs, video_index=torch.tensor([0, 1]))
 
 
 def test_the_contrastive_parts_of_a_question_answering_model_stay_frozen(tmp_path):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import (
     AutoConfig,
     AutoModel,
+    AutoModelForPreTraining,
     AutoModelForVisualQuestionAnswering,
     AutoProcessor,
     AutoTokenizer,
@@ -27,13 +28,18 @@ from .modeling_alpro import (
     AlproTextModel,
     AlproVideoModel,
 )
+from .pretraining_alpro import AlproForPreTraining, AlproPrompterModel
 from .processing_alpro import AlproProcessor
 from .video_processing_alpro import AlproVideoProcessor
 
 if TYPE_CHECKING:
     from .assets import bundled_model
     from .convert import convert_original_checkpoint
+    from .data.augmentation import AlproAugmentation
     from .data.collator import AlproCollator
+    from .data.pretraining import AlproPreTrainingCollator
+    from .data.sources import MixedRows
+    from .entities import build_prompter
     from .retrieval import VideoIndex
     from .trainer import AlproTrainer, AlproTrainingArguments
 
@@ -41,10 +47,14 @@ __version__ = "0.1.0"
 
 # Needed by some programs only, and slower to import than all the rest.
 _LAZY = {
+    "AlproAugmentation": ".data.augmentation",
     "AlproCollator": ".data.collator",
+    "AlproPreTrainingCollator": ".data.pretraining",
     "AlproTrainer": ".trainer",
     "AlproTrainingArguments": ".trainer",
+    "MixedRows": ".data.sources",
     "VideoIndex": ".retrieval",
+    "build_prompter": ".entities",
     "bundled_model": ".assets",
     "convert_original_checkpoint": ".convert",
 }
@@ -64,6 +74,7 @@ def _register() -> None:
     ):
         AutoConfig.register(config.model_type, config)
         AutoModel.register(config, model)
+    AutoModelForPreTraining.register(AlproConfig, AlproForPreTraining)
     AutoModelForVisualQuestionAnswering.register(AlproConfig, AlproForVideoQuestionAnswering)
     AutoVideoProcessor.register(AlproConfig, AlproVideoProcessor)
     AutoProcessor.register(AlproConfig, AlproProcessor)
@@ -73,13 +84,17 @@ def _register() -> None:
 _register()
 
 __all__ = [
+    "AlproAugmentation",
     "AlproCollator",
     "AlproConfig",
+    "AlproForPreTraining",
     "AlproForVideoQuestionAnswering",
     "AlproForVideoTextRetrieval",
     "AlproModel",
     "AlproPreTrainedModel",
+    "AlproPreTrainingCollator",
     "AlproProcessor",
+    "AlproPrompterModel",
     "AlproTextConfig",
     "AlproTextModel",
     "AlproTrainer",
@@ -87,8 +102,10 @@ __all__ = [
     "AlproVideoConfig",
     "AlproVideoModel",
     "AlproVideoProcessor",
+    "MixedRows",
     "VideoDecodeError",
     "VideoIndex",
+    "build_prompter",
     "bundled_model",
     "convert_original_checkpoint",
 ]

@@ -113,6 +113,9 @@ class AlproConfig(PreTrainedConfig):
         projection_dim: Size of the unit vectors compared by the contrastive loss (256 in the paper).
         temperature_init: Start of the learned temperature of the contrastive loss.
         temperature_min, temperature_max: Range in which the temperature acts.
+        entities: Names of the entities that PEM predicts and a prompter scores; None: no PEM.
+        pem_threshold: A crop whose most probable entity has less than this probability carries no PEM loss (section
+            3.3; 0.2 in the paper). 0 keeps all.
 
     The answers of a question-answering model are the library's `id2label` and `label2id`.
 
@@ -131,6 +134,8 @@ class AlproConfig(PreTrainedConfig):
     temperature_init: float | int = 0.07
     temperature_min: float | int = 0.001
     temperature_max: float | int = 0.5
+    entities: list[str] | None = None
+    pem_threshold: float | int = 0.2
     initializer_range: float | int = 0.02
     tie_word_embeddings: bool = True
 
@@ -146,13 +151,18 @@ class AlproConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     def validate_architecture(self) -> None:
-        """Part of the `@strict` validation: both towers share one width."""
+        """Part of the `@strict` validation: both towers share one width, entities differ, shares are shares."""
         text_width, video_width = self.text_config.hidden_size, self.video_config.hidden_size
         if text_width != video_width:
             raise ValueError(
                 f"text_config.hidden_size={text_width} and video_config.hidden_size={video_width} differ: the fusion "
                 "layers read text and video tokens in one sequence, so both towers need the same width."
             )
+        if self.entities is not None and len(set(self.entities)) != len(self.entities):
+            twice = sorted({name for name in self.entities if self.entities.count(name) > 1})
+            raise ValueError(f"entities names these more than once: {', '.join(twice)}.")
+        if not 0 <= self.pem_threshold <= 1:
+            raise ValueError(f"pem_threshold={self.pem_threshold} is no probability; it must be in [0, 1].")
 
 
 __all__ = ["AlproConfig", "AlproTextConfig", "AlproVideoConfig"]

@@ -11,7 +11,7 @@ import pickle
 import re
 import sys
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,9 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import BertTokenizer
 
 from .configuration_alpro import AlproConfig, AlproTextConfig
+from .entities import read_entities
 from .modeling_alpro import AlproForVideoQuestionAnswering, AlproForVideoTextRetrieval
+from .pretraining_alpro import AlproForPreTraining, AlproPrompterModel
 from .processing_alpro import AlproProcessor
 from .unimodal_alpro import CheckpointError, assemble_state, bert_names
 from .video_processing_alpro import AlproVideoProcessor
@@ -28,16 +30,31 @@ from .video_processing_alpro import AlproVideoProcessor
 logger = logging.getLogger(__name__)
 
 State = Mapping[str, torch.Tensor]
-ConvertedModel = AlproForVideoTextRetrieval | AlproForVideoQuestionAnswering
+PreTrainingPair = tuple[AlproForPreTraining, AlproPrompterModel]
+ConvertedModel = AlproForPreTraining | AlproPrompterModel | AlproForVideoTextRetrieval | AlproForVideoQuestionAnswering
 
-MODEL_CLASSES = {"retrieval": AlproForVideoTextRetrieval, "qa": AlproForVideoQuestionAnswering}
+MODEL_CLASSES = {
+    "pretrain": AlproForPreTraining,
+    "prompter": AlproPrompterModel,
+    "retrieval": AlproForVideoTextRetrieval,
+    "qa": AlproForVideoQuestionAnswering,
+}
 TASKS = tuple(MODEL_CLASSES)
+PROMPTER_FOLDER = "prompter"  # where the folder of a pre-training checkpoint holds its teacher
 
+_PROMPTER = "prompter."  # the teacher inside a pre-training checkpoint
 _VIDEO = "visual_encoder.model."
+_TIED_HEAD = "text_encoder.cls.predictions."
 # tensors that the original code saves and never uses for the task: TimeSformer's classifier of 400 actions, buffers
-# that count positions, the masked-language-model head, and in question answering the matching head
-_UNUSED = r"visual_encoder\.model\.head\.|.*\.position_ids$|text_encoder\.cls\."
-_UNUSED_OF_TASK = {"retrieval": _UNUSED, "qa": _UNUSED + r"|itm_head\."}
+# that count positions, the masked-language-model head (in pre-training only its copies of tied tensors) and the
+# matching head
+_UNUSED = r"visual_encoder\.model\.head\.|text_encoder\.(?:bert\.)?embeddings\.position_ids$"
+_UNUSED_OF_TASK = {
+    "pretrain": _UNUSED + r"|text_encoder\.cls\.predictions\.decoder\.",
+    "prompter": _UNUSED + r"|text_encoder\.cls\.|itm_head\.",
+    "retrieval": _UNUSED + r"|text_encoder\.cls\.",
+    "qa": _UNUSED + r"|text_encoder\.cls\.|itm_head\.",
+}
 _VIDEO_NAMES = {
     "embeddings.patch_embed.": "patch_embed.proj.",
     "embeddings.cls_token": "cls_token",
@@ -54,6 +71,11 @@ _REST_NAMES = {
     "alpro.text_projection.": "text_proj.",
     "alpro.video_projection.": "vision_proj.",
     "vtm_head.": "itm_head.",
+    "pem_head.": "mpm_head.",
+    "mlm_head.dense.": _TIED_HEAD + "transform.dense.",
+    "mlm_head.norm.": _TIED_HEAD + "transform.LayerNorm.",
+    "mlm_head.decoder.bias": _TIED_HEAD + "bias",
+    "_prompt_embeds": "_prompt_feat",
 }
 
 
@@ -64,56 +86,116 @@ def convert_original_checkpoint(
     num_attention_heads: int = 12,
     fusion_layer: int = 6,
     answers: Mapping[str, int] | None = None,
-) -> ConvertedModel:
+    entities: Sequence[str] | None = None,
+) -> ConvertedModel | PreTrainingPair:
     """Build the model that a state dict of the original code describes.
 
     Args:
         state_dict: Tensors by their original names; the text encoder may be called `text_encoder.bert.` (pre-training,
             retrieval) or `text_encoder.` (question answering).
-        task: `"retrieval"` or `"qa"`.
+        task: `"pretrain"`, `"prompter"`, `"retrieval"` or `"qa"`.
         num_attention_heads: Heads in every layer of both towers (12 in the released checkpoints).
         fusion_layer: Index of the first fusion layer of the text encoder (6 in the released checkpoints).
         answers: For `qa`, from answer to its index, as in the file `ans2label.json` beside the original data. Without
             it the answers are called LABEL_0, LABEL_1, ... and a warning says so.
+        entities: For `pretrain` and `prompter`, the names of the entities in the order of the entity list that the
+            prompts were made from. Without it they are called ENTITY_0, ENTITY_1, ... and a warning says so.
 
     Returns:
-        The model in float32 and evaluation mode.
+        The model in float32 and evaluation mode. For `pretrain` a pair: the student and its prompter.
 
     Raises:
-        CheckpointError: Tensors are missing, unexpected or misshaped (all are listed).
-        ValueError: The task is unknown, or the answers do not fit the classifier.
-        StrictDataclassError: The number of heads or the fusion layer does not fit the sizes read off the tensors.
+        CheckpointError: Tensors are missing, unexpected or misshaped (all are listed), or tied tensors differ.
+        ValueError: The task is unknown, or the answers or entities do not fit the checkpoint.
+        StrictDataclassError: The number of heads or the fusion layer does not fit the sizes read off the tensors, or
+            an entity is named twice.
     """
     if task not in MODEL_CLASSES:
         raise ValueError(f"task={task!r} is not one of the supported tasks: {', '.join(TASKS)}.")
     if answers is not None and task != "qa":
         raise ValueError(f"Answers belong to task='qa'; received {len(answers)} answers with task={task!r}.")
-    inside_mlm = any(name.startswith("text_encoder.bert.") for name in state_dict)
-    text = "text_encoder.bert." if inside_mlm else "text_encoder."
+    if entities is not None and task not in ("pretrain", "prompter"):
+        raise ValueError(
+            f"Entities belong to task='pretrain' and 'prompter'; received {len(entities)} entities with task={task!r}."
+        )
     labels: dict[str, Any] = {}
     if task == "qa":
         labels["id2label"] = _answer_labels(_shape(state_dict, "classifier.2.weight", 2)[0], answers)
         labels["label2id"] = {label: index for index, label in labels["id2label"].items()}
-    config = _read_config(state_dict, text, num_attention_heads, fusion_layer, labels)
+    elif task == "pretrain":
+        labels["entities"] = _entity_names(_shape(state_dict, "mpm_head.2.weight", 2)[0], entities)
+    elif task == "prompter":
+        labels["entities"] = _entity_names(_shape(state_dict, "video_prompt_feat", 2)[0], entities)
+    sizes = {"num_attention_heads": num_attention_heads, "fusion_layer": fusion_layer}
+    if task != "pretrain":
+        return _build(state_dict, task, labels, sizes)
+    parts: tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]] = ({}, {})
+    for name, tensor in state_dict.items():
+        parts[name.startswith(_PROMPTER)][name] = tensor
+    return _build(parts[0], task, labels, sizes), _build(parts[1], "prompter", labels, sizes, _PROMPTER)
+
+
+def _build(source: State, task: str, labels: dict[str, Any], sizes: dict[str, int], prefix: str = "") -> Any:
+    """The model of a task out of tensors whose names all start with `prefix`."""
+    inside_mlm = any(name.startswith(f"{prefix}text_encoder.bert.") for name in source)
+    text = f"{prefix}text_encoder.bert." if inside_mlm else f"{prefix}text_encoder."
+    config = _read_config(source, prefix, text, sizes, labels)
 
     def original_names(target: str) -> tuple[str, ...]:
         if target.startswith("alpro.text_model."):
             return tuple(text + name for name in bert_names(target.removeprefix("alpro.text_model.")))
         if target.startswith("alpro.video_model."):
-            return (_VIDEO + _replace(target.removeprefix("alpro.video_model."), _VIDEO_NAMES),)
-        return (_replace(target, _REST_NAMES),)
+            return (prefix + _VIDEO + _replace(target.removeprefix("alpro.video_model."), _VIDEO_NAMES),)
+        return (prefix + _replace(target, _REST_NAMES),)
 
-    source = dict(state_dict)
-    if "temp" in source:
-        source["temp"] = source["temp"].reshape(-1)  # a scalar there, one element here
+    tensors = dict(source)
+    if prefix + "temp" in tensors:
+        tensors[prefix + "temp"] = tensors[prefix + "temp"].reshape(-1)  # a scalar there, one element here
     with torch.device("meta"):  # every tensor is about to be assigned: drawing a fresh one first would be waste
         model = MODEL_CLASSES[task](config)
-    targets = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    tied: Mapping[str, str] = getattr(model, "_tied_weights_keys", None) or {}
+    targets = {name: tensor.shape for name, tensor in model.state_dict().items() if name not in tied}
     state = assemble_state(
-        source, targets, original_names, unused=_UNUSED_OF_TASK[task], what=f"The checkpoint for task={task!r}"
+        tensors,
+        targets,
+        original_names,
+        unused=f"{re.escape(prefix)}(?:{_UNUSED_OF_TASK[task]})",
+        what=f"The checkpoint for task={task!r}" if not prefix else f"The prompter ({prefix}*) of the checkpoint",
     )
-    model.load_state_dict(state, assign=True)
+    if task == "pretrain":
+        _check_tied(source, _TIED_HEAD + "decoder.weight", text + "embeddings.word_embeddings.weight")
+        _check_tied(source, _TIED_HEAD + "decoder.bias", _TIED_HEAD + "bias")
+    if task == "prompter":
+        _drop_unset_prompts(state)
+    model.load_state_dict({**state, **{name: state[source] for name, source in tied.items()}}, assign=True)
+    model.tie_weights()
     return model.eval()
+
+
+def _check_tied(state_dict: State, copy: str, original: str) -> None:
+    """Refuse a checkpoint in which a tensor that is one with another differs from it; it may also be absent."""
+    if copy in state_dict and not torch.equal(state_dict[copy].float(), state_dict[original].float()):
+        raise CheckpointError(
+            f"{copy} differs from {original}, but in ALPRO the two are one tensor: these are weights of another model."
+        )
+
+
+def _drop_unset_prompts(state: dict[str, torch.Tensor]) -> None:
+    """Set prompt features to zero that nobody computed: training a prompter saves them as random numbers."""
+    for kind in ("video", "image"):
+        name = f"{kind}_prompt_embeds"
+        longest = state[name].norm(dim=1).max().item()
+        if longest > 1.01:  # means of unit vectors are never longer than 1; the rest is half precision
+            logger.warning(
+                "The %s prompt features of the checkpoint have a length of up to %.2f, so they are no means of unit "
+                "vectors: the prompts were never embedded. They are left out; call set_prompts(%r, ...) before the "
+                "prompter is used for %s clips.",
+                kind,
+                longest,
+                kind,
+                kind,
+            )
+            state[name] = torch.zeros_like(state[name])
 
 
 def load_original_checkpoint(path: str | Path) -> dict[str, torch.Tensor]:
@@ -178,40 +260,53 @@ def convert(
     num_attention_heads: int = 12,
     fusion_layer: int = 6,
     answers: str | Path | None = None,
+    entities: str | Path | None = None,
     vocab: str | Path | None = None,
-) -> ConvertedModel:
+) -> ConvertedModel | PreTrainingPair:
     """Convert a file of the original code and write configuration, weights and processor to a folder.
 
     Args:
         checkpoint: The `.pt` file.
         task, num_attention_heads, fusion_layer: As in `convert_original_checkpoint`.
-        output: Folder to write; made if it does not exist.
+        output: Folder to write; made if it does not exist. For `pretrain` it holds the student, and its subfolder
+            `prompter` the teacher.
         answers: For `qa`, the `ans2label.json` of the data set.
+        entities: For `pretrain` and `prompter`, the entity list, see `alpro_hf.entities.read_entities`.
         vocab: The `vocab.txt` of the BERT the text encoder started from (bert-base-uncased for the released
             checkpoints). Without it the folder holds no tokenizer, and a warning says so.
 
     Returns:
-        The model that was written.
+        What was written: a model, or for `pretrain` the student and its prompter.
 
     Raises:
         OSError: A file cannot be read or written.
         CheckpointError: As in `load_original_checkpoint` and `convert_original_checkpoint`.
-        ValueError: The task, the answers or the vocabulary do not fit the checkpoint.
+        ValueError: The task, the answers, the entities or the vocabulary do not fit the checkpoint.
     """
     output = Path(output)
     if output.exists() and not output.is_dir():
         raise NotADirectoryError(f"--output {output} is a file; name a folder.")
-    model = convert_original_checkpoint(
+    converted = convert_original_checkpoint(
         load_original_checkpoint(checkpoint),
         task,
         num_attention_heads=num_attention_heads,
         fusion_layer=fusion_layer,
         answers=None if answers is None else read_answers(answers),
+        entities=None if entities is None else read_entities(entities),
     )
-    processor = _processor(model.config, vocab)
-    model.save_pretrained(output)
-    processor.save_pretrained(output)
-    return model
+    folders = _folders(converted, output)
+    processor = _processor(folders[output].config, vocab)
+    for folder, model in folders.items():
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
+    return converted
+
+
+def _folders(converted: ConvertedModel | PreTrainingPair, output: Path) -> dict[Path, ConvertedModel]:
+    """Which model goes where."""
+    if not isinstance(converted, tuple):
+        return {output: converted}
+    return {output: converted[0], output / PROMPTER_FOLDER: converted[1]}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -227,14 +322,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "examples:\n"
         "  alpro convert --checkpoint msrvtt_retrieval.pt --task retrieval --output alpro-msrvtt --vocab vocab.txt\n"
         "  alpro convert --checkpoint msvd_qa.pt --task qa --output alpro-msvd-qa --vocab vocab.txt \\\n"
-        "      --answers ans2label.json\n\n"
+        "      --answers ans2label.json\n"
+        "  alpro convert --checkpoint pretrained.pt --task pretrain --output alpro --vocab vocab.txt \\\n"
+        "      --entities entities.txt\n\n"
         "then, in Python:\n"
         '  model = AlproForVideoTextRetrieval.from_pretrained("alpro-msrvtt")\n'
         '  processor = AutoProcessor.from_pretrained("alpro-msrvtt")'
     )
     parser.add_argument("--checkpoint", required=True, type=Path, metavar="FILE", help="the .pt file to convert")
-    parser.add_argument("--task", required=True, choices=TASKS, help="what the checkpoint was fine-tuned for")
-    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder to write")
+    parser.add_argument("--task", required=True, choices=TASKS, help="what the checkpoint was trained for")
+    parser.add_argument(
+        "--output",
+        required=True,
+        type=Path,
+        metavar="DIR",
+        help=f"folder to write; with --task pretrain the student, and its teacher in DIR/{PROMPTER_FOLDER}",
+    )
     parser.add_argument(
         "--vocab",
         type=Path,
@@ -248,6 +351,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="qa only: ans2label.json of the data set, one JSON object from answer to index; without it the answers "
         "are called LABEL_0, LABEL_1, ...",
+    )
+    parser.add_argument(
+        "--entities",
+        type=Path,
+        metavar="FILE",
+        help="pretrain and prompter only: the entity list the prompts were made from, one 'noun count' or 'noun' a "
+        "line; without it the entities are called ENTITY_0, ENTITY_1, ...",
     )
     parser.add_argument(
         "--num-attention-heads",
@@ -268,23 +378,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Carry out `alpro convert`; 0 when the folder was written, 1 with the reason on stderr when not."""
     try:
-        model = convert(
+        converted = convert(
             args.checkpoint,
             args.task,
             args.output,
             num_attention_heads=args.num_attention_heads,
             fusion_layer=args.fusion_layer,
             answers=args.answers,
+            entities=args.entities,
             vocab=args.vocab,
         )
     except (OSError, ValueError, StrictDataclassError) as error:
         print(f"alpro convert: {error}", file=sys.stderr)
         return 1
-    video, text = model.config.video_config, model.config.text_config
-    print(f"{type(model).__name__}, {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters")
-    print(f"video: {video.num_hidden_layers} layers, {video.num_frames} frames of {video.image_size} pixels")
-    print(f"text:  {text.fusion_layer} text and {text.num_hidden_layers - text.fusion_layer} fusion layers")
-    print(f"written to {args.output}")
+    for folder, model in _folders(converted, args.output).items():
+        video, text = model.config.video_config, model.config.text_config
+        print(f"{type(model).__name__}, {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters")
+        print(f"video: {video.num_hidden_layers} layers, {video.num_frames} frames of {video.image_size} pixels")
+        print(f"text:  {text.fusion_layer} text and {text.num_hidden_layers - text.fusion_layer} fusion layers")
+        print(f"written to {folder}")
     return 0
 
 
@@ -308,25 +420,25 @@ def _depth(state_dict: State, prefix: str) -> int:
 
 
 def _read_config(
-    state_dict: State, text: str, num_attention_heads: int, fusion_layer: int, labels: dict[str, Any]
+    state_dict: State, prefix: str, text: str, sizes: dict[str, int], labels: dict[str, Any]
 ) -> AlproConfig:
-    """Read the configuration off the tensors; `text` is the prefix of the text encoder."""
+    """Read the configuration off the tensors; `prefix` stands before all names, `text` is that of the text encoder."""
+    video = prefix + _VIDEO
     vocab_size, text_width = _shape(state_dict, text + "embeddings.word_embeddings.weight", 2)
-    video_width, channels, patch_size, _ = _shape(state_dict, _VIDEO + "patch_embed.proj.weight", 4)
-    positions = _shape(state_dict, _VIDEO + "pos_embed", 3)
+    video_width, channels, patch_size, _ = _shape(state_dict, video + "patch_embed.proj.weight", 4)
+    positions = _shape(state_dict, video + "pos_embed", 3)
     grid = round(max(positions[1] - 1, 0) ** 0.5)
     if grid**2 + 1 != positions[1]:
         raise CheckpointError(
             "The space embeddings are not one CLS token and a square of patches.",
-            misshaped=[f"{_VIDEO}pos_embed: {positions}, (1, 1 + n * n, D) needed"],
+            misshaped=[f"{video}pos_embed: {positions}, (1, 1 + n * n, D) needed"],
         )
     text_config = {
         "vocab_size": vocab_size,
         "hidden_size": text_width,
         "intermediate_size": _shape(state_dict, text + "encoder.layer.0.intermediate.dense.weight", 2)[0],
         "num_hidden_layers": _depth(state_dict, text + "encoder.layer."),
-        "fusion_layer": fusion_layer,
-        "num_attention_heads": num_attention_heads,
+        **sizes,
         "max_position_embeddings": _shape(state_dict, text + "embeddings.position_embeddings.weight", 2)[0],
         "type_vocab_size": _shape(state_dict, text + "embeddings.token_type_embeddings.weight", 2)[0],
     }
@@ -334,14 +446,14 @@ def _read_config(
         "image_size": grid * patch_size,
         "patch_size": patch_size,
         "num_channels": channels,
-        "num_frames": _shape(state_dict, _VIDEO + "time_embed", 3)[1],
+        "num_frames": _shape(state_dict, video + "time_embed", 3)[1],
         "hidden_size": video_width,
-        "intermediate_size": _shape(state_dict, _VIDEO + "blocks.0.mlp.fc1.weight", 2)[0],
-        "num_hidden_layers": _depth(state_dict, _VIDEO + "blocks."),
-        "num_attention_heads": num_attention_heads,
-        "qkv_bias": _VIDEO + "blocks.0.attn.qkv.bias" in state_dict,
+        "intermediate_size": _shape(state_dict, video + "blocks.0.mlp.fc1.weight", 2)[0],
+        "num_hidden_layers": _depth(state_dict, video + "blocks."),
+        "num_attention_heads": sizes["num_attention_heads"],
+        "qkv_bias": video + "blocks.0.attn.qkv.bias" in state_dict,
     }
-    projection_dim = _shape(state_dict, "text_proj.weight", 2)[0]
+    projection_dim = _shape(state_dict, prefix + "text_proj.weight", 2)[0]
     return AlproConfig(text_config=text_config, video_config=video_config, projection_dim=projection_dim, **labels)
 
 
@@ -361,6 +473,23 @@ def _answer_labels(count: int, answers: Mapping[str, int] | None) -> dict[int, s
             f"{max(answers.values(), default=None)}. Is this the answer file of the same data set?"
         )
     return {index: answer for answer, index in sorted(answers.items(), key=lambda item: item[1])}
+
+
+def _entity_names(count: int, entities: Sequence[str] | None) -> list[str]:
+    """The names of the entities of a checkpoint that knows `count` of them."""
+    if entities is None:
+        logger.warning(
+            "No entities were given, so the %d entities are called ENTITY_0, ENTITY_1, ...; pass the entity list the "
+            "prompts were made from (--entities) to name them.",
+            count,
+        )
+        return [f"ENTITY_{index}" for index in range(count)]
+    if len(entities) != count:
+        raise ValueError(
+            f"The checkpoint knows {count} entities, so it takes {count} names in the order of its prompts; received "
+            f"{len(entities)} entities. Is this the list that its prompts were made from?"
+        )
+    return list(entities)
 
 
 def _replace(name: str, table: Mapping[str, str]) -> str:

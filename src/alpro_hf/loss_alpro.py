@@ -102,6 +102,7 @@ def sample_hard_negatives(
     logits = similarity.float().masked_fill(same_pair, float("-inf"))
     valid = ~same_pair.all(dim=1)
     weights = torch.where(valid[:, None], logits, torch.zeros_like(logits)).softmax(dim=1)
+    weights = weights.nan_to_num(nan=1.0)  # the loss tells of them; a failed draw would bring down a GPU instead
     return torch.multinomial(weights, 1, generator=generator).squeeze(1), valid
 
 
@@ -120,26 +121,96 @@ def vtm_labels(valid_videos: torch.Tensor, valid_texts: torch.Tensor) -> torch.T
     return torch.cat([positives, *negatives])
 
 
-def classification_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def classification_loss(
+    logits: torch.Tensor, labels: torch.Tensor, count: torch.Tensor | float | None = None
+) -> torch.Tensor:
     """Cross entropy, averaged over the rows that carry a label; exactly 0 with finite gradients where none does.
 
-    Serves the matching loss VTM (logits (3B, 2)) and question answering (logits (B, answers)), where an answer outside
-    the list has the label `IGNORE_INDEX`.
+    Serves the matching loss VTM (logits (3B, 2)), masked language modeling MLM (logits (B * L, vocabulary), section
+    3.2) and question answering (logits (B, answers)), where an answer outside the list has the label `IGNORE_INDEX`.
 
     Args:
         logits: (N, C).
         labels: int64 (N,).
+        count: What to divide the sum by; None: the number of labelled rows. Processes that hold parts of one batch
+            pass the mean of their numbers, so that the mean of their losses is the loss of the whole batch.
 
     Returns:
         Scalar.
     """
     total = nn.functional.cross_entropy(logits.float(), labels, ignore_index=IGNORE_INDEX, reduction="sum")
-    return total / (labels != IGNORE_INDEX).sum().clamp(min=1)
+    return total / _at_least_one((labels != IGNORE_INDEX).sum() if count is None else count)
+
+
+def pem_kept(targets: torch.Tensor, threshold: float) -> torch.Tensor:
+    """Which pseudo-labels (B, entities) are sure enough to learn from: bool (B,), highest probability >= threshold."""
+    return targets.max(dim=1).values >= threshold
+
+
+def pem_loss(
+    logits: torch.Tensor, targets: torch.Tensor, kept: torch.Tensor, count: torch.Tensor | float | None = None
+) -> torch.Tensor:
+    """Prompting entity modeling: soft cross entropy against the prompter's pseudo-labels (section 3.3, equation 7).
+
+    Args:
+        logits: (B, entities) of the student.
+        targets: (B, entities) probabilities of the teacher.
+        kept: bool (B,) from `pem_kept`.
+        count: As in `classification_loss`; None: the number of kept rows.
+
+    Returns:
+        Scalar; exactly 0 with finite gradients where no row is kept.
+    """
+    losses = nn.functional.cross_entropy(logits.float(), targets.float(), reduction="none")
+    return (losses * kept).sum() / _at_least_one(kept.sum() if count is None else count)
+
+
+def _at_least_one(count: torch.Tensor | float) -> torch.Tensor | float:
+    # a mean over processes may lie between 0 and 1; only 0, where the sum is 0 too, must not divide
+    if isinstance(count, torch.Tensor):
+        return torch.where(count > 0, count, torch.ones_like(count))
+    return count or 1.0
+
+
+def crop_to_patches(crop_mask: torch.Tensor) -> torch.Tensor:
+    """A crop mask (B, h, w) on the patch grid -> float weights (B, h * w) that average what is inside."""
+    weights = crop_mask.flatten(1).float()
+    inside = weights.sum(dim=1, keepdim=True)
+    if not torch.all(inside > 0):
+        empty = (inside.squeeze(1) == 0).nonzero().flatten().tolist()
+        raise ValueError(f"crop_mask is empty in the rows {empty}: a crop needs at least one patch.")
+    return weights / inside
+
+
+def crop_on_black(pixel_values_videos: torch.Tensor, crop_mask: torch.Tensor, black: torch.Tensor) -> torch.Tensor:
+    """What the prompter sees: the crop at its place in every frame, black around it (section 3.3).
+
+    Args:
+        pixel_values_videos: (B, T, C, H, W), normalised frames.
+        crop_mask: (B, h, w) on the patch grid, 1 inside the crop.
+        black: (C,), the value of a black pixel after normalisation.
+
+    Returns:
+        (B, T, C, H, W).
+    """
+    height, width = pixel_values_videos.shape[-2:]
+    rows, columns = crop_mask.shape[-2:]
+    if height % rows or width % columns:
+        raise ValueError(
+            f"A crop mask of {rows} x {columns} patches does not tile frames of {height} x {width} pixels."
+        )
+    inside = crop_mask.bool().repeat_interleave(height // rows, dim=1).repeat_interleave(width // columns, dim=2)
+    outside = black.to(pixel_values_videos)[None, None, :, None, None]
+    return torch.where(inside[:, None, None], pixel_values_videos, outside)
 
 
 __all__ = [
     "IGNORE_INDEX",
     "classification_loss",
+    "crop_on_black",
+    "crop_to_patches",
+    "pem_kept",
+    "pem_loss",
     "same_pair_mask",
     "sample_hard_negatives",
     "vtc_loss",

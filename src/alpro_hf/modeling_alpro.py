@@ -8,7 +8,7 @@ A clip is held in the tower as (B, 1 + T * N, D): the CLS token, then the patche
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -338,6 +338,8 @@ class AlproPreTrainedModel(PreTrainedModel):
     base_model_prefix = "alpro"
     input_modalities: tuple[str, ...] = ("video", "text")  # type: ignore[assignment]
     supports_gradient_checkpointing = True
+    # heads of other tasks: pre-training is where fine-tuning starts
+    _keys_to_ignore_on_load_unexpected = [r"^(vtm|mlm|pem)_head\.", r"^classifier\.", r"_prompt_embeds$"]  # noqa: RUF012
     accepts_loss_kwargs = False  # losses are means: gradient accumulation must not rescale them
     _no_split_modules = [  # noqa: RUF012 (the library's way)
         "AlproVideoEmbeddings",
@@ -673,6 +675,65 @@ class AlproModel(AlproPreTrainedModel):
             rank=rank,
         )
 
+    def matching_rows(
+        self,
+        outputs: AlproOutput,
+        attention_mask: torch.Tensor | None,
+        video_ids: torch.Tensor | None = None,
+        text_ids: torch.Tensor | None = None,
+        gather: Gather | None = None,
+        rank: int = 0,
+        generator: torch.Generator | None = None,
+        negatives: Literal["local", "global"] = "local",
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor, torch.Tensor]:
+        """What VTM fuses: B true pairs, B texts with a wrong video and B videos with a wrong text (section 3.2).
+
+        Args:
+            outputs: Of `forward` for B pairs.
+            attention_mask: (B, L) of the texts.
+            video_ids, text_ids, gather, rank: As in `forward`.
+            generator: Randomness of the draw. With `negatives="global"` it must be in the same state on every
+                process; then the draw is that of a single process with the whole batch.
+            negatives: Where wrong videos and texts come from: this process (`local`, as the original code does), or
+                all of them (`global`, for which every process needs texts of equal length L and as many rows).
+
+        Returns:
+            Text states (3B, L, D), their mask (3B, L) or None, video states (3B, 1 + N, D), labels int64 (3B,).
+        """
+        if negatives not in ("local", "global"):
+            raise ValueError(f"negatives={negatives!r} is unknown; use 'local' or 'global'.")
+        text_output: Any = outputs.text_model_output
+        video_output: Any = outputs.video_model_output
+        assert outputs.logits_per_text is not None
+        text_BLD, video_BND = text_output.last_hidden_state, video_output.last_hidden_state
+        batch = len(text_BLD)
+        pool_text, pool_video, pool_mask = text_BLD, video_BND, attention_mask
+        logits_per_text, first = outputs.logits_per_text.detach(), 0
+        if negatives == "global" and gather is not None:
+            pool_text, pool_video = gather(text_BLD), gather(video_BND)
+            pool_mask = None if attention_mask is None else gather(attention_mask)
+            video_ids = None if video_ids is None else gather(video_ids)
+            text_ids = None if text_ids is None else gather(text_ids)
+            assert outputs.text_embeds is not None and outputs.video_embeds is not None
+            with torch.no_grad(), torch.autocast(text_BLD.device.type, enabled=False):  # exact, as in `forward`
+                logits_per_text = gather(outputs.text_embeds) @ gather(outputs.video_embeds).t()
+                logits_per_text = logits_per_text / self.get_temperature()
+            first = rank * batch
+        size = (len(pool_text), len(pool_text))
+        same_pair = same_pair_mask(video_ids, text_ids, size=size, device=text_BLD.device)
+        wrong_video, video_valid = sample_hard_negatives(logits_per_text, same_pair, generator)
+        wrong_text, text_valid = sample_hard_negatives(logits_per_text.t(), same_pair, generator)
+        mine = slice(first, first + batch)
+        mask = None
+        if attention_mask is not None and pool_mask is not None:
+            mask = torch.cat([attention_mask, attention_mask, pool_mask[wrong_text[mine]]])
+        return (
+            torch.cat([text_BLD, text_BLD, pool_text[wrong_text[mine]]]),
+            mask,
+            torch.cat([video_BND, pool_video[wrong_video[mine]], video_BND]),
+            vtm_labels(video_valid[mine], text_valid[mine]),
+        )
+
     @classmethod
     def from_unimodal_pretrained(cls, vision: str, text: str, **config_kwargs: Any) -> "AlproModel":
         """Start as the paper does (section 4.1): from a ViT and a BERT checkpoint, no video seen yet.
@@ -773,6 +834,7 @@ class AlproForVideoTextRetrieval(AlproPreTrainedModel):
         gather: Gather | None = None,
         rank: int = 0,
         generator: torch.Generator | None = None,
+        negatives: Literal["local", "global"] = "local",
         **kwargs: Unpack[TransformersKwargs],
     ) -> AlproRetrievalOutput:
         """Score texts with clips, or compute the two losses of section 3.2.
@@ -781,7 +843,7 @@ class AlproForVideoTextRetrieval(AlproPreTrainedModel):
             input_ids, attention_mask, pixel_values_videos, video_ids, text_ids, gather, rank: As in `AlproModel`.
             return_loss: Whether to compute VTC and VTM; then text i belongs to video i. Otherwise row i of the texts
                 is matched with row i of the videos; a single text or a single video is matched with all of the other.
-            generator: Randomness of the hard negatives, which are drawn from the local batch.
+            generator, negatives: Of the hard negatives, see `AlproModel.matching_rows`.
         """
         outputs = self.alpro(input_ids, attention_mask, pixel_values_videos, return_dict=True, **kwargs)
         text_BLD = outputs.text_model_output.last_hidden_state
@@ -801,16 +863,10 @@ class AlproForVideoTextRetrieval(AlproPreTrainedModel):
         loss_vtc = self.alpro.contrastive_loss(
             outputs.video_embeds, outputs.text_embeds, video_ids, text_ids, gather, rank
         )
-        batch = len(text_BLD)
-        same_pair = same_pair_mask(video_ids, text_ids, size=(batch, batch), device=text_BLD.device)
-        wrong_video, video_valid = sample_hard_negatives(outputs.logits_per_text, same_pair, generator)
-        wrong_text, text_valid = sample_hard_negatives(outputs.logits_per_video, same_pair, generator)
-        own = torch.arange(batch, device=text_BLD.device)
-        text_rows = torch.cat([own, own, wrong_text])
-        video_rows = torch.cat([own, wrong_video, own])
-        mask = None if attention_mask is None else attention_mask[text_rows]
-        logits = self.match(text_BLD[text_rows], mask, video_BND[video_rows])
-        labels = vtm_labels(video_valid, text_valid)
+        text, mask, video, labels = self.alpro.matching_rows(
+            outputs, attention_mask, video_ids, text_ids, gather, rank, generator, negatives
+        )
+        logits = self.match(text, mask, video)
         loss_vtm = classification_loss(logits, labels)
         outputs.loss = loss_vtc + loss_vtm
         return AlproRetrievalOutput(
@@ -860,27 +916,36 @@ class AlproForVideoQuestionAnswering(AlproPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         pixel_values_videos: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        video_index: torch.Tensor | None = None,
+        label_count: torch.Tensor | float | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> AlproQuestionAnsweringOutput:
-        """Answer question i about clip i.
+        """Answer questions about clips; a clip is encoded once however many questions it gets.
 
         Args:
             input_ids, attention_mask: (B, L), the questions.
-            pixel_values_videos: (B, T, 3, H, W).
+            pixel_values_videos: (V, T, 3, H, W), the clips.
             labels: int64 (B,), index of the answer; -100 for an answer outside the list, which carries no loss.
+            video_index: int64 (B,) in [0, V): the clip of each question; None: question i is about clip i.
+            label_count: What the summed loss is divided by, see `classification_loss`.
         """
         video_outputs = self.alpro.video_model(pixel_values_videos, return_dict=True, **kwargs)
         text_outputs = self.alpro.text_model(input_ids, attention_mask, return_dict=True, **kwargs)
-        fused = self.alpro.fuse(
-            text_outputs.last_hidden_state,
-            attention_mask,
-            video_outputs.last_hidden_state,
-            return_dict=True,
-            **kwargs,
-        )
+        video_BND = video_outputs.last_hidden_state
+        if video_index is not None:
+            clips = len(video_BND)
+            # a negative number would take another clip without a word; a compiler does not know the numbers
+            if not torch.compiler.is_compiling() and not ((video_index >= 0) & (video_index < clips)).all():
+                raise ValueError(
+                    f"video_index must point at the {clips} clips in pixel_values_videos, with numbers from 0 to "
+                    f"{clips - 1}; received {video_index.tolist()}. Index and clips must come from the same batch, "
+                    "undivided."
+                )
+            video_BND = video_BND[video_index]
+        fused = self.alpro.fuse(text_outputs.last_hidden_state, attention_mask, video_BND, return_dict=True, **kwargs)
         logits = self.classifier(fused.last_hidden_state[:, 0])
         return AlproQuestionAnsweringOutput(
-            loss=None if labels is None else classification_loss(logits, labels),
+            loss=None if labels is None else classification_loss(logits, labels, label_count),
             logits=logits,
             text_model_output=text_outputs,
             video_model_output=video_outputs,

@@ -27,7 +27,7 @@ def ask(
     *,
     top_k: int = 5,
 ) -> list[list[Answer]]:
-    """Answer questions about one video, which is decoded once.
+    """Answer questions about one video, which is decoded and encoded once.
 
     Args:
         model: On the device to compute on, in evaluation mode.
@@ -46,8 +46,8 @@ def ask(
     if not questions or any(not question.strip() for question in questions):
         raise ValueError("A question is blank. Ask something, for instance 'what is the dog doing?'.")
     inputs = processor(text=list(questions), videos=video, return_tensors="pt").to(model.device)
-    pixels = inputs.pop("pixel_values_videos").expand(len(questions), -1, -1, -1, -1)
-    probabilities = model(**inputs, pixel_values_videos=pixels).logits.float().softmax(dim=1)
+    video_index = torch.zeros(len(questions), dtype=torch.long, device=model.device)
+    probabilities = model(**inputs, video_index=video_index).logits.float().softmax(dim=1)
     names: Any = model.config.id2label
     best = probabilities.topk(min(top_k, probabilities.shape[1]), dim=1)
     return [
