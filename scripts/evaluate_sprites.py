@@ -105,7 +105,7 @@ def evaluate_answers(
     collator = AlproCollator(processor, task="qa", label2id=label2id)
     predictions, answers, types = [], [], []
     for batch in batches(rows, collator, f"{title}: questions"):
-        inputs = {key: batch[key] for key in ("input_ids", "attention_mask", "pixel_values_videos")}
+        inputs = {key: batch[key] for key in ("input_ids", "attention_mask", "pixel_values_videos", "video_index")}
         predictions += [model.config.id2label[label] for label in model(**inputs).logits.argmax(dim=1).tolist()]
         answers += batch["answers"]
         types += batch["answer_types"]

@@ -1,14 +1,17 @@
-"""Train the bundled sprite-world models: `align` (VTC), then `match` (VTC + VTM), then `answer` (questions).
+"""Train the bundled sprite-world models, for retrieval and for question answering.
 
-    python scripts/train_sprites.py align  --output runs/sprites
-    python scripts/train_sprites.py match  --output runs/sprites
-    python scripts/train_sprites.py answer --output runs/sprites
-    python scripts/train_sprites.py answer-again --output runs/sprites
+    python scripts/train_sprites.py align --output runs/sprites     contrastive learning (VTC), from scratch
+    python scripts/train_sprites.py match --output runs/sprites     VTC and matching (VTM), from align
+    python scripts/train_sprites.py answer --output runs/sprites    questions, from match
+    python scripts/train_sprites.py answer-2 --output runs/sprites  questions again, from answer
+    python scripts/train_sprites.py match-2 --output runs/sprites   VTC and VTM, from answer-2
+    python scripts/train_sprites.py match-3 --output runs/sprites   above all VTM, from match-2
+    python scripts/train_sprites.py answer-3 --output runs/sprites  questions anew, from match-2
     python scripts/train_sprites.py export --output runs/sprites
 
-Each stage starts from the one before (`answer-again` is a second, shorter cycle of the learning rate); one that was
-interrupted goes on from its newest checkpoint when started again.
-`export` writes the two float16 folders that the package bundles.
+A stage that was interrupted goes on from its newest checkpoint when started again. `export` writes the two float16
+folders that the package bundles: match-3 searches, answer-3 answers. Questions teach where things are, in which order
+they move and who follows whom, which captions alone did not; see docs/experiments.md.
 """
 
 import argparse
@@ -31,23 +34,42 @@ from alpro_hf import (
 from alpro_hf.data.collator import AlproCollator
 from alpro_hf.data.sprite_language import ANSWERS, captions, questions
 from alpro_hf.data.sprite_rows import SpriteRows
-from alpro_hf.data.sprite_world import draw_scene
+from alpro_hf.data.sprite_world import DIRECTIONS, draw_scene
 from alpro_hf.trainer import AlproTrainer, AlproTrainingArguments
 
 SIZE, FRAMES, MAX_TOKENS = 64, 4, 48
-# stage -> steps up to which clips show a single sprite: at first all actions, then with a diet of directions
-CURRICULUM = {"align": (1500, 1750), "match": (500, 0), "answer": (200, 0), "answer-again": (0, 0)}
-# stage -> (task, steps, rows a step, peak learning rate)
+QUESTIONS_PER_CLIP = 4
+# stage -> phases: (step it ends at, the kinds that its groups take in turn); later any kind
+CURRICULUM: dict[str, list[tuple[int, tuple[str | None, ...]]]] = {
+    "align": [(1500, ("one",)), (1750, ("one", DIRECTIONS))],
+    "match": [(500, ("one",))],
+    "answer": [(200, ("one",))],
+}
+START = {
+    "match": "align",
+    "answer": "match",
+    "answer-2": "answer",
+    "match-2": "answer-2",
+    "match-3": "match-2",
+    "answer-3": "match-2",
+}
+# stage -> (task, steps, rows a step, peak learning rate, which clips beside the seed)
 STAGES = {
-    "align": ("retrieval", 3000, 128, 1e-3),
-    "match": ("retrieval", 1800, 96, 5e-4),
-    "answer": ("qa", 1700, 96, 8e-4),
-    "answer-again": ("qa", 1200, 96, 6e-4),
+    "align": ("retrieval", 3000, 128, 1e-3, 0),
+    "match": ("retrieval", 1800, 96, 5e-4, 1000),
+    "answer": ("qa", 3000, 256, 8e-4, 2000),
+    "answer-2": ("qa", 2000, 256, 6e-4, 3000),
+    "match-2": ("retrieval", 1200, 96, 5e-4, 4000),
+    "match-3": ("retrieval", 700, 96, 4e-4, 6000),
+    "answer-3": ("qa", 3000, 256, 8e-4, 5000),
 }
 
 
 def build_tokenizer(folder: Path) -> BertTokenizer:
     """A lower-case WordPiece vocabulary from captions and questions of the training split."""
+    vocabulary = folder / "vocab.txt"
+    if vocabulary.is_file():
+        return BertTokenizer(vocab=str(vocabulary), do_lower_case=True, model_max_length=MAX_TOKENS)
     rng = random.Random(0)
     scenes = [draw_scene("train", 1, index) for index in range(20_000)]
     lines = [captions(scene, rng)[0] for scene in scenes]
@@ -84,29 +106,30 @@ def build_config(vocab_size: int) -> AlproConfig:
     )
 
 
+def build_processor(output: Path) -> AlproProcessor:
+    """Frames of the model's size, words of the training captions; the vocabulary is kept in `output`."""
+    video_processor = AlproVideoProcessor(size={"height": SIZE, "width": SIZE}, num_frames=FRAMES)
+    return AlproProcessor(video_processor=video_processor, tokenizer=build_tokenizer(output / "vocabulary"))
+
+
 def start_model(
     stage: str, output: Path, vocab_size: int
 ) -> AlproModel | AlproForVideoTextRetrieval | AlproForVideoQuestionAnswering:
     if stage == "align":
         return AlproModel(build_config(vocab_size))
-    if stage == "match":
-        return AlproForVideoTextRetrieval.from_pretrained(output / "align")
-    if stage == "answer-again":
-        return AlproForVideoQuestionAnswering.from_pretrained(output / "answer")
-    label2id = {answer: label for label, answer in enumerate(ANSWERS)}
-    id2label = {label: answer for answer, label in label2id.items()}
-    return AlproForVideoQuestionAnswering.from_pretrained(output / "match", label2id=label2id, id2label=id2label)
+    if stage.startswith("match"):
+        return AlproForVideoTextRetrieval.from_pretrained(output / START[stage])
+    labels = {"id2label": dict(enumerate(ANSWERS)), "label2id": {answer: i for i, answer in enumerate(ANSWERS)}}
+    return AlproForVideoQuestionAnswering.from_pretrained(output / START[stage], **labels)
 
 
 def train(stage: str, output: Path, steps: int | None, learning_rate: float | None, seed: int) -> None:
-    task, default_steps, rows_a_step, default_rate = STAGES[stage]
+    task, default_steps, rows_a_step, default_rate, clips = STAGES[stage]
     steps = steps or default_steps
     set_seed(seed)
     folder = output / stage
-    tokenizer = build_tokenizer(output / "vocabulary")
-    video_processor = AlproVideoProcessor(size={"height": SIZE, "width": SIZE}, num_frames=FRAMES)
-    processor = AlproProcessor(video_processor=video_processor, tokenizer=tokenizer)
-    model = start_model(stage, output, len(tokenizer))
+    processor = build_processor(output)
+    model = start_model(stage, output, len(processor.tokenizer))
     model.set_attn_implementation("eager")  # a third faster than sdpa for the short sequences of a CPU
     arguments = AlproTrainingArguments(
         output_dir=str(folder),
@@ -118,7 +141,8 @@ def train(stage: str, output: Path, steps: int | None, learning_rate: float | No
         lr_scheduler_kwargs={"min_lr_rate": 0.02, "num_cycles": 0.4 if stage == "align" else 0.5},
         warmup_steps=100 if stage == "align" else 50,
         max_grad_norm=1.0,
-        vtm_weight=float(stage == "match"),
+        vtc_weight=0.25 if stage == "match-3" else 1.0,  # matching learns more slowly
+        vtm_weight=float(stage.startswith("match")),
         bf16=True,
         use_cpu=not torch.cuda.is_available(),
         train_sampling_strategy="sequential",  # neighbours belong together, see SpriteRows
@@ -129,7 +153,6 @@ def train(stage: str, output: Path, steps: int | None, learning_rate: float | No
         save_total_limit=2,
         seed=seed,
     )
-    seeds = {"align": 0, "match": 1000, "answer": 2000, "answer-again": 3000}
     trainer = AlproTrainer(
         model=model,
         args=arguments,
@@ -137,11 +160,12 @@ def train(stage: str, output: Path, steps: int | None, learning_rate: float | No
         train_dataset=SpriteRows(
             task,
             steps * rows_a_step,
-            seed=seed + seeds[stage],
+            seed=seed + clips,
             num_frames=FRAMES,
             size=SIZE,
-            curriculum=(CURRICULUM[stage][0] * rows_a_step, CURRICULUM[stage][1] * rows_a_step),
-            mixed=stage == "match",
+            curriculum=[(until * rows_a_step, kinds) for until, kinds in CURRICULUM.get(stage, [])],
+            mixed=stage.startswith("match"),
+            questions_per_clip=QUESTIONS_PER_CLIP,
         ),
         processing_class=processor,
     )
@@ -154,8 +178,8 @@ def train(stage: str, output: Path, steps: int | None, learning_rate: float | No
 def export(output: Path, target: Path) -> None:
     """Weights travel in float16, half the size; the configuration says float32, in which they are used."""
     for stage, model_class, name in (
-        ("match", AlproForVideoTextRetrieval, "sprites-retrieval"),
-        ("answer-again", AlproForVideoQuestionAnswering, "sprites-qa"),
+        ("match-3", AlproForVideoTextRetrieval, "sprites-retrieval"),
+        ("answer-3", AlproForVideoQuestionAnswering, "sprites-qa"),
     ):
         folder = target / name
         model = model_class.from_pretrained(output / stage, dtype=torch.float16)

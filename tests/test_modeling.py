@@ -626,3 +626,19 @@ def test_similarities_stay_exact_under_autocast():
     torch.testing.assert_close(
         out.loss, vtc_loss(out.video_embeds, out.text_embeds, model.get_temperature()), atol=1e-6, rtol=0
     )
+
+
+@torch.no_grad()
+def test_an_answer_mask_leaves_only_candidates():
+    model = AlproForVideoQuestionAnswering(tiny.config()).eval()
+    inputs = tiny.inputs(3)
+    free = model(**inputs).logits
+    mask = torch.ones_like(free, dtype=torch.bool)
+    best = free[0].argmax()
+    mask[0, best] = False
+    labels = mask.float().argmax(dim=1)
+    out = model(**inputs, answer_mask=mask, labels=labels)
+    assert out.logits[0, best] == float("-inf") and out.logits[0].argmax() != best
+    torch.testing.assert_close(out.logits[1:], free[1:])
+    expected = torch.nn.functional.cross_entropy(free.masked_fill(~mask, -1e9), labels)
+    torch.testing.assert_close(out.loss, expected)

@@ -8,12 +8,21 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
 from . import __version__
 
 BUNDLED = "bundled"
+# command -> the module that has its arguments and runs it, and what it does
+MODULES = {
+    "convert": ("convert", "turn a checkpoint of the original ALPRO code into a model folder"),
+    "entities": ("entities", "list the most frequent nouns of captions, for the prompter"),
+    "pseudo-label": ("pseudo_labels", "let a prompter label the crops of a data set, once and for all"),
+    "plot": ("plots", "draw the curves of training runs"),
+    "compare": ("compare", "tell whether two evaluations differ by more than chance"),
+}
 Command = Callable[[argparse.Namespace], int]
 
 DESCRIPTION = "Search videos by what happens in them, and ask them questions in plain language."
@@ -24,6 +33,7 @@ examples:
   alpro search holiday-index "a dog runs into the sea"
   alpro search holiday "a dog runs into the sea"     the same without an index, which is slower each time
   alpro ask holiday/0042.mp4 "what is the dog doing?"
+  alpro entities captions.csv --output entities.txt  the first step of pre-training on your own videos
   alpro COMMAND --help                               all options of a command
 
 The model is the bundled one unless --model names another (a folder or a Hub id). The bundled models know nothing but
@@ -173,12 +183,12 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         sub.add_argument("--model", metavar="M", help=f"folder, Hub id or 'bundled' (default: {default})")
         sub.add_argument("--json", action="store_true", help="print one JSON object")
 
-    convert = commands.add_parser("convert", help="turn a checkpoint of the original ALPRO code into a model folder")
-    if argv[:1] == ["convert"]:  # its options take the import of the model to describe
-        from . import convert as converter
-
-        converter.add_arguments(convert)
-        convert.set_defaults(run=converter.run)
+    for name, (module, summary) in MODULES.items():
+        sub = commands.add_parser(name, help=summary)
+        if argv[:1] == [name]:  # what the options mean is told by a module that is not worth importing for others
+            described = import_module(f".{module}", __package__)
+            described.add_arguments(sub)
+            sub.set_defaults(run=described.run)
     return parser
 
 

@@ -46,6 +46,29 @@ def retrieval_metrics(
     Raises:
         ValueError: shapes that do not fit, a target outside the videos, or scores that are not numbers.
     """
+    metrics = {}
+    for direction, ranks in zip(("t2v", "v2t"), retrieval_ranks(scores, text_to_video, scores_v2t), strict=True):
+        for k in RECALL_AT:
+            metrics[f"{direction}_r{k}"] = 100.0 * (ranks <= k).double().mean().item()
+        metrics[f"{direction}_median_rank"] = float(np.median(ranks.cpu().numpy()))
+        metrics[f"{direction}_mean_rank"] = ranks.mean().item()
+    return metrics
+
+
+def retrieval_ranks(
+    scores: torch.Tensor | np.ndarray,
+    text_to_video: torch.Tensor | np.ndarray | Sequence[int],
+    scores_v2t: torch.Tensor | np.ndarray | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ranks behind `retrieval_metrics`, which takes the same arguments and explains them.
+
+    Returns:
+        float64 (texts,), the rank of the video of each text, and (described videos,), the rank of the best caption of
+        each video that has one, in ascending order of videos; on the device of the scores.
+
+    Raises:
+        ValueError: shapes that do not fit, a target outside the videos, or scores that are not numbers.
+    """
     t2v = torch.as_tensor(scores)
     v2t = t2v if scores_v2t is None else torch.as_tensor(scores_v2t)
     targets = torch.as_tensor(text_to_video, device=t2v.device).long()
@@ -72,13 +95,7 @@ def retrieval_metrics(
         is_own = targets[None, :] == videos[:, None]
         best = rows.masked_fill(~is_own, float("-inf")).amax(dim=1, keepdim=True)
         video_ranks.append(_expected_rank((rows > best) & ~is_own, (rows == best) & ~is_own))
-    metrics = {}
-    for direction, ranks in (("t2v", torch.cat(text_ranks)), ("v2t", torch.cat(video_ranks))):
-        for k in RECALL_AT:
-            metrics[f"{direction}_r{k}"] = 100.0 * (ranks <= k).double().mean().item()
-        metrics[f"{direction}_median_rank"] = float(np.median(ranks.cpu().numpy()))
-        metrics[f"{direction}_mean_rank"] = ranks.mean().item()
-    return metrics
+    return torch.cat(text_ranks), torch.cat(video_ranks)
 
 
 def _expected_rank(better: torch.Tensor, equal: torch.Tensor) -> torch.Tensor:
@@ -347,6 +364,7 @@ __all__ = [
     "merge_states",
     "question_answering_metrics",
     "retrieval_metrics",
+    "retrieval_ranks",
     "retrieval_scores",
     "vtc_scores",
     "vtm_scores",

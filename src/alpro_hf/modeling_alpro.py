@@ -917,6 +917,7 @@ class AlproForVideoQuestionAnswering(AlproPreTrainedModel):
         pixel_values_videos: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         video_index: torch.Tensor | None = None,
+        answer_mask: torch.Tensor | None = None,
         label_count: torch.Tensor | float | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> AlproQuestionAnsweringOutput:
@@ -927,6 +928,8 @@ class AlproForVideoQuestionAnswering(AlproPreTrainedModel):
             pixel_values_videos: (V, T, 3, H, W), the clips.
             labels: int64 (B,), index of the answer; -100 for an answer outside the list, which carries no loss.
             video_index: int64 (B,) in [0, V): the clip of each question; None: question i is about clip i.
+            answer_mask: bool (B, answers), True where an answer may be given (multiple choice); the logits of the
+                others are -inf. None: all may.
             label_count: What the summed loss is divided by, see `classification_loss`.
         """
         video_outputs = self.alpro.video_model(pixel_values_videos, return_dict=True, **kwargs)
@@ -944,6 +947,8 @@ class AlproForVideoQuestionAnswering(AlproPreTrainedModel):
             video_BND = video_BND[video_index]
         fused = self.alpro.fuse(text_outputs.last_hidden_state, attention_mask, video_BND, return_dict=True, **kwargs)
         logits = self.classifier(fused.last_hidden_state[:, 0])
+        if answer_mask is not None:
+            logits = logits.masked_fill(~answer_mask.bool(), float("-inf"))
         return AlproQuestionAnsweringOutput(
             loss=None if labels is None else classification_loss(logits, labels, label_count),
             logits=logits,

@@ -306,3 +306,19 @@ def test_dropped_rows_of_workers_are_counted_together(processor, noise, tmp_path
     batches = list(DataLoader(rows, batch_size=2, num_workers=2, collate_fn=collator))
     assert [len(batch["input_ids"]) for batch in batches] == [1] * 4
     assert collator.dropped == 4
+
+
+def test_candidates_become_a_mask(processor):
+    first, *others = colours.question_rows()
+    label2id = colours.ANSWERS
+    candidates = [first["answer"], next(answer for answer in label2id if answer != first["answer"]), "not in the list"]
+    collator = AlproCollator(processor, task="qa", label2id=label2id)
+    mask = collator([{**first, "candidates": candidates}, *others])["answer_mask"]
+    assert mask.shape == (1 + len(others), len(label2id)) and mask.dtype == torch.bool
+    assert mask[0].nonzero().flatten().tolist() == sorted(label2id[answer] for answer in candidates[:2])
+    assert mask[1:].all()
+    assert "answer_mask" not in collator([first, *others])
+    outside = {**first, "answer": "not in the list", "candidates": ["not in the list"]}
+    assert collator([outside])["answer_mask"].all(), "a row without a known candidate carries no loss, and no nan"
+    with pytest.raises(ValueError, match="lack its answer"):
+        collator([{**first, "candidates": candidates[1:]}])

@@ -8,6 +8,7 @@ import pytest
 
 from alpro_hf.data.sprite_language import (
     ANSWERS,
+    DOING,
     PASSIVE,
     PHRASES,
     PLACES,
@@ -25,7 +26,9 @@ from alpro_hf.data.sprite_world import (
     UNSEEN_SPRITES,
     Scene,
     SpriteWorldError,
+    allowed_actions,
     content,
+    draw_group,
     draw_scene,
     pose,
     stage,
@@ -163,6 +166,32 @@ def test_questions_have_one_right_answer():
     sequence = stage(("sequence", (("fox", "grow"), ("pizza", "left"))), random.Random(0))
     rows = [row for seed in range(9) for row in questions(sequence, random.Random(seed))]
     assert {row["answer"] for row in rows if row["answer_type"] == "which first"} == {"fox"}
+
+
+def test_candidates_leave_out_what_training_never_shows():
+    scenes = [scene for index in range(60) for scene in draw_group("train", 3, index)] + scenes_of("train", 200)
+    seen = Counter()
+    for number, scene in enumerate(scenes):
+        plain = questions(scene, random.Random(number))
+        rows = questions(scene, random.Random(number), candidates=True)
+        assert [{key: row[key] for key in plain[0]} for row in rows] == plain
+        roles = dict(content(scene)[1])
+        for row in rows:
+            left_out = set(ANSWERS) - set(row.get("candidates", ANSWERS))
+            assert row["answer"] not in left_out
+            if not left_out:
+                continue
+            seen[row["answer_type"]] += 1
+            if row["answer"] in roles:  # which sprite does it: all left out are sprites that never do
+                action = next(done for sprite, done in roles.items() if sprite == row["answer"])
+                action = {"lead": "follow", "passed": "pass"}.get(action, action)
+                assert all(action not in allowed_actions("train", sprite) for sprite in left_out)
+                assert len(left_out) > 20
+            else:  # what a sprite does: all left out are actions that it never does
+                sprite = next(s for s in roles if f" {noun_phrase(s, True)} " in row["question"].replace("?", " "))
+                never = {DOING[action] for action in DOING if action not in allowed_actions("train", sprite)}
+                assert never <= left_out
+    assert min(seen["what"], seen["which way"]) > 20 and set(seen) == {"what", "which way"}
 
 
 def test_where_is_asked_of_clear_places_only():

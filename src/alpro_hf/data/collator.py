@@ -111,7 +111,8 @@ class AlproCollator:
     costs a fraction of a millisecond.
 
     Optional in a row: `video_id` (text or whole number), where the same clip hides behind different paths or arrays;
-    `index` and `epoch`, which `NumberedRows` adds. The frames of a row with an `epoch` are drawn by `train_sampling`
+    `candidates` (strings), the answers that compete for a question, where not all do (multiple choice); `index` and
+    `epoch`, which `NumberedRows` adds. The frames of a row with an `epoch` are drawn by `train_sampling`
     and go through `augmentation`, both as functions of (seed, epoch, index); without one, the processor samples as in
     evaluation and nothing is augmented.
 
@@ -130,8 +131,8 @@ class AlproCollator:
         `input_ids`, `attention_mask` (B, L), `pixel_values_videos` (V, T, 3, height, width) float32; for retrieval
         V = B, and `video_ids`, `text_ids` int64 (B,), equal where clip or caption are the same; for `qa` `labels`
         int64 (B,), the lists of strings `answers`, `answer_types`, and `video_index` int64 (B,): the clip, among the
-        V, that a question is about, since questions about one path or `video_id` share it; `row_ids` int64 (B,) where
-        rows have an `index`.
+        V, that a question is about, since questions about one path or `video_id` share it, and `answer_mask` bool (B,
+        answers) where a row has `candidates`; `row_ids` int64 (B,) where rows have an `index`.
 
     Example:
         >>> collator = AlproCollator(processor, task="retrieval")
@@ -202,11 +203,28 @@ class AlproCollator:
             answers = [_field(row, "answer", self.task) for row in kept]
             batch["video_index"] = torch.tensor([places[key] for key in keys if key in places])
             batch["labels"] = torch.tensor([self.label2id.get(answer, IGNORE_INDEX) for answer in answers])
+            if any(row.get("candidates") is not None for row in kept):
+                batch["answer_mask"] = torch.stack([self._answer_mask(row) for row in kept])
             batch["answers"] = answers
             batch["answer_types"] = [row.get("answer_type") for row in kept]
         if all("index" in row for row in kept):
             batch["row_ids"] = torch.tensor([row["index"] for row in kept])
         return Collated(batch, kept, lost)
+
+    def _answer_mask(self, row: Row) -> torch.Tensor:
+        """bool (answers,): which answers a row lets compete."""
+        candidates = row.get("candidates")
+        if candidates is None:
+            return torch.ones(len(self.label2id), dtype=torch.bool)
+        if row["answer"] not in candidates:
+            raise ValueError(
+                f"The candidates of the question {row['question']!r} lack its answer {row['answer']!r}; they are "
+                f"{', '.join(map(repr, candidates))}."
+            )
+        known = [self.label2id[answer] for answer in candidates if answer in self.label2id]
+        mask = torch.full((len(self.label2id),), not known)  # none of them: the row carries no loss in any case
+        mask[known] = True
+        return mask
 
     def _clips(
         self, rows: Sequence[Row], keys: Sequence[Hashable]

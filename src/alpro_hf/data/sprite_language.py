@@ -5,7 +5,8 @@ Everything is made from the meaning of a scene (`sprite_world.content`) and, for
 
 import itertools
 from collections.abc import Sequence
-from typing import NamedTuple, TypeVar
+from functools import cache
+from typing import Any, NamedTuple, TypeVar
 
 from .sprite_world import (
     ACTORS,
@@ -20,6 +21,7 @@ from .sprite_world import (
     Rng,
     Scene,
     SpriteWorldError,
+    allowed_actions,
     content,
     pick,
     pose,
@@ -288,38 +290,59 @@ def _place(here: Pose) -> str | None:
     return None
 
 
-def questions(scene: Scene, rng: Rng) -> list[dict[str, str]]:
+@cache
+def _never_does(sprite: str) -> frozenset[str]:
+    """Answers that say what training never shows `sprite` doing."""
+    absent = {*PHRASES} - {*allowed_actions("train", sprite)}
+    return frozenset(DOING[action] for action in absent) | frozenset(absent & {*ANSWERS})
+
+
+@cache
+def _never_done_by(action: str) -> frozenset[str]:
+    """Sprites that training never shows doing `action`."""
+    return frozenset(sprite for sprite in SEEN_SPRITES if action not in allowed_actions("train", sprite))
+
+
+def questions(scene: Scene, rng: Rng, candidates: bool = False) -> list[dict[str, Any]]:
     """Every question the scene answers without doubt: rows of `question`, `answer` and `answer_type`.
 
     The types are "what", "where", "how many", "which way" and "which first". Where a sprite stands is asked only if it
     is at the same place at the very start (or end) and an eighth of the clip later (or earlier).
+
+    With `candidates`, rows have a tuple of this name where training never shows some of the answers with this question
+    (no fox grows there, so "what grows?" never has the answer "fox"): the other answers. A model that lets only these
+    compete in training does not learn which combinations are held out.
     """
     kind, roles = content(scene)
-    rows: list[dict[str, str]] = []
+    rows: list[dict[str, Any]] = []
 
-    def ask(answer_type: str, wordings: Sequence[str], answer: str) -> None:
+    def ask(answer_type: str, wordings: Sequence[str], answer: str, never: frozenset[str] = frozenset()) -> None:
         rows.append({"question": pick(rng, wordings), "answer": answer, "answer_type": answer_type})
+        if candidates and never:
+            rows[-1]["candidates"] = tuple(one for one in ANSWERS if one not in never)
 
     if kind == "relation":
         (agent, action), (patient, _) = roles
         the_agent, the_patient = noun_phrase(agent, True), noun_phrase(patient, True)
         verb = pick(rng, PHRASES[action])[0]
-        ask("what", (f"what is {the_agent} doing?", f"what does {the_agent} do?"), DOING[action])
-        ask("what", (f"what {verb} {the_patient}?",), agent)
-        ask("what", (f"what {pick(rng, PASSIVE[action])} {the_agent}?",), patient)
+        ask("what", (f"what is {the_agent} doing?", f"what does {the_agent} do?"), DOING[action], _never_does(agent))
+        ask("what", (f"what {verb} {the_patient}?",), agent, _never_done_by(action))
+        # the groups of training know who follows whom both ways round, so both sprites may be the agent there
+        never = _never_done_by(action) - {patient}
+        ask("what", (f"what {pick(rng, PASSIVE[action])} {the_agent}?",), patient, never)
     else:
         done = [action for _, action in roles]
         for sprite, action in roles:
-            the_sprite = noun_phrase(sprite, True)
-            ask("what", (f"what is {the_sprite} doing?", f"what does {the_sprite} do?"), DOING[action])
+            the_sprite, never = noun_phrase(sprite, True), _never_does(sprite)
+            ask("what", (f"what is {the_sprite} doing?", f"what does {the_sprite} do?"), DOING[action], never)
             if done.count(action) == 1:
-                ask("what", (f"what {pick(rng, PHRASES[action])[0]}?",), sprite)
+                ask("what", (f"what {pick(rng, PHRASES[action])[0]}?",), sprite, _never_done_by(action))
             if PAIR_OF[action] in BASIC_PAIRS[:2]:
                 way = (f"which way does {the_sprite} move?", f"which way does {the_sprite} go?")
-                ask("which way", way, action)
+                ask("which way", way, action, never)
             elif action in PAIR_OF["clockwise"]:
                 way = (f"which way does {the_sprite} spin?", f"which way does {the_sprite} turn?")
-                ask("which way", way, action)
+                ask("which way", way, action, never)
     for actor in scene.actors:
         the_sprite = noun_phrase(actor.sprite, True)
         start, end = _place(pose(actor, 0)), _place(pose(actor, 1))

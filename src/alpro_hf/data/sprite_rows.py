@@ -92,9 +92,9 @@ class SpriteRows(Dataset):
         if self.task == "retrieval":
             # clips with the same meaning are no negatives of each other
             return {"video": video, "video_id": str(semantic_key(content(scene))), "text": captions(scene, rng)[0]}
-        left: list[dict[str, str]] = []
+        left: list[dict[str, Any]] = []
         for _ in range(index % self.questions_per_clip + 1):
-            left = left or questions(scene, rng)
+            left = left or questions(scene, rng, candidates=True)
             types = sorted({row["answer_type"] for row in left})
             [wanted] = rng.choices(types, [QUESTION_WEIGHTS[answer_type] for answer_type in types])
             drawn = rng.choice([row for row in left if row["answer_type"] == wanted])

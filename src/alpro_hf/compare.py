@@ -1,0 +1,123 @@
+"""Is the difference between two evaluations more than chance? `alpro compare A.json B.json`."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from .bootstrap import PairedDifference, paired_bootstrap
+from .results import Results, ResultsError, Row, read_predictions, read_results, row_metrics
+
+# of a row: what the two files must have in common
+_SAME = ("direction", "text", "video", "question", "answer", "answer_type")
+
+
+def compare_results(
+    a: str | Path, b: str | Path, n: int = 1000, seed: int = 0, confidence: float = 0.95
+) -> dict[str, PairedDifference]:
+    """Compare two evaluations of the same data row by row, metric by metric.
+
+    Captions of the same video, and questions about it, are drawn together. The protocols may differ: that is a
+    comparison one may want, and one to be told about.
+
+    Args:
+        a, b: `results.json`, or the folder it is in.
+        n, seed, confidence: See `paired_bootstrap`.
+
+    Raises:
+        FileNotFoundError: Results or predictions are not there.
+        ResultsError: They are damaged, or of other tasks or other data.
+    """
+    results_a, results_b = read_results(a), read_results(b)
+    for name, one, other in (
+        ("task", results_a.task, results_b.task),
+        ("data fingerprint", results_a.data["fingerprint"], results_b.data["fingerprint"]),
+    ):
+        if one != other:
+            raise ResultsError(
+                f"{a} and {b} cannot be compared row by row: the {name} of the first is {one!r}, that of the second "
+                f"{other!r}. Evaluate both models on the same data."
+            )
+    rows_a, rows_b = read_predictions(a), read_predictions(b)
+    _check_same_rows(rows_a, rows_b, a, b)
+    metrics_a, metrics_b = row_metrics(rows_a), row_metrics(rows_b)
+    return {
+        name: paired_bootstrap(
+            values, metrics_b[name].values, statistic, n, seed, groups=groups, confidence=confidence
+        )
+        for name, (values, statistic, groups) in metrics_a.items()
+    }
+
+
+def _check_same_rows(rows_a: list[Row], rows_b: list[Row], a: str | Path, b: str | Path) -> None:
+    if len(rows_a) != len(rows_b):
+        raise ResultsError(
+            f"{a} has {len(rows_a)} predictions and {b} has {len(rows_b)}. Evaluate both on the same data."
+        )
+    for number, (one, other) in enumerate(zip(rows_a, rows_b, strict=True), start=1):
+        for name in _SAME:
+            if one.get(name) != other.get(name):
+                raise ResultsError(
+                    f"Row {number} of the predictions of {a} and {b} is not about the same: {name} is "
+                    f"{one.get(name)!r} and {other.get(name)!r}. Evaluate both on the same data, in the same order."
+                )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe `alpro compare` to a parser."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description = (
+        "Compare two evaluations of the same data, made by alpro evaluate, row by row: how much better is B than A,\n"
+        "and would the difference survive other data of the same kind? Rows are drawn with replacement many times\n"
+        "(paired bootstrap), captions of a video and questions about it together."
+    )
+    parser.epilog = (
+        "The interval holds the differences of 95 % of the draws. A small p says that chance alone would rarely give\n"
+        "such a difference; with many metrics, some are small by chance.\n\n"
+        "examples:\n  alpro compare runs/with-pem/results.json runs/without-pem/results.json\n"
+        "  alpro compare runs/a runs/b --json"
+    )
+    parser.add_argument("a", type=Path, metavar="A.json", help="results, or the folder they are in")
+    parser.add_argument("b", type=Path, metavar="B.json", help="results that A is compared with")
+    parser.add_argument("--draws", type=_positive, default=1000, metavar="N", help="default: 1000")
+    parser.add_argument("--seed", type=int, default=0, help="of the draws (default: 0)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry out `alpro compare`; 0 when the comparison was printed, 1 with the reason on stderr when not."""
+    try:
+        differences = compare_results(args.a, args.b, args.draws, args.seed)
+        both = [read_results(path) for path in (args.a, args.b)]
+    except (OSError, ResultsError) as error:
+        print(f"alpro compare: {error}", file=sys.stderr)
+        return 1
+    if both[0].protocol != both[1].protocol:
+        print("alpro compare: the protocols differ, so this compares more than the models", file=sys.stderr)
+    if args.json:
+        print(json.dumps({name: value._asdict() for name, value in differences.items()}, indent=1))
+        return 0
+    for name, path, results in zip("AB", (args.a, args.b), both, strict=True):
+        print(f"{name}  {path}: {_shown(results)}")
+    width = max(len("metric"), *map(len, differences))
+    print(f"\n{'metric':{width}}  {'A':>8}  {'B':>8}  {'B - A':>8}  {'95 % interval':>20}  {'p':>6}")
+    for name, (a, b, difference, low, high, p_value) in differences.items():
+        interval = f"[{low:+.2f}, {high:+.2f}]"
+        print(f"{name:{width}}  {a:8.2f}  {b:8.2f}  {difference:+8.2f}  {interval:>20}  {p_value:6.3f}")
+    return 0
+
+
+def _shown(results: Results) -> str:
+    model, protocol = results.model, dict(results.protocol)
+    revision = f" at {str(model['revision'])[:14]}" if model["revision"] else ""
+    numbers = "".join(f", {key} {value}" for key, value in protocol.items() if key != "name")
+    return f"{model['name']}{revision}; protocol {protocol['name']}{numbers}; {results.data['rows']} rows"
+
+
+__all__ = ["add_arguments", "compare_results", "run"]

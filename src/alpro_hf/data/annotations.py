@@ -1,0 +1,513 @@
+"""Annotation files, as their owners publish them or of one's own, to data sets in the row format of this package.
+
+The files are read record by record, and rows are written to Arrow as they come, so memory hardly grows with them: some
+20 bytes a row while repeated rows are looked for, and some 120 bytes a clip where clips are looked up (measured with
+scripts/annotations_memory.py). The exception is `msrvtt`, whose file is one JSON object, read as a whole (some 35 MB).
+"""
+
+import logging
+import os
+import tempfile
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+import pyarrow as pa
+from datasets import Dataset, Features, IterableDataset, Value
+from datasets.fingerprint import get_temporary_cache_files_directory
+from tqdm import tqdm
+
+from .annotation_formats import Entry, Kind, Source, read_entries
+from .collator import _stable_id
+from .records import AnnotationError, name_of, read_lines, read_records
+from .video_lookup import IMAGE_EXTENSIONS, MediaFolder
+
+logger = logging.getLogger(__name__)
+
+PathLike: TypeAlias = str | os.PathLike[str]
+# the files of a split in a folder as it is published
+SPLIT_FILES: dict[str, tuple[str, ...]] = {
+    "released-retrieval": ("{split}.jsonl",),
+    "released-qa": ("{split}.jsonl",),
+    "msrvtt-qa": ("{split}_qa.json",),
+    "msvd-qa": ("{split}_qa.json",),
+    "didemo": ("{split}_data.json",),
+    "webvid": ("results_2M_{split}.csv", "results_10M_{split}.csv"),
+    "table": ("{split}/metadata.csv", "{split}/metadata.jsonl", "{split}/metadata.parquet"),
+}
+# files that hold all splits, or are one
+WHOLE_FILES: dict[str, tuple[str, ...]] = {
+    "msrvtt": ("MSRVTT_data.json",),
+    "msrvtt-1ka": ("MSRVTT_JSFUSION_test.csv",),
+    "msvd": ("AllVideoDescriptions.txt",),
+    "table": ("metadata.csv", "metadata.jsonl", "metadata.parquet"),
+}
+# annotators wrote, or a program made, the same words for a clip more than once
+REPEATS = ("released-retrieval", "released-qa", "msrvtt", "msrvtt-qa", "msvd", "msvd-qa")
+# names under which a table of one's own may have the fields of a row
+COLUMNS: dict[str, tuple[str, ...]] = {
+    "video": ("video", "file_name", "clip_name"),
+    "image": ("image",),
+    "video_id": ("video_id",),
+    "text": ("text", "caption", "sentence"),
+    "question": ("question",),
+    "answer": ("answer",),
+    "answer_type": ("answer_type",),
+}
+_BATCH = 10_000  # rows written to Arrow at a time
+_WORDS = ("text", "question", "answer")
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is to be read and how; travels to the workers of a stream."""
+
+    source: Source
+    features: Features
+    media: Literal["video", "image"]  # the column
+    folder: MediaFolder | None
+    only: frozenset[str] | None
+    without: frozenset[str]
+    names: Mapping[str, str] | None
+    missing: Path | None
+    on_missing: str
+    on_empty: str
+
+
+@dataclass
+class _Tally:
+    """What became of the records."""
+
+    stops: bool = False  # at the first missing clip
+    records: int = 0
+    empty: int = 0
+    unselected: int = 0
+    rows: int = 0
+    rows_missing: int = 0
+    missing: dict[str, str] = field(default_factory=dict)  # id -> where it was first missed
+    met: set[str] = field(default_factory=set)  # of `only` and `without`
+
+
+def load_annotations(
+    kind: Kind,
+    path: PathLike,
+    *,
+    streaming: bool = False,
+    videos: PathLike | None = None,
+    split: str | None = None,
+    only: PathLike | Sequence[str] | None = None,
+    without: PathLike | Sequence[str] | None = None,
+    video_names: PathLike | Mapping[str, str] | None = None,
+    columns: Mapping[str, str] | None = None,
+    recursive: bool = True,
+    missing: PathLike | None = None,
+    on_missing: Literal["drop", "error"] = "drop",
+    on_duplicate: Literal["error", "drop", "keep"] | None = None,
+    on_empty: Literal["error", "drop"] = "error",
+    encoding: str = "utf-8",
+    cache_dir: PathLike | None = None,
+) -> Dataset | IterableDataset:
+    """Rows `{"video", "text", "video_id"}` from annotations, or for questions `{"video", "question", "answer",
+    "answer_type", "video_id"}`; images have `image` instead of `video`. `msrvtt` adds `category` (0 to 19).
+
+    | kind | file | split |
+    | --- | --- | --- |
+    | `released-retrieval` | JSON lines `caption`, `clip_name`, as released with ALPRO | F: `<split>.jsonl` |
+    | `released-qa` | JSON lines `question`, `answer`, `video_id`, `answer_type` | F: `<split>.jsonl` |
+    | `msrvtt` | JSON object of lists `videos` and `sentences` | `train`, `validate`, `test`; `7k` (train and \
+validate); `9k` (all but the videos of the 1k-A file) |
+    | `msrvtt-1ka` | CSV `key,vid_key,video_id,sentence`: the 1k-A test | |
+    | `msrvtt-qa`, `msvd-qa` | JSON list `id`, `video_id` (number), `question`, `answer` | F: `<split>_qa.json` |
+    | `msvd` | lines `<clip> <caption>`; or CSV `VideoID,Start,End,...,Language,Description`, of which the English | \
+`<split>_list.txt` beside the file |
+    | `didemo` | JSON list, `video`, `description` of moments: joined to one text a video by blanks, in the order of \
+the file | F: `<split>_data.json` |
+    | `webvid` | CSV `videoid,contentUrl,duration,page_dir,name`; or any table of `video_id`, `text` | \
+F: `results_2M_<split>.csv` |
+    | `cc3m` | JSON list `image`, `caption`; or TSV of caption and URL without a header | |
+    | `table` | your own CSV, TSV, JSON, JSON lines or Parquet | F: `<split>/metadata.csv`; or a column `split` |
+
+    F: the file is one split; to choose by `split`, give the folder. `path` may also be the folder that has the file
+    under its published name: `MSRVTT_data.json`, `MSRVTT_JSFUSION_test.csv`, `AllVideoDescriptions.txt`,
+    `metadata.csv` (or `.jsonl`, `.parquet`; laid out as for `videofolder` of the `datasets` library).
+
+    Clips are found in `videos` by id, see `MediaFolder`. In MSR-VTT QA number 7 is `video7`, in MSVD-QA `vid7`. An
+    image of the TSV of CC3M, whose row is n from 0, is `<n>_<crc32 of the URL>` or n in nine digits, the names that
+    downloaders give it. Rows whose clip is missing are left out, with a warning; none of all found is an error.
+
+    Args:
+        streaming: Whether to read anew in each pass instead of once into Arrow. Repeated rows then go unnoticed.
+        videos: Folder of the clips, or images. None: nothing is looked up, `video` is the id; but `table`
+            has paths, relative to its own folder.
+        split: See the table; None: everything in the file.
+        only, without: Ids of the clips to take or to leave: a sequence, a text file of one a line, or a CSV with a
+            column `video_id`. The 7k and 9k lists of MSR-VTT (`MSRVTT_train.9k.csv`) fit `only`; for split `9k`,
+            `without` is the 1k-A file, by default the one beside `path`.
+        video_names: Where clips have names other than their id: a mapping from id, or a text file of `<name> <id>` a
+            line, such as the `youtube_mapping.txt` of MSVD-QA.
+        columns: For `table`, where a field of the row has another name in the file: `{"text": "description"}`. Known
+            without: `file_name`, `clip_name` or `video_id` for `video`, `caption` or `sentence` for `text`.
+        recursive: Whether to look for clips in subfolders too.
+        missing: File to write the ids of missing clips to, one a line; empty if none is missing. In a stream, at the
+            end of each pass.
+        on_missing: `error`: a missing clip is an error; a stream stops at the first.
+        on_duplicate: What to do about rows of the same clip and the same words. None: `keep` for MSR-VTT, MSVD, QA
+            and released files, in which annotators, or programs, repeat each other; `error` for all else.
+        on_empty: `drop`: records without words are left out, with a warning; some copies of the MSVD CSV have such.
+        encoding: Of text, CSV and JSON files.
+        cache_dir: Where the Arrow file goes; None: a temporary folder that is removed when Python exits.
+
+    Returns:
+        A `Dataset` on a memory-mapped Arrow file, or with `streaming` an `IterableDataset` of one shard.
+
+    Raises:
+        AnnotationError: A record cannot be used (the message names file, line and field), or no row is left.
+        FileNotFoundError, NotADirectoryError, OSError: A file or folder is not there, or cannot be read or written.
+        ValueError: An argument does not fit the kind.
+
+    Example:
+        >>> test = load_annotations("msrvtt-1ka", "MSRVTT_JSFUSION_test.csv", videos="MSRVTT/videos")
+        >>> test[0]["text"], test[0]["video_id"]
+        ('a person is connecting something to system', 'video9770')
+    """
+    _check_options(kind, streaming, columns, on_missing, on_duplicate, on_empty)
+    file, split = _resolve(kind, Path(path), split)
+    if kind == "msvd" and split is not None:
+        if only is not None:
+            raise ValueError(f"split={split!r} of msvd is the list {split}_list.txt; leave it out, or leave out only.")
+        only, split = file.with_name(f"{split}_list.txt"), None
+    if kind == "msrvtt" and split == "9k" and without is None:
+        without = file.with_name(WHOLE_FILES["msrvtt-1ka"][0])
+        if not without.exists():
+            raise FileNotFoundError(
+                f"split='9k' is all but the videos of the 1k-A test: there is no {without}. Pass without=FILE."
+            )
+    media, features, where = _layout(kind, file, encoding, columns or {})
+    plan = _Plan(
+        source=Source(kind, file, encoding, split, where),
+        features=features,
+        media=media,
+        folder=None if videos is None else MediaFolder(videos, media, recursive),
+        only=None if only is None else frozenset(_read_ids(only)),
+        without=frozenset(() if without is None else _read_ids(without)),
+        names=_read_names(video_names),
+        missing=None if missing is None else Path(missing),
+        on_missing=on_missing,
+        on_empty=on_empty,
+    )
+    if streaming:
+        return IterableDataset.from_generator(_stream, features=features, gen_kwargs={"plan": plan})
+    return _build(plan, on_duplicate or ("keep" if kind in REPEATS else "error"), cache_dir)
+
+
+def _check_options(
+    kind: str,
+    streaming: bool,
+    columns: Mapping[str, str] | None,
+    on_missing: str,
+    on_duplicate: str | None,
+    on_empty: str,
+) -> None:
+    for name, value, known in (
+        ("kind", kind, get_args(Kind)),
+        ("on_missing", on_missing, ("drop", "error")),
+        ("on_duplicate", on_duplicate, ("error", "drop", "keep", None)),
+        ("on_empty", on_empty, ("error", "drop")),
+    ):
+        if value not in known:
+            raise ValueError(f"{name}={value!r} is unknown. Use one of {', '.join(map(str, known))}.")
+    if streaming and on_duplicate in ("error", "drop"):
+        raise ValueError(
+            f"on_duplicate={on_duplicate!r} needs to know all rows; a stream does not. Load without streaming=True."
+        )
+    if columns and kind != "table":
+        raise ValueError(f"columns are for the kind 'table'; {kind!r} has its own. Received {dict(columns)}.")
+    if unknown := [name for name in columns or {} if name not in COLUMNS]:
+        raise ValueError(f"columns names {unknown}, which rows do not have; they have {', '.join(COLUMNS)}.")
+
+
+def _resolve(kind: str, path: Path, split: str | None) -> tuple[Path, str | None]:
+    """The file to read, and the split that remains to be picked from it."""
+    if not path.is_dir():
+        if not path.exists():
+            raise FileNotFoundError(f"There is no file or folder {str(path)!r} of annotations.")
+        if split is not None and kind != "table" and kind not in ("msrvtt", "msvd"):
+            hint = (
+                f"give the folder that has {SPLIT_FILES[kind][0].format(split=split)}" if kind in SPLIT_FILES else ""
+            )
+            raise ValueError(
+                f"split={split!r}: a file of the kind {kind!r} is one split. Name its file and leave split out"
+                f"{hint and ', or ' + hint}."
+            )
+        return path, split
+    tried = [path / name.format(split=split) for name in SPLIT_FILES.get(kind, ()) if split is not None]
+    in_split = [file for file in tried if file.exists()]
+    whole = [path / name for name in WHOLE_FILES.get(kind, ())]
+    found = in_split or [file for file in whole if file.exists()]
+    if len(found) == 1:
+        return found[0], None if in_split else split
+    if found:
+        raise AnnotationError(f"{path} has several files of annotations: {', '.join(map(str, found))}. Name one.")
+    hint = " Choose a split, or name the file." if kind in SPLIT_FILES and split is None else " Name the file."
+    names = ", ".join(str(file.relative_to(path)) for file in tried + whole) or "none with a published name"
+    raise FileNotFoundError(f"The folder {path} has no annotations of the kind {kind!r}: looked for {names}.{hint}")
+
+
+def _layout(
+    kind: str, path: Path, encoding: str, columns: Mapping[str, str]
+) -> tuple[Literal["video", "image"], Features, dict[str, str]]:
+    """The column of the clip or image, the type of all columns, and for `table` where in the file they are."""
+    media: Literal["video", "image"] = "image" if kind == "cc3m" else "video"
+    asks = kind.endswith("-qa")
+    where: dict[str, str] = {}
+    if kind == "table":
+        place, record = next(read_records(path, encoding), (str(path), {}))
+        if not record:
+            raise AnnotationError(f"{path} has no records.")
+        for name, column in columns.items():
+            if column not in record:
+                raise AnnotationError(
+                    f"{place}: there is no column {column!r} for {name!r}; there are {', '.join(record)}."
+                )
+        for name, known in COLUMNS.items():
+            if here := columns.get(name) or next((column for column in known if column in record), None):
+                where[name] = here
+        if "video" in where and "image" in where:
+            raise AnnotationError(
+                f"{place}: both {where['video']!r} and {where['image']!r} may be what a row is about. Rename one."
+            )
+        if "video" not in where and "image" not in where and "video_id" in where:
+            where["video"] = where["video_id"]
+        asks = "question" in where
+        needed = ("image" if "image" in where else "video", *(("question", "answer") if asks else ("text",)))
+        for name in needed:
+            if name not in where:
+                raise AnnotationError(
+                    f"{place}: there is no column {name!r}, nor one known for it ({', '.join(COLUMNS[name])}); there "
+                    f"are {', '.join(record)}. Say which it is: columns={{{name!r}: ...}}."
+                )
+        media = "image" if "image" in where else "video"
+        if os.path.splitext(str(record[where[media]]))[1].lower() in IMAGE_EXTENSIONS:
+            media, where["image"] = "image", where[media]
+    names = [media, *(("question", "answer", "answer_type") if asks else ("text",)), "video_id"]
+    features = Features({name: Value("string") for name in names})
+    if kind == "msrvtt":
+        features["category"] = Value("int64")
+    return media, features, where
+
+
+# -------------------------------------------------------------------------------------------------- from files to rows
+
+
+def _build(plan: _Plan, on_duplicate: str, cache_dir: PathLike | None) -> Dataset:
+    """All rows, in an Arrow file that is read from disk."""
+    tally, digests, schema = _Tally(), array("q"), plan.features.arrow_schema
+    folder = get_temporary_cache_files_directory() if cache_dir is None else os.fspath(cache_dir)
+    os.makedirs(folder, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f"{plan.source.kind}-", suffix=".arrow", dir=folder)
+    try:
+        with os.fdopen(handle, "wb") as file, pa.ipc.new_stream(file, schema) as writer:
+            batch: list[dict[str, Any]] = []
+            for _, row in tqdm(_rows(plan, tally), desc=f"Reading {plan.source.path.name}", unit=" rows", delay=2):
+                digests.append(_digest(row))
+                batch.append(row)
+                if len(batch) == _BATCH:
+                    writer.write_batch(pa.RecordBatch.from_pylist(batch, schema))
+                    batch.clear()
+            writer.write_batch(pa.RecordBatch.from_pylist(batch, schema))
+        _finish(plan, tally)
+        repeated = _repeated(np.frombuffer(digests, np.int64))
+        if len(repeated) and on_duplicate == "error":
+            raise _duplicate(plan, digests, repeated)
+        dataset = Dataset.from_file(name)
+    except BaseException:
+        os.unlink(name)
+        raise
+    if len(repeated) and on_duplicate == "drop":
+        logger.warning(
+            "%s: %d rows that repeat clip and words of another are left out.", plan.source.path, len(repeated)
+        )
+        kept = np.ones(len(digests), bool)
+        kept[repeated] = False
+        return dataset.select(np.flatnonzero(kept))
+    if len(repeated):
+        logger.info("%s: %d of %d rows repeat clip and words of another.", plan.source.path, len(repeated), tally.rows)
+    return dataset
+
+
+def _stream(plan: _Plan) -> Iterator[dict[str, Any]]:
+    tally = _Tally(stops=plan.on_missing == "error")
+    for _, row in _rows(plan, tally):
+        yield row
+    _finish(plan, tally)
+
+
+def _rows(plan: _Plan, tally: _Tally) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Place and row of all that is selected and has its clip."""
+    entries = _with_words(read_entries(plan.source), plan, tally)
+    if plan.source.kind == "didemo":
+        entries = _paragraphs(entries)
+    listed = plan.without | (plan.only or frozenset())
+    for entry in entries:
+        if entry.identity in listed:
+            tally.met.add(entry.identity)
+        if entry.identity in plan.without or (plan.only is not None and entry.identity not in plan.only):
+            tally.unselected += 1
+            continue
+        video = _locate(entry, plan)
+        if video is None:
+            if tally.stops:
+                raise AnnotationError(
+                    f"{entry.place}: {entry.names[0]!r} is missing. on_missing='drop' leaves it out."
+                )
+            tally.rows_missing += 1
+            tally.missing.setdefault(entry.identity, entry.place)
+            continue
+        tally.rows += 1
+        yield entry.place, {plan.media: video, "video_id": entry.identity, **entry.fields}
+
+
+def _with_words(entries: Iterable[Entry], plan: _Plan, tally: _Tally) -> Iterator[Entry]:
+    for entry in entries:
+        tally.records += 1
+        empty = [name for name in _WORDS if entry.fields.get(name) == ""]
+        if not empty:
+            yield entry
+            continue
+        if plan.on_empty == "error":
+            raise AnnotationError(
+                f"{entry.place}: the {empty[0]} of {entry.identity!r} is empty. Fill it in, remove the record, or "
+                "leave such records out with on_empty='drop'."
+            )
+        tally.empty += 1
+
+
+def _paragraphs(entries: Iterable[Entry]) -> Iterator[Entry]:
+    """The moments of a video as one text."""
+    joined: dict[str, Entry] = {}
+    for entry in entries:
+        first = joined.setdefault(entry.identity, entry)
+        if first is not entry:
+            text = f"{first.fields['text']} {entry.fields['text']}"
+            joined[entry.identity] = replace(first, fields={"text": text})
+    yield from joined.values()
+
+
+def _locate(entry: Entry, plan: _Plan) -> str | None:
+    """The path of the clip; None if it is missing."""
+    names = entry.names
+    if plan.names is not None:
+        if entry.identity not in plan.names:
+            raise AnnotationError(f"{entry.place}: video_names has no name for the id {entry.identity!r}.")
+        names = (plan.names[entry.identity],)
+    if plan.folder is not None:
+        return next(filter(None, map(plan.folder.find, names)), None)
+    if plan.source.kind != "table":
+        return entry.identity
+    path = plan.source.path.parent / names[0]
+    return str(path) if path.is_file() else None
+
+
+def _finish(plan: _Plan, tally: _Tally) -> None:
+    """Say what was left out; it is an error if that is everything."""
+    where = plan.source.path.parent if plan.folder is None else plan.folder.folder
+    if plan.missing is not None:
+        plan.missing.parent.mkdir(parents=True, exist_ok=True)
+        draft = plan.missing.with_name(f"{plan.missing.name}.{os.getpid()}")
+        draft.write_text("".join(f"{identity}\n" for identity in tally.missing), encoding="utf-8")
+        draft.replace(plan.missing)
+    if not tally.rows and not tally.missing:
+        split = "" if plan.source.split is None else f" in the split {plan.source.split!r}"
+        raise AnnotationError(
+            f"{plan.source.path} has no row{split}: of {tally.records} records, {tally.empty} are without words, "
+            f"{tally.unselected} are not among the ids asked for (only, without). Does the list of ids belong to "
+            "these annotations?"
+        )
+    if tally.missing:
+        first, place = next(iter(tally.missing.items()))
+        listed = f"They are listed in {plan.missing}." if plan.missing else "missing=FILE lists them."
+        if not tally.rows:
+            example = f"; there are {len(plan.folder)} {plan.media}s, such as {plan.folder[0]}" if plan.folder else ""
+            raise AnnotationError(
+                f"All {len(tally.missing)} {plan.media}s of {plan.source.path} are missing in {where}, the first is "
+                f"{first!r} ({place}){example}. Is this the right folder? {listed}"
+            )
+        problem = (
+            f"{len(tally.missing)} {plan.media}s of {plan.source.path} are missing in {where}, the first is {first!r} "
+            f"({place}). {listed}"
+        )
+        if plan.on_missing == "error":
+            raise AnnotationError(f"{problem} on_missing='drop' leaves their {tally.rows_missing} rows out.")
+        logger.warning("%s %d rows are left out, %d stay.", problem, tally.rows_missing, tally.rows)
+    if tally.empty:
+        logger.warning("%s: %d records without words are left out.", plan.source.path, tally.empty)
+    if unmet := sorted((plan.without | (plan.only or frozenset())) - tally.met):
+        logger.warning(
+            "%s: %d ids that were listed (only, without) do not occur, the first is %r.",
+            plan.source.path,
+            len(unmet),
+            unmet[0],
+        )
+
+
+def _digest(row: Mapping[str, Any]) -> int:
+    """Equal for rows of the same clip and words."""
+    return _stable_id("\0".join((row["video_id"], *(row[name] for name in _WORDS if name in row))).encode())
+
+
+def _repeated(digests: np.ndarray) -> np.ndarray:
+    """Places of the rows that occurred before, ascending."""
+    order = np.argsort(digests, kind="stable")
+    ordered = digests[order]
+    return np.sort(order[1:][ordered[1:] == ordered[:-1]])
+
+
+def _duplicate(plan: _Plan, digests: Sequence[int], repeated: np.ndarray) -> AnnotationError:
+    """The first repeated row, with its place in the file, for which that is read again."""
+    second = int(repeated[0])
+    first = digests.index(digests[second])
+    places = [(place, row) for i, (place, row) in enumerate(_rows(plan, _Tally())) if i in (first, second)]
+    row = places[1][1]
+    words = next(name for name in _WORDS if name in row)
+    more = f", and {len(repeated) - 1} more rows repeat others" if len(repeated) > 1 else ""
+    return AnnotationError(
+        f"{places[1][0]}: the {words} {row[words]!r} of {row['video_id']!r} was already at {places[0][0]}{more}. "
+        "Remove it, or pass on_duplicate='drop' or 'keep'."
+    )
+
+
+# -------------------------------------------------------------------------------------------------------- small files
+
+
+def _read_ids(source: PathLike | Sequence[str]) -> list[str]:
+    """The ids in a list, a text file of one a line, or the column `video_id` of a CSV; at least one."""
+    if not isinstance(source, str | os.PathLike):
+        ids = list(source)
+    elif (path := Path(source)).suffix.lower() == ".csv":
+        ids = [name_of(record, "video_id", place) for place, record in read_records(path)]
+    else:
+        ids = [line for _, line in read_lines(path)]
+    if not ids:
+        raise AnnotationError(f"{source} lists no ids of clips.")
+    return ids
+
+
+def _read_names(source: PathLike | Mapping[str, str] | None) -> Mapping[str, str] | None:
+    """From id to the name of the file; a text file has `<name> <id>` in each line."""
+    if source is None or isinstance(source, Mapping):
+        return source
+    names: dict[str, str] = {}
+    for place, line in read_lines(Path(source)):
+        pair = line.split()
+        if len(pair) != 2:
+            raise AnnotationError(f"{place}: expected '<name> <id>', two words; received {line!r:.80}.")
+        if pair[1] in names:
+            raise AnnotationError(f"{place}: the id {pair[1]!r} is there twice.")
+        names[pair[1]] = pair[0]
+    return names
+
+
+__all__ = ["AnnotationError", "Kind", "load_annotations"]
