@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import (
     AutoConfig,
     AutoModel,
+    AutoModelForNextSentencePrediction,
     AutoModelForPreTraining,
     AutoModelForVisualQuestionAnswering,
     AutoProcessor,
@@ -75,6 +76,8 @@ def _register() -> None:
         AutoConfig.register(config.model_type, config)
         AutoModel.register(config, model)
     AutoModelForPreTraining.register(AlproConfig, AlproForPreTraining)
+    # the library's only Auto class for "do these two belong together"
+    AutoModelForNextSentencePrediction.register(AlproConfig, AlproForVideoTextRetrieval)
     AutoModelForVisualQuestionAnswering.register(AlproConfig, AlproForVideoQuestionAnswering)
     AutoVideoProcessor.register(AlproConfig, AlproVideoProcessor)
     AutoProcessor.register(AlproConfig, AlproProcessor)

@@ -20,7 +20,9 @@ MODULES = {
     "convert": ("convert", "turn a checkpoint of the original ALPRO code into a model folder"),
     "entities": ("entities", "list the most frequent nouns of captions, for the prompter"),
     "pseudo-label": ("pseudo_labels", "let a prompter label the crops of a data set, once and for all"),
+    "train": ("train", "train a model by a recipe: prompter, pre-training, retrieval or question answering"),
     "plot": ("plots", "draw the curves of training runs"),
+    "publish": ("hub", "put a model, the demo and the metrics on the Hub"),
     "compare": ("compare", "tell whether two evaluations differ by more than chance"),
 }
 Command = Callable[[argparse.Namespace], int]

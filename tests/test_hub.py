@@ -1,0 +1,612 @@
+"""Export and publishing, by the real client against a double of the Hub, and loading without the package."""
+
+import argparse
+import ast
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+import torch
+from fixtures import colours
+from fixtures.hub_double import READ_TOKEN, TOKEN, File, HubDouble, simulate_cache
+from huggingface_hub import HfApi, constants, snapshot_download
+from transformers import AutoConfig, AutoModel, AutoProcessor
+from transformers.dynamic_module_utils import get_imports
+from transformers.models.auto.video_processing_auto import AutoVideoProcessor
+
+import alpro_hf
+from alpro_hf import (
+    AlproConfig,
+    AlproForPreTraining,
+    AlproForVideoQuestionAnswering,
+    AlproForVideoTextRetrieval,
+    AlproModel,
+    AlproProcessor,
+    AlproPrompterModel,
+    AlproVideoProcessor,
+    hub,
+    hub_upload,
+)
+
+REPO = "acme/alpro-sprites"
+SOURCE = Path(alpro_hf.__file__).parents[1]
+TESTS = Path(__file__).parent
+# what a user of the remote code has installed, and what that brings along
+INSTALLED = {"torch", "torchvision", "transformers", "huggingface_hub", "numpy", "PIL", "av"}
+# a process in which the package cannot be imported, however it is installed
+WITHOUT_PACKAGE = """
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "alpro_hf":
+            raise ModuleNotFoundError("No module named 'alpro_hf'")
+
+sys.meta_path.insert(0, Absent())
+try:
+    import alpro_hf
+except ModuleNotFoundError:
+    pass
+else:
+    raise SystemExit("the package is there")
+"""
+
+
+def python(code: str, environment: dict[str, str], *arguments: str) -> str:
+    """What a program prints that runs in a new process, away from this package's sources."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "PYTHON"))}
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), *arguments],
+        env=kept | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done.stdout
+
+
+@pytest.fixture
+def double(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubDouble]:
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # which speaks to other machines than the endpoint
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    with HubDouble() as hub_double:
+        yield hub_double
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A question answering model with its processor."""
+    folder = tmp_path_factory.mktemp("checkpoint") / "qa"
+    torch.manual_seed(0)
+    AlproForVideoQuestionAnswering(colours.config()).save_pretrained(folder)
+    colours.processor().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return hub.export(checkpoint, tmp_path_factory.mktemp("exported") / "alpro-sprites", name=REPO)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real mp4 of 12 frames."""
+    path = tmp_path_factory.mktemp("clip") / "clip.mp4"
+    pixels = np.random.default_rng(0).integers(0, 255, (12, 8, 8, 3), np.uint8).repeat(8, 1).repeat(8, 2)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width = stream.height = 64
+        for frame in pixels:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+# ---------------------------------------------------------------------------------------------------------- code files
+
+
+def test_code_files_import_what_users_have_and_each_other() -> None:
+    files = hub.code_files()
+    names = {path.stem for path in files}
+    assert {"configuration_alpro", "modeling_alpro", "pretraining_alpro", "loss_alpro", "decoding"} <= names
+    for path in files:
+        foreign = {module for module in get_imports(path) if module not in sys.stdlib_module_names}
+        assert foreign <= INSTALLED, path.name
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                assert node.level == 1, path.name
+                assert node.module in names, f"{path.name} imports from .{node.module}"
+
+
+def test_auto_map_names_classes_that_are_there() -> None:
+    for reference in hub.AUTO_MAP.values():
+        module, name = reference.split(".")
+        tree = ast.parse((SOURCE / "alpro_hf" / f"{module}.py").read_text(encoding="utf-8"))
+        assert name in {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
+
+
+# -------------------------------------------------------------------------------------------------------------- export
+
+
+def test_export_twice_gives_the_same_bytes(checkpoint: Path, exported: Path, tmp_path: Path) -> None:
+    again = hub.export(checkpoint, tmp_path / "alpro-sprites", name=REPO)
+    assert {path.name for path in again.iterdir()} == {path.name for path in exported.iterdir()}
+    for path in again.iterdir():
+        assert path.read_bytes() == (exported / path.name).read_bytes(), path.name
+
+
+def test_export_of_an_export_changes_nothing(exported: Path, tmp_path: Path) -> None:
+    again = hub.export(exported, tmp_path / "again", name=REPO)
+    for path in again.iterdir():
+        assert path.read_bytes() == (exported / path.name).read_bytes(), path.name
+
+
+@pytest.mark.parametrize(
+    "head", [AlproModel, AlproForVideoTextRetrieval, AlproForPreTraining, AlproPrompterModel], ids=lambda c: c.__name__
+)
+def test_export_of_a_model_in_memory_loads_with_equal_weights(head: Any, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    model = head(colours.config(entities=["red", "green"]))
+    hub.export(model, tmp_path / "out", processor=colours.processor())
+    loaded, info = head.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not info["missing_keys"]
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(model.parameters(), loaded.parameters(), strict=True))
+    assert type(AutoProcessor.from_pretrained(tmp_path / "out")) is AlproProcessor
+
+
+def test_export_leaves_the_training_behind_and_keeps_shards(checkpoint: Path, tmp_path: Path) -> None:
+    source = tmp_path / "checkpoint-2"
+    model = AlproForVideoQuestionAnswering.from_pretrained(checkpoint)
+    model.save_pretrained(source, max_shard_size="30KB")
+    colours.processor().save_pretrained(source)
+    for name in ("optimizer.pt", "rng_state.pth", "scheduler.pt", "notes.txt"):
+        (source / name).write_bytes(b"not for others")
+    out = hub.export(source, tmp_path / "out")
+    shards = {path.name for path in source.glob("*.safetensors")}
+    assert len(shards) > 2
+    assert {path.name for path in out.glob("*.safetensors")} == shards
+    assert not {"optimizer.pt", "rng_state.pth", "scheduler.pt", "notes.txt"} & {path.name for path in out.iterdir()}
+    state = AlproForVideoQuestionAnswering.from_pretrained(out).state_dict()
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+
+
+def test_export_turns_pickled_weights_into_safetensors(checkpoint: Path, tmp_path: Path) -> None:
+    source = tmp_path / "old"
+    source.mkdir()
+    for path in checkpoint.glob("*.json"):
+        (source / path.name).write_bytes(path.read_bytes())
+    model = AlproForVideoQuestionAnswering.from_pretrained(checkpoint)
+    torch.save(model.state_dict(), source / "pytorch_model.bin")
+    out = hub.export(source, tmp_path / "out")
+    assert not list(out.glob("*.bin"))
+    state = AlproForVideoQuestionAnswering.from_pretrained(out).state_dict()
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+
+
+def test_export_does_not_teach_other_checkpoints_about_remote_code(exported: Path, tmp_path: Path) -> None:
+    assert exported.is_dir()
+    AlproConfig().save_pretrained(tmp_path)
+    assert "auto_map" not in json.loads((tmp_path / "config.json").read_text())
+
+
+def test_export_refuses_what_is_no_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    with pytest.raises(hub.ExportError, match=r"holds no config\.json"):
+        hub.export(bare, tmp_path / "a")
+    (bare / "config.json").write_text('{"model_type": "clip", "architectures": ["CLIPModel"]}')
+    with pytest.raises(hub.ExportError, match=r"type 'clip', not an ALPRO model"):
+        hub.export(bare, tmp_path / "a")
+    (bare / "config.json").write_bytes((checkpoint / "config.json").read_bytes())
+    with pytest.raises(hub.ExportError, match=r"holds no weights.*alpro convert"):
+        hub.export(bare, tmp_path / "a")
+    (bare / "model.safetensors").write_bytes((checkpoint / "model.safetensors").read_bytes())
+    with pytest.raises(hub.ExportError, match=r"no processor_config\.json"):
+        hub.export(bare, tmp_path / "a")
+    with pytest.raises(hub.ExportError, match="not an empty folder"):
+        hub.export(checkpoint, bare)
+    hub.export(bare, tmp_path / "b", processor=checkpoint)
+
+
+# ------------------------------------------------------------------------------------------- without the package
+
+LOAD = (
+    WITHOUT_PACKAGE
+    + """
+import json, sys
+import torch
+from transformers import (
+    AutoConfig, AutoModel, AutoModelForPreTraining, AutoModelForVisualQuestionAnswering, AutoProcessor, AutoTokenizer,
+)
+from transformers.models.auto.video_processing_auto import AutoVideoProcessor
+
+name, clip, output = sys.argv[1:]
+trust = {"trust_remote_code": True}
+config = AutoConfig.from_pretrained(name, **trust)
+processor = AutoProcessor.from_pretrained(name, **trust)
+video_processor = AutoVideoProcessor.from_pretrained(name, **trust)
+tokenizer = AutoTokenizer.from_pretrained(name, **trust)
+base = AutoModel.from_pretrained(name, **trust).eval()
+qa = AutoModelForVisualQuestionAnswering.from_pretrained(name, **trust).eval()
+pretraining = AutoModelForPreTraining.from_pretrained(name, **trust).eval()
+inputs = processor(text=["red and blue", "how many colours ?"], videos=[clip, clip])
+with torch.no_grad():
+    outputs = {"embeds": base(**inputs).video_embeds, "logits": qa(**inputs).logits}
+    outputs |= {"tower": pretraining.alpro(**inputs).text_embeds}
+outputs |= {"pixels": inputs["pixel_values_videos"], "alone": video_processor(clip)["pixel_values_videos"]}
+outputs |= {"words": torch.tensor(tokenizer("red and blue")["input_ids"])}
+torch.save(outputs, output)
+print(json.dumps([type(thing).__module__ for thing in (config, processor, processor.video_processor, base, qa)]))
+"""
+)
+
+
+@pytest.mark.parametrize("place", ["folder", "cache"])
+def test_remote_code_gives_equal_numbers(place: str, exported: Path, clip: Path, tmp_path: Path) -> None:
+    environment = {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
+    name = str(exported)
+    if place == "cache":
+        simulate_cache(tmp_path / "cache", REPO, exported)
+        environment["HF_HUB_CACHE"] = str(tmp_path / "cache")
+        name = REPO
+    printed = python(LOAD, environment, name, str(clip), str(tmp_path / "outputs.pt"))
+    assert all(module.startswith("transformers_modules.") for module in json.loads(printed))
+    theirs = torch.load(tmp_path / "outputs.pt", weights_only=True)
+
+    processor = AlproProcessor.from_pretrained(exported)
+    inputs = processor(text=["red and blue", "how many colours ?"], videos=[str(clip), str(clip)])
+    with torch.no_grad():
+        base = AlproModel.from_pretrained(exported).eval()(**inputs)
+        logits = AlproForVideoQuestionAnswering.from_pretrained(exported).eval()(**inputs).logits
+    expected = {"embeds": base.video_embeds, "logits": logits, "tower": base.text_embeds}
+    expected |= {"pixels": inputs["pixel_values_videos"], "alone": inputs["pixel_values_videos"][:1]}
+    expected |= {"words": inputs["input_ids"][0][: len(theirs["words"])]}
+    for key, value in expected.items():
+        assert torch.equal(theirs[key], value), key
+
+
+def test_local_classes_win(exported: Path) -> None:
+    for trust in (None, True):
+        assert type(AutoConfig.from_pretrained(exported, trust_remote_code=trust)) is AlproConfig
+        assert type(AutoModel.from_pretrained(exported, trust_remote_code=trust)) is AlproModel
+        assert type(AutoProcessor.from_pretrained(exported, trust_remote_code=trust)) is AlproProcessor
+        assert type(AutoVideoProcessor.from_pretrained(exported, trust_remote_code=trust)) is AlproVideoProcessor
+    assert type(AutoProcessor.from_pretrained(exported).video_processor) is AlproVideoProcessor
+
+
+# ------------------------------------------------------------------------------------------------------------- publish
+
+
+def test_publish_creates_uploads_in_one_commit_and_downloads_again(
+    double: HubDouble, exported: Path, tmp_path: Path
+) -> None:
+    url = hub.publish(exported, REPO, private=True, api=double.api())
+    repo = double.repos["model", REPO]
+    assert url == f"{double.url}/{REPO}"
+    assert repo.private
+    assert len(repo.commits) == 2  # the Hub's own first one, and ours
+    local = {path.name: path.read_bytes() for path in exported.iterdir()}
+    assert {path: file.content for path, file in repo.files().items() if path != ".gitattributes"} == local
+    assert repo.files()["model.safetensors"].large
+    assert not repo.files()["modeling_alpro.py"].large
+
+    got = snapshot_download(REPO, endpoint=double.url, token=TOKEN, cache_dir=tmp_path, revision=repo.branches["main"])
+    assert {path.name: path.read_bytes() for path in Path(got).iterdir() if path.name in local} == local
+
+
+def test_publish_again_sends_nothing(double: HubDouble, exported: Path) -> None:
+    hub.publish(exported, REPO, api=double.api())
+    before = len(double.requests)
+    assert hub.publish(exported, REPO, api=double.api()) == f"{double.url}/{REPO}"
+    assert not [path for method, path in double.requests[before:] if method in ("PUT", "POST")]
+    assert len(double.repos["model", REPO].commits) == 2
+
+
+def test_publish_to_a_branch(double: HubDouble, exported: Path) -> None:
+    url = hub.publish(exported, REPO, revision="v2", api=double.api())
+    assert url.endswith(f"{REPO}/tree/v2")
+    repo = double.repos["model", REPO]
+    assert "config.json" in repo.files("v2")
+    assert "config.json" not in repo.files("main")
+
+
+def test_only_changed_files_are_sent_and_only_when_allowed(double: HubDouble, exported: Path, tmp_path: Path) -> None:
+    hub.publish(exported, REPO, api=double.api())
+    changed = tmp_path / "changed"
+    changed.mkdir()
+    for path in exported.iterdir():
+        (changed / path.name).write_bytes(path.read_bytes())
+    (changed / "README.md").write_text("---\nlicense: mit\n---\n# New\n")
+    before = dict(double.repos["model", REPO].files())
+    with pytest.raises(hub.PublishError, match=r"other versions of 1 files \(README\.md\)"):
+        hub.publish(changed, REPO, api=double.api())
+    assert double.repos["model", REPO].files() == before
+    hub.publish(changed, REPO, overwrite=True, api=double.api())
+    assert double.count("PUT", "/large/") == 1  # the weights, the first time
+    after = double.repos["model", REPO].files()
+    assert {path for path in after if after[path] != before[path]} == {"README.md"}
+
+
+def test_weights_that_would_be_loaded_instead_are_removed(
+    double: HubDouble, exported: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    hub.publish(exported, REPO, api=double.api())
+    sharded = tmp_path / "sharded"
+    AlproForVideoQuestionAnswering.from_pretrained(checkpoint).save_pretrained(sharded, max_shard_size="30KB")
+    out = hub.export(sharded, tmp_path / "out", processor=checkpoint, name=REPO)
+    plan = hub.plan_upload(out, REPO, api=double.api())
+    assert plan.removed == ("model.safetensors",)
+    assert "model.safetensors" in plan.replaces
+    hub.upload(plan, api=double.api())
+    assert "model.safetensors" not in double.repos["model", REPO].files()
+    assert plan.others == (".gitattributes",)
+
+
+def test_somebody_elses_commit_is_not_overwritten(double: HubDouble, exported: Path) -> None:
+    hub.publish(exported, REPO, api=double.api())
+    plan = hub.plan_upload(exported.parent / exported.name, REPO, api=double.api())
+    repo = double.repos["model", REPO]
+    repo.commit("main", repo.files() | {"config.json": File(b"{}", False)}, "somebody else's")
+    later = hub.plan_upload(exported, REPO, api=double.api())
+    assert later.changed == ("config.json",)
+    double.before_commit = lambda: None if len(repo.messages) > 3 else _commit_beside(repo)
+    with pytest.raises(hub.PublishError, match="Somebody else has committed"):
+        hub.upload(later, api=double.api())
+    assert repo.files()["config.json"].content == b"{}"
+    assert plan.unchanged
+    assert not plan.changed
+
+
+def _commit_beside(repo: Any) -> None:
+    repo.commit("main", repo.files() | {"theirs.txt": File(b"theirs", False)}, "a second one")
+
+
+@pytest.mark.parametrize(
+    ("name", "token", "sentence"),
+    [
+        ("alpro", TOKEN, "write NAMESPACE/NAME"),
+        ("acme/alpro sprites", TOKEN, "write NAMESPACE/NAME"),
+        ("acme/a/b", TOKEN, "write NAMESPACE/NAME"),
+        (REPO, False, "hf auth login"),
+        (REPO, "hf_wrong", "does not accept the token"),
+        (REPO, READ_TOKEN, "may not write to acme/alpro-sprites.*no write permission"),
+        ("other/alpro", TOKEN, "may not write to other/alpro"),
+    ],
+)
+def test_a_refusal_is_one_sentence(
+    double: HubDouble, exported: Path, monkeypatch: pytest.MonkeyPatch, name: str, token: Any, sentence: str
+) -> None:
+    monkeypatch.setattr(hub_upload, "get_token", lambda: None)  # whoever runs the tests may be logged in
+    with pytest.raises(hub.PublishError, match=sentence) as caught:
+        hub.publish(exported, name, api=double.api(token))
+    assert "\n" not in str(caught.value)
+    assert not double.repos
+
+
+def test_no_permission_on_an_existing_repository(double: HubDouble, exported: Path) -> None:
+    hub.publish(exported, REPO, api=double.api())
+    (before,) = {repo.branches["main"] for repo in double.repos.values()}
+    double.repos["model", REPO].commit("main", {}, "emptied")
+    with pytest.raises(hub.PublishError, match="may not write"):
+        hub.publish(exported, REPO, api=double.api(READ_TOKEN))
+    assert double.repos["model", REPO].branches["main"] != before
+    assert not double.repos["model", REPO].files()
+
+
+def test_no_network_is_one_sentence(exported: Path) -> None:
+    with HubDouble() as gone:
+        pass
+    with pytest.raises(hub.PublishError, match=r"connection to http://127\.0\.0\.1:\d+ failed"):
+        hub.publish(exported, REPO, api=HfApi(endpoint=gone.url, token=TOKEN))
+
+
+def test_a_card_that_the_hub_refuses_publishes_nothing(double: HubDouble, exported: Path, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("---\nlicense: 3\n---\n")
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    with pytest.raises(hub.PublishError, match=r"refuses acme/alpro-sprites: Invalid metadata in README\.md.*license"):
+        hub.publish(tmp_path, REPO, api=double.api())
+    assert list(double.repos["model", REPO].files()) == [".gitattributes"]
+    assert not double.blobs
+
+
+@pytest.mark.slow
+def test_an_interrupted_upload_goes_on(double: HubDouble, checkpoint: Path, tmp_path: Path) -> None:
+    """The client is killed while its second large file is on the way; the first is not sent again."""
+    sharded = tmp_path / "sharded"
+    AlproForVideoQuestionAnswering.from_pretrained(checkpoint).save_pretrained(sharded, max_shard_size="30KB")
+    out = hub.export(sharded, tmp_path / "out", processor=checkpoint, name=REPO)
+    shards = len(list(out.glob("*.safetensors")))
+    stuck, release = threading.Event(), threading.Event()
+
+    def hold(count: int) -> None:
+        if count > 1:
+            stuck.set()
+            release.wait(60)
+            raise ConnectionAbortedError
+
+    double.on_upload = hold
+    code = "import sys; from alpro_hf import hub; hub.publish(sys.argv[1], sys.argv[2])"
+    environment = os.environ | double.environment(tmp_path / "home") | {"PYTHONPATH": str(SOURCE)}
+    client = subprocess.Popen([sys.executable, "-c", code, str(out), REPO], env=environment, stderr=subprocess.DEVNULL)
+    assert stuck.wait(120)
+    deadline = time.monotonic() + 60
+    while not double.blobs and time.monotonic() < deadline:  # the first is being stored meanwhile
+        time.sleep(0.01)
+    client.send_signal(signal.SIGKILL)
+    client.wait(30)
+    release.set()
+    arrived = set(double.blobs)
+    repo = double.repos["model", REPO]
+    assert len(arrived) == 1
+    assert list(repo.files()) == [".gitattributes"]  # nothing half-done is visible
+
+    double.uploads, double.on_upload = 0, lambda count: None
+    hub.publish(out, REPO, api=double.api())
+    assert double.uploads == shards - 1
+    assert {path: file.content for path, file in repo.files().items() if path.endswith(".safetensors")} == {
+        path.name: path.read_bytes() for path in out.glob("*.safetensors")
+    }
+    assert len(repo.commits) == 2
+
+
+def test_datasets_and_spaces(double: HubDouble, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    (data / "clips").mkdir(parents=True)
+    (data / "README.md").write_text("---\nlicense: apache-2.0\n---\n# Clips\n")
+    (data / "clips" / "0.mp4").write_bytes(b"a clip")
+    (data / ".cache").write_text("not for others")
+    assert (
+        hub.publish(data, "acme/clips", repo_type="dataset", api=double.api()) == f"{double.url}/datasets/acme/clips"
+    )
+    assert set(double.repos["dataset", "acme/clips"].files()) == {".gitattributes", "README.md", "clips/0.mp4"}
+
+    space = tmp_path / "space"
+    space.mkdir()
+    (space / "app.py").write_text("print('hello')\n")
+    with pytest.raises(hub.PublishError, match="which sdk the Space runs on"):
+        hub.publish(space, "acme/demo", repo_type="space", api=double.api())
+    (space / "README.md").write_text("---\ntitle: Demo\nsdk: gradio\napp_file: app.py\n---\n")
+    assert hub.publish(space, "acme/demo", repo_type="space", api=double.api()).endswith("/spaces/acme/demo")
+    assert double.repos["space", "acme/demo"].sdk == "gradio"
+
+
+# ------------------------------------------------------------------------------------------------------------- command
+
+
+def command(*words: str) -> int:
+    parser = argparse.ArgumentParser()
+    hub.add_arguments(parser)
+    return hub.run(parser.parse_args(words))
+
+
+@pytest.fixture
+def at_double(double: HubDouble, monkeypatch: pytest.MonkeyPatch) -> HubDouble:
+    """The client of this process talks to the double."""
+    monkeypatch.setattr(hub, "HfApi", lambda: double.api())
+    return double
+
+
+def test_command(
+    at_double: HubDouble, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    words = (str(checkpoint), "--repo", REPO, "--license", "apache-2.0")
+    assert command(*words, "--dry-run", "--output", str(tmp_path / "kept")) == 0
+    shown = capsys.readouterr().out
+    assert "which would be created (public)" in shown
+    assert "new        model.safetensors" in shown
+    assert not at_double.repos
+    assert (tmp_path / "kept" / "modeling_alpro.py").is_file()
+
+    assert command(*words, "--metrics", "acme") == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].startswith(f"{at_double.url}/{REPO}  (")
+    spaces = {name for kind, name in at_double.repos if kind == "space"}
+    assert spaces == {"acme/video_qa", "acme/video_text_retrieval"}
+    assert "video_qa.py" in at_double.repos["space", "acme/video_qa"].files()
+
+    assert command(*words) == 0  # nothing changed, nothing asked
+    monkeypatch.setattr(sys, "stdin", open(os.devnull))  # noqa: SIM115 (it lives as long as the test)
+    assert command(str(checkpoint), "--repo", REPO, "--license", "mit") == 1
+    complaint = capsys.readouterr().err
+    assert "other versions of 1 files (README.md). Say --yes" in complaint
+    assert command(str(checkpoint), "--repo", REPO, "--license", "mit", "--yes") == 0
+    assert "license: mit" in at_double.repos["model", REPO].files()["README.md"].content.decode()
+
+
+def test_command_publishes_the_space(at_double: HubDouble, checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("---\ntitle: Demo\nsdk: gradio\napp_file: app.py\n---\n")
+    (tmp_path / "app.py").write_text("print('hello')\n")
+    words = (str(checkpoint), "--repo", REPO, "--space", "acme/demo", "--space-folder", str(tmp_path))
+    assert command(*words) == 0
+    space = at_double.repos["space", "acme/demo"]
+    assert {"app.py", "alpro_hf/hub.py", "alpro_hf/assets/sprites-qa/model.safetensors"} <= set(space.files())
+    assert space.variables == {"ALPRO_QA_MODEL": REPO}
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("no-such-folder", "--repo", REPO), "There is no folder 'no-such-folder'"),
+        (("bundled-qa", "--repo", "sprites"), "write NAMESPACE/NAME"),
+        (("bundled-qa", "--repo", REPO, "--space", "demo"), "write NAMESPACE/NAME"),
+        (("bundled-qa", "--repo", REPO, "--results", "missing.json"), r"missing\.json"),
+    ],
+)
+def test_command_complains_in_one_line(
+    at_double: HubDouble, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], sentence: str
+) -> None:
+    (tmp_path / "README.md").write_text("---\nsdk: gradio\n---\n")
+    extra = ("--space-folder", str(tmp_path)) if "--space" in words else ()
+    assert command(*words, *extra) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert sentence.replace("\\", "") in lines[0]
+    assert not at_double.repos
+
+
+# ------------------------------------------------------------------------------------------------- the whole way round
+
+TRAIN = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import torch
+from fixtures import colours
+from alpro_hf import AlproCollator, AlproForVideoTextRetrieval, AlproTrainer, AlproTrainingArguments, hub
+
+torch.manual_seed(0)
+arguments = AlproTrainingArguments(
+    output_dir=sys.argv[2], max_steps=2, per_device_train_batch_size=3, use_cpu=True, hub_model_id="acme/trained",
+    push_to_hub=True, save_strategy="no",
+)
+trainer = AlproTrainer(
+    model=AlproForVideoTextRetrieval(colours.config()),
+    args=arguments,
+    data_collator=AlproCollator(colours.processor()),
+    processing_class=colours.processor(),
+    train_dataset=colours.retrieval_rows(),
+)
+trainer.train()
+trainer.save_state()
+trainer.push_to_hub()
+hub.export(sys.argv[2], sys.argv[2] + "-export", name="acme/trained")
+print(hub.publish(sys.argv[2] + "-export", "acme/trained", overwrite=True))
+"""
+
+
+@pytest.mark.slow
+def test_trainer_push_to_hub_then_load_by_name_without_the_package(
+    double: HubDouble, clip: Path, tmp_path: Path
+) -> None:
+    environment = double.environment(tmp_path / "home")
+    trained = tmp_path / "trained"
+    printed = python(TRAIN, environment | {"PYTHONPATH": str(SOURCE)}, str(TESTS), str(trained))
+    assert printed.strip().endswith(f"{double.url}/acme/trained")
+    files = double.repos["model", "acme/trained"].files()
+    assert {"training_args.bin", "model.safetensors", "modeling_alpro.py", "processor_config.json"} <= set(files)
+    card = files["README.md"].content.decode()
+    assert "2 steps, " in card
+    assert "| `learning_rate` | 5e-05 |" in card
+
+    outputs = tmp_path / "outputs.pt"
+    fresh = double.environment(tmp_path / "elsewhere", token=None)
+    python(LOAD, fresh, "acme/trained", str(clip), str(outputs))
+    model = AlproModel.from_pretrained(trained).eval()
+    inputs = AlproProcessor.from_pretrained(trained)(
+        text=["red and blue", "how many colours ?"], videos=[str(clip)] * 2
+    )
+    with torch.no_grad():
+        expected = model(**inputs).video_embeds
+    assert torch.equal(torch.load(outputs, weights_only=True)["embeds"], expected)
