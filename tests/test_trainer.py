@@ -13,8 +13,14 @@ from fixtures import colours
 from safetensors.torch import load_file
 from transformers import HfArgumentParser
 
-from alpro_hf import AlproForVideoQuestionAnswering, AlproForVideoTextRetrieval, AlproModel, AlproTextModel
-from alpro_hf.data.collator import AlproCollator
+from alpro_hf import (
+    AlproForPreTraining,
+    AlproForVideoQuestionAnswering,
+    AlproForVideoTextRetrieval,
+    AlproModel,
+    AlproTextModel,
+)
+from alpro_hf.data.collator import AlproCollator, video_id
 from alpro_hf.evaluation import retrieval_metrics
 from alpro_hf.trainer import AlproTrainer, AlproTrainingArguments
 
@@ -240,6 +246,36 @@ def test_predictions_of_answers_are_the_logits(tmp_path):
     assert output.metrics["test_accuracy"] == pytest.approx(100 * correct.float().mean().item())
 
 
+def test_questions_that_share_clips_are_trained_and_evaluated_as_if_each_had_its_own(tmp_path):
+    rows = colours.question_rows(4)
+    named = [{**row, "video_id": video_id(row)} for row in rows]
+    assert len({row["video_id"] for row in named}) == 10 < len(named) == 15
+    found = {}
+    for name, given in (("apart", rows), ("shared", named)):
+        model = build(AlproForVideoQuestionAnswering)
+        encoded = []
+        model.alpro.video_model.register_forward_pre_hook(lambda module, args, seen=encoded: seen.append(len(args[0])))
+        args = arguments(
+            tmp_path, max_steps=3, per_device_train_batch_size=15, train_sampling_strategy="sequential", optim="sgd",
+            logging_steps=1
+        )  # fmt: skip
+        trainer = trainer_for(model, args, given)
+        trainer.train()
+        clips_in_training = encoded.copy()
+        output = trainer.predict(given)
+        found[name] = (clips_in_training, sum(encoded[3:]), output, [log["loss"] for log in training_logs(trainer)])
+    apart, shared = found["apart"], found["shared"]
+    assert apart[:2] == ([15] * 3, 15) and shared[:2] == ([10] * 3, 11), "each batch shares within itself"
+    assert shared[3] == pytest.approx(apart[3], rel=1e-5)
+    torch.testing.assert_close(
+        torch.from_numpy(shared[2].predictions), torch.from_numpy(apart[2].predictions), atol=1e-5, rtol=1e-4
+    )
+    assert shared[2].label_ids.tolist() == apart[2].label_ids.tolist()
+    for metric, value in apart[2].metrics.items():
+        if "runtime" not in metric and "per_second" not in metric and "preparation_time" not in metric:
+            assert shared[2].metrics[metric] == pytest.approx(value, rel=1e-5), metric
+
+
 def test_several_evaluation_sets_and_own_metrics(tmp_path):
     rows = colours.retrieval_rows()
     trainer = trainer_for(
@@ -290,7 +326,6 @@ def test_the_paper_is_the_default_and_every_own_field_has_help(tmp_path):
     [
         ({"eval_protocol": "vtm"}, "vtm.*reference"),
         ({"vtc_weight": -1}, "vtc_weight=-1"),
-        ({"vtc_weight": 0, "vtm_weight": 0}, "nor both 0"),
         ({"vtm_weight": 0, "eval_protocol": "rerank"}, "vtm_weight=0"),
         ({"rerank_k": 0}, "rerank_k=0"),
         ({"remove_unused_columns": True}, "'video'"),
@@ -299,6 +334,14 @@ def test_the_paper_is_the_default_and_every_own_field_has_help(tmp_path):
 def test_arguments_that_cannot_work_are_refused(tmp_path, fields, message):
     with pytest.raises(ValueError, match=message):
         AlproTrainingArguments(output_dir=str(tmp_path), **fields)
+
+
+def test_a_training_without_any_loss_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="vtc_weight=0 leave nothing to learn for AlproModel"):
+        trainer_for(build(AlproForVideoTextRetrieval).alpro, arguments(tmp_path, vtc_weight=0))
+    args = arguments(tmp_path, vtc_weight=0, vtm_weight=0, mlm_weight=0, pem_weight=0)
+    with pytest.raises(ValueError, match="vtc_weight=0, vtm_weight=0, mlm_weight=0, pem_weight=0 leave nothing"):
+        trainer_for(build(AlproForPreTraining), args, rows=colours.retrieval_rows())
 
 
 def test_other_models_and_a_missing_collator_are_refused(tmp_path):
@@ -326,7 +369,7 @@ def processes_results(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", ["vtc", "vtc-uneven", "qa"])
+@pytest.mark.parametrize("task", ["vtc", "vtc-uneven", "qa", "qa-shared"])
 def test_two_processes_equal_one_with_the_same_global_batch(processes_results, task):
     one, two = (json.loads((folder / f"{task}.json").read_text()) for folder in processes_results)
     expected, gradients = (load_file(folder / f"{task}.safetensors") for folder in processes_results)

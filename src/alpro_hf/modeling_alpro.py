@@ -343,7 +343,6 @@ class AlproPreTrainedModel(PreTrainedModel):
     accepts_loss_kwargs = False  # losses are means: gradient accumulation must not rescale them
     _no_split_modules = [  # noqa: RUF012 (the library's way)
         "AlproVideoEmbeddings",
-        "AlproTextEmbeddings",
         "AlproVideoLayer",
         "AlproTextLayer",
     ]

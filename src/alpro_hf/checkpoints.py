@@ -1,0 +1,120 @@
+"""Which checkpoint an interrupted training can go on from.
+
+The library writes a checkpoint into its final folder, file by file, and later takes the one with the highest number. A
+process that is killed while it writes leaves a folder with the highest number and half of the files.
+"""
+
+import json
+import logging
+import os
+import re
+import zipfile
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+logger = logging.getLogger(__name__)
+
+_STATE = "trainer_state.json"
+
+
+def last_complete_checkpoint(folder: str | os.PathLike[str]) -> str | None:
+    """The newest `checkpoint-N` in a training's output folder that was written to its end; None: there is none.
+
+    A warning names every newer one that was not, and says what is wrong with it.
+    """
+    found = [path for path in Path(folder).glob("checkpoint-*") if path.is_dir() and _step(path) is not None]
+    for checkpoint in sorted(found, key=lambda path: _step(path) or 0, reverse=True):
+        problem = checkpoint_problem(checkpoint)
+        if problem is None:
+            return str(checkpoint)
+        logger.warning("Passed over %s, which is not complete: %s.", checkpoint, problem)
+    return None
+
+
+def checkpoint_problem(checkpoint: str | os.PathLike[str]) -> str | None:
+    """Why a training cannot go on from a checkpoint as if it had never stopped; None: it can.
+
+    `trainer_state.json` is written last, so it vouches for the others: weights, optimizer, scheduler and random
+    numbers. They are looked at all the same, as far as that costs nothing (sizes and tables of contents): a copy of a
+    checkpoint can break off too. Sharded weights and optimizers (FSDP) are folders that end with their `.metadata`.
+    """
+    checkpoint = Path(checkpoint)
+    if not checkpoint.is_dir():
+        return "there is no such folder"
+    parts: list[tuple[str, Sequence[str], Callable[[Path], str | None]]] = [
+        ("the trainer's state", [_STATE], _state_problem),
+        ("weights", ["model.safetensors", "model.safetensors.index.json", "pytorch_model_fsdp*"], _weights_problem),
+        ("the optimizer", ["optimizer.pt", "optimizer.bin", "optimizer_*"], _archive_problem),
+        ("the scheduler", ["scheduler.pt"], _archive_problem),
+        ("random numbers", ["rng_state.pth", "rng_state_*.pth"], _archive_problem),
+    ]
+    for what, names, problem_of in parts:
+        paths = sorted(path for name in names for path in checkpoint.glob(name))
+        if not paths:
+            return f"it lacks {what} ({' or '.join(names)})"
+        for path in paths:
+            problem = problem_of(path)
+            if problem is not None:
+                return f"{path.name} {problem}"
+    return None
+
+
+def break_seal(checkpoint: str | os.PathLike[str]) -> None:
+    """Before a checkpoint is written over an older one of the same name: until it is done it is not complete."""
+    (Path(checkpoint) / _STATE).unlink(missing_ok=True)
+
+
+def _step(checkpoint: Path) -> int | None:
+    match = re.fullmatch(r"checkpoint-(\d+)", checkpoint.name)
+    return int(match[1]) if match else None
+
+
+def _state_problem(path: Path) -> str | None:
+    try:
+        state = json.loads(path.read_bytes())
+    except ValueError as error:
+        return f"is no JSON ({error})"
+    step, expected = state.get("global_step") if isinstance(state, dict) else None, _step(path.parent)
+    if step is None or (expected is not None and step != expected):
+        return f"is of step {step}"
+    return None
+
+
+def _weights_problem(path: Path) -> str | None:
+    if path.name == "model.safetensors":
+        return _tensors_problem(path)
+    if path.suffix != ".json":
+        return _archive_problem(path)
+    try:
+        names: Iterable[str] = set(json.loads(path.read_bytes())["weight_map"].values())
+    except (ValueError, KeyError) as error:
+        return f"is no index of weights ({type(error).__name__}: {error})"
+    for name in sorted(names):
+        problem = _tensors_problem(path.parent / name)
+        if problem is not None:
+            return f"lists {name}, which {problem}"
+    return None
+
+
+def _tensors_problem(path: Path) -> str | None:
+    try:
+        with safe_open(path, framework="pt"):  # checks that the file is as long as its header says
+            return None
+    except (OSError, SafetensorError) as error:
+        return f"cannot be read ({error})"
+
+
+def _archive_problem(path: Path) -> str | None:
+    """Of what `torch.save` writes, an archive whose table of contents comes last; or of a folder of shards."""
+    if path.is_dir():
+        return None if (path / ".metadata").is_file() else "lacks its .metadata"
+    try:
+        zipfile.ZipFile(path).close()
+    except (OSError, zipfile.BadZipFile) as error:
+        return f"cannot be read ({error})"
+    return None
+
+
+__all__ = ["checkpoint_problem", "last_complete_checkpoint"]
