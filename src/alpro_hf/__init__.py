@@ -1,7 +1,7 @@
 """ALPRO for the Hugging Face stack: search and ask videos in plain language (arXiv 2112.09583).
 
 Importing the package registers its classes, so that `AutoModel.from_pretrained` and `AutoProcessor.from_pretrained`
-know checkpoints of the type `alpro`.
+know checkpoints of the type `alpro`, and `pipeline` the tasks `video-question-answering` and `text-video-retrieval`.
 """
 
 from importlib import import_module
@@ -18,6 +18,7 @@ from transformers import (
     BertTokenizer,
 )
 from transformers.models.auto.video_processing_auto import AutoVideoProcessor
+from transformers.pipelines import PIPELINE_REGISTRY
 
 from .configuration_alpro import AlproConfig, AlproTextConfig, AlproVideoConfig
 from .decoding import VideoDecodeError
@@ -29,6 +30,7 @@ from .modeling_alpro import (
     AlproTextModel,
     AlproVideoModel,
 )
+from .pipeline_alpro import TextVideoRetrievalPipeline, VideoQuestionAnsweringPipeline
 from .pretraining_alpro import AlproForPreTraining, AlproPrompterModel
 from .processing_alpro import AlproProcessor
 from .video_processing_alpro import AlproVideoProcessor
@@ -82,6 +84,11 @@ def _register() -> None:
     AutoVideoProcessor.register(AlproConfig, AlproVideoProcessor)
     AutoProcessor.register(AlproConfig, AlproProcessor)
     AutoTokenizer.register(AlproConfig, BertTokenizer)
+    for task, pipeline, auto_model in (
+        ("video-question-answering", VideoQuestionAnsweringPipeline, AutoModelForVisualQuestionAnswering),
+        ("text-video-retrieval", TextVideoRetrievalPipeline, AutoModelForNextSentencePrediction),
+    ):
+        PIPELINE_REGISTRY.register_pipeline(task, pipeline_class=pipeline, pt_model=auto_model, type="multimodal")
 
 
 _register()
@@ -106,8 +113,10 @@ __all__ = [
     "AlproVideoModel",
     "AlproVideoProcessor",
     "MixedRows",
+    "TextVideoRetrievalPipeline",
     "VideoDecodeError",
     "VideoIndex",
+    "VideoQuestionAnsweringPipeline",
     "build_prompter",
     "bundled_model",
     "convert_original_checkpoint",
