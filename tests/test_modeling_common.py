@@ -20,7 +20,7 @@ from alpro_hf.pretraining_alpro import AlproForPreTraining, AlproPrompterModel
 
 HEADS = [AlproForVideoTextRetrieval, AlproForVideoQuestionAnswering, AlproForPreTraining]
 COMPOSITES = [AlproModel, AlproPrompterModel, *HEADS]
-# for pre-training, see test_pretraining.py: words are also what it predicts
+# for pre-training, see test_pretraining_alpro.py: words are also what it predicts
 WITH_TEXT = [
     AlproTextModel,
     AlproModel,
