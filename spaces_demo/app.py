@@ -1,0 +1,430 @@
+"""The demo: search clips by what happens in them, ask them questions, and look inside the model.
+
+    python spaces_demo/app.py
+
+It runs the bundled models. ALPRO_MODEL, ALPRO_QA_MODEL and ALPRO_PROMPTER name others, each a folder or a Hub id.
+"""
+
+import os
+import signal
+from collections.abc import Callable, Sequence
+from functools import wraps
+from html import escape
+from pathlib import Path
+from typing import Any, NoReturn
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
+
+import gradio as gr
+import views
+from studio import (
+    MAX_CHARACTERS,
+    MAX_CLIPS,
+    MAX_MEGABYTES,
+    MAX_SECONDS,
+    Clip,
+    DemoError,
+    Studio,
+    Visit,
+    from_environment,
+)
+from theme import THEME
+
+HERE = Path(__file__).parent
+QUEUE = 32  # visitors that wait; more are asked to come back
+AT_ONCE = 2  # computations
+AN_HOUR = 3600
+BOX_SIDE = 0.55  # of the box at the start
+BOX_SIDES = ("top", "left", "bottom", "right")
+
+SEARCHES = (
+    "the giraffe expands as the lemon grows",
+    "a television moves down while a boat climbs",
+    "a rose chases a gem",
+    "a chicken appears, a flamingo sinks and a taxi rotates clockwise",
+    "the tiger grows",
+)
+QUESTIONS = (
+    ("01", "what does the bell do?"),
+    ("12", "which way does the turkey move?"),
+    ("07", "how many things are there?"),
+    ("05", "what is chased by the rose?"),
+    ("10", "what is the chicken doing?"),
+)
+SENTENCES = (
+    ("16", "the chicken runs to the right while the rose grows"),
+    ("14", "the tiger grows"),
+    ("05", "the gem is followed by the rose"),
+)
+
+WHAT_ALPRO_IS = """
+[ALPRO](https://arxiv.org/abs/2112.09583) (“Align and Prompt”, CVPR 2022) compares a clip and a text by two towers
+(VTC) and reads both together in a fusion encoder (VTM). It is pre-trained with a *prompter* that names what is in a
+box (PEM).
+"""
+BUNDLED_MODELS = """
+**Two small models that know a synthetic world of moving pictograms and nothing else.** They have 4.6 million
+parameters each and were trained in two hours on two CPU cores, on sentences such as “the boat climbs while a scooter
+spins”. The clips here are new to them: in training no sprite was seen doing what it does here. On 1,000 such clips, a
+caption finds its clip first in 73 % of cases, a clip prefers its caption to the opposite in 84 % (chance: 50 %), and
+53 % of questions are answered right. They did not learn to tell clockwise from counterclockwise, nor which of two
+things happened first.
+
+Videos of your own can be uploaded, but these models have never seen a real one. For real videos run the demo with a
+checkpoint trained on such: set `ALPRO_MODEL` and `ALPRO_QA_MODEL` to folders or Hub ids.
+"""
+OTHER_MODELS = """
+This demo runs **{0}** for search and **{1}** for questions. The gallery shows the synthetic sprite world, for which
+they need not have been trained: upload clips of your own.
+"""
+BUILT_PROMPTER = (
+    "No prompter was trained for this model yet. The one at work here is made of the towers of the retrieval model, "
+    "which have never seen a box on black: expect it to be wrong often."
+)
+INSIDE_MAPS = (
+    "It is the same in all of them. A map, too, holds for all frames: the model averages patches over time before it "
+    "reads any word."
+)
+
+
+class Page:
+    """The functions behind the buttons: from and to what gradio passes around."""
+
+    def __init__(self, studio: Studio) -> None:
+        self.studio = studio
+
+    def _find(self, chosen: str, visit: Visit | None) -> Clip:
+        return self.studio.find(chosen, visit or Visit())
+
+    def start_box(self) -> list[int]:
+        """A box in the middle: top, left, bottom, right in patches."""
+        sizes = [max(1, round(side * BOX_SIDE)) for side in self.studio.grid]
+        first = [(side - size) // 2 for side, size in zip(self.studio.grid, sizes, strict=True)]
+        return [*first, *(start + size for start, size in zip(first, sizes, strict=True))]
+
+    def pick(self, event: gr.EventData) -> str:
+        return str(event._data["id"])
+
+    def show(self, chosen: str, visit: Visit | None) -> tuple[str, ...]:
+        """Everything about another clip; what was said of the last one goes."""
+        clip = self._find(chosen, visit)
+        found = views.entities(self.studio.box(clip, self.start_box())) if self.studio.prompter else ""
+        frames = views.drawing_frames(self.studio.frames(clip), self.studio.grid, self.start_box())
+        return views.stage(clip), "", frames, found, "", ""
+
+    def upload(self, files: Sequence[str] | None, visit: Visit | None) -> tuple[Visit, str, str, dict[str, Any]]:
+        visit, last, problems = visit or Visit(), None, []
+        for file in files or ():
+            try:
+                last = self.studio.add(Path(file), Path(file).name, visit)
+            except DemoError as error:
+                problems.append(str(error))
+        if last is None:
+            raise gr.Error("\n".join(problems) or "No file arrived. Try again.", title="Not added")
+        for problem in problems:
+            gr.Warning(problem, title="Not added")
+        return visit, self._shelf(visit, last.id), last.id, gr.update(visible=True)
+
+    def forget(self, visit: Visit | None) -> tuple[None, str, str, dict[str, Any]]:
+        if visit is not None:
+            visit.forget()
+        first = self.studio.clips[0].id
+        return None, self._shelf(Visit(), first), first, gr.update(visible=False)
+
+    def _shelf(self, visit: Visit, chosen: str) -> str:
+        return views.shelf([*reversed(visit.clips), *self.studio.clips], chosen)
+
+    def search(self, text: str, visit: Visit | None) -> str:
+        found = self.studio.search(text, visit or Visit())
+        self._mention_unknown(text)
+        return views.results(found)
+
+    def _mention_unknown(self, text: str) -> None:
+        unknown = self.studio.unknown_words(text)
+        if unknown:
+            words = ", ".join(f"“{word}”" for word in unknown)
+            gr.Warning(f"The model does not know {words} and reads past.", title="Unknown words")
+
+    def ask(self, chosen: str, question: str, visit: Visit | None) -> str:
+        return views.answers(self.studio.ask(self._find(chosen, visit), question))
+
+    def box(self, event: gr.EventData, chosen: str, visit: Visit | None) -> str:
+        box = [int(side) for side in event._data["box"]]
+        return views.entities(self.studio.box(self._find(chosen, visit), box))
+
+    def regions(self, chosen: str, visit: Visit | None) -> str:
+        clip = self._find(chosen, visit)
+        return views.region_maps(self.studio.frames(clip), self.studio.regions(clip), self.studio.entities)
+
+    def words(self, chosen: str, sentence: str, visit: Visit | None) -> str:
+        clip = self._find(chosen, visit)
+        found = self.studio.words(clip, sentence)
+        self._mention_unknown(sentence)
+        return views.sentence_maps(self.studio.frames(clip), found)
+
+
+class Endpoints:
+    """What `gradio_client` calls. `clip` is an id of `/clips`; a `file` of one's own goes before it."""
+
+    def __init__(self, studio: Studio) -> None:
+        self.studio = studio
+
+    def clips(self) -> list[dict[str, str]]:
+        """The clips of the gallery."""
+        return [{"id": clip.id, "title": clip.title} for clip in self.studio.clips]
+
+    def search(self, text: str, files: Sequence[str] | None) -> list[dict[str, Any]]:
+        """Order the gallery, and files of one's own, by how well they fit a text."""
+        visit = Visit()
+        try:
+            for file in (files or ())[: MAX_CLIPS + 1]:
+                self.studio.add(Path(file), Path(file).name, visit)
+            return [
+                {
+                    "rank": found.rank,
+                    "clip": found.clip.id,
+                    "title": found.clip.title,
+                    "rank_by_similarity": found.rank_before,
+                    "similarity": found.similarity,
+                    "match_probability": found.match_probability,
+                }
+                for found in self.studio.search(text, visit)
+            ]
+        finally:
+            visit.forget()
+
+    def ask(self, question: str, clip: str, file: str | None) -> list[dict[str, Any]]:
+        """The likeliest answers to a question about a clip."""
+        visit = Visit()
+        try:
+            found = self.studio.ask(self._clip(clip, file, visit), question)
+            return [{"answer": answer.answer, "probability": answer.probability} for answer in found]
+        finally:
+            visit.forget()
+
+    def entities(
+        self, clip: str, file: str | None, top: float, left: float, bottom: float, right: float
+    ) -> dict[str, Any]:
+        """What the prompter sees in a box, given in shares of height and width."""
+        rows, columns = self.studio.grid
+        sides = ((top, rows), (left, columns), (bottom, rows), (right, columns))
+        box = [round(share * count) for share, count in sides]
+        visit = Visit()
+        try:
+            found = self.studio.box(self._clip(clip, file, visit), box)
+            return {"box": box, "grid": [rows, columns], "entities": dict(found)}
+        finally:
+            visit.forget()
+
+    def words(self, sentence: str, clip: str, file: str | None) -> dict[str, Any]:
+        """Which patches each word of a sentence reads: maps of rows of patches."""
+        visit = Visit()
+        try:
+            found = self.studio.words(self._clip(clip, file, visit), sentence)
+            words = [
+                {"word": word.word, "known": word.known, "relevance": word.relevance.tolist()} for word in found.words
+            ]
+            return {
+                "match_probability": found.match_probability,
+                "sentence": found.sentence.tolist(),
+                "words": words,
+            }
+        finally:
+            visit.forget()
+
+    def _clip(self, clip: str, file: str | None, visit: Visit) -> Clip:
+        return self.studio.add(Path(file), Path(file).name, visit) if file else self.studio.find(clip, visit)
+
+
+def _polite(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function, whose `DemoError` becomes a toast."""
+
+    @wraps(function)
+    def polite(*args: Any) -> Any:
+        try:
+            return function(*args)
+        except DemoError as error:
+            raise gr.Error(str(error), title="Not possible", print_exception=False) from error
+
+    return polite
+
+
+def build(studio: Studio) -> gr.Blocks:
+    """The whole page, on loaded models."""
+    page, first = Page(studio), studio.clips[0]
+    work: dict[str, Any] = {"api_visibility": "private", "concurrency_id": "work", "concurrency_limit": AT_ONCE}
+    light: dict[str, Any] = {"api_visibility": "private", "queue": False, "show_progress": "hidden"}
+    with gr.Blocks(title="ALPRO: search and ask videos", delete_cache=(AN_HOUR, AN_HOUR)) as demo:
+        _add_endpoints(Endpoints(studio), first)  # before the page, whose functions have the same names
+        visit = gr.State(None, time_to_live=AN_HOUR, delete_callback=lambda gone: gone and gone.forget())
+        gr.HTML(_header(studio), elem_classes="head")
+        with gr.Accordion("What this model is, and what it is not", open=False):
+            gr.Markdown((BUNDLED_MODELS if studio.bundled else OTHER_MODELS.format(*studio.names)) + WHAT_ALPRO_IS)
+        chosen = gr.Textbox(first.id, visible="hidden", label="chosen clip")
+        with gr.Row(elem_classes="floor", equal_height=False):
+            with gr.Column(scale=3, min_width=280, elem_classes="side"):
+                shelf = gr.HTML(views.shelf(studio.clips, first.id), js_on_load=(HERE / "shelf.js").read_text("utf-8"))
+                add = gr.UploadButton(
+                    "Add clips of your own",
+                    file_count="multiple",
+                    file_types=["video"],
+                    type="filepath",
+                    size="md",
+                    elem_classes="add",
+                )
+                forget = gr.Button("Remove my clips", size="sm", visible=False)
+                gr.HTML(
+                    views.note(
+                        f"Up to {MAX_CLIPS} clips of {MAX_SECONDS} seconds and {MAX_MEGABYTES} MB. Only you see them; "
+                        "they are deleted after an hour."
+                    )
+                )
+            with gr.Column(scale=8, min_width=320, elem_classes="main"), gr.Tabs():
+                with gr.Tab("Search", id="search"):
+                    query, search_button = _line("What happens?", SEARCHES[0], "Search")
+                    search_examples = _chips(SEARCHES)
+                    found = gr.HTML(views.note("Describe a clip, or try one of the examples."), elem_classes="panel")
+                with gr.Tab("Ask", id="ask"), gr.Row(equal_height=False):
+                    with gr.Column(scale=2, min_width=240):
+                        stage = gr.HTML(views.stage(first), elem_classes="panel")
+                    with gr.Column(scale=3, min_width=280):
+                        question, ask_button = _line("Question about this clip", QUESTIONS[0][1], "Ask")
+                        question_examples = _chips([text for _, text in QUESTIONS])
+                        answer = gr.HTML(elem_classes="panel")
+                with gr.Tab("Look inside", id="inside"):
+                    gr.HTML('<h3 class="step">What does the prompter see in a box?</h3>')
+                    gr.HTML(views.note("Draw a box on any frame, or tap it. " + INSIDE_MAPS))
+                    with gr.Row(equal_height=False):
+                        with gr.Column(scale=5, min_width=280):
+                            frames = gr.HTML(
+                                views.drawing_frames(studio.frames(first), studio.grid, page.start_box()),
+                                js_on_load=(HERE / "inside.js").read_text("utf-8"),
+                            )
+                        with gr.Column(scale=2, min_width=200):
+                            seen = gr.HTML(page.show(first.id, None)[3], elem_classes="panel")
+                    region_button = gr.Button("Name every region", size="md")
+                    maps_script = (HERE / "maps.js").read_text("utf-8")
+                    regions = gr.HTML(js_on_load=maps_script, elem_classes="panel")
+                    if studio.bundled and not studio.own_prompter:
+                        gr.HTML(views.note(BUILT_PROMPTER))
+                    gr.HTML('<h3 class="step">Which patches does each word read?</h3>')
+                    sentence, sentence_button = _line("Sentence about this clip", SENTENCES[0][1], "Show")
+                    sentence_examples = _chips([text for _, text in SENTENCES])
+                    words = gr.HTML(js_on_load=maps_script, elem_classes="panel")
+
+        shown = [stage, answer, frames, seen, regions, words]
+        chosen.change(None, chosen, None, js="(id) => window.alproChoose(id)", api_visibility="private")
+
+        def then_show(event: Any) -> Any:
+            return event.then(_polite(page.show), [chosen, visit], shown, show_progress="hidden", **work)
+
+        then_show(shelf.select(page.pick, None, chosen, **light))
+        then_show(add.upload(_polite(page.upload), [add, visit], [visit, shelf, chosen, forget], **work))
+        then_show(forget.click(page.forget, visit, [visit, shelf, chosen, forget], **light))
+
+        search = (_polite(page.search), [query, visit], found)
+        gr.on([query.submit, search_button.click], *search, **work)
+        for text, chip in zip(SEARCHES, search_examples, strict=True):
+            chip.click(_constant(text), None, query, **light).then(*search, **work)
+
+        ask = (_polite(page.ask), [chosen, question, visit], answer)
+        gr.on([question.submit, ask_button.click], *ask, **work)
+        for example, chip in zip(QUESTIONS, question_examples, strict=True):
+            then_show(chip.click(_constant(example), None, [chosen, question], **light)).then(*ask, **work)
+
+        read = (_polite(page.words), [chosen, sentence, visit], words)
+        gr.on([sentence.submit, sentence_button.click], *read, **work)
+        for example, chip in zip(SENTENCES, sentence_examples, strict=True):
+            then_show(chip.click(_constant(example), None, [chosen, sentence], **light)).then(*read, **work)
+
+        frames.select(_polite(page.box), [chosen, visit], seen, **work)
+        region_button.click(_polite(page.regions), [chosen, visit], regions, **work)
+    demo.queue(max_size=QUEUE, default_concurrency_limit=AT_ONCE)
+    return demo
+
+
+def _constant(value: Any) -> Any:
+    return lambda: value
+
+
+def _header(studio: Studio) -> str:
+    said = (
+        "Two small models of a synthetic world of moving pictograms: search it, ask it, look inside."
+        if studio.bundled
+        else f"Search, ask and look inside, with {escape(studio.names[0])}."
+    )
+    return f"<h1>ALPRO</h1><p>{said}</p>"
+
+
+def _line(label: str, placeholder: str, action: str) -> tuple[gr.Textbox, gr.Button]:
+    """A line to type in, and the button that sends it."""
+    with gr.Row(elem_classes="line", equal_height=False):
+        text = gr.Textbox(
+            label=label,
+            placeholder=f"for instance: {placeholder}",
+            max_length=MAX_CHARACTERS,
+            lines=1,
+            max_lines=3,
+            scale=5,
+            min_width=250,
+        )
+        button = gr.Button(action, variant="primary", scale=1, min_width=90)
+    return text, button
+
+
+def _chips(texts: Sequence[str]) -> list[gr.Button]:
+    with gr.Row(elem_classes="chips"):
+        return [gr.Button(text, size="sm", min_width=0, elem_classes="chip") for text in texts]
+
+
+def _add_endpoints(endpoints: Endpoints, first: Clip) -> None:
+    """Named endpoints on components that no page shows: their files are checked as those of any upload."""
+    with gr.Row(visible=False):
+        text, clip = gr.Textbox(label="text"), gr.Textbox(first.id, label="clip")
+        file = gr.File(label="file", file_count="single", type="filepath")
+        files = gr.File(label="files", file_count="multiple", type="filepath")
+        box = [gr.Number(value, label=side) for side, value in zip(BOX_SIDES, (0.0, 0.0, 1.0, 1.0), strict=True)]
+        result, call = gr.JSON(label="result"), gr.Button("call")
+    calls: tuple[tuple[str, Any, list[Any]], ...] = (
+        ("clips", endpoints.clips, []),
+        ("search", endpoints.search, [text, files]),
+        ("ask", endpoints.ask, [text, clip, file]),
+        ("entities", endpoints.entities, [clip, file, *box]),
+        ("words", endpoints.words, [text, clip, file]),
+    )
+    for name, function, inputs in calls:
+        call.click(
+            _polite(function),
+            inputs,
+            result,
+            api_name=name,
+            api_description=function.__doc__,
+            concurrency_id="work",
+            concurrency_limit=AT_ONCE,
+        )
+
+
+def _stop(*_: Any) -> NoReturn:
+    raise SystemExit(0)
+
+
+def main() -> None:
+    signal.signal(signal.SIGTERM, _stop)  # how a Space is stopped: files are deleted then, too
+    studio = from_environment()
+    demo = build(studio)
+    try:
+        demo.launch(
+            theme=THEME,
+            css_paths=HERE / "style.css",
+            max_file_size=f"{MAX_MEGABYTES}mb",
+            allowed_paths=[],
+            footer_links=["api"],
+            ssr_mode=False,
+        )
+    finally:
+        demo.close()
+        studio.close()
+
+
+if __name__ == "__main__":
+    main()

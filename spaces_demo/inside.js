@@ -1,0 +1,62 @@
+// A box is drawn on any frame and shown on all; it snaps to patches. A tap takes a box around its place.
+let start = null;
+let box = null;
+const strip = () => element.querySelector(".drawing");
+
+const show = () => strip().querySelectorAll(".box").forEach((mark) => {
+  const { rows, columns } = strip().dataset;
+  mark.style.top = `${(100 * box[0]) / rows}%`;
+  mark.style.left = `${(100 * box[1]) / columns}%`;
+  mark.style.height = `${(100 * (box[2] - box[0])) / rows}%`;
+  mark.style.width = `${(100 * (box[3] - box[1])) / columns}%`;
+});
+
+const patchAt = (frame, event) => {
+  const area = frame.getBoundingClientRect();
+  const { rows, columns } = strip().dataset;
+  const place = (share, count) => Math.min(count - 1, Math.max(0, Math.floor(share * count)));
+  return [
+    place((event.clientY - area.top) / area.height, Number(rows)),
+    place((event.clientX - area.left) / area.width, Number(columns)),
+  ];
+};
+
+const around = (patch) => {
+  const sides = [Number(strip().dataset.rows), Number(strip().dataset.columns)];
+  const sizes = sides.map((side) => Math.max(1, Math.round(side * 0.55)));
+  const first = patch.map((at, i) => Math.min(sides[i] - sizes[i], Math.max(0, at - Math.floor(sizes[i] / 2))));
+  return [first[0], first[1], first[0] + sizes[0], first[1] + sizes[1]];
+};
+
+const reset = () => {
+  if (!strip()) return;
+  box = strip().dataset.box.split(",").map(Number);
+  show();
+};
+
+element.addEventListener("pointerdown", (event) => {
+  const frame = event.target.closest(".drawing .frame");
+  if (!frame || event.button !== 0) return;
+  event.preventDefault();
+  start = { frame, patch: patchAt(frame, event), moved: false };
+  frame.setPointerCapture(event.pointerId);
+});
+element.addEventListener("pointermove", (event) => {
+  if (!start) return;
+  const [row, column] = patchAt(start.frame, event);
+  const [top, left] = start.patch;
+  if (row !== top || column !== left) start.moved = true;
+  if (!start.moved) return;
+  box = [Math.min(top, row), Math.min(left, column), Math.max(top, row) + 1, Math.max(left, column) + 1];
+  show();
+});
+element.addEventListener("pointerup", () => {
+  if (!start) return;
+  if (!start.moved) box = around(start.patch);
+  start = null;
+  show();
+  trigger("select", { box });
+});
+element.addEventListener("pointercancel", () => { start = null; reset(); });
+watch("value", reset);
+reset();

@@ -1,0 +1,403 @@
+"""What the demo does, without a web page: models, the gallery, what a visitor uploads, and the questions to them."""
+
+import base64
+import io
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import av
+import torch
+from PIL import Image
+
+from alpro_hf import (
+    AlproForVideoQuestionAnswering,
+    AlproForVideoTextRetrieval,
+    AlproProcessor,
+    AlproPrompterModel,
+    VideoDecodeError,
+    VideoIndex,
+    build_prompter,
+    bundled_model,
+)
+from alpro_hf.data.sprite_language import DOING
+from alpro_hf.data.sprite_render import write_clip
+from alpro_hf.data.sprite_world import SEEN_SPRITES, Scene, content, draw_group, draw_scene
+from alpro_hf.decoding import (
+    CorruptVideoError,
+    EmptyVideoError,
+    NotAVideoError,
+    NoVideoStreamError,
+    TruncatedVideoError,
+    decode,
+    probe,
+)
+from alpro_hf.inspection import EntityMaps, SentenceMaps, black_pixel, box_entities, entity_maps, patch_grid, word_maps
+from alpro_hf.question_answering import Answer, ask
+from alpro_hf.retrieval import SearchResult
+
+MAX_CLIPS = 8  # of one visitor
+MAX_MEGABYTES = 20
+MAX_SECONDS = 60
+MAX_PIXELS = 4096 * 2304
+MAX_CHARACTERS = 200
+RERANK = 16
+ANSWERS = ENTITIES = 5
+GALLERY_SIDE = 192
+PREVIEW_SIDE, PREVIEW_FRAMES, PREVIEW_RATE = 240, 240, 10
+FRAME_SIDE = 256
+
+# What is wrong with a file, for someone who knows nothing of containers and codecs.
+PROBLEMS: dict[type[VideoDecodeError], str] = {
+    NotAVideoError: "is not a video. Upload an mp4, mov, mkv, webm or avi file.",
+    NoVideoStreamError: "has no moving pictures in it, only sound or a still image.",
+    EmptyVideoError: "is empty.",
+    TruncatedVideoError: "ends in the middle. Upload the whole file.",
+    CorruptVideoError: "is damaged and cannot be read.",
+}
+
+
+class DemoError(ValueError):
+    """Something a visitor asked for cannot be done; the message says why in plain words."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A video of the gallery or of a visitor.
+
+    Args:
+        id: Names it among all clips.
+        title: For people.
+        path: The file.
+        preview: Data URI of a small H.264 version that every browser plays.
+        poster: Data URI of its middle frame.
+        mine: Whether the visitor uploaded it.
+    """
+
+    id: str
+    title: str
+    path: Path
+    preview: str
+    poster: str
+    mine: bool = False
+
+
+@dataclass
+class Visit:
+    """What one visitor uploaded; nobody else sees it."""
+
+    clips: list[Clip] = field(default_factory=list)
+    index: VideoIndex | None = None
+    folder: Path | None = None
+    uploads: int = 0
+
+    def forget(self) -> None:
+        """Delete every file."""
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        self.clips, self.index, self.folder = [], None, None
+
+
+@dataclass(frozen=True)
+class Found:
+    """A clip that a search found.
+
+    Args:
+        clip: It.
+        rank: 1 is the best, after re-ranking.
+        rank_before: Its rank by similarity alone.
+        similarity: Cosine (VTC).
+        match_probability: Of the matching head (VTM); None where the clip was not re-ranked.
+    """
+
+    clip: Clip
+    rank: int
+    rank_before: int
+    similarity: float
+    match_probability: float | None
+
+
+class Studio:
+    """The models, loaded once, and the gallery they start with.
+
+    Args:
+        model: Retrieval model, folder or Hub id; None: the bundled one.
+        qa_model: Question-answering model; None: the bundled one.
+        prompter: Prompter, with its processor; None: for the bundled retrieval model one is built from its own towers,
+            for any other there is none.
+    """
+
+    def __init__(self, model: str | None = None, qa_model: str | None = None, prompter: str | None = None) -> None:
+        self.bundled = model is None
+        self.names = (model or "sprites-retrieval (bundled)", qa_model or "sprites-qa (bundled)")
+        # the attention is shown, and only eager attention returns it
+        self.model, self.processor = _load(
+            AlproForVideoTextRetrieval, model or str(bundled_model("retrieval")), attn_implementation="eager"
+        )
+        self.qa = _load(AlproForVideoQuestionAnswering, qa_model or str(bundled_model("qa")))
+        self.prompter: tuple[AlproPrompterModel, Any] | None = None
+        self.own_prompter = prompter is not None
+        if prompter is not None:
+            self.prompter = _load(AlproPrompterModel, prompter)
+        elif self.bundled:
+            built = build_prompter(self.model, self.processor, SEEN_SPRITES, progress=False)
+            self.prompter = (built, self.processor)
+        self._temporary = tempfile.TemporaryDirectory(prefix="alpro-demo-")
+        self.folder = Path(self._temporary.name)
+        self.clips = _gallery(self.folder / "gallery")
+        self.index = self._new_index([clip.path for clip in self.clips])
+
+    def _new_index(self, paths: Sequence[Path]) -> VideoIndex:
+        return VideoIndex.build(self.model, self.processor, paths, progress=False)
+
+    def close(self) -> None:
+        """Delete all files, those of visitors too."""
+        self._temporary.cleanup()
+
+    # ---------------------------------------------------------------------------------------------------------- clips
+
+    def find(self, clip_id: str, visit: Visit) -> Clip:
+        """The clip of that name, among the gallery and the visitor's own."""
+        for clip in [*visit.clips, *self.clips]:
+            if clip.id == clip_id:
+                return clip
+        raise DemoError("This clip is gone: uploads are deleted after an hour. Pick another or upload it again.")
+
+    def add(self, file: Path, name: str, visit: Visit) -> Clip:
+        """Take a file over into a visit: check it, move it to the visitor's folder, encode it.
+
+        Raises:
+            DemoError: It cannot be used; it is deleted then.
+        """
+        try:
+            if len(visit.clips) >= MAX_CLIPS:
+                raise DemoError(f"You have {MAX_CLIPS} clips here already, which is the limit. Remove them first.")
+            if file.stat().st_size > MAX_MEGABYTES * 1024**2:
+                raise DemoError(f"“{name}” is larger than {MAX_MEGABYTES} MB, the limit here.")
+            preview = _checked_preview(file, name)
+            if visit.folder is None:
+                visit.folder = Path(tempfile.mkdtemp(prefix="visit-", dir=self.folder))
+            visit.uploads += 1
+            path = Path(shutil.move(file, visit.folder / f"{visit.uploads}{file.suffix}"))
+        except DemoError:
+            file.unlink(missing_ok=True)
+            raise
+        clip = Clip(
+            f"mine-{visit.uploads}",
+            Path(name).stem[:60],
+            path,
+            _data_uri("video/mp4", preview),
+            _poster(preview),
+            mine=True,
+        )
+        if visit.index is None:
+            visit.index = self._new_index([path])
+        else:
+            visit.index.add([path], progress=False)
+        visit.clips.append(clip)
+        return clip
+
+    # ------------------------------------------------------------------------------------------------------ the tasks
+
+    def unknown_words(self, text: str) -> list[str]:
+        """Words that the retrieval model's vocabulary lacks."""
+        tokens = self.processor.tokenizer(text, truncation=True, max_length=self._longest_text)
+        unknown, found = self.processor.tokenizer.unk_token_id, {}
+        for place, word in enumerate(tokens.word_ids(0)):
+            if word is not None and tokens["input_ids"][place] == unknown:
+                start, end = tokens.word_to_chars(word)
+                found[text[start:end]] = None
+        return [word for word in found if any(map(str.isalnum, word))]
+
+    @property
+    def _longest_text(self) -> int:
+        return self.model.config.text_config.max_position_embeddings
+
+    def search(self, text: str, visit: Visit) -> list[Found]:
+        """All clips, best first: the 16 most similar re-ranked by the matching head, the others by similarity."""
+        text = _checked(text, "Describe what happens in a clip, for instance “the giraffe rises”.")
+        clips = {clip.path: clip for clip in [*visit.clips, *self.clips]}
+        found: list[SearchResult] = []
+        for index in (self.index, visit.index):
+            if index is not None and len(index):
+                found += index.search(text, top_k=len(index), rerank=RERANK)
+        # each index re-ranks its own best; together those include the best of all, and no others must count
+        similar = sorted(found, key=lambda result: -result.similarity)
+        before = {result.path: rank for rank, result in enumerate(similar, start=1)}
+        after = [*sorted(similar[:RERANK], key=lambda result: -result.score), *similar[RERANK:]]
+        return [
+            Found(
+                clip=clips[result.path],
+                rank=rank,
+                rank_before=before[result.path],
+                similarity=result.similarity,
+                match_probability=result.match_probability if rank <= RERANK else None,
+            )
+            for rank, result in enumerate(after, start=1)
+        ]
+
+    def ask(self, clip: Clip, question: str) -> list[Answer]:
+        """The five likeliest answers."""
+        question = _checked(question, "Ask something about the clip, for instance “what does the bell do?”.")
+        return ask(*self.qa, clip.path, [question], top_k=ANSWERS)[0]
+
+    def _pixels(self, processor: Any, clip: Clip) -> torch.Tensor:
+        return processor.video_processor(str(clip.path), return_tensors="pt")["pixel_values_videos"]
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches that boxes are drawn on."""
+        model, processor = self.prompter or (self.model, self.processor)
+        size = processor.video_processor.size
+        return patch_grid(model, torch.empty(0, size["height"], size["width"]))
+
+    def frames(self, clip: Clip) -> list[str]:
+        """What the model looks at, in its own proportions: data URIs of JPEG images."""
+        processor = self.prompter[1] if self.prompter else self.processor
+        info = probe(clip.path)
+        seen = processor.video_processor(str(clip.path), return_tensors="pt", return_metadata=True)
+        indices = list(seen["video_metadata"][0].frames_indices)
+        scale = FRAME_SIDE / max(info.width, info.height)
+        size = {"height": max(1, round(info.height * scale)), "width": max(1, round(info.width * scale))}
+        return [_jpeg(pixels) for pixels in decode(clip.path, indices, **size).pixels]
+
+    def _prompter(self) -> tuple[AlproPrompterModel, Any]:
+        if self.prompter is None:
+            raise DemoError(
+                "This model came without a prompter, so it cannot name what is in a box. Whoever runs the demo can "
+                "name one with ALPRO_PROMPTER."
+            )
+        return self.prompter
+
+    @property
+    def entities(self) -> list[str]:
+        """Names that the prompter knows."""
+        return list(self._prompter()[0].config.entities or ())
+
+    def box(self, clip: Clip, box: Sequence[int]) -> list[tuple[str, float]]:
+        """The likeliest entities of a box (top, left, bottom, right), in patches; the last two are not inside."""
+        prompter, processor = self._prompter()
+        rows, columns = self.grid
+        top, left, bottom, right = box
+        if not (0 <= top < bottom <= rows and 0 <= left < right <= columns):
+            raise DemoError("The box lies outside the picture. Draw it inside.")
+        mask = torch.zeros(1, rows, columns, dtype=torch.bool)
+        mask[:, top:bottom, left:right] = True
+        pixels = self._pixels(processor, clip)
+        found = box_entities(prompter, pixels, mask, black_pixel(processor.video_processor))[0]
+        best = found.topk(min(ENTITIES, len(found)))
+        return [(self.entities[i], p) for i, p in zip(best.indices.tolist(), best.values.tolist(), strict=True)]
+
+    def regions(self, clip: Clip) -> EntityMaps:
+        """The entities of every region."""
+        prompter, processor = self._prompter()
+        return entity_maps(prompter, self._pixels(processor, clip), black_pixel(processor.video_processor))
+
+    def words(self, clip: Clip, sentence: str) -> SentenceMaps:
+        """Where each word of a sentence looks."""
+        sentence = _checked(sentence, "Write a sentence about the clip, for instance “the giraffe rises”.")
+        return word_maps(self.model, self.processor, sentence, self._pixels(self.processor, clip))
+
+
+def _load(kind: Any, source: str, **options: Any) -> tuple[Any, Any]:
+    model, report = kind.from_pretrained(source, output_loading_info=True, **options)
+    if report["missing_keys"]:
+        raise SystemExit(
+            f"{source} is no checkpoint of {kind.__name__}: it lacks {', '.join(sorted(report['missing_keys'])[:5])}."
+        )
+    return model.eval(), AlproProcessor.from_pretrained(source)
+
+
+def _checked(text: str, advice: str) -> str:
+    text = " ".join((text or "").split())
+    if not text:
+        raise DemoError(advice)
+    if len(text) > MAX_CHARACTERS:
+        raise DemoError(f"This has {len(text)} characters; up to {MAX_CHARACTERS} are read here.")
+    return text
+
+
+# --------------------------------------------------------------------------------------------------------------- clips
+
+
+def _gallery(folder: Path) -> list[Clip]:
+    """24 clips of the tests of the sprite world: the first 16 of `test`, and the first two groups of `test-hard`."""
+    folder.mkdir(parents=True)
+    scenes = [draw_scene("test", 0, index) for index in range(16)]
+    scenes += [scene for group in range(2) for scene in draw_group("test-hard", 0, group)]
+    clips = []
+    for number, scene in enumerate(scenes, start=1):
+        path = folder / f"{number:02}.mp4"
+        write_clip(path, scene, size=GALLERY_SIDE)
+        video = path.read_bytes()
+        clips.append(Clip(path.stem, _title(scene), path, _data_uri("video/mp4", video), _poster(video)))
+    return clips
+
+
+def _title(scene: Scene) -> str:
+    kind, roles = content(scene)
+    if kind == "relation":
+        (agent, action), (patient, _) = roles
+        return f"{agent} {DOING[action]} {patient}"
+    return (", then " if kind == "sequence" else ", ").join(f"{sprite} {DOING[action]}" for sprite, action in roles)
+
+
+def _checked_preview(file: Path, name: str) -> bytes:
+    try:
+        info = probe(file)
+        if info.duration > MAX_SECONDS:
+            raise DemoError(f"“{name}” lasts {info.duration:.0f} seconds; up to {MAX_SECONDS} seconds are taken here.")
+        if info.width * info.height > MAX_PIXELS:
+            raise DemoError(
+                f"“{name}” has {info.width} x {info.height} pixels, more than 4K. Upload a smaller version."
+            )
+        return _preview(file)
+    except VideoDecodeError as error:
+        problem = PROBLEMS.get(type(error), f"cannot be used: {error.problem}.")
+        raise DemoError(f"“{name}” {problem}") from error
+
+
+def _preview(file: Path) -> bytes:
+    """A small H.264 version at the true speed, without sound."""
+    info = probe(file)
+    rate = min(info.fps or PREVIEW_RATE, PREVIEW_RATE, PREVIEW_FRAMES / max(info.duration, 1))
+    count = max(1, min(info.num_frames, round(info.duration * rate)))
+    scale = min(1.0, PREVIEW_SIDE / max(info.width, info.height))
+    height, width = (max(16, round(side * scale / 2) * 2) for side in (info.height, info.width))
+    indices = [(2 * i + 1) * info.num_frames // (2 * count) for i in range(count)]
+    frames = decode(file, indices, height=height, width=width).pixels
+    result = io.BytesIO()
+    with av.open(result, "w", format="mp4") as container:
+        options = {"crf": "26", "preset": "veryfast", "threads": "1"}
+        stream = container.add_stream("libx264", rate=max(1, round(rate)), options=options)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for pixels in frames:
+            picture = pixels.permute(1, 2, 0).contiguous().numpy()
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    return result.getvalue()
+
+
+def _poster(video: bytes) -> str:
+    return _jpeg(decode(video, lambda info: [info.num_frames // 2]).pixels[0])
+
+
+def _jpeg(pixels: torch.Tensor) -> str:
+    """uint8 (3, H, W) as a data URI."""
+    file = io.BytesIO()
+    Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy()).save(file, "JPEG", quality=85)
+    return _data_uri("image/jpeg", file.getvalue())
+
+
+def _data_uri(kind: str, data: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def from_environment() -> Studio:
+    """The studio that `ALPRO_MODEL`, `ALPRO_QA_MODEL` and `ALPRO_PROMPTER` (folders or Hub ids) ask for."""
+    names = ("ALPRO_MODEL", "ALPRO_QA_MODEL", "ALPRO_PROMPTER")
+    return Studio(*(os.environ.get(name) or None for name in names))
