@@ -80,6 +80,7 @@ def python(code: str, environment: dict[str, str], *arguments: str) -> str:
 
 @pytest.fixture
 def double(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubDouble]:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # which speaks to other machines than the endpoint
     monkeypatch.delenv("HF_TOKEN", raising=False)
     with HubDouble() as hub_double:
@@ -406,7 +407,8 @@ def test_no_permission_on_an_existing_repository(double: HubDouble, exported: Pa
     assert not double.repos["model", REPO].files()
 
 
-def test_no_network_is_one_sentence(exported: Path) -> None:
+def test_no_network_is_one_sentence(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     with HubDouble() as gone:
         pass
     with pytest.raises(hub.PublishError, match=r"connection to http://127\.0\.0\.1:\d+ failed"):

@@ -61,6 +61,7 @@ def export(model: Path, tmp_path: Path, **options: Any) -> tuple[Path, str]:
 @pytest.fixture
 def validator(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubDouble]:
     with HubDouble() as double:
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "ENDPOINT", double.url)
         yield double
 
