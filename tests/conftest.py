@@ -1,5 +1,6 @@
 """Videos to test on: real clips that gradio's package carries, and transcodes of one of them made by PyAV."""
 
+import hashlib
 import importlib.util
 import os
 from collections.abc import Callable
@@ -40,7 +41,7 @@ def source_frames(real_clips: dict[str, Path]) -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def encode(source_frames: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Encoder:
-    """Writes the source frames as `name` with any codec; the same name gives the same file again."""
+    """Writes the source frames as `name` with any codec; the same arguments give the same file again."""
     folder = tmp_path_factory.mktemp("clips")
 
     def encode(
@@ -56,9 +57,11 @@ def encode(source_frames: np.ndarray, tmp_path_factory: pytest.TempPathFactory) 
         muxer: dict[str, str] | None = None,
         num_frames: int = 48,
     ) -> Path:
-        path = folder / name
+        settings = repr((codec, size, pix_fmt, gop, b_frames, times, options, muxer, num_frames))
+        path = folder / hashlib.sha256(settings.encode()).hexdigest()[:8] / name
         if path.exists():
             return path
+        path.parent.mkdir(exist_ok=True)
         with av.open(str(path), "w", container_options=muxer or {}) as container:
             stream = container.add_stream(codec, rate=RATE, options=options or {})
             stream.width, stream.height, stream.pix_fmt = *size, pix_fmt
