@@ -22,7 +22,6 @@ from typing import Any
 import torch
 from train_sprites import FRAMES, QUESTIONS_PER_CLIP, SIZE, build_config, build_processor
 from transformers import PreTrainedModel, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 
 from alpro_hf import (
     AlproForPreTraining,
@@ -34,6 +33,7 @@ from alpro_hf import (
     AlproTrainer,
     AlproTrainingArguments,
 )
+from alpro_hf.checkpoints import last_complete_checkpoint
 from alpro_hf.data.collator import AlproCollator
 from alpro_hf.data.pretraining import AlproPreTrainingCollator
 from alpro_hf.data.sprite_language import ANSWERS
@@ -120,7 +120,7 @@ def train(
         processing_class=processor,
         **kwargs,
     )
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)) if folder.is_dir() else None)
+    trainer.train(resume_from_checkpoint=last_complete_checkpoint(folder))
     trainer.save_model(str(folder))
     processor.save_pretrained(folder)
     return model

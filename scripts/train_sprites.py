@@ -21,7 +21,6 @@ from pathlib import Path
 import torch
 from tokenizers import BertWordPieceTokenizer
 from transformers import BertTokenizer, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 
 from alpro_hf import (
     AlproConfig,
@@ -31,6 +30,7 @@ from alpro_hf import (
     AlproProcessor,
     AlproVideoProcessor,
 )
+from alpro_hf.checkpoints import last_complete_checkpoint
 from alpro_hf.data.collator import AlproCollator
 from alpro_hf.data.sprite_language import ANSWERS, captions, questions
 from alpro_hf.data.sprite_rows import SpriteRows
@@ -169,7 +169,7 @@ def train(stage: str, output: Path, steps: int | None, learning_rate: float | No
         ),
         processing_class=processor,
     )
-    checkpoint = get_last_checkpoint(str(folder)) if folder.is_dir() else None
+    checkpoint = last_complete_checkpoint(folder)
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model(str(folder))
     processor.save_pretrained(folder)

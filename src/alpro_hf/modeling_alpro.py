@@ -798,12 +798,6 @@ class AlproForVideoTextRetrieval(AlproPreTrainedModel):
         self.vtm_head = nn.Linear(config.text_config.hidden_size, 2)
         self.post_init()
 
-    def get_input_embeddings(self) -> nn.Module:
-        return self.alpro.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        self.alpro.set_input_embeddings(value)
-
     def match(
         self,
         text_hidden_states: torch.Tensor,
@@ -901,12 +895,6 @@ class AlproForVideoQuestionAnswering(AlproPreTrainedModel):
         model = loaded[0] if isinstance(loaded, tuple) else loaded  # a pair with output_loading_info=True
         model._freeze_contrastive_parts()
         return loaded
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.alpro.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        self.alpro.set_input_embeddings(value)
 
     @can_return_tuple
     def forward(

@@ -89,12 +89,6 @@ class AlproForPreTraining(AlproPreTrainedModel):
             )
         self.post_init()
 
-    def get_input_embeddings(self) -> nn.Module:
-        return self.alpro.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        self.alpro.set_input_embeddings(value)
-
     def get_output_embeddings(self) -> nn.Module:
         return self.mlm_head.decoder
 
@@ -277,12 +271,6 @@ class AlproPrompterModel(AlproPreTrainedModel):
         if isinstance(module, AlproPrompterModel):
             init.zeros_(module.video_prompt_embeds)
             init.zeros_(module.image_prompt_embeds)
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.alpro.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        self.alpro.set_input_embeddings(value)
 
     @torch.no_grad()
     def set_prompts(

@@ -14,7 +14,6 @@ from alpro_hf.data.sprite_world import (
     DIRECTIONS,
     KINDS,
     OPPOSITE,
-    SPINS,
     Content,
     SpriteWorldError,
     allowed_actions,
@@ -118,38 +117,34 @@ def test_the_text_says_what_the_clip_shows():
 
 
 def test_a_curriculum_has_phases_whose_groups_take_kinds_in_turn():
-    phases = [(40, ("one",)), (120, ("one", DIRECTIONS)), (200, (SPINS, None, "relation"))]
+    phases = [(40, ("one",)), (120, ("one", DIRECTIONS)), (200, ("sequence", None, "relation"))]
     rows = SpriteRows("retrieval", 400, size=SIZE, num_frames=1, curriculum=phases)
     meanings = [meaning(rows[index]) for index in range(400)]
     assert {kind for kind, _ in meanings[:120]} == {"one"}
     assert {kind for kind, _ in meanings[200:]} == set(KINDS)
     groups = [meanings[first : first + GROUP] for first in range(0, 400, GROUP)]
     actions = [[roles[0][1] for _, roles in group] for group in groups]
-    directions, spins = ["left", "right", "up", "down"], ["clockwise", "counterclockwise"] * 2
+    directions = ["left", "right", "up", "down"]
     assert directions not in actions[:10]
     # the place of a group in the whole decides whose turn it is
     assert [done == directions for done in actions[10:30]] == [False, True] * 10
-    assert [done == spins for done in actions[30:50]] == [number % 3 == 0 for number in range(30, 50)]
-    assert all({kind for kind, _ in groups[number]} == {"relation"} for number in range(32, 50, 3))
+    for turn, wanted in ((30, "sequence"), (32, "relation")):
+        assert all({kind for kind, _ in groups[number]} == {wanted} for number in range(turn, 50, 3))
     plain = SpriteRows("retrieval", 400, size=SIZE, num_frames=1)
     for index in (*range(31 * GROUP, 32 * GROUP), *range(200, 400)):  # any kind's turn, and behind the last phase
         assert_same(rows[index], plain[index])
 
 
 def test_a_curriculum_holds_for_groups_that_are_broken_up():
-    phases = [(160, (SPINS, "relation")), (240, ("one",))]
+    phases = [(160, ("sequence", "relation")), (240, ("one",))]
     rows = SpriteRows("retrieval", 240, size=SIZE, num_frames=1, curriculum=phases, mixed=True)
     meanings = [meaning(rows[index]) for index in range(240)]
     for number in range(40):
         group = meanings[number * GROUP : (number + 1) * GROUP]
         casts = {frozenset(sprite for sprite, _ in roles) for _, roles in group}
         # two groups of a kind, the second of different sprites, then two of the next
-        if number // 2 % 2 == 0:
-            assert {roles[0][1] for _, roles in group} <= {"clockwise", "counterclockwise"}
-            assert len(casts) > 2 if number % 2 else len(casts) == 2
-        else:
-            assert {kind for kind, _ in group} == {"relation"}
-            assert len(casts) > 2 if number % 2 else len(casts) == 1
+        assert {kind for kind, _ in group} == {"relation" if number // 2 % 2 else "sequence"}
+        assert len(casts) > 2 if number % 2 else len(casts) == 1
     assert {kind for kind, _ in meanings[160:]} == {"one"}
 
 

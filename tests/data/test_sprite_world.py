@@ -17,7 +17,6 @@ from alpro_hf.data.sprite_world import (
     OPPOSITE,
     PAIRS,
     SEEN_SPRITES,
-    SPINS,
     SPLIT_SIZES,
     SPRITES,
     UNSEEN_SPRITES,
@@ -133,29 +132,8 @@ def test_groups_of_one_kind(split, kind):
             assert not {("left", "right"), ("up", "down")} & set(HELD_OUT[sprite])
 
 
-@pytest.mark.parametrize("split", ["train", "validation"])
-def test_groups_of_spins_are_two_sprites_each_turning_both_ways(split):
-    casts = set()
-    for index in range(50):
-        group = draw_group(split, 1, index, SPINS)
-        assert group == draw_group(split, 1, index, SPINS)
-        contents = [content(scene) for scene in group]
-        assert {found for found, _ in contents} == {"one"}
-        (one, first), (same_one, second), (other, third), (same_other, fourth) = [roles[0] for _, roles in contents]
-        assert one == same_one != other == same_other
-        assert (first, second) == (third, fourth) == ("clockwise", "counterclockwise")
-        assert not any(("clockwise", "counterclockwise") in HELD_OUT[sprite] for sprite in (one, other))
-        casts.add(frozenset((one, other)))
-        # a turn seen in frames: it goes one way, and a pair of opposites goes in opposite ways
-        ways = [np.sign(np.diff([pose(scene.actors[0], time).angle for time in TIMES])) for scene in group]
-        assert all(len(set(way)) == 1 and way[0] != 0 for way in ways)
-        assert [way[0] for way in ways] == [ways[0][0], -ways[0][0]] * 2
-    assert len(casts) > 45
-    assert draw_group(split, 1, 0, SPINS) != draw_group(split, 2, 0, SPINS)
-
-
 def test_groups_and_splits_that_do_not_exist_are_refused():
-    with pytest.raises(SpriteWorldError, match=r"kind is 'four'; expected one of one, .*directions, spins"):
+    with pytest.raises(SpriteWorldError, match=r"kind is 'four'; expected one of one, .* or directions"):
         draw_group("train", 0, 0, "four")
     with pytest.raises(SpriteWorldError, match="'test' has no groups"):
         draw_group("test", 0, 0)

@@ -77,9 +77,7 @@ REVERSED: dict[str, str] = {**OPPOSITE, "bounce": "bounce", "sway": "sway", "fol
 REVERSED |= {"pass": "pass", "passed": "passed"}
 
 KINDS: dict[str, float] = {"one": 0.15, "two": 0.40, "three": 0.15, "sequence": 0.15, "relation": 0.15}
-# Kinds of groups for training alone, whose clips differ in nothing but what is hard to tell apart:
-DIRECTIONS = "directions"  # one sprite that moves left, right, up and down
-SPINS = "spins"  # two sprites, one a clip, each spinning this way and that
+DIRECTIONS = "directions"  # a kind of group: one sprite that moves left, right, up and down
 ACTORS: dict[str, int] = {"one": 1, "two": 2, "three": 3, "sequence": 2, "relation": 2}
 SPLITS: tuple[str, ...] = ("train", "validation", "test", "test-hard", "test-unseen")
 SPLIT_SIZES: dict[str, int] = {"validation": 1000, "test": 1000, "test-hard": 1000, "test-unseen": 200}
@@ -354,7 +352,6 @@ class _Cast(NamedTuple):
     versatile: tuple[str, ...]  # sprites with at least four basic actions
     agents: tuple[str, ...]  # sprites that may follow and pass
     movers: tuple[str, ...]  # sprites that may move in all four directions
-    spinners: tuple[str, ...]  # sprites that may spin
 
 
 @cache
@@ -365,8 +362,7 @@ def _cast(split: str) -> _Cast:
     versatile = tuple(sprite for sprite in sprites if len(actions[sprite]) >= 4)
     agents = tuple(sprite for sprite in sprites if "follow" in allowed[sprite])
     movers = tuple(sprite for sprite in sprites if {*BASIC_PAIRS[0], *BASIC_PAIRS[1]} <= set(actions[sprite]))
-    spinners = tuple(sprite for sprite in sprites if "clockwise" in actions[sprite])
-    return _Cast(sprites, actions, versatile, agents, movers, spinners)
+    return _Cast(sprites, actions, versatile, agents, movers)
 
 
 def _draw_kind(rng: Rng) -> str:
@@ -404,14 +400,11 @@ def _draw_content(split: str, rng: Rng) -> Content:
 
 
 def _draw_group_content(split: str, rng: Rng, kind: str | None = None) -> tuple[Content, ...]:
-    """Four different contents, but for `SPINS` with the same sprites; half of the groups are built from opposites."""
+    """Four different contents with the same sprites; in half of the groups they are built from opposites."""
     cast, kind = _cast(split), kind or _draw_kind(rng)
     if kind == DIRECTIONS:
         (sprite,) = _draw_sprites(rng, cast.movers, 1)
         return tuple(("one", ((sprite, action),)) for pair in BASIC_PAIRS[:2] for action in pair)
-    if kind == SPINS:
-        pair = _draw_sprites(rng, cast.spinners, 2)
-        return tuple(("one", ((sprite, action),)) for sprite in pair for action in PAIR_OF["clockwise"])
     if kind == "relation":
         a, b = _draw_sprites(rng, cast.agents, 2)
         return tuple(_relation(*pair) for action in RELATION_PAIR for pair in ((a, action, b), (b, action, a)))
@@ -488,10 +481,10 @@ def draw_group(split: str, seed: int, index: int, kind: str | None = None) -> li
 
     Half of the groups are made of opposites. `train` and `validation` have no end of groups; those of `test-hard` are
     its 250 groups; `test` and `test-unseen` are not made of groups and raise `SpriteWorldError`. With `kind`, a key of
-    `KINDS`, `DIRECTIONS` or `SPINS`, groups of `train` and `validation` are of that kind.
+    `KINDS` or `DIRECTIONS`, groups of `train` and `validation` are of that kind.
     """
-    if kind is not None and kind not in (*KINDS, DIRECTIONS, SPINS):
-        raise SpriteWorldError(f"kind is {kind!r}; expected one of {', '.join((*KINDS, DIRECTIONS, SPINS))}.")
+    if kind is not None and kind not in (*KINDS, DIRECTIONS):
+        raise SpriteWorldError(f"kind is {kind!r}; expected one of {', '.join(KINDS)} or {DIRECTIONS}.")
     if split in ("test", "test-unseen"):
         raise SpriteWorldError(f"split {split!r} has no groups; use 'train', 'validation' or 'test-hard'.")
     if split == "test-hard":
