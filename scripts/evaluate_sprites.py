@@ -5,7 +5,8 @@
 
 For each test: retrieval among all of its clips under three protocols (`vtc`: cosine similarity; `rerank`: its best 16
 candidates reordered by matching; `reference`: matching of all pairs), the choice between a true and a false caption
-(opposite action, exchanged actions, clip played backwards) by each of the two scores, and question answering.
+(opposite action, exchanged actions, clip played backwards) by each of the two scores, and question answering: by type
+of question, by what is asked for, and whether a wrong "which first" is the other of the two sprites or a third.
 """
 
 import argparse
@@ -23,6 +24,8 @@ from tqdm.auto import tqdm
 from alpro_hf import AlproForVideoQuestionAnswering, AlproForVideoTextRetrieval, AlproProcessor
 from alpro_hf.assets import bundled_model
 from alpro_hf.data.collator import AlproCollator, NumberedRows, video_id
+from alpro_hf.data.sprite_language import PASSIVE, PHRASES, noun_phrase
+from alpro_hf.data.sprite_world import PAIR_OF, RELATION_PAIR, SPRITES
 from alpro_hf.evaluation import (
     RetrievalStates,
     encode_batches,
@@ -36,6 +39,8 @@ PROTOCOLS = ["vtc", "rerank", "reference"]
 TASKS = ["retrieval", "choices", "qa"]
 RERANK_K = 16
 BATCH = 64
+# how a question about a relation goes on after "what"
+RELATIONS = tuple(form for verb in RELATION_PAIR for form in (*(one for one, _ in PHRASES[verb]), *PASSIVE[verb]))
 
 
 def read_rows(folder: Path, name: str) -> list[dict[str, Any]]:
@@ -97,19 +102,37 @@ def evaluate_choices(
     }
 
 
+def asked_for(row: dict[str, Any]) -> str:
+    """What an answer of the types "what" and "which way" names."""
+    question, answer = row["question"], row["answer"]
+    if answer in SPRITES:
+        of_relation = question.removeprefix("what ").startswith(RELATIONS)
+        return "name in a relation" if of_relation else "name"
+    spin = any(word in answer for word in PAIR_OF["clockwise"])
+    return "spin" if spin else "motion" if row["answer_type"] == "which way" else "action"
+
+
 @torch.no_grad()
 def evaluate_answers(
     model: AlproForVideoQuestionAnswering, processor: AlproProcessor, rows: list[dict[str, Any]], title: str
 ) -> dict[str, float]:
     label2id = model.config.label2id
     collator = AlproCollator(processor, task="qa", label2id=label2id)
-    predictions, answers, types = [], [], []
+    predictions: list[str] = []
     for batch in batches(rows, collator, f"{title}: questions"):
         inputs = {key: batch[key] for key in ("input_ids", "attention_mask", "pixel_values_videos", "video_index")}
         predictions += [model.config.id2label[label] for label in model(**inputs).logits.argmax(dim=1).tolist()]
-        answers += batch["answers"]
-        types += batch["answer_types"]
-    return question_answering_metrics(predictions, answers, types, label2id)
+    answers, types = ([row[key] for row in rows] for key in ("answer", "answer_type"))
+    metrics = question_answering_metrics(predictions, answers, types, label2id)
+    details = defaultdict(list)
+    for row, predicted in zip(rows, predictions, strict=True):
+        right = predicted == row["answer"]
+        if row["answer_type"] in ("what", "which way"):
+            details[f"{row['answer_type']}: {asked_for(row)}"].append(right)
+        elif row["answer_type"] == "which first":
+            other = not right and noun_phrase(predicted, definite=True) in row["question"]
+            details["which first: names the other"].append(other)
+    return metrics | {name: 100 * sum(hits) / len(hits) for name, hits in sorted(details.items())}
 
 
 def show(name: str, result: dict[str, Any]) -> None:
