@@ -1,5 +1,6 @@
 """Sources mixed by step: lists, Arrow tables and streams of real files, alone, in workers and in processes."""
 
+import gc
 import io
 import json
 import os
@@ -7,6 +8,7 @@ import pickle
 import subprocess
 import sys
 import tarfile
+import weakref
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -240,6 +242,31 @@ def test_a_stream_read_backwards_begins_again(tmp_path):
     # open files stay behind where the process is left
     assert pickle.loads(pickle.dumps(rows))[5] == expected[5]
     assert batches(rows, workers=2) == batches(mixed(rows.dataset, steps=6), workers=2)
+
+
+def test_an_abandoned_stream_is_closed_by_the_next_reader_and_never_by_the_garbage_collector(tmp_path):
+    """Closing waits for threads, which the collector may have interrupted: a training would stand still for ever."""
+    closed = []
+
+    def lines():
+        try:
+            yield from ({"video": "0.mp4", "text": f"line {i}"} for i in range(99))
+        finally:
+            closed.append(True)
+
+    def read(rows):
+        return rows.__getitems__(range(3))
+
+    rows = mixed({"lines": datasets.IterableDataset.from_generator(lines)}, steps=4, world_size=1, shuffle_buffer=2)
+    rows.cycle = rows
+    read(rows)
+    gone = weakref.ref(rows)
+    del rows
+    gc.collect()
+    assert gone() is None
+    assert not closed
+    read(mixed({"json": write_json_lines(tmp_path, shards=1, rows=9)}, steps=4, world_size=1))
+    assert closed
 
 
 def test_a_worker_does_not_read_on_in_the_files_of_its_parent(tmp_path):

@@ -3,7 +3,9 @@
 import logging
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import weakref
+from collections import defaultdict
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count, islice
 from typing import TYPE_CHECKING, Any
@@ -24,11 +26,19 @@ logger = logging.getLogger(__name__)
 KINDS = ("video", "image")
 
 
+Numbered = tuple[dict[str, Any], int, int]  # a row, its index and its epoch
+
+# Process -> its streams whose readers are gone. The next reader closes them, never the garbage collector: closing a
+# stream of several shards waits for its threads, and the collector may come while a lock that they need is held. In a
+# forked process there are no such threads, so there the streams of its parent stay open.
+_ABANDONED: defaultdict[int, list[Generator[Numbered, None, None]]] = defaultdict(list)
+
+
 @dataclass
 class _Share:
     """What one reader takes from a stream: batch after batch, pass after pass."""
 
-    rows: Iterator[dict[str, Any]]
+    rows: Generator[Numbered, None, None]
     batches: int = 0  # read so far
     last: list[dict[str, Any]] = field(default_factory=list)
 
@@ -214,7 +224,8 @@ class MixedRows(NumberedRows):
         if self._permutations.get(name, (-1,))[0] != epoch:
             size = len(self.dataset[name])
             numbers = np.arange(size, dtype=np.int32 if size < 2**31 else np.int64)
-            self._permutations[name] = epoch, np.random.default_rng(self._seeds(name, epoch)).permutation(numbers)
+            seeds = [self.seed, 1 + self.names.index(name), epoch]
+            self._permutations[name] = epoch, np.random.default_rng(seeds).permutation(numbers)
         return self._permutations[name][1]
 
     def _stream_batch(self, name: str, micro_step: int, rank: int) -> list[dict[str, Any]]:
@@ -231,35 +242,23 @@ class MixedRows(NumberedRows):
         key = (os.getpid(), number, reader, readers)
         share = self._shares.get(key)
         if share is None or share.batches > batches + 1:
-            share = self._shares[key] = _Share(self._share_rows(name, reader, readers))
+            if share is not None:
+                share.rows.close()
+            abandoned = _ABANDONED[os.getpid()]
+            while abandoned:
+                abandoned.pop().close()
+            seeds = [self.seed, 1 + number]
+            rows = _share_rows(self.dataset[name], name, reader, readers, seeds, self.shuffle_buffer)
+            weakref.finalize(self, abandoned.append, rows)
+            share = self._shares[key] = _Share(rows)
         if share.batches <= batches:
             skipped = (batches - share.batches) * self.batch_size
             if skipped:
                 logger.info("Source %r: reading past the %d rows of earlier steps.", name, skipped)
-            share.last = list(islice(share.rows, skipped, skipped + self.batch_size))
+            numbered = islice(share.rows, skipped, skipped + self.batch_size)
+            share.last = [self._row(name, row, index, epoch) for row, index, epoch in numbered]
             share.batches = batches + 1
         return share.last
-
-    def _share_rows(self, name: str, reader: int, readers: int) -> Iterator[dict[str, Any]]:
-        """Endless: the rows of one of `readers` disjoint shares, pass after pass."""
-        for epoch in count():
-            seed = int(np.random.SeedSequence(self._seeds(name, epoch)).generate_state(1)[0])
-            stream = self.dataset[name].shuffle(seed=seed, buffer_size=self.shuffle_buffer)
-            share = split_dataset_by_node(stream, rank=reader, world_size=readers)
-            place = -1
-            # `iter(share)` would share it out once more among the workers of a DataLoader
-            for place, batch in enumerate(share.iter(batch_size=1)):
-                row = {column: values[0] for column, values in batch.items()}
-                yield self._row(name, row, place * readers + reader, epoch)
-            if place < 0:
-                raise ValueError(
-                    f"Source {name!r} has no row for reader {reader} of {readers} (processes x workers) in pass "
-                    f"{epoch}: it is empty, or has fewer rows than readers, or shards without rows. Leave it out, "
-                    "use fewer workers, or load it without streaming."
-                )
-
-    def _seeds(self, name: str, epoch: int) -> list[int]:
-        return [self.seed, 1 + self.names.index(name), epoch]
 
     def _row(self, name: str, row: Row, index: int, epoch: int) -> dict[str, Any]:
         if not isinstance(row, Mapping):
@@ -283,6 +282,29 @@ class MixedRows(NumberedRows):
             )
         columns = {column: value for column, value in row.items() if column not in KINDS or column == kinds[0]}
         return {**columns, "source": name, "index": index, "epoch": epoch}
+
+
+def _share_rows(
+    source: IterableDataset, name: str, reader: int, readers: int, seeds: list[int], shuffle_buffer: int
+) -> Generator[Numbered, None, None]:
+    """Endless: the rows of one of `readers` disjoint shares, pass after pass.
+
+    It knows nothing of the `MixedRows` it reads for, which could not be told from garbage otherwise.
+    """
+    for epoch in count():
+        seed = int(np.random.SeedSequence([*seeds, epoch]).generate_state(1)[0])
+        stream = source.shuffle(seed=seed, buffer_size=shuffle_buffer)
+        share = split_dataset_by_node(stream, rank=reader, world_size=readers)
+        place = -1
+        # `iter(share)` would share it out once more among the workers of a DataLoader
+        for place, batch in enumerate(share.iter(batch_size=1)):
+            yield {column: values[0] for column, values in batch.items()}, place * readers + reader, epoch
+        if place < 0:
+            raise ValueError(
+                f"Source {name!r} has no row for reader {reader} of {readers} (processes x workers) in pass "
+                f"{epoch}: it is empty, or has fewer rows than readers, or shards without rows. Leave it out, "
+                "use fewer workers, or load it without streaming."
+            )
 
 
 def _known(name: str, source: Any) -> Any:
