@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 os.environ.setdefault("SVT_LOG", "1")  # the AV1 encoder talks to stderr otherwise
+# models here are tiny and tests run side by side: more threads would only wait for each other
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 RATE = 25
 Encoder = Callable[..., Path]
