@@ -14,7 +14,7 @@
       vit/ bert/    save_pretrained folders (default: --vision and --text)
 
 The original release calls its checkpoints by other names: rename them, or link to them. Every command that runs is
-printed; with --print none of them runs.
+printed; with --print none of them runs, which is the way to several GPUs: put torchrun in front of them.
 """
 
 import argparse
@@ -86,8 +86,8 @@ class Run:
         return 0 if self.args.print else cli.main(argv)
 
     def convert(self, name: str, task: str) -> Path:
-        """The model of a released checkpoint; converted once."""
-        target = self.output.parent / f"converted-{name}" if not self.args.dry else self.output / f"converted-{name}"
+        """The model of a released checkpoint."""
+        target = self.output / f"converted-{name}"
         options: list[object] = ["--vocab", self.released / "vocab.txt"]
         if task == "qa":
             options += ["--answers", self.released / name / "txt" / "train_ans2label.json"]
@@ -99,7 +99,7 @@ class Run:
             options += architecture()
         checkpoint = self.args.checkpoint or self.released / "checkpoints" / f"{name}.pt"
         with PartialState().main_process_first():
-            if not (target / "config.json").is_file():
+            if not (target / "model.safetensors").is_file():
                 self._need(
                     self.alpro("convert", "--checkpoint", checkpoint, "--task", task, "--output", target, *options)
                 )
