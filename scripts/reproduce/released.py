@@ -25,10 +25,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from accelerate import PartialState
-
 from alpro_hf import AlproProcessor, AlproPrompterModel, cli
 from alpro_hf.entities import build_prompter, read_entities
+from alpro_hf.inference import processes
 from alpro_hf.results import RESULTS, read_results
 
 
@@ -98,7 +97,7 @@ class Run:
 
             options += architecture()
         checkpoint = self.args.checkpoint or self.released / "checkpoints" / f"{name}.pt"
-        with PartialState().main_process_first():
+        with processes().main_process_first():
             if not (target / "model.safetensors").is_file():
                 self._need(
                     self.alpro("convert", "--checkpoint", checkpoint, "--task", task, "--output", target, *options)
@@ -168,7 +167,7 @@ class Run:
             *("--num-frames", frames, "--text-length", benchmark.text_length),
             *("--output", self.output / "results", *self.evaluation),
         )
-        if self.args.print or not PartialState().is_main_process:
+        if self.args.print or not processes().is_main_process:
             return
         if not (self.output / "results" / RESULTS).is_file():
             self._need(code)
@@ -225,7 +224,7 @@ def reproduce(
     if args.dry:
         from miniature import make_released
 
-        with PartialState().main_process_first():
+        with processes().main_process_first():
             make_released(run.released)
     os.makedirs(args.output, exist_ok=True)
     steps(run)

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from datasets import Dataset
 from datasets.exceptions import DatasetsError
 from huggingface_hub.errors import StrictDataclassError
@@ -23,6 +22,7 @@ from safetensors import SafetensorError
 from .assets import bundled_model
 from .breakdown import BREAKDOWN_PICTURE, COLUMNS, WORDS, break_down, plot_breakdown
 from .evaluation import RetrievalProtocol
+from .inference import processes
 from .loading import BUNDLED, CommandError, load_model
 from .measure import Measured, clip_name, measure_answers, measure_retrieval
 from .results import RESULTS, Results, data_fingerprint, metric_intervals, model_source, write_results
@@ -136,7 +136,7 @@ def _at_least(least: int) -> Callable[[str], int]:
 def run(args: argparse.Namespace) -> int:
     """Carry out `alpro evaluate`; 1 with the reason on stderr when it failed, or clips could not be decoded."""
     expected = (CommandError, OSError, ValueError, DatasetsError, StrictDataclassError, SafetensorError)
-    state = PartialState()
+    state = processes()
     try:
         results = evaluate(args)
     except expected as error:
@@ -177,7 +177,7 @@ def evaluate(args: argparse.Namespace) -> Results | None:
     """
     started = time.monotonic()
     _check_arguments(args)
-    state = PartialState()
+    state = processes()
     options = {"video_names": args.video_names, "on_missing": args.on_missing}
     options = {name: value for name, value in options.items() if value is not None}
     with state.main_process_first():  # the others find what the first one has cached

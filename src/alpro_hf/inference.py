@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import gather_object
+from accelerate.utils import gather_object, parse_flag_from_env
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
@@ -133,7 +133,7 @@ def encode_rows(
 
 def gather_states(parts: list[RetrievalStates]) -> list[RetrievalStates]:
     """The parts that all processes have encoded."""
-    if PartialState().num_processes == 1:
+    if processes().num_processes == 1:
         return parts
     return _together([part.to("cpu") for part in parts])
 
@@ -177,7 +177,7 @@ def match_pairs(
         vtm_scores(model, states.text_states, states.text_mask, states.video_states, batch, batch_size)
         for batch in _bar(_own(batches), title, f"{batch_size} pairs")
     ]
-    world = PartialState().num_processes
+    world = processes().num_processes
     if world == 1:
         return torch.cat(own)
     logits = [torch.empty(0)] * len(batches)
@@ -264,19 +264,27 @@ def _whole_clips(clips: Iterable[list[int]], batch_size: int) -> Iterator[list[i
 # ---------------------------------------------------------------------------------------------------------- processes
 
 
+def processes() -> PartialState:
+    """The processes that share the work and the device of this one, as the launcher started them; often just one.
+
+    Where there is no accelerator, `PartialState()` by itself takes every process of torchrun for the only one.
+    """
+    return PartialState(cpu=not torch.accelerator.is_available() or parse_flag_from_env("ACCELERATE_USE_CPU"))
+
+
 def _cut(items: Sequence[T], size: int) -> list[Sequence[T]]:
     return [items[start : start + size] for start in range(0, len(items), size)]
 
 
 def _own(batches: Sequence[T]) -> Sequence[T]:
     """What this process has to do."""
-    state = PartialState()
+    state = processes()
     return batches[state.process_index :: state.num_processes]
 
 
 def _together(own: list[T]) -> list[T]:
     """The items of all processes, those of the first one first."""
-    return own if PartialState().num_processes == 1 else cast(list[T], gather_object(own))
+    return own if processes().num_processes == 1 else cast(list[T], gather_object(own))
 
 
 def _decoded(
@@ -291,8 +299,8 @@ def _decoded(
 
 def _bar(items: Iterable[T], title: str | None, unit: str, total: int | None = None) -> Iterable[T]:
     """With a progress bar on stderr, in the first process alone, once it takes longer than a moment."""
-    hidden = not title or not PartialState().is_main_process
+    hidden = not title or not processes().is_main_process
     return tqdm(items, desc=title, unit=unit, total=total, disable=hidden, delay=1)
 
 
-__all__ = ["Answers", "Skipped", "answer_rows", "encode_rows", "gather_states", "match_pairs"]
+__all__ = ["Answers", "Skipped", "answer_rows", "encode_rows", "gather_states", "match_pairs", "processes"]
