@@ -159,8 +159,11 @@ def _msrvtt(source: Source) -> Iterator[Entry]:
         category = videos[identity].get("category")
         if category is not None and not isinstance(category, int):
             raise AnnotationError(f"{place}: the category of {identity!r} is a number; received {category!r}.")
+        begin, end = (videos[identity].get(name) for name in ("start time", "end time"))
+        timed = isinstance(begin, int | float) and isinstance(end, int | float)
+        duration = round(float(end - begin), 3) if timed else None
         text = text_of(sentence, "caption", place)
-        yield Entry(place, identity, (identity,), {"text": text, "category": category})
+        yield Entry(place, identity, (identity,), {"text": text, "category": category, "duration": duration})
 
 
 def _checked(value: Any, place: str) -> Record:
