@@ -35,6 +35,7 @@ examples:
   alpro search holiday-index "a dog runs into the sea"
   alpro search holiday "a dog runs into the sea"     the same without an index, which is slower each time
   alpro ask holiday/0042.mp4 "what is the dog doing?"
+  alpro evaluate --task retrieval --data rows.jsonl --output results    how good is it, and how sure is that
   alpro entities captions.csv --output entities.txt  the first step of pre-training on your own videos
   alpro COMMAND --help                               all options of a command
 

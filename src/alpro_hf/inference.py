@@ -24,6 +24,7 @@ from .modeling_alpro import (
 )
 
 _TEXTS = 128  # encoded at a time
+_AT_ONCE = 8  # batches of pairs that a process takes from the pile
 _QUESTION_INPUTS = ("input_ids", "attention_mask", "pixel_values_videos", "video_index", "answer_mask")
 T = TypeVar("T")
 
@@ -172,10 +173,10 @@ def match_pairs(
     """
     assert states.text_states is not None
     assert states.video_states is not None
-    batches = pairs.split(batch_size)
+    batches = pairs.split(_AT_ONCE * batch_size)
     own = [
         vtm_scores(model, states.text_states, states.text_mask, states.video_states, batch, batch_size)
-        for batch in _bar(_own(batches), title, f"{batch_size} pairs")
+        for batch in _bar(_own(batches), title, f"{_AT_ONCE * batch_size} pairs")
     ]
     world = processes().num_processes
     if world == 1:
