@@ -13,27 +13,19 @@ import argparse
 import json
 import time
 from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from alpro_hf import AlproForVideoQuestionAnswering, AlproForVideoTextRetrieval, AlproProcessor
 from alpro_hf.assets import bundled_model
-from alpro_hf.data.collator import AlproCollator, NumberedRows, video_id
+from alpro_hf.data.collator import video_id
 from alpro_hf.data.sprite_language import PASSIVE, PHRASES, noun_phrase
 from alpro_hf.data.sprite_world import PAIR_OF, RELATION_PAIR, SPRITES
-from alpro_hf.evaluation import (
-    RetrievalStates,
-    encode_batches,
-    question_answering_metrics,
-    retrieval_metrics,
-    retrieval_scores,
-    vtm_scores,
-)
+from alpro_hf.evaluation import RetrievalStates, question_answering_metrics, retrieval_metrics, retrieval_scores
+from alpro_hf.inference import answer_rows, encode_rows, match_pairs
 
 PROTOCOLS = ["vtc", "rerank", "reference"]
 TASKS = ["retrieval", "choices", "qa"]
@@ -48,20 +40,12 @@ def read_rows(folder: Path, name: str) -> list[dict[str, Any]]:
     return [{**row, "video": str(folder / row["video"])} for row in rows]
 
 
-def batches(rows: list[dict[str, Any]], collator: AlproCollator, title: str) -> Iterator[dict[str, Any]]:
-    loader = DataLoader(NumberedRows(rows), batch_size=BATCH, collate_fn=collator)
-    return iter(tqdm(loader, desc=title, unit="batch"))
-
-
 def evaluate_retrieval(
     model: AlproForVideoTextRetrieval, states: RetrievalStates, protocols: list[str], title: str
 ) -> dict[str, dict[str, float]]:
     def score_pairs(pairs: torch.Tensor) -> torch.Tensor:
-        chunks = pairs.split(1 << 14)
-        bar = tqdm(chunks, desc=f"{title}: matching", unit="16k pairs", disable=len(chunks) < 4)
         with torch.autocast(model.device.type, torch.bfloat16):
-            logits = [vtm_scores(model, states.text_states, states.text_mask, states.video_states, c) for c in bar]
-        return torch.cat(logits)
+            return match_pairs(model, states, pairs, title=f"{title}: matching")
 
     return {
         protocol: retrieval_metrics(for_text, states.text_to_video, for_video)
@@ -116,14 +100,11 @@ def asked_for(row: dict[str, Any]) -> str:
 def evaluate_answers(
     model: AlproForVideoQuestionAnswering, processor: AlproProcessor, rows: list[dict[str, Any]], title: str
 ) -> dict[str, float]:
-    label2id = model.config.label2id
-    collator = AlproCollator(processor, task="qa", label2id=label2id)
-    predictions: list[str] = []
-    for batch in batches(rows, collator, f"{title}: questions"):
-        inputs = {key: batch[key] for key in ("input_ids", "attention_mask", "pixel_values_videos", "video_index")}
-        predictions += [model.config.id2label[label] for label in model(**inputs).logits.argmax(dim=1).tolist()]
+    found, skipped = answer_rows(model, processor, rows, batch_size=BATCH, title=title)
+    assert not skipped, skipped
+    predictions = [model.config.id2label[label] for label in found.labels.tolist()]
     answers, types = ([row[key] for row in rows] for key in ("answer", "answer_type"))
-    metrics = question_answering_metrics(predictions, answers, types, label2id)
+    metrics = question_answering_metrics(predictions, answers, types, model.config.label2id)
     details = defaultdict(list)
     for row, predicted in zip(rows, predictions, strict=True):
         right = predicted == row["answer"]
@@ -167,7 +148,8 @@ def main() -> None:
             source = arguments.retrieval or bundled_model("retrieval")
             model, processor = (cls.from_pretrained(source) for cls in (AlproForVideoTextRetrieval, AlproProcessor))
             rows = read_rows(folder, "retrieval.jsonl")
-            states = encode_batches(model, batches(rows, AlproCollator(processor), split), keep_states=True)
+            states, skipped = encode_rows(model, processor, rows, batch_size=BATCH, title=split)
+            assert not skipped, skipped
             if "retrieval" in arguments.tasks:
                 result["retrieval"] = evaluate_retrieval(model, states, arguments.protocols, split)
             if "choices" in arguments.tasks:

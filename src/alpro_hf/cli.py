@@ -10,17 +10,17 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
 
 from . import __version__
+from .loading import BUNDLED, CommandError, load_model
 
-BUNDLED = "bundled"
 # command -> the module that has its arguments and runs it, and what it does
 MODULES = {
     "convert": ("convert", "turn a checkpoint of the original ALPRO code into a model folder"),
     "entities": ("entities", "list the most frequent nouns of captions, for the prompter"),
     "pseudo-label": ("pseudo_labels", "let a prompter label the crops of a data set, once and for all"),
     "train": ("train", "train a model by a recipe: prompter, pre-training, retrieval or question answering"),
+    "evaluate": ("evaluate", "measure a model on a benchmark or rows of your own: retrieval or question answering"),
     "plot": ("plots", "draw the curves of training runs"),
     "publish": ("hub", "put a model, the demo and the metrics on the Hub"),
     "compare": ("compare", "tell whether two evaluations differ by more than chance"),
@@ -35,6 +35,7 @@ examples:
   alpro search holiday-index "a dog runs into the sea"
   alpro search holiday "a dog runs into the sea"     the same without an index, which is slower each time
   alpro ask holiday/0042.mp4 "what is the dog doing?"
+  alpro evaluate --task retrieval --data rows.jsonl --output results    how good is it, and how sure is that
   alpro entities captions.csv --output entities.txt  the first step of pre-training on your own videos
   alpro COMMAND --help                               all options of a command
 
@@ -86,14 +87,11 @@ and a picture of what was asked and found.
 """
 
 
-class CommandError(Exception):
-    """A command cannot do what it was asked to; the message says why."""
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `alpro` with the given arguments (default: those of the process) and return its exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
     args = _parser(argv).parse_args(argv)
+    args.command_line = ["alpro", *argv]
     for stream in (sys.stdout, sys.stderr):  # a file name need not be text
         stream.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
     try:
@@ -212,44 +210,6 @@ def _text(text: str) -> str:
 
 
 # ------------------------------------------------------------------------------------------------------------ commands
-
-
-def load_model(task: Literal["retrieval", "qa"], name: str) -> tuple[Any, Any]:
-    """Load a model and its processor for a task, on the GPU if there is one.
-
-    Args:
-        task: `retrieval` or `qa`.
-        name: Folder, Hub id, or `bundled`.
-
-    Raises:
-        CommandError: It is no ALPRO model, or one of another task.
-        OSError: It cannot be found or read.
-    """
-    import torch
-    from transformers.utils import logging
-
-    from .assets import bundled_model
-    from .configuration_alpro import AlproConfig
-    from .modeling_alpro import AlproForVideoQuestionAnswering, AlproForVideoTextRetrieval
-    from .processing_alpro import AlproProcessor
-
-    logging.set_verbosity_error()  # what matters of the library's warnings is checked here
-    logging.disable_progress_bar()
-    source = str(bundled_model(task)) if name == BUNDLED else name
-    config, _ = AlproConfig.get_config_dict(source)
-    if not config:
-        raise CommandError(f"{name} holds no model: there is no config.json in it.")
-    kind = config.get("model_type")
-    if kind != AlproConfig.model_type:
-        raise CommandError(f"{name} holds a model of type {kind!r}, not an ALPRO model.")
-    model_class = {"retrieval": AlproForVideoTextRetrieval, "qa": AlproForVideoQuestionAnswering}[task]
-    loaded: Any = model_class.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
-    model, info = loaded
-    if info["missing_keys"]:
-        missing = ", ".join(sorted(info["missing_keys"])[:3])
-        raise CommandError(f"{name} was not trained for {task}: it lacks {missing}, ... Name another --model.")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return model.to(device), AlproProcessor.from_pretrained(source)
 
 
 def _index(args: argparse.Namespace) -> int:

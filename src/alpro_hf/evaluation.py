@@ -320,6 +320,7 @@ def retrieval_scores(
     protocol: RetrievalProtocol,
     score_pairs: Callable[[torch.Tensor], torch.Tensor] | None = None,
     rerank_k: int = 16,
+    prior: bool = True,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Scores of all texts with all clips under a protocol (see the top of this module).
 
@@ -328,6 +329,7 @@ def retrieval_scores(
         protocol: `vtc`, `rerank` or `reference`.
         score_pairs: From int64 (n, 2) pairs to matching logits (n, 2), for instance `vtm_scores`; unused by `vtc`.
         rerank_k: Candidates that `rerank` reorders for each text and for each clip.
+        prior: Whether `rerank` adds the similarity to the matching logit; without, it orders by matching alone.
 
     Returns:
         Two (texts, videos) matrices: to rank the clips of a text by, and the texts of a clip by.
@@ -351,7 +353,7 @@ def retrieval_scores(
     pairs = (for_text | for_video).nonzero()
     matched = torch.zeros_like(similarity)
     matched[pairs[:, 0], pairs[:, 1]] = score_pairs(pairs)[:, 1].to(matched.device)
-    reordered = matched + similarity
+    reordered = matched + similarity if prior else matched
     # cosine similarities span at most 2: this puts every other candidate behind the worst reordered one
     behind = similarity + (reordered.min() - 3)
     return torch.where(for_text, reordered, behind), torch.where(for_video, reordered, behind)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 RANKS_PICTURE = "ranks.png"
 RERANK_PICTURE = "rerank.png"
 _DIRECTIONS = {"t2v": "text to video", "v2t": "video to text"}
+_QUERIES = _DIRECTIONS | {"qa": "question to answer"}
 _MARKED = (1, 5, 10, 50)
 
 
@@ -101,7 +102,7 @@ def plot_rerank_curve(curve: RerankCurve) -> "Figure":
     Raises:
         ImportError: matplotlib is not installed.
     """
-    figure, axes = _figure("Re-ranking", "candidates that are re-ranked (k)", "R@1 (%)")
+    figure, axes = new_figure("Re-ranking", "candidates that are re-ranked (k)", "R@1 (%)")
     for colour, (direction, name) in zip(("C0", "C1"), _DIRECTIONS.items(), strict=True):
         for style, prior, recall in (
             ("-", "matching + similarity", curve.with_prior[direction]),
@@ -120,26 +121,26 @@ def plot_ranks(ranks: Mapping[str, Any], candidates: Mapping[str, int] | None = 
     """Draw the distribution of ranks as recall over rank, with a logarithmic axis; save it with `savefig`.
 
     Args:
-        ranks: Direction (`t2v`, `v2t`) to (queries,) ranks.
+        ranks: Direction (`t2v`, `v2t`, or `qa` for answers) to (queries,) ranks; infinite ones are never found.
         candidates: Direction to the number of candidates, for the line of a random order; left out if None.
 
     Raises:
         ImportError: matplotlib is not installed.
         ValueError: There are no ranks, or a direction is unknown.
     """
-    if not ranks or not set(ranks) <= set(_DIRECTIONS):
-        raise ValueError(f"plot_ranks needs the ranks of t2v, v2t or both; received those of {sorted(ranks)}.")
-    figure, axes = _figure("Recall over rank", "rank", "queries with at most this rank (%)")
-    last = max(float(np.max(values)) for values in ranks.values())
+    if not ranks or not set(ranks) <= set(_QUERIES):
+        raise ValueError(f"plot_ranks needs the ranks of t2v, v2t or both, or qa; received those of {sorted(ranks)}.")
+    figure, axes = new_figure("Recall over rank", "rank", "queries with at most this rank (%)")
+    last = max(float(np.max(values, where=np.isfinite(values), initial=1)) for values in ranks.values())
     last = max([last, 10.0, *(candidates or {}).values()])
-    for colour, direction in zip(("C0", "C1"), [name for name in _DIRECTIONS if name in ranks], strict=False):
+    for colour, direction in zip(("C0", "C1"), [name for name in _QUERIES if name in ranks], strict=False):
         values = np.sort(np.asarray(ranks[direction], float))
-        steps = np.unique(values)
+        steps = np.unique(values[np.isfinite(values)])
         recall = 100.0 * np.searchsorted(values, steps, side="right") / len(values)
-        label = f"{_DIRECTIONS[direction]}, median rank {np.median(values):g}, {len(values)} queries"
+        label = f"{_QUERIES[direction]}, median rank {np.median(values):g}, {len(values)} queries"
         axes.step(
             [1, *steps, last],
-            [np.sum(values <= 1) / len(values) * 100, *recall, 100],
+            [np.sum(values <= 1) / len(values) * 100, *recall, 100 * np.mean(np.isfinite(values))],
             where="post",
             color=colour,
             label=label,
@@ -152,7 +153,7 @@ def plot_ranks(ranks: Mapping[str, Any], candidates: Mapping[str, int] | None = 
                 f"{share:.1f}",
                 (k, share),
                 textcoords="offset points",
-                xytext=(5, -10) if direction == "t2v" else (-24, 5),
+                xytext=(-24, 5) if direction == "v2t" else (5, -10),
                 fontsize=8,
                 color=colour,
             )
@@ -169,7 +170,12 @@ def plot_ranks(ranks: Mapping[str, Any], candidates: Mapping[str, int] | None = 
     return figure
 
 
-def _figure(title: str, x: str, y: str) -> tuple["Figure", "Axes"]:
+def new_figure(title: str, x: str, y: str) -> tuple["Figure", "Axes"]:
+    """A figure with labelled axes; needs no display.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
     try:
         from matplotlib.figure import Figure  # without pyplot: no display, no global state
     except ModuleNotFoundError as error:
@@ -186,4 +192,12 @@ def _figure(title: str, x: str, y: str) -> tuple["Figure", "Axes"]:
     return figure, axes
 
 
-__all__ = ["RANKS_PICTURE", "RERANK_PICTURE", "RerankCurve", "plot_ranks", "plot_rerank_curve", "rerank_curve"]
+__all__ = [
+    "RANKS_PICTURE",
+    "RERANK_PICTURE",
+    "RerankCurve",
+    "new_figure",
+    "plot_ranks",
+    "plot_rerank_curve",
+    "rerank_curve",
+]

@@ -273,6 +273,7 @@ class Results:
         date: ISO 8601, in UTC.
         versions: See `package_versions`.
         predictions: `file`, `rows` and `sha256` of the predictions; set by `write_results`.
+        details: What else was found out, such as the breakdown by groups of rows and the re-ranking curve.
     """
 
     task: str
@@ -285,6 +286,7 @@ class Results:
     date: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     versions: dict[str, str] = field(default_factory=package_versions)
     predictions: dict[str, Any] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
 
 
 def write_results(folder: str | Path, results: Results, rows: Iterable[Row]) -> Path:
@@ -372,7 +374,7 @@ def _checked(content: Mapping[str, Any], path: Path) -> Results:
     def is_text(value: Any) -> bool:
         return isinstance(value, str) and bool(value)
 
-    for name in ("protocol", "metrics", "model", "data", "intervals", "versions", "predictions"):
+    for name in ("protocol", "metrics", "model", "data", "intervals", "versions", "predictions", "details"):
         need(isinstance(content.get(name), dict), name, "an object")
     need(content.get("task") in ("retrieval", "qa"), "task", "'retrieval' or 'qa'")
     need(is_text(content["protocol"].get("name")), "protocol", "an object with a name")

@@ -24,13 +24,11 @@ from .data.collator import AlproCollator, NumberedRows
 from .data.sources import MixedRows
 from .evaluation import (
     RetrievalProtocol,
-    RetrievalStates,
     encode_batches,
     merge_states,
     question_answering_metrics,
     retrieval_metrics,
     retrieval_scores,
-    vtm_scores,
 )
 from .global_batch import (
     add_counts,
@@ -42,6 +40,7 @@ from .global_batch import (
     seeded,
     trim_to_smallest,
 )
+from .inference import gather_states, match_pairs
 from .loss_alpro import IGNORE_INDEX, crop_on_black
 from .modeling_alpro import AlproForVideoQuestionAnswering, AlproForVideoTextRetrieval, AlproModel, AlproOutput
 from .pretraining_alpro import AlproForPreTraining, AlproPrompterModel
@@ -525,20 +524,11 @@ class AlproTrainer(Trainer):
         )
         with self.accelerator.autocast():  # around the model alone: similarities in bfloat16 would be full of ties
             states = encode_batches(model, dataloader, keep_states=protocol != "vtc", on_batch=self._on_batch)
-        if self.args.world_size > 1:
-            gathered: list[RetrievalStates] = gather_object([states.to("cpu")])
-            states = merge_states(gathered).to(self.args.device)
+        states = merge_states(gather_states([states])).to(self.args.device)
 
         def score_pairs(pairs: torch.Tensor) -> torch.Tensor:
-            """Each process scores a slice; all get everything, in order."""
-            shards = pairs.tensor_split(self.args.world_size)
-            own = shards[self.args.process_index]
-            text, mask, video = states.text_states, states.text_mask, states.video_states
-            assert text is not None
-            assert video is not None
             with self.accelerator.autocast():
-                logits = vtm_scores(model, text, mask, video, own, self.args.vtm_batch_size)
-            return logits if self.args.world_size == 1 else torch.cat(gather_object([logits.cpu()]))
+                return match_pairs(model, states, pairs, batch_size=self.args.vtm_batch_size)
 
         text_to_video = states.text_to_video
         metrics: dict[str, float] = {}

@@ -53,7 +53,12 @@ class TrainError(ValueError):
 
 
 def load_rows(
-    spec: str, task: str, videos: Path | None = None, split: str | None = None, output: Path | None = None
+    spec: str,
+    task: str,
+    videos: Path | None = None,
+    split: str | None = None,
+    output: Path | None = None,
+    **options: Any,
 ) -> Dataset:
     """The rows that `--data` or `--eval-data` names, checked for what the task needs.
 
@@ -63,6 +68,7 @@ def load_rows(
         videos: Where KIND:PATH finds its clips.
         split: Of those that the file or folder has.
         output: Folder for lists of the clips that KIND:PATH misses; None: no lists.
+        options: Others of `load_annotations`, for KIND:PATH.
 
     Raises:
         TrainError: A column is missing, is no text or has empty fields, or there are no rows.
@@ -71,8 +77,10 @@ def load_rows(
     match = None if Path(spec).exists() else _ANNOTATIONS.fullmatch(spec)
     if match:
         kind: Any = match[1]
-        missing = None if output is None else output / f"missing-{kind}-{Path(match[2]).stem}.txt"
-        rows = load_annotations(kind, match[2], videos=videos, split=split, missing=missing if videos else None)
+        missing = None if output is None or videos is None else missing_list(spec, output)
+        rows = load_annotations(kind, match[2], videos=videos, split=split, missing=missing, **options)
+    elif options:
+        raise TrainError(f"{', '.join(options)} belong to annotations as their owners publish them, KIND:PATH.")
     elif Path(spec).is_file() and not Path(spec).stat().st_size:
         raise TrainError(f"{spec} is empty.")
     else:
@@ -95,6 +103,12 @@ def load_rows(
     for name in COLUMNS[task]:
         _check_words(spec, rows, name)
     return _undecoded(rows)
+
+
+def missing_list(spec: str, output: Path) -> Path | None:
+    """Where `load_rows` lists the clips that KIND:PATH misses; None: `spec` is a file of rows."""
+    match = None if Path(spec).exists() else _ANNOTATIONS.fullmatch(spec)
+    return output / f"missing-{match[1]}-{Path(match[2]).stem}.txt" if match else None
 
 
 def _check_words(spec: str, rows: Dataset, name: str) -> None:
@@ -362,6 +376,7 @@ __all__ = [
     "is_labelled",
     "load_rows",
     "make_collator",
+    "missing_list",
     "pem_entities",
     "start_model",
     "start_processor",

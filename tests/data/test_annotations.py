@@ -9,6 +9,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -159,6 +160,7 @@ def test_msrvtt_splits(tmp_path, split, videos):
     assert rows["video_id"] == videos
     categories = {video["video_id"]: video["category"] for video in MSRVTT["videos"]}
     assert rows["category"] == [categories[video] for video in videos]
+    assert set(rows["duration"]) == {11.72}
 
 
 def test_msrvtt_by_lists_of_videos(tmp_path):
@@ -380,6 +382,21 @@ def test_the_wrong_folder_is_an_error(tmp_path, clips):
         list(load_annotations("released-retrieval", path, videos=tmp_path / "videos", streaming=True))
     with pytest.raises(NotADirectoryError, match="is no folder"):
         load("released-retrieval", path, videos=tmp_path / "nowhere")
+
+
+def test_memory_hardly_grows_with_the_rows(tmp_path):
+    """What Python holds at its peak: rows go to Arrow in batches, and eight bytes of each stay. Measured on a million
+    rows by scripts/annotations_memory.py."""
+    peaks = []
+    for count in (11_000, 25_000):
+        path = tmp_path / f"{count}.csv"
+        path.write_text("video_id,text\n" + "".join(f"{i},a clip of the number {i}\n" for i in range(count)))
+        tracemalloc.start()
+        rows = load_annotations("webvid", path)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert len(rows) == count
+    assert peaks[1] - peaks[0] < 14_000 * 50, peaks
 
 
 def test_lookup_by_any_spelling(clips):

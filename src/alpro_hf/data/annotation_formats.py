@@ -160,7 +160,14 @@ def _msrvtt(source: Source) -> Iterator[Entry]:
         if category is not None and not isinstance(category, int):
             raise AnnotationError(f"{place}: the category of {identity!r} is a number; received {category!r}.")
         text = text_of(sentence, "caption", place)
-        yield Entry(place, identity, (identity,), {"text": text, "category": category})
+        facts = {"category": category, "duration": _duration(videos[identity])}
+        yield Entry(place, identity, (identity,), {"text": text, **facts})
+
+
+def _duration(video: Record) -> float | None:
+    """Seconds between the times that cut a clip of MSR-VTT out of its film, where they are told."""
+    begin, end = video.get("start time"), video.get("end time")
+    return round(float(end - begin), 3) if isinstance(begin, int | float) and isinstance(end, int | float) else None
 
 
 def _checked(value: Any, place: str) -> Record:

@@ -111,7 +111,8 @@ def load_annotations(
     cache_dir: PathLike | None = None,
 ) -> Dataset | IterableDataset:
     """Rows `{"video", "text", "video_id"}` from annotations, or for questions `{"video", "question", "answer",
-    "answer_type", "video_id"}`; images have `image` instead of `video`. `msrvtt` adds `category` (0 to 19).
+    "answer_type", "video_id"}`; images have `image` instead of `video`. `msrvtt` adds `category` (0 to 19)
+    and `duration` (seconds), where the file has them.
 
     | kind | file | split |
     | --- | --- | --- |
@@ -295,7 +296,7 @@ def _layout(
     names = [media, *(("question", "answer", "answer_type") if asks else ("text",)), "video_id"]
     features = Features({name: Value("string") for name in names})
     if kind == "msrvtt":
-        features["category"] = Value("int64")
+        features["category"], features["duration"] = Value("int64"), Value("float64")
     return media, features, where
 
 
