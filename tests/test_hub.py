@@ -3,7 +3,9 @@
 import argparse
 import ast
 import json
+import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -27,6 +29,7 @@ from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 
 import alpro_hf
 from alpro_hf import (
+    AlproCollator,
     AlproConfig,
     AlproForPreTraining,
     AlproForVideoQuestionAnswering,
@@ -34,6 +37,8 @@ from alpro_hf import (
     AlproModel,
     AlproProcessor,
     AlproPrompterModel,
+    AlproTrainer,
+    AlproTrainingArguments,
     AlproVideoProcessor,
     hub,
     hub_upload,
@@ -41,7 +46,6 @@ from alpro_hf import (
 
 REPO = "acme/alpro-sprites"
 SOURCE = Path(alpro_hf.__file__).parents[1]
-TESTS = Path(__file__).parent
 # what a user of the remote code has installed, and what that brings along
 INSTALLED = {"torch", "torchvision", "transformers", "huggingface_hub", "numpy", "PIL", "av"}
 # a process in which the package cannot be imported, however it is installed
@@ -229,43 +233,55 @@ LOAD = (
     + """
 import json, sys
 import torch
+from huggingface_hub import constants
 from transformers import (
     AutoConfig, AutoModel, AutoModelForPreTraining, AutoModelForVisualQuestionAnswering, AutoProcessor, AutoTokenizer,
 )
 from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 
-name, clip, output = sys.argv[1:]
+clip, output, *names = sys.argv[1:]
 trust = {"trust_remote_code": True}
-config = AutoConfig.from_pretrained(name, **trust)
-processor = AutoProcessor.from_pretrained(name, **trust)
-video_processor = AutoVideoProcessor.from_pretrained(name, **trust)
-tokenizer = AutoTokenizer.from_pretrained(name, **trust)
-base = AutoModel.from_pretrained(name, **trust).eval()
-qa = AutoModelForVisualQuestionAnswering.from_pretrained(name, **trust).eval()
-pretraining = AutoModelForPreTraining.from_pretrained(name, **trust).eval()
-inputs = processor(text=["red and blue", "how many colours ?"], videos=[clip, clip])
-with torch.no_grad():
-    outputs = {"embeds": base(**inputs).video_embeds, "logits": qa(**inputs).logits}
-    outputs |= {"tower": pretraining.alpro(**inputs).text_embeds}
-outputs |= {"pixels": inputs["pixel_values_videos"], "alone": video_processor(clip)["pixel_values_videos"]}
-outputs |= {"words": torch.tensor(tokenizer("red and blue")["input_ids"])}
-torch.save(outputs, output)
-print(json.dumps([type(thing).__module__ for thing in (config, processor, processor.video_processor, base, qa)]))
+modules, everything = set(), []
+for number, name in enumerate(names):
+    constants.HF_HUB_OFFLINE = number < 2  # a folder, a cache, and last what is only on the Hub
+    config = AutoConfig.from_pretrained(name, **trust)
+    processor = AutoProcessor.from_pretrained(name, **trust)
+    video_processor = AutoVideoProcessor.from_pretrained(name, **trust)
+    tokenizer = AutoTokenizer.from_pretrained(name, **trust)
+    base = AutoModel.from_pretrained(name, **trust).eval()
+    qa = AutoModelForVisualQuestionAnswering.from_pretrained(name, **trust).eval()
+    pretraining = AutoModelForPreTraining.from_pretrained(name, **trust).eval()
+    inputs = processor(text=["red and blue", "how many colours ?"], videos=[clip, clip])
+    with torch.no_grad():
+        outputs = {"embeds": base(**inputs).video_embeds, "logits": qa(**inputs).logits}
+        outputs |= {"tower": pretraining.alpro(**inputs).text_embeds}
+    outputs |= {"pixels": inputs["pixel_values_videos"], "alone": video_processor(clip)["pixel_values_videos"]}
+    outputs |= {"words": torch.tensor(tokenizer("red and blue")["input_ids"])}
+    everything.append(outputs)
+    parts = (config, processor, processor.video_processor, video_processor, base, qa, pretraining)
+    modules |= {type(thing).__module__ for thing in parts}
+torch.save(everything, output)
+print(json.dumps(sorted(modules)))
 """
 )
 
 
-@pytest.mark.parametrize("place", ["folder", "cache"])
-def test_remote_code_gives_equal_numbers(place: str, exported: Path, clip: Path, tmp_path: Path) -> None:
-    environment = {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
-    name = str(exported)
-    if place == "cache":
-        simulate_cache(tmp_path / "cache", REPO, exported)
-        environment["HF_HUB_CACHE"] = str(tmp_path / "cache")
-        name = REPO
-    printed = python(LOAD, environment, name, str(clip), str(tmp_path / "outputs.pt"))
-    assert all(module.startswith("transformers_modules.") for module in json.loads(printed))
-    theirs = torch.load(tmp_path / "outputs.pt", weights_only=True)
+@pytest.mark.slow
+def test_remote_code_gives_equal_numbers_from_a_folder_a_cache_and_the_hub(
+    double: HubDouble, exported: Path, clip: Path, tmp_path: Path
+) -> None:
+    simulate_cache(tmp_path / "cache", REPO, exported)
+    hub.publish(exported, "acme/elsewhere", api=double.api())
+    environment = double.environment(tmp_path / "home", token=None) | {"HF_HUB_CACHE": str(tmp_path / "cache")}
+    before = len(double.requests)
+    names = (str(exported), REPO, "acme/elsewhere")
+    printed = python(LOAD, environment, str(clip), str(tmp_path / "outputs.pt"), *names)
+    modules = json.loads(printed)
+    assert len(modules) >= 3 * 4  # each place brings its own code
+    assert all(module.startswith("transformers_modules.") for module in modules)
+    asked = [path for _, path in double.requests[before:]]
+    assert [path for path in asked if re.fullmatch("/acme/elsewhere/resolve/[0-9a-f]{40}/model.safetensors", path)]
+    assert not [path for path in asked if REPO in path]
 
     processor = AlproProcessor.from_pretrained(exported)
     inputs = processor(text=["red and blue", "how many colours ?"], videos=[str(clip), str(clip)])
@@ -274,9 +290,10 @@ def test_remote_code_gives_equal_numbers(place: str, exported: Path, clip: Path,
         logits = AlproForVideoQuestionAnswering.from_pretrained(exported).eval()(**inputs).logits
     expected = {"embeds": base.video_embeds, "logits": logits, "tower": base.text_embeds}
     expected |= {"pixels": inputs["pixel_values_videos"], "alone": inputs["pixel_values_videos"][:1]}
-    expected |= {"words": inputs["input_ids"][0][: len(theirs["words"])]}
-    for key, value in expected.items():
-        assert torch.equal(theirs[key], value), key
+    for theirs in torch.load(tmp_path / "outputs.pt", weights_only=True):
+        words = {"words": inputs["input_ids"][0][: len(theirs["words"])]}
+        for key, value in (expected | words).items():
+            assert torch.equal(theirs[key], value), key
 
 
 def test_local_classes_win(exported: Path) -> None:
@@ -440,15 +457,17 @@ def test_an_interrupted_upload_goes_on(double: HubDouble, checkpoint: Path, tmp_
             raise ConnectionAbortedError
 
     double.on_upload = hold
-    code = "import sys; from alpro_hf import hub; hub.publish(sys.argv[1], sys.argv[2])"
-    environment = os.environ | double.environment(tmp_path / "home") | {"PYTHONPATH": str(SOURCE)}
-    client = subprocess.Popen([sys.executable, "-c", code, str(out), REPO], env=environment, stderr=subprocess.DEVNULL)
+    client = multiprocessing.get_context("fork").Process(
+        target=hub.publish, args=(out, REPO), kwargs={"api": double.api()}
+    )
+    client.start()
     assert stuck.wait(120)
     deadline = time.monotonic() + 60
     while not double.blobs and time.monotonic() < deadline:  # the first is being stored meanwhile
         time.sleep(0.01)
-    client.send_signal(signal.SIGKILL)
-    client.wait(30)
+    client.kill()
+    client.join(30)
+    assert client.exitcode == -signal.SIGKILL
     release.set()
     arrived = set(double.blobs)
     repo = double.repos["model", REPO]
@@ -561,54 +580,58 @@ def test_command_complains_in_one_line(
 
 # ------------------------------------------------------------------------------------------------- the whole way round
 
-TRAIN = """
-import sys
-sys.path.insert(0, sys.argv[1])
-import torch
-from fixtures import colours
-from alpro_hf import AlproCollator, AlproForVideoTextRetrieval, AlproTrainer, AlproTrainingArguments, hub
-
-torch.manual_seed(0)
-arguments = AlproTrainingArguments(
-    output_dir=sys.argv[2], max_steps=2, per_device_train_batch_size=3, use_cpu=True, hub_model_id="acme/trained",
-    push_to_hub=True, save_strategy="no",
-)
-trainer = AlproTrainer(
-    model=AlproForVideoTextRetrieval(colours.config()),
-    args=arguments,
-    data_collator=AlproCollator(colours.processor()),
-    processing_class=colours.processor(),
-    train_dataset=colours.retrieval_rows(),
-)
-trainer.train()
-trainer.save_state()
-trainer.push_to_hub()
-hub.export(sys.argv[2], sys.argv[2] + "-export", name="acme/trained")
-print(hub.publish(sys.argv[2] + "-export", "acme/trained", overwrite=True))
-"""
-
 
 @pytest.mark.slow
-def test_trainer_push_to_hub_then_load_by_name_without_the_package(
-    double: HubDouble, clip: Path, tmp_path: Path
+def test_trainer_push_to_hub_then_load_by_name(
+    double: HubDouble, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    environment = double.environment(tmp_path / "home")
+    """A short training pushes itself; what it pushed, and its export with code and card, load by their name."""
+    monkeypatch.setattr(constants, "ENDPOINT", double.url)
+    monkeypatch.setattr(
+        constants, "HUGGINGFACE_CO_URL_TEMPLATE", f"{double.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    )
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
     trained = tmp_path / "trained"
-    printed = python(TRAIN, environment | {"PYTHONPATH": str(SOURCE)}, str(TESTS), str(trained))
-    assert printed.strip().endswith(f"{double.url}/acme/trained")
-    files = double.repos["model", "acme/trained"].files()
-    assert {"training_args.bin", "model.safetensors", "modeling_alpro.py", "processor_config.json"} <= set(files)
+    arguments = AlproTrainingArguments(
+        output_dir=str(trained),
+        max_steps=2,
+        per_device_train_batch_size=3,
+        use_cpu=True,
+        push_to_hub=True,
+        hub_model_id="acme/trained",
+        save_strategy="no",
+        disable_tqdm=True,
+    )
+    torch.manual_seed(0)
+    trainer = AlproTrainer(
+        model=AlproForVideoTextRetrieval(colours.config()),
+        args=arguments,
+        data_collator=AlproCollator(colours.processor()),
+        processing_class=colours.processor(),
+        train_dataset=colours.retrieval_rows(),
+    )
+    trainer.train()
+    trainer.save_state()
+    trainer.push_to_hub()
+    repo = double.repos["model", "acme/trained"]
+    pushed = repo.branches["main"]
+    assert {"training_args.bin", "model.safetensors", "processor_config.json"} <= set(repo.files())
+    export = hub.export(trained, tmp_path / "export", name="acme/trained")
+    assert hub.publish(export, "acme/trained", overwrite=True) == f"{double.url}/acme/trained"
+    files = repo.files()
+    assert {"training_args.bin", "modeling_alpro.py"} <= set(files)
     card = files["README.md"].content.decode()
     assert "2 steps, " in card
     assert "| `learning_rate` | 5e-05 |" in card
 
-    outputs = tmp_path / "outputs.pt"
-    fresh = double.environment(tmp_path / "elsewhere", token=None)
-    python(LOAD, fresh, "acme/trained", str(clip), str(outputs))
-    model = AlproModel.from_pretrained(trained).eval()
-    inputs = AlproProcessor.from_pretrained(trained)(
-        text=["red and blue", "how many colours ?"], videos=[str(clip)] * 2
-    )
+    texts = ["red and blue", "how many colours ?"]
     with torch.no_grad():
-        expected = model(**inputs).video_embeds
-    assert torch.equal(torch.load(outputs, weights_only=True)["embeds"], expected)
+        inputs = AlproProcessor.from_pretrained(trained)(text=texts, videos=[str(clip)] * 2)
+        expected = AlproForVideoTextRetrieval.from_pretrained(trained).eval()(**inputs)
+        for revision in (pushed, "main"):
+            places = {"cache_dir": tmp_path / "cache", "revision": revision}
+            processor = AutoProcessor.from_pretrained("acme/trained", **places)
+            model = AlproForVideoTextRetrieval.from_pretrained("acme/trained", **places).eval()
+            found = model(**processor(text=texts, videos=[str(clip)] * 2))
+            assert torch.equal(found.vtm_logits, expected.vtm_logits)
+    assert double.count("GET", "^/acme/trained/resolve/") > 0
