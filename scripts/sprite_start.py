@@ -165,6 +165,7 @@ def build_start(output: Path, scale: float = 1.0, bf16: bool = False) -> Path:
         "vit": run(vit, Stills, folder=output / "vit", steps=max(1, round(1500 * scale))),
         "bert": run(bert, Captions, folder=output / "bert", steps=max(1, round(200 * scale))),
     }
+    processor.tokenizer.save_pretrained(output / "bert")
     set_seed(0)
     model = AlproModel.from_unimodal_pretrained(
         str(output / "vit"),
