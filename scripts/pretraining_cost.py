@@ -56,14 +56,11 @@ def batch_of(rows: int, config: AlproConfig) -> dict[str, torch.Tensor]:
 
 
 def counted(work: Callable[[], Any]) -> tuple[float, float]:
-    """Operations (a multiplication and an addition are two) and seconds of the second of two runs."""
-    work()
+    """Operations (a multiplication and an addition are two) and seconds."""
     started = time.perf_counter()
-    work()
-    seconds = time.perf_counter() - started
     with FlopCounterMode(display=False) as counter:
         work()
-    return float(counter.get_total_flops()), seconds
+    return float(counter.get_total_flops()), time.perf_counter() - started
 
 
 def kept_for_backward(model: AlproForPreTraining, batch: dict[str, torch.Tensor]) -> int:
