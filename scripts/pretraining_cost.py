@@ -96,7 +96,7 @@ def student_cost(config: AlproConfig, batch: dict[str, torch.Tensor]) -> tuple[i
     for way in ("eager", "sdpa", "sdpa, gradient checkpointing"):
         model.set_attn_implementation(way.partition(",")[0])
         if "checkpointing" in way:
-            model.gradient_checkpointing_enable()
+            model.activation_checkpointing_enable()
         kept[way] = kept_for_backward(model, batch) / len(batch["input_ids"])
     return sum(parameter.numel() for parameter in model.parameters()), operations, seconds, kept
 
