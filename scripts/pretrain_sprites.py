@@ -5,12 +5,14 @@
     python scripts/pretrain_sprites.py study --output runs/study --data sprite-world --seeds 0 1 2
     python scripts/pretrain_sprites.py table --results runs/study/results
 
-A cell of the study is one pre-training (with PEM, of a prompter first), then fine-tuning for retrieval and for
-questions, then the evaluation of both on the rendered tests, and of the pre-trained model as it is (zero-shot, where
-VTC was among the losses). Without losses ("none") there is only fine-tuning. All start from the same image model and
-language model, see scripts/sprite_start.py, and all cells of a seed see the same clips in the same order, rendered
-once. `study` does the cells that have no results yet, all of the first seed before those of the second: it may be
-interrupted and started again, and later with more seeds. `table` prints means and spreads and draws them.
+A cell of the study is one pre-training, then fine-tuning for retrieval and for questions, then the evaluation of both
+on the rendered tests, and of the pre-trained model as it is (zero-shot, where VTC was among the losses). Without any
+loss ("none") there is only fine-tuning. All start from the same image model and language model, see
+scripts/sprite_start.py, and all cells of a seed see the same clips in the same order, rendered once. The teacher of
+PEM is the bundled retrieval model unless --teacher says otherwise: one trained as short as the students here is
+hardly better than chance (scripts/teacher_sprites.py). `study` does the cells that have no results yet, all of the
+first seed before those of the second: it may be interrupted and started again, and later with more seeds. `table`
+prints means and spreads and draws them.
 """
 
 import argparse
@@ -39,6 +41,7 @@ from alpro_hf import (
     AlproTrainer,
     AlproTrainingArguments,
 )
+from alpro_hf.assets import bundled_model
 from alpro_hf.checkpoints import last_complete_checkpoint
 from alpro_hf.data.collator import AlproCollator
 from alpro_hf.data.pretraining import AlproPreTrainingCollator
@@ -151,16 +154,18 @@ def train(
     return {name: round(entry[name], 4) for entry in log for name in LOGGED if name in entry}
 
 
-def teach(
-    output: Path, processor: AlproProcessor, seed: int, scale: float, bf16: bool, entities: int
-) -> AlproPrompterModel:
-    """The prompter of a seed, which all cells with PEM share."""
-    set_seed(seed)
-    model = AlproModel.from_pretrained(output / "start")
-    folder = output / f"seed{seed}" / "prompter"
-    train("prompter", model, processor, output, folder, seed, scale, bf16, ("vtc",))
-    model = AlproModel.from_pretrained(folder)
-    return build_prompter(model, processor.tokenizer, list(SPRITES[:entities]), progress=False)
+def teach(output: Path, seed: int, arguments: argparse.Namespace) -> AlproPrompterModel:
+    """The prompter that all cells with PEM share: a model that is there, or one of this seed's own."""
+    entities = list(SPRITES[: arguments.entities])
+    source = bundled_model("retrieval") if arguments.teacher == "bundled" else arguments.teacher
+    if arguments.teacher == "own":
+        set_seed(seed)
+        source = output / f"seed{seed}" / "prompter"
+        model = AlproModel.from_pretrained(output / "start")
+        processor = build_processor(output)
+        train("prompter", model, processor, output, source, seed, arguments.scale, arguments.bf16, ("vtc",))
+    towers, processor = AlproModel.from_pretrained(source), AlproProcessor.from_pretrained(source)
+    return build_prompter(towers, processor, entities, progress=False)
 
 
 def cell(losses: str, seed: int, arguments: argparse.Namespace) -> None:
@@ -179,7 +184,7 @@ def cell(losses: str, seed: int, arguments: argparse.Namespace) -> None:
     if LOSSES[losses]:
         prompter = None
         if "pem" in LOSSES[losses]:
-            prompter = teach(output, processor, seed, scale, bf16, arguments.entities)
+            prompter = teach(output, seed, arguments)
         set_seed(seed)
         student = AlproForPreTraining.from_pretrained(
             start, entities=None if prompter is None else prompter.config.entities
@@ -205,7 +210,8 @@ def cell(losses: str, seed: int, arguments: argparse.Namespace) -> None:
         if "vtc" in LOSSES[losses] and split == "test":
             everything["zero-shot"][split] = measure(rows, split, start, None, PROTOCOLS, ["retrieval"], bf16)
     head_of_file = {"losses": losses, "seed": seed, "scale": scale, "seconds": round(time.time() - started)}
-    everything = rounded({**head_of_file, "training": stages, **everything})
+    teacher = {"teacher": arguments.teacher} if "pem" in LOSSES[losses] else {}
+    everything = rounded({**head_of_file, **teacher, "training": stages, **everything})
     results.write_text(json.dumps(everything, indent=1) + "\n")
     print(f"{results}: {everything['seconds']} s")
 
@@ -290,6 +296,12 @@ def main() -> None:
     parser.add_argument("--losses", nargs="+", choices=LOSSES, default=list(LOSSES))
     parser.add_argument("--splits", nargs="+", default=["test", "test-hard"])
     parser.add_argument("--scale", type=float, default=1.0, help="of all numbers of steps (default: %(default)s)")
+    parser.add_argument(
+        "--teacher",
+        default="bundled",
+        help="of PEM: own (a prompter trained by VTC as long as the students, for each seed), bundled (the retrieval "
+        "model of the package), or the folder of a model (default: %(default)s)",
+    )
     parser.add_argument("--entities", type=int, default=160, help="sprites that the prompter names")
     parser.add_argument("--bf16", action="store_true", help="bfloat16 autocast, where the hardware has it")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")

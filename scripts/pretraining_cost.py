@@ -56,11 +56,11 @@ def batch_of(rows: int, config: AlproConfig) -> dict[str, torch.Tensor]:
 
 
 def counted(work: Callable[[], Any]) -> tuple[float, float]:
-    """Operations (a multiplication and an addition are two) and seconds."""
-    started = time.perf_counter()
+    """Operations (a multiplication and an addition are two) and CPU seconds, of all threads together."""
+    started = time.process_time()
     with FlopCounterMode(display=False) as counter:
         work()
-    return float(counter.get_total_flops()), time.perf_counter() - started
+    return float(counter.get_total_flops()), time.process_time() - started
 
 
 def kept_for_backward(model: AlproForPreTraining, batch: dict[str, torch.Tensor]) -> int:
@@ -83,7 +83,7 @@ def kept_for_backward(model: AlproForPreTraining, batch: dict[str, torch.Tensor]
 
 
 def student_cost(config: AlproConfig, batch: dict[str, torch.Tensor]) -> tuple[int, float, float, dict[str, float]]:
-    """Parameters; operations and seconds of a step; bytes kept for the backward pass of a row, by way of working."""
+    """Parameters; operations and CPU seconds of a step; bytes kept for the backward pass of a row, by way."""
     model = AlproForPreTraining(config).train()
     model.set_attn_implementation("eager")  # whose products the counter knows on every device
 
@@ -101,27 +101,28 @@ def student_cost(config: AlproConfig, batch: dict[str, torch.Tensor]) -> tuple[i
     return sum(parameter.numel() for parameter in model.parameters()), operations, seconds, kept
 
 
-def teacher_cost(config: AlproConfig, batch: dict[str, torch.Tensor]) -> tuple[float, float]:
-    """Operations and seconds of the pseudo-labels of a batch."""
+def teacher_cost(config: AlproConfig, batch: dict[str, torch.Tensor]) -> tuple[int, float, float]:
+    """Parameters; operations and CPU seconds of the pseudo-labels of a batch."""
     teacher = AlproPrompterModel(config).eval()
     teacher.set_attn_implementation("eager")
     teacher.video_prompt_embeds.normal_()
-    return counted(lambda: teacher.pseudo_labels(batch["pixel_values_videos"]))
+    operations, seconds = counted(lambda: teacher.pseudo_labels(batch["pixel_values_videos"]))
+    return sum(parameter.numel() for parameter in teacher.parameters()), operations, seconds
 
 
 def matrix_speed() -> float:
-    """Operations a second of a large matrix product."""
+    """Operations a CPU second of a large matrix product."""
     first, second = torch.randn(2048, 768), torch.randn(768, 3072)
     for _ in range(3):
         first @ second
-    started = time.perf_counter()
+    started = time.process_time()
     for _ in range(10):
         first @ second
-    return 10 * 2 * 2048 * 768 * 3072 / (time.perf_counter() - started)
+    return 10 * 2 * 2048 * 768 * 3072 / (time.process_time() - started)
 
 
 def clip_seconds(folder: Path, clips: int) -> tuple[float, float]:
-    """Seconds in which one core makes a clip of web-video size ready for training, and bytes of such a file."""
+    """CPU seconds that make a clip of web-video size ready for training, and bytes of such a file."""
     written = write_split(folder, "train", clips, 0, size=HEIGHT, num_frames=SECONDS * RATE, fps=RATE, workers=1)
     processor = AlproProcessor(
         video_processor=AlproVideoProcessor(size={"height": 224, "width": 224}, num_frames=FRAMES),
@@ -131,10 +132,10 @@ def clip_seconds(folder: Path, clips: int) -> tuple[float, float]:
     files = sorted((written / "clips").glob("*.mp4"))
     rows = NumberedRows([{"video": str(file), "text": "a fox moves to the left"} for file in files], training=True)
     collator([rows[0]])
-    started = time.perf_counter()
+    started = time.process_time()
     for index in range(len(rows)):
         collator([rows[index]])
-    return (time.perf_counter() - started) / len(rows), sum(file.stat().st_size for file in files) / len(files)
+    return (time.process_time() - started) / len(rows), sum(file.stat().st_size for file in files) / len(files)
 
 
 def main() -> None:
@@ -155,7 +156,7 @@ def main() -> None:
     config.video_config.num_frames = FRAMES
     batch = batch_of(arguments.rows, config)
     parameters, operations, seconds, kept = student_cost(config, batch)
-    taught, teacher_seconds = teacher_cost(config, batch)
+    of_teacher, taught, teacher_seconds = teacher_cost(config, batch)
     speed = matrix_speed()
     with tempfile.TemporaryDirectory() as folder:
         preparing, size = clip_seconds(Path(folder), arguments.clips)
@@ -165,15 +166,14 @@ def main() -> None:
     print(f"parameters of the student: {parameters / 1e6:.1f} million")
     print(f"a row of the student: {operations / arguments.rows / 1e12:.2f} TFLOP forward and backward")
     print(f"a row of the teacher: {taught / arguments.rows / 1e12:.2f} TFLOP forward")
-    print(
-        f"here, {arguments.threads} CPU threads, float32, {arguments.rows} rows: "
-        f"{arguments.rows / seconds:.3f} rows/s of the student, {arguments.rows / teacher_seconds:.3f} of the "
-        f"teacher; {operations / seconds / 1e9:.0f} GFLOP/s, {operations / seconds / speed:.0%} of what a large "
-        "matrix product reaches"
-    )
+    print(f"here, {arguments.threads} CPU threads, float32, {arguments.rows} rows:")
+    print(f"student: {arguments.rows / seconds:.3f} rows a CPU second", end="; ")
+    print(f"teacher: {arguments.rows / teacher_seconds:.3f} rows a CPU second")
+    share = operations / seconds / speed
+    print(f"student: {operations / seconds / 1e9:.0f} GFLOP/s, {share:.0%} of what a large matrix product reaches")
     print(f"all {STEPS:,} steps of {BATCH}: {total / 1e18:.0f} EFLOP; {STEPS * BATCH / PAIRS:.1f} times every pair")
     here = STEPS * BATCH * (seconds + teacher_seconds) / arguments.rows
-    print(f"here that would take {here / 86400 / 365:.0f} years")
+    print(f"on one core like this that is {here / 86400 / 365:.0f} years")
     print("\nhours of pre-training, by peak of a device, share of it that is reached, and devices")
     print("| peak, TFLOP/s | reached | " + " | ".join(f"{devices} devices" for devices in arguments.devices) + " |")
     print("| --- | --- |" + " --- |" * len(arguments.devices))
@@ -183,12 +183,15 @@ def main() -> None:
             cells = " | ".join(f"{one:.0f} h" for one in hours)
             print(f"| {peak:g} | {use:.0%} | {cells} |")
     print("\nmemory of a device, float32 (autocast to bfloat16 halves most of what is kept)")
-    print(f"weights, gradients and both moments of AdamW: {16 * parameters / 1e9:.1f} GB; teacher: about 0.8 GB")
+    print(
+        f"weights, gradients and both moments of AdamW: {16 * parameters / 1e9:.1f} GB; "
+        f"teacher: {4 * of_teacher / 1e9:.1f} GB"
+    )
     for way, size_of_row in kept.items():
         print(f"kept for the backward pass, {way}: {size_of_row / 1e9:.2f} GB a row")
     print("\npreparing a clip")
     what = f"{SECONDS} s, {HEIGHT} px, {RATE} frames a second, {size / 1e3:.0f} kB"
-    print(f"{what}: {1000 * preparing:.0f} ms on one core")
+    print(f"{what}: {1000 * preparing:.0f} ms of a core")
     clips = STEPS * BATCH / 2  # half of the steps are images
     print(f"all {clips / 1e6:.1f} million clips that are shown: {clips * preparing / 3600:.0f} core-hours")
     print("\nstorage")
