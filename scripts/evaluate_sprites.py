@@ -41,10 +41,10 @@ def read_rows(folder: Path, name: str) -> list[dict[str, Any]]:
 
 
 def evaluate_retrieval(
-    model: AlproForVideoTextRetrieval, states: RetrievalStates, protocols: list[str], title: str
+    model: AlproForVideoTextRetrieval, states: RetrievalStates, protocols: list[str], title: str, bf16: bool
 ) -> dict[str, dict[str, float]]:
     def score_pairs(pairs: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(model.device.type, torch.bfloat16):
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
             return match_pairs(model, states, pairs, title=f"{title}: matching")
 
     return {
@@ -116,6 +116,32 @@ def evaluate_answers(
     return metrics | {name: 100 * sum(hits) / len(hits) for name, hits in sorted(details.items())}
 
 
+def measure(
+    folder: Path,
+    split: str,
+    retrieval: Path,
+    qa: Path | None,
+    protocols: list[str],
+    tasks: list[str],
+    bf16: bool,
+) -> dict[str, Any]:
+    """All numbers of one split; `retrieval` and `qa` are folders of models, needed by the tasks asked for."""
+    result: dict[str, Any] = {}
+    if {"retrieval", "choices"} & set(tasks):
+        model, processor = (cls.from_pretrained(retrieval) for cls in (AlproForVideoTextRetrieval, AlproProcessor))
+        rows = read_rows(folder, "retrieval.jsonl")
+        states, skipped = encode_rows(model, processor, rows, batch_size=BATCH, title=split)
+        assert not skipped, skipped
+        if "retrieval" in tasks:
+            result["retrieval"] = evaluate_retrieval(model, states, protocols, split, bf16)
+        if "choices" in tasks:
+            result["choices"] = evaluate_choices(model, processor, states, read_rows(folder, "choices.jsonl"))
+    if "qa" in tasks:
+        answering, processor = (cls.from_pretrained(qa) for cls in (AlproForVideoQuestionAnswering, AlproProcessor))
+        result["qa"] = evaluate_answers(answering, processor, read_rows(folder, "qa.jsonl"), split)
+    return result
+
+
 def show(name: str, result: dict[str, Any]) -> None:
     print(f"\n{name}")
     for protocol, metrics in result.get("retrieval", {}).items():
@@ -137,31 +163,23 @@ def main() -> None:
     parser.add_argument("--qa", type=Path, help="question-answering model (default: the bundled one)")
     parser.add_argument("--protocols", nargs="+", choices=PROTOCOLS, default=PROTOCOLS)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS)
+    parser.add_argument("--fp32", action="store_true", help="match in float32, faster on a CPU without bfloat16")
     parser.add_argument("--output", type=Path, help="write everything to this JSON file")
     arguments = parser.parse_args()
     results: dict[str, Any] = {}
     started = time.time()
     for split in arguments.splits:
         folder = arguments.data / split
-        result: dict[str, Any] = {}
-        if {"retrieval", "choices"} & set(arguments.tasks):
-            source = arguments.retrieval or bundled_model("retrieval")
-            model, processor = (cls.from_pretrained(source) for cls in (AlproForVideoTextRetrieval, AlproProcessor))
-            rows = read_rows(folder, "retrieval.jsonl")
-            states, skipped = encode_rows(model, processor, rows, batch_size=BATCH, title=split)
-            assert not skipped, skipped
-            if "retrieval" in arguments.tasks:
-                result["retrieval"] = evaluate_retrieval(model, states, arguments.protocols, split)
-            if "choices" in arguments.tasks:
-                result["choices"] = evaluate_choices(model, processor, states, read_rows(folder, "choices.jsonl"))
-        if "qa" in arguments.tasks:
-            source = arguments.qa or bundled_model("qa")
-            answering, processor = (
-                cls.from_pretrained(source) for cls in (AlproForVideoQuestionAnswering, AlproProcessor)
-            )
-            result["qa"] = evaluate_answers(answering, processor, read_rows(folder, "qa.jsonl"), split)
-        results[split] = result
-        show(f"{split} ({folder})", result)
+        results[split] = measure(
+            folder,
+            split,
+            arguments.retrieval or bundled_model("retrieval"),
+            arguments.qa or bundled_model("qa"),
+            arguments.protocols,
+            arguments.tasks,
+            not arguments.fp32,
+        )
+        show(f"{split} ({folder})", results[split])
     if arguments.output:
         settings = {"rerank_k": RERANK_K, "seconds": round(time.time() - started), "torch": torch.__version__}
         arguments.output.write_text(json.dumps({"settings": settings, "results": results}, indent=2) + "\n")

@@ -1,26 +1,34 @@
 """Does the method work? Pre-training with different losses on the sprite world, then fine-tuning; some seeds each.
 
-    python scripts/render_sprite_world.py sprite-world
+    python scripts/render_sprite_world.py sprite-world --split test --count 400
+    python scripts/render_sprite_world.py sprite-world --split test-hard --count 200
     python scripts/pretrain_sprites.py study --output runs/study --data sprite-world --seeds 0 1 2
-    python scripts/pretrain_sprites.py table --output runs/study
+    python scripts/pretrain_sprites.py table --results runs/study/results
 
-A cell of the study is one pre-training (with PEM, of a prompter first), then fine-tuning for retrieval and for
-questions, then the evaluation of both on the rendered tests, and of the pre-trained model as it is (zero-shot).
-Without losses ("none") there is only fine-tuning. `study` does the cells that have no results yet, one after another:
-it may be interrupted and started again, and several may run side by side with other seeds. All cells of a seed see the
-same clips in the same order. `table` prints means and spreads and draws them.
+A cell of the study is one pre-training, then fine-tuning for retrieval and for questions, then the evaluation of both
+on the rendered tests, and of the pre-trained model as it is (zero-shot, where VTC was among the losses). Without any
+loss ("none") there is only fine-tuning. All start from the same image model and language model, see
+scripts/sprite_start.py, and all cells of a seed see the same clips in the same order, rendered once. The teacher of
+PEM is the bundled retrieval model unless --teacher says otherwise: one trained as short as the students here is
+hardly better than chance (scripts/teacher_sprites.py). `study` does the cells that have no results yet, all of the
+first seed before those of the second: it may be interrupted and started again, and later with more seeds. `table`
+prints means and spreads and draws them.
 """
 
 import argparse
 import json
+import os
 import statistics
-import subprocess
-import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from train_sprites import FRAMES, QUESTIONS_PER_CLIP, SIZE, build_config, build_processor
+from evaluate_sprites import measure
+from sprite_start import FRAMES, build_start
+from torch.utils.data import Dataset
+from tqdm.auto import tqdm
+from train_sprites import QUESTIONS_PER_CLIP, SIZE, build_processor
 from transformers import PreTrainedModel, set_seed
 
 from alpro_hf import (
@@ -33,12 +41,13 @@ from alpro_hf import (
     AlproTrainer,
     AlproTrainingArguments,
 )
+from alpro_hf.assets import bundled_model
 from alpro_hf.checkpoints import last_complete_checkpoint
 from alpro_hf.data.collator import AlproCollator
 from alpro_hf.data.pretraining import AlproPreTrainingCollator
 from alpro_hf.data.sprite_language import ANSWERS
 from alpro_hf.data.sprite_rows import SpriteRows
-from alpro_hf.data.sprite_world import DIRECTIONS, SPRITES
+from alpro_hf.data.sprite_world import SPRITES
 from alpro_hf.entities import build_prompter
 
 LOSSES = {
@@ -50,138 +59,168 @@ LOSSES = {
 }
 # stage -> (steps, rows a step, peak learning rate)
 STAGES = {
-    "prompter": (700, 96, 1e-3),
-    "pretrain": (1000, 64, 1e-3),
-    "retrieval": (300, 64, 5e-4),
-    "qa": (400, 192, 8e-4),
+    "prompter": (150, 64, 1e-3),
+    "pretrain": (100, 64, 1e-3),
+    "retrieval": (30, 64, 5e-4),
+    "qa": (40, 128, 8e-4),
 }
 ROWS_OF_STAGE = {"prompter": 10, "pretrain": 20, "retrieval": 30, "qa": 40}  # which clips, beside the seed
+PROTOCOLS = ["vtc", "rerank"]
+ONE_SPRITE = 0.4  # share of the steps with clips of a single sprite, at first
+LOGGED = ("loss_vtc", "loss_vtm", "vtm_accuracy", "loss_mlm", "mlm_accuracy")
+LOGGED += ("loss_pem", "pem_kept", "pem_entropy", "pem_agreement", "temperature", "accuracy", "train_runtime")
+
+
+def rows_of(stage: str, output: Path, seed: int, scale: float) -> Dataset:
+    """The clips of a stage, rendered once for all cells of a seed."""
+    steps, rows_a_step, _ = STAGES[stage]
+    length = max(1, round(steps * scale)) * rows_a_step
+    path = output / f"seed{seed}" / f"rows-{stage}-{length}.pt"
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rows = SpriteRows(
+            "qa" if stage == "qa" else "retrieval",
+            length,
+            seed=100 * seed + ROWS_OF_STAGE[stage],
+            num_frames=FRAMES,
+            size=SIZE,
+            curriculum=[(round(ONE_SPRITE * length), ("one",))],
+            mixed=stage != "qa",
+            questions_per_clip=QUESTIONS_PER_CLIP,
+        )
+        partial = path.with_suffix(f".{os.getpid()}")
+        torch.save([rows[i] for i in tqdm(range(length), desc=f"clips of {stage}", unit="row")], partial)
+        os.replace(partial, path)
+    return torch.load(path, weights_only=False)  # written by the lines above
 
 
 def train(
     stage: str,
     model: PreTrainedModel,
     processor: AlproProcessor,
+    output: Path,
     folder: Path,
     seed: int,
     scale: float,
+    bf16: bool,
     losses: tuple[str, ...] = (),
-    **kwargs: Any,
-) -> PreTrainedModel:
-    """Train and save to `folder`; one that is there already is loaded instead."""
-    if (folder / "model.safetensors").is_file():
-        return type(model).from_pretrained(folder)
-    steps, rows_a_step, rate = STAGES[stage]
-    steps = max(1, round(steps * scale))
-    weights = {f"{loss}_weight": float(loss in losses) for loss in ("vtc", "vtm", "mlm", "pem")}
-    arguments = AlproTrainingArguments(
-        output_dir=str(folder),
-        max_steps=steps,
-        per_device_train_batch_size=rows_a_step,
-        learning_rate=rate,
-        lr_scheduler_type="cosine_with_min_lr",
-        lr_scheduler_kwargs={"min_lr_rate": 0.02},
-        warmup_steps=min(100, steps // 10),
-        max_grad_norm=1.0,
-        bf16=True,
-        use_cpu=not torch.cuda.is_available(),
-        train_sampling_strategy="sequential",
-        dataloader_num_workers=1,
-        dataloader_prefetch_factor=4,
-        logging_steps=20,
-        save_steps=200,
-        save_total_limit=1,
-        seed=seed,
-        **(weights if losses else {}),
-    )
-    model.set_attn_implementation("eager")
-    if stage == "pretrain":
-        collator: AlproCollator = AlproPreTrainingCollator(
-            processor, pem="pem" in losses, patch_size=model.config.video_config.patch_size, seed=seed
+    prompter: AlproPrompterModel | None = None,
+) -> dict[str, float]:
+    """Train and save to `folder`, unless that is done; the last entries of the log."""
+    if not (folder / "model.safetensors").is_file():
+        steps, rows_a_step, rate = STAGES[stage]
+        steps = max(1, round(steps * scale))
+        weights = {f"{loss}_weight": float(loss in losses) for loss in ("vtc", "vtm", "mlm", "pem")}
+        arguments = AlproTrainingArguments(
+            output_dir=str(folder),
+            max_steps=steps,
+            per_device_train_batch_size=rows_a_step,
+            learning_rate=rate,
+            lr_scheduler_type="cosine_with_min_lr",
+            lr_scheduler_kwargs={"min_lr_rate": 0.02},
+            warmup_steps=min(100, steps // 10),
+            max_grad_norm=1.0,
+            bf16=bf16,
+            use_cpu=not torch.cuda.is_available(),
+            train_sampling_strategy="sequential",
+            logging_steps=20,
+            save_steps=100,
+            save_total_limit=1,
+            seed=seed,
+            report_to=[],
+            **(weights if losses else {}),
         )
-    else:
-        label2id = model.config.label2id if stage == "qa" else None
-        collator = AlproCollator(processor, task="qa" if stage == "qa" else "retrieval", label2id=label2id)
-    one_sprite, directions = round(0.4 * steps) * rows_a_step, round(0.55 * steps) * rows_a_step
-    trainer = AlproTrainer(
-        model=model,
-        args=arguments,
-        data_collator=collator,
-        train_dataset=SpriteRows(
-            "qa" if stage == "qa" else "retrieval",
-            steps * rows_a_step,
-            seed=100 * seed + ROWS_OF_STAGE[stage],
-            num_frames=FRAMES,
-            size=SIZE,
-            curriculum=[(one_sprite, ("one",)), (directions, ("one", DIRECTIONS))] if stage != "retrieval" else [],
-            mixed=stage in ("pretrain", "retrieval"),
-            questions_per_clip=QUESTIONS_PER_CLIP,
-        ),
-        processing_class=processor,
-        **kwargs,
-    )
-    trainer.train(resume_from_checkpoint=last_complete_checkpoint(folder))
-    trainer.save_model(str(folder))
-    processor.save_pretrained(folder)
-    return model
+        model.set_attn_implementation("eager")
+        if stage == "pretrain":
+            collator: AlproCollator = AlproPreTrainingCollator(
+                processor, pem="pem" in losses, patch_size=model.config.video_config.patch_size, seed=seed
+            )
+        else:
+            label2id = model.config.label2id if stage == "qa" else None
+            collator = AlproCollator(processor, task="qa" if stage == "qa" else "retrieval", label2id=label2id)
+        trainer = AlproTrainer(
+            model=model,
+            args=arguments,
+            data_collator=collator,
+            train_dataset=rows_of(stage, output, seed, scale),
+            processing_class=processor,
+            prompter=prompter,
+        )
+        trainer.train(resume_from_checkpoint=last_complete_checkpoint(folder))
+        trainer.save_model(str(folder))
+        processor.save_pretrained(folder)
+        trainer.state.save_to_json(str(folder / "trainer_state.json"))
+    log = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+    return {name: round(entry[name], 4) for entry in log for name in LOGGED if name in entry}
 
 
-def teach(output: Path, processor: AlproProcessor, seed: int, scale: float, entities: int) -> AlproPrompterModel:
-    """The prompter of a seed, which all cells with PEM share."""
-    set_seed(seed)
-    model = AlproModel(build_config(len(processor.tokenizer)))
-    folder = output / f"seed{seed}" / "prompter"
-    trained = train("prompter", model, processor, folder, seed, scale, ("vtc",))
-    return build_prompter(trained, processor.tokenizer, list(SPRITES[:entities]), progress=False)
+def teach(output: Path, seed: int, arguments: argparse.Namespace) -> AlproPrompterModel:
+    """The prompter that all cells with PEM share: a model that is there, or one of this seed's own."""
+    entities = list(SPRITES[: arguments.entities])
+    source = bundled_model("retrieval") if arguments.teacher == "bundled" else arguments.teacher
+    if arguments.teacher == "own":
+        set_seed(seed)
+        source = output / f"seed{seed}" / "prompter"
+        model = AlproModel.from_pretrained(output / "start")
+        processor = build_processor(output)
+        train("prompter", model, processor, output, source, seed, arguments.scale, arguments.bf16, ("vtc",))
+    towers, processor = AlproModel.from_pretrained(source), AlproProcessor.from_pretrained(source)
+    return build_prompter(towers, processor, entities, progress=False)
 
 
-def cell(output: Path, data: Path, losses: str, seed: int, scale: float, entities: int, splits: list[str]) -> None:
+def cell(losses: str, seed: int, arguments: argparse.Namespace) -> None:
     """One row of the table for one seed."""
-    folder = output / f"seed{seed}" / losses
-    results = folder / "results.json"
+    output, scale, bf16 = arguments.output, arguments.scale, arguments.bf16
+    results = output / "results" / f"seed{seed}-{losses.replace('+', '-')}.json"
     if results.is_file():
         print(f"{results} is there already")
         return
-    folder.mkdir(parents=True, exist_ok=True)
+    results.parent.mkdir(parents=True, exist_ok=True)
+    started = time.time()
+    start = build_start(output, scale, bf16)
+    folder = output / f"seed{seed}" / losses
     processor = build_processor(output)
-    prompter = teach(output, processor, seed, scale, entities) if "pem" in LOSSES[losses] else None
-    set_seed(seed)
-    config = build_config(len(processor.tokenizer))
-    config.entities = prompter.config.entities if prompter is not None else None
-    start = None
+    stages: dict[str, Any] = {}
     if LOSSES[losses]:
+        prompter = None
+        if "pem" in LOSSES[losses]:
+            prompter = teach(output, seed, arguments)
+        set_seed(seed)
+        student = AlproForPreTraining.from_pretrained(
+            start, entities=None if prompter is None else prompter.config.entities
+        )
         start = folder / "pretrain"
-        student = AlproForPreTraining(config)
-        train("pretrain", student, processor, start, seed, scale, LOSSES[losses], prompter=prompter)
+        stages["pretrain"] = train(
+            "pretrain", student, processor, output, start, seed, scale, bf16, LOSSES[losses], prompter
+        )
     heads: dict[str, Any] = {"retrieval": AlproForVideoTextRetrieval, "qa": AlproForVideoQuestionAnswering}
     for stage, head in heads.items():
         set_seed(seed)
         labels = {}
         if stage == "qa":
             labels = {"id2label": dict(enumerate(ANSWERS)), "label2id": {name: i for i, name in enumerate(ANSWERS)}}
-        if start is None:
-            fresh = build_config(len(processor.tokenizer))
-            for name, value in labels.items():
-                setattr(fresh, name, value)
-            model = head(fresh)
-        else:
-            model = head.from_pretrained(start, **labels)
-        train(stage, model, processor, folder / stage, seed, scale)
-    everything = {"fine-tuned": evaluate(folder, data, folder / "retrieval", folder / "qa", splits)}
-    if start is not None:
-        everything["zero-shot"] = evaluate(folder, data, start, None, splits)
-    results.write_text(json.dumps({"losses": losses, "seed": seed, "scale": scale, **everything}, indent=2) + "\n")
+        model = head.from_pretrained(start, **labels)
+        stages[stage] = train(stage, model, processor, output, folder / stage, seed, scale, bf16)
+    everything: dict[str, Any] = {"fine-tuned": {}, "zero-shot": {}}
+    for split in arguments.splits:
+        rows = arguments.data / split
+        everything["fine-tuned"][split] = measure(
+            rows, split, folder / "retrieval", folder / "qa", PROTOCOLS, ["retrieval", "choices", "qa"], bf16
+        )
+        if "vtc" in LOSSES[losses] and split == "test":
+            everything["zero-shot"][split] = measure(rows, split, start, None, PROTOCOLS, ["retrieval"], bf16)
+    head_of_file = {"losses": losses, "seed": seed, "scale": scale, "seconds": round(time.time() - started)}
+    teacher = {"teacher": arguments.teacher} if "pem" in LOSSES[losses] else {}
+    everything = rounded({**head_of_file, **teacher, "training": stages, **everything})
+    results.write_text(json.dumps(everything, indent=1) + "\n")
+    print(f"{results}: {everything['seconds']} s")
 
 
-def evaluate(folder: Path, data: Path, retrieval: Path, qa: Path | None, splits: list[str]) -> dict[str, Any]:
-    """The numbers of scripts/evaluate_sprites.py."""
-    target = folder / f"evaluation-{retrieval.name}.json"
-    command = [sys.executable, str(Path(__file__).with_name("evaluate_sprites.py")), "--data", str(data)]
-    command += ["--splits", *splits, "--retrieval", str(retrieval), "--output", str(target)]
-    command += ["--protocols", "vtc", "rerank", "--tasks", "retrieval", "choices"]
-    command += ["qa", "--qa", str(qa)] if qa else []
-    subprocess.run(command, check=True)
-    return json.loads(target.read_text())["results"]
+def rounded(value: Any) -> Any:
+    """Two decimals tell more than a few hundred clips can."""
+    if isinstance(value, dict):
+        return {key: rounded(item) for key, item in value.items()}
+    return round(value, 2) if isinstance(value, float) else value
 
 
 def numbers_of(result: dict[str, Any], split: str) -> dict[str, float]:
@@ -200,14 +239,14 @@ def numbers_of(result: dict[str, Any], split: str) -> dict[str, float]:
     return columns
 
 
-def table(output: Path, splits: list[str]) -> None:
+def table(folder: Path, splits: list[str]) -> None:
     """Print means and standard deviations as Markdown; draw them if matplotlib is there."""
     found: dict[str, list[dict[str, Any]]] = {losses: [] for losses in LOSSES}
-    for path in sorted(output.glob("seed*/*/results.json")):
+    for path in sorted(folder.glob("seed*.json")):
         result = json.loads(path.read_text())
         found[result["losses"]].append(result)
     if not any(found.values()):
-        raise SystemExit(f"{output} holds no results yet; run `study` first.")
+        raise SystemExit(f"{folder} holds no results yet; run `study` first.")
     means: dict[str, dict[str, dict[str, tuple[float, float]]]] = {}
     for split in splits:
         print(f"\n`{split}`\n")
@@ -227,7 +266,7 @@ def table(output: Path, splits: list[str]) -> None:
             means[split][losses] = spread
             cells = [f"{spread[n][0]:.1f} ± {spread[n][1]:.1f}" if n in spread else "" for n in names]
             print(f"| {losses} | {len(rows)} | " + " | ".join(cells) + " |")
-    draw(means, output / "table.png")
+    draw(means, folder / "table.png")
 
 
 def draw(means: dict[str, dict[str, dict[str, tuple[float, float]]]], path: Path) -> None:
@@ -250,24 +289,34 @@ def draw(means: dict[str, dict[str, dict[str, tuple[float, float]]]], path: Path
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["study", "table"])
-    parser.add_argument("--output", type=Path, required=True, help="folder of the study")
+    parser.add_argument("--output", type=Path, help="folder of the study")
     parser.add_argument("--data", type=Path, help="folder that holds the rendered splits")
+    parser.add_argument("--results", type=Path, help="folder of results, for `table` (default: OUTPUT/results)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--losses", nargs="+", choices=LOSSES, default=list(LOSSES))
     parser.add_argument("--splits", nargs="+", default=["test", "test-hard"])
     parser.add_argument("--scale", type=float, default=1.0, help="of all numbers of steps (default: %(default)s)")
+    parser.add_argument(
+        "--teacher",
+        default="bundled",
+        help="of PEM: own (a prompter trained by VTC as long as the students, for each seed), bundled (the retrieval "
+        "model of the package), or the folder of a model (default: %(default)s)",
+    )
     parser.add_argument("--entities", type=int, default=160, help="sprites that the prompter names")
+    parser.add_argument("--bf16", action="store_true", help="bfloat16 autocast, where the hardware has it")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     arguments = parser.parse_args()
+    if arguments.output is None and (arguments.what == "study" or arguments.results is None):
+        parser.error("name the folder of the study with --output")
     if arguments.what == "table":
-        table(arguments.output, arguments.splits)
+        table(arguments.results or arguments.output / "results", arguments.splits)
         return
     if arguments.data is None:
         parser.error("study needs --data, the rendered tests")
     torch.set_num_threads(arguments.threads)
     for seed in arguments.seeds:
         for losses in arguments.losses:
-            cell(arguments.output, arguments.data, losses, seed, arguments.scale, arguments.entities, arguments.splits)
+            cell(losses, seed, arguments)
 
 
 if __name__ == "__main__":

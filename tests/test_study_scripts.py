@@ -1,0 +1,89 @@
+"""What the scripts of the pre-training study measure and print is what they say."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from fixtures import tiny
+
+from alpro_hf import AlproForPreTraining
+from alpro_hf.data.sprite_world import Actor, Scene
+
+
+@pytest.fixture(autouse=True)
+def scripts(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "scripts"))
+
+
+@pytest.mark.parametrize(
+    ("x", "action", "share"),
+    [(0.25, "clockwise", 1), (0.75, "clockwise", 0), (0.5, "clockwise", 0.5), (0.25, "disappear", 0.5)],
+)
+def test_how_much_of_a_sprite_a_crop_holds(x, action, share):
+    from teacher_sprites import shares_inside
+
+    scene = Scene("one", (Actor("fox", action, x, 0.5, 0.2, 0.5),), look=0)
+    left_half = torch.zeros(4, 4, dtype=torch.bool)
+    left_half[:, :2] = True
+    assert shares_inside(scene, left_half) == {"fox": pytest.approx(share, abs=0.01)}
+
+
+def test_scores_of_a_teacher_by_hand():
+    from teacher_sprites import score
+
+    names = ["fox", "owl", "bus", "cup", "hat", "key", "pan"]
+    labels = torch.full((4, 7), 0.02)
+    labels[0, 0] = 0.88  # right and sure
+    labels[1] = torch.tensor([0.15, 0.14, 0.16, 0.13, 0.14, 0.14, 0.14])  # owl is third at best, not sure
+    labels[2, 3] = 0.88  # sure, wrong
+    labels[3, 3] = 0.88  # holds no sprite it knows
+    found = score(labels, names, ["fox", "owl", "pan", None], threshold=0.2)
+    assert found["crops"] == 3
+    assert found["top1"] == pytest.approx(100 / 3)
+    assert found["top5"] in (pytest.approx(200 / 3), pytest.approx(100))  # ties behind the first
+    assert found["kept"] == 75
+    assert found["kept_known"] == pytest.approx(200 / 3)
+    assert found["top1_kept"] == 50
+
+
+def test_the_table_has_means_and_spreads(tmp_path, capsys):
+    from pretrain_sprites import table
+
+    def write(losses: str, seed: int, recall: float, zero: float | None) -> None:
+        ranks = {"t2v_r1": recall, "t2v_r10": recall + 20}
+        fine = {
+            "retrieval": {"vtc": ranks, "rerank": ranks},
+            "choices": {kind: {"vtc": 50.0, "vtm": 60.0} for kind in ("opposite", "swapped")},
+            "qa": {"accuracy": 30.0 + seed},
+        }
+        shot = {} if zero is None else {"test": {"retrieval": {"vtc": {"t2v_r1": zero}, "rerank": {"t2v_r1": 1.0}}}}
+        result = {"losses": losses, "seed": seed, "fine-tuned": {"test": fine}, "zero-shot": shot}
+        (tmp_path / f"seed{seed}-{losses}.json").write_text(json.dumps(result))
+
+    for seed, (none, everything) in enumerate([(2, 10), (4, 13)]):
+        write("none", seed, none, None)
+        write("all", seed, everything, 5.0)
+    table(tmp_path, ["test"])
+    lines = capsys.readouterr().out.splitlines()
+    assert "| none | 2 | 3.0 ± 1.4 | 3.0 ± 1.4 | 23.0 ± 1.4 | 60.0 ± 0.0 | 60.0 ± 0.0 | 30.5 ± 0.7 |  |" in lines
+    assert (
+        "| all | 2 | 11.5 ± 2.1 | 11.5 ± 2.1 | 31.5 ± 2.1 | 60.0 ± 0.0 | 60.0 ± 0.0 | 30.5 ± 0.7 | 5.0 ± 0.0 |"
+        in lines
+    )
+    assert (tmp_path / "table.png").stat().st_size > 1000
+
+
+def test_checkpointing_keeps_less_for_the_backward_pass(monkeypatch):
+    import pretraining_cost as cost
+
+    monkeypatch.setattr(cost, "ENTITIES", 3)
+    monkeypatch.setattr(cost, "LENGTH", 6)
+    config = tiny.config(entities=["fox", "owl", "bus"])
+    batch = cost.batch_of(2, config)
+    model = AlproForPreTraining(config).train()
+    whole = cost.kept_for_backward(model, batch)
+    model.activation_checkpointing_enable()
+    assert 0 < cost.kept_for_backward(model, batch) < 0.7 * whole
+    operations, _ = cost.counted(lambda: torch.ones(3, 4) @ torch.ones(4, 5))
+    assert operations == 2 * 3 * 4 * 5
