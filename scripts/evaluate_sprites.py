@@ -34,6 +34,7 @@ from alpro_hf.evaluation import (
     retrieval_scores,
     vtm_scores,
 )
+from alpro_hf.hardware import fast_bfloat16
 
 PROTOCOLS = ["vtc", "rerank", "reference"]
 TASKS = ["retrieval", "choices", "qa"]
@@ -59,7 +60,7 @@ def evaluate_retrieval(
     def score_pairs(pairs: torch.Tensor) -> torch.Tensor:
         chunks = pairs.split(1 << 14)
         bar = tqdm(chunks, desc=f"{title}: matching", unit="16k pairs", disable=len(chunks) < 4)
-        with torch.autocast(model.device.type, torch.bfloat16):
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=fast_bfloat16(model.device)):
             logits = [vtm_scores(model, states.text_states, states.text_mask, states.video_states, c) for c in bar]
         return torch.cat(logits)
 

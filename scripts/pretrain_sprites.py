@@ -40,6 +40,7 @@ from alpro_hf.data.sprite_language import ANSWERS
 from alpro_hf.data.sprite_rows import SpriteRows
 from alpro_hf.data.sprite_world import DIRECTIONS, SPRITES
 from alpro_hf.entities import build_prompter
+from alpro_hf.hardware import best_device, fast_bfloat16
 
 LOSSES = {
     "none": (),
@@ -74,6 +75,7 @@ def train(
     steps, rows_a_step, rate = STAGES[stage]
     steps = max(1, round(steps * scale))
     weights = {f"{loss}_weight": float(loss in losses) for loss in ("vtc", "vtm", "mlm", "pem")}
+    device = best_device()
     arguments = AlproTrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
@@ -83,8 +85,8 @@ def train(
         lr_scheduler_kwargs={"min_lr_rate": 0.02},
         warmup_steps=min(100, steps // 10),
         max_grad_norm=1.0,
-        bf16=True,
-        use_cpu=not torch.cuda.is_available(),
+        bf16=fast_bfloat16(device),  # emulated it is slower than float32
+        use_cpu=device.type == "cpu",
         train_sampling_strategy="sequential",
         dataloader_num_workers=1,
         dataloader_prefetch_factor=4,
