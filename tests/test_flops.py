@@ -1,5 +1,7 @@
 """How much is computed, counted and not timed: a change that computes more has to change a number here."""
 
+from functools import partial
+
 import pytest
 import torch
 from fixtures import tiny
@@ -42,7 +44,7 @@ def test_a_pair_costs_five_fusion_layers_and_the_cls_token_of_the_sixth(base):
     found = flops(lambda: base.match(on_meta(64, TEXT, WIDTH), None, on_meta(64, 197, WIDTH)))
     assert found == 64 * (5 * layer(tokens, tokens) + layer(1, tokens) + 2 * WIDTH * 2)
     padded_and_whole = 6 * layer(40 + 197, 40 + 197)
-    assert found / 64 < 0.76 * padded_and_whole
+    assert found / 64 < 0.77 * padded_and_whole
 
 
 @torch.no_grad()
@@ -52,9 +54,9 @@ def test_a_clip_costs_what_divided_attention_needs(base):
     space = 8 * WIDTH**2 * (patches + 1) * frames + 4 * WIDTH * (patches + 1) ** 2 * frames
     mlp = 16 * WIDTH**2 * (1 + patches * frames)
     embedding = 2 * 3 * 16 * 16 * WIDTH * patches * frames
-    found = flops(lambda: base.alpro.get_video_features(on_meta(1, 8, 3, 224, 224)))
-    assert found == 12 * (time + space + mlp) + embedding + 2 * WIDTH * 256
-    assert found == pytest.approx(393 * GIGA, rel=0.01)
+    found = flops(lambda: base.alpro.video_model(on_meta(1, 8, 3, 224, 224)))
+    assert found == 12 * (time + space + mlp) + embedding
+    assert found == pytest.approx(391.7 * GIGA, rel=0.01)
 
 
 @torch.no_grad()
@@ -124,24 +126,11 @@ def test_a_retrieval_step_and_an_answer_fuse_no_token_that_no_head_reads():
     inputs = tiny.inputs(2)
     for head, rows in ((AlproForVideoTextRetrieval, 6), (AlproForVideoQuestionAnswering, 2)):
         model = head(tiny.config()).eval()
-        given = {"return_loss": True} if rows == 6 else {}
+        tokens = torch.randn(rows, 7, 32), None, torch.randn(rows, 5, 32)
         with torch.no_grad():
-            whole = flops(lambda model=model, given=given: model(**inputs, **given))
-            towers = flops(
-                lambda model=model: [
-                    model.alpro.video_model(inputs["pixel_values_videos"]),
-                    model.alpro.text_model(inputs["input_ids"]),
-                ]
-            )
-            one = flops(
-                lambda model=model, rows=rows: model.alpro.fuse(
-                    torch.randn(rows, 7, 32), None, torch.randn(rows, 5, 32), 1
-                )
-            )
-            all_ = flops(
-                lambda model=model, rows=rows: model.alpro.fuse(
-                    torch.randn(rows, 7, 32), None, torch.randn(rows, 5, 32)
-                )
-            )
-        assert one < 0.75 * all_
-        assert towers + one < whole < towers + 0.95 * all_
+            whole = flops(partial(model, **inputs, **({"return_loss": True} if rows == 6 else {})))
+            towers = flops(partial(model.alpro.video_model, inputs["pixel_values_videos"]))
+            towers += flops(partial(model.alpro.text_model, inputs["input_ids"]))
+            one, every = flops(partial(model.alpro.fuse, *tokens, 1)), flops(partial(model.alpro.fuse, *tokens))
+        assert one < 0.75 * every
+        assert towers + one < whole < towers + 0.95 * every
