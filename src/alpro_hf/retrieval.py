@@ -13,7 +13,7 @@ more than `_KEPT_BYTES` of copies however large the index is.
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +38,7 @@ from .modeling_alpro import AlproForVideoTextRetrieval
 from .video_features import encode_videos
 
 VideoPath = str | os.PathLike[str]
+Nearest = Callable[[torch.Tensor, int], Iterable[torch.Tensor]]
 _FUSED_AT_ONCE = 64
 _BLOCK = 1 << 14  # videos compared at a time: small shards are put together up to as many
 _KEPT_BYTES = 1 << 28  # of blocks that were put together; above, they are put together anew in each search
@@ -217,6 +218,16 @@ class VideoIndex:
         shard, row = self._place_of().pop(key)
         shard.removed.add(row)
 
+    @property
+    def folder(self) -> Path | None:
+        """Where the index is kept; None: in memory."""
+        return self._folder.path if self._folder else None
+
+    def changed_ns(self) -> int:
+        """Time of the last change of a saved index, in nanoseconds."""
+        assert self._folder is not None
+        return (self._folder.path / MANIFEST).stat().st_mtime_ns
+
     def _path(self, entry: VideoEntry) -> Path:
         assert self._root is not None
         return Path(os.path.normpath(self._root / entry.path))
@@ -376,13 +387,20 @@ class VideoIndex:
 
     @overload
     def search(  # type: ignore[overload-overlap]  # a text is also a sequence of texts
-        self, queries: str, *, top_k: int = 10, rerank: int = 16
+        self, queries: str, *, top_k: int = 10, rerank: int = 16, nearest: Nearest | None = None
     ) -> list[SearchResult]: ...
     @overload
-    def search(self, queries: Sequence[str], *, top_k: int = 10, rerank: int = 16) -> list[list[SearchResult]]: ...
+    def search(
+        self, queries: Sequence[str], *, top_k: int = 10, rerank: int = 16, nearest: Nearest | None = None
+    ) -> list[list[SearchResult]]: ...
     @torch.inference_mode()
     def search(
-        self, queries: str | Sequence[str], *, top_k: int = 10, rerank: int = 16
+        self,
+        queries: str | Sequence[str],
+        *,
+        top_k: int = 10,
+        rerank: int = 16,
+        nearest: Nearest | None = None,
     ) -> list[SearchResult] | list[list[SearchResult]]:
         """Find the videos that texts describe, best first.
 
@@ -391,6 +409,8 @@ class VideoIndex:
             top_k: Results of a query.
             rerank: How many of the best videos by VTC similarity the matching head reorders; 0: none (`vtc`). All
                 videos (`rerank=len(index)`) is slow and looks at every pair.
+            nearest: How to find candidates: `AnnSearch(index).nearest` for an approximate search among millions;
+                None: by comparison with every video, as `nearest` of this class does.
 
         Returns:
             Results of the query, or a list of them for each of several.
@@ -399,7 +419,7 @@ class VideoIndex:
             VideoIndexError: The index is empty, a query is blank, or a number makes no sense.
         """
         if isinstance(queries, str):
-            return self.search([queries], top_k=top_k, rerank=rerank)[0]
+            return self.search([queries], top_k=top_k, rerank=rerank, nearest=nearest)[0]
         if not len(self):
             raise VideoIndexError("The index is empty: there is nothing to search. Add videos first.")
         if top_k < 1 or rerank < 0:
@@ -407,10 +427,10 @@ class VideoIndex:
         if any(not query.strip() for query in queries):
             raise VideoIndexError("A query is blank. Describe what to look for, for instance 'a dog runs'.")
         texts = [self._encode_text(query) for query in queries]
-        nearest = self.nearest(torch.cat([embed for _, embed in texts]), max(top_k, rerank))
+        found = (nearest or self.nearest)(torch.cat([embed for _, embed in texts]), max(top_k, rerank))
         return [
             self._rank(text, embed[0], positions, top_k, rerank)
-            for (text, embed), positions in zip(texts, nearest, strict=True)
+            for (text, embed), positions in zip(texts, found, strict=True)
         ]
 
     def _encode_text(self, query: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -418,6 +438,13 @@ class VideoIndex:
         inputs = self.processor(text=[query], return_tensors="pt").to(self.model.device)
         text = self.model.alpro.get_text_features(inputs["input_ids"])
         return text.last_hidden_state, text.pooler_output.float().cpu()
+
+    def features(self) -> Iterator[torch.Tensor]:
+        """All unit vectors in the order of `paths`, as blocks (n, P); those of large shards are memory-mapped."""
+        if self._blocks is None:
+            self._blocks = _blocks(self._shards)
+        for block in self._blocks:
+            yield block.features()
 
     def nearest(self, embeds: torch.Tensor, k: int) -> torch.Tensor:
         """The k videos (all, if there are fewer) of highest cosine similarity, by exact comparison with every one.
@@ -428,14 +455,13 @@ class VideoIndex:
         Returns:
             int64 (n, k), places in `paths`, best first.
         """
-        if self._blocks is None:
-            self._blocks = _blocks(self._shards)
         best = torch.empty(len(embeds), 0)
         places = torch.empty(len(embeds), 0, dtype=torch.long)
-        for block in self._blocks:
-            similarity = vtc_scores(embeds, block.features())
-            top = similarity.topk(min(k, similarity.shape[1]), dim=1)
-            best, places = torch.cat([best, top.values], dim=1), torch.cat([places, block.start + top.indices], dim=1)
+        start = 0
+        for features in self.features():
+            top = vtc_scores(embeds, features).topk(min(k, len(features)), dim=1)
+            best, places = torch.cat([best, top.values], dim=1), torch.cat([places, start + top.indices], dim=1)
+            start += len(features)
             if best.shape[1] > k:
                 kept = best.topk(k, dim=1)
                 best, places = kept.values, places.gather(1, kept.indices)
@@ -486,7 +512,6 @@ class _Block:
     """Videos that are compared in one product: those of one large shard, or of small ones put together."""
 
     shards: list[Shard]
-    start: int
     keep: bool
     kept: torch.Tensor | None = None
 
@@ -503,13 +528,13 @@ class _Block:
 
 def _blocks(shards: Sequence[Shard]) -> list[_Block]:
     blocks: list[_Block] = []
-    start = bytes_kept = 0
+    bytes_kept = 0
     group: list[Shard] = []
     for number, shard in enumerate(shards, start=1):
         group.append(shard)
         if (size := sum(map(len, group))) >= _BLOCK or number == len(shards):
             copied = len(group) > 1 or bool(group[0].removed)
             bytes_kept += size * shard.features.shape[1] * shard.features.element_size() if copied else 0
-            blocks.append(_Block(group, start, keep=bytes_kept <= _KEPT_BYTES))
-            start, group = start + size, []
+            blocks.append(_Block(group, keep=bytes_kept <= _KEPT_BYTES))
+            group = []
     return blocks
