@@ -25,6 +25,7 @@ from alpro_hf.data.collator import video_id
 from alpro_hf.data.sprite_language import PASSIVE, PHRASES, noun_phrase
 from alpro_hf.data.sprite_world import PAIR_OF, RELATION_PAIR, SPRITES
 from alpro_hf.evaluation import RetrievalStates, question_answering_metrics, retrieval_metrics, retrieval_scores
+from alpro_hf.hardware import fast_bfloat16
 from alpro_hf.inference import answer_rows, encode_rows, match_pairs
 
 PROTOCOLS = ["vtc", "rerank", "reference"]
@@ -41,10 +42,10 @@ def read_rows(folder: Path, name: str) -> list[dict[str, Any]]:
 
 
 def evaluate_retrieval(
-    model: AlproForVideoTextRetrieval, states: RetrievalStates, protocols: list[str], title: str, bf16: bool
+    model: AlproForVideoTextRetrieval, states: RetrievalStates, protocols: list[str], title: str
 ) -> dict[str, dict[str, float]]:
     def score_pairs(pairs: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=fast_bfloat16(model.device)):
             return match_pairs(model, states, pairs, title=f"{title}: matching")
 
     return {
@@ -123,7 +124,6 @@ def measure(
     qa: Path | None,
     protocols: list[str],
     tasks: list[str],
-    bf16: bool,
 ) -> dict[str, Any]:
     """All numbers of one split; `retrieval` and `qa` are folders of models, needed by the tasks asked for."""
     result: dict[str, Any] = {}
@@ -133,7 +133,7 @@ def measure(
         states, skipped = encode_rows(model, processor, rows, batch_size=BATCH, title=split)
         assert not skipped, skipped
         if "retrieval" in tasks:
-            result["retrieval"] = evaluate_retrieval(model, states, protocols, split, bf16)
+            result["retrieval"] = evaluate_retrieval(model, states, protocols, split)
         if "choices" in tasks:
             result["choices"] = evaluate_choices(model, processor, states, read_rows(folder, "choices.jsonl"))
     if "qa" in tasks:
@@ -163,7 +163,6 @@ def main() -> None:
     parser.add_argument("--qa", type=Path, help="question-answering model (default: the bundled one)")
     parser.add_argument("--protocols", nargs="+", choices=PROTOCOLS, default=PROTOCOLS)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS)
-    parser.add_argument("--fp32", action="store_true", help="match in float32, faster on a CPU without bfloat16")
     parser.add_argument("--output", type=Path, help="write everything to this JSON file")
     arguments = parser.parse_args()
     results: dict[str, Any] = {}
@@ -177,7 +176,6 @@ def main() -> None:
             arguments.qa or bundled_model("qa"),
             arguments.protocols,
             arguments.tasks,
-            not arguments.fp32,
         )
         show(f"{split} ({folder})", results[split])
     if arguments.output:

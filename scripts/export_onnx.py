@@ -84,7 +84,7 @@ class Head(nn.Module):
     def forward(
         self, text_states: torch.Tensor, attention_mask: torch.Tensor, video_states: torch.Tensor
     ) -> torch.Tensor:
-        fused = self.alpro.fuse(text_states, attention_mask, video_states)
+        fused = self.alpro.fuse(text_states, attention_mask, video_states, first_tokens=1)
         return self.classifier(fused.last_hidden_state[:, 0])
 
 

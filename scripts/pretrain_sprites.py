@@ -49,6 +49,7 @@ from alpro_hf.data.sprite_language import ANSWERS
 from alpro_hf.data.sprite_rows import SpriteRows
 from alpro_hf.data.sprite_world import SPRITES
 from alpro_hf.entities import build_prompter
+from alpro_hf.hardware import best_device, fast_bfloat16
 
 LOSSES = {
     "none": (),
@@ -102,7 +103,6 @@ def train(
     folder: Path,
     seed: int,
     scale: float,
-    bf16: bool,
     losses: tuple[str, ...] = (),
     prompter: AlproPrompterModel | None = None,
 ) -> dict[str, float]:
@@ -111,6 +111,7 @@ def train(
         steps, rows_a_step, rate = STAGES[stage]
         steps = max(1, round(steps * scale))
         weights = {f"{loss}_weight": float(loss in losses) for loss in ("vtc", "vtm", "mlm", "pem")}
+        device = best_device()
         arguments = AlproTrainingArguments(
             output_dir=str(folder),
             max_steps=steps,
@@ -120,8 +121,8 @@ def train(
             lr_scheduler_kwargs={"min_lr_rate": 0.02},
             warmup_steps=min(100, steps // 10),
             max_grad_norm=1.0,
-            bf16=bf16,
-            use_cpu=not torch.cuda.is_available(),
+            bf16=fast_bfloat16(device),  # emulated it is slower than float32
+            use_cpu=device.type == "cpu",
             train_sampling_strategy="sequential",
             logging_steps=20,
             save_steps=100,
@@ -163,21 +164,21 @@ def teach(output: Path, seed: int, arguments: argparse.Namespace) -> AlproPrompt
         source = output / f"seed{seed}" / "prompter"
         model = AlproModel.from_pretrained(output / "start")
         processor = build_processor(output)
-        train("prompter", model, processor, output, source, seed, arguments.scale, arguments.bf16, ("vtc",))
+        train("prompter", model, processor, output, source, seed, arguments.scale, ("vtc",))
     towers, processor = AlproModel.from_pretrained(source), AlproProcessor.from_pretrained(source)
     return build_prompter(towers, processor, entities, progress=False)
 
 
 def cell(losses: str, seed: int, arguments: argparse.Namespace) -> None:
     """One row of the table for one seed."""
-    output, scale, bf16 = arguments.output, arguments.scale, arguments.bf16
+    output, scale = arguments.output, arguments.scale
     results = output / "results" / f"seed{seed}-{losses.replace('+', '-')}.json"
     if results.is_file():
         print(f"{results} is there already")
         return
     results.parent.mkdir(parents=True, exist_ok=True)
     started = time.time()
-    start = build_start(output, scale, bf16)
+    start = build_start(output, scale)
     folder = output / f"seed{seed}" / losses
     processor = build_processor(output)
     stages: dict[str, Any] = {}
@@ -191,7 +192,7 @@ def cell(losses: str, seed: int, arguments: argparse.Namespace) -> None:
         )
         start = folder / "pretrain"
         stages["pretrain"] = train(
-            "pretrain", student, processor, output, start, seed, scale, bf16, LOSSES[losses], prompter
+            "pretrain", student, processor, output, start, seed, scale, LOSSES[losses], prompter
         )
     heads: dict[str, Any] = {"retrieval": AlproForVideoTextRetrieval, "qa": AlproForVideoQuestionAnswering}
     for stage, head in heads.items():
@@ -200,15 +201,15 @@ def cell(losses: str, seed: int, arguments: argparse.Namespace) -> None:
         if stage == "qa":
             labels = {"id2label": dict(enumerate(ANSWERS)), "label2id": {name: i for i, name in enumerate(ANSWERS)}}
         model = head.from_pretrained(start, **labels)
-        stages[stage] = train(stage, model, processor, output, folder / stage, seed, scale, bf16)
+        stages[stage] = train(stage, model, processor, output, folder / stage, seed, scale)
     everything: dict[str, Any] = {"fine-tuned": {}, "zero-shot": {}}
     for split in arguments.splits:
         rows = arguments.data / split
         everything["fine-tuned"][split] = measure(
-            rows, split, folder / "retrieval", folder / "qa", PROTOCOLS, ["retrieval", "choices", "qa"], bf16
+            rows, split, folder / "retrieval", folder / "qa", PROTOCOLS, ["retrieval", "choices", "qa"]
         )
         if "vtc" in LOSSES[losses] and split == "test":
-            everything["zero-shot"][split] = measure(rows, split, start, None, PROTOCOLS, ["retrieval"], bf16)
+            everything["zero-shot"][split] = measure(rows, split, start, None, PROTOCOLS, ["retrieval"])
     head_of_file = {"losses": losses, "seed": seed, "scale": scale, "seconds": round(time.time() - started)}
     teacher = {"teacher": arguments.teacher} if "pem" in LOSSES[losses] else {}
     everything = rounded({**head_of_file, **teacher, "training": stages, **everything})
@@ -303,7 +304,6 @@ def main() -> None:
         "model of the package), or the folder of a model (default: %(default)s)",
     )
     parser.add_argument("--entities", type=int, default=160, help="sprites that the prompter names")
-    parser.add_argument("--bf16", action="store_true", help="bfloat16 autocast, where the hardware has it")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     arguments = parser.parse_args()
     if arguments.output is None and (arguments.what == "study" or arguments.results is None):

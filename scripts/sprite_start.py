@@ -37,6 +37,7 @@ from alpro_hf import AlproModel, AlproProcessor
 from alpro_hf.data.sprite_language import captions
 from alpro_hf.data.sprite_render import render
 from alpro_hf.data.sprite_world import SPRITES, draw_scene, pose
+from alpro_hf.hardware import best_device, fast_bfloat16
 
 WIDTH, HEADS, LAYERS, FUSION_LAYER, FRAMES = 128, 2, 4, 2, 2
 EVALUATION = 1000
@@ -112,9 +113,9 @@ def fit(
     steps: int,
     batch: int,
     rate: float,
-    bf16: bool,
 ) -> dict[str, float]:
     """Train with the library's Trainer, save, and measure on scenes that were not drawn for training."""
+    device = best_device()
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
@@ -126,8 +127,8 @@ def fit(
         warmup_steps=min(100, steps // 10),
         adam_beta2=0.98,
         weight_decay=1e-3,
-        bf16=bf16,
-        use_cpu=not torch.cuda.is_available(),
+        bf16=fast_bfloat16(device),  # emulated it is slower than float32
+        use_cpu=device.type == "cpu",
         dataloader_num_workers=1,
         dataloader_prefetch_factor=4,
         logging_steps=50,
@@ -149,7 +150,7 @@ def fit(
     return {"steps": steps, "rows_a_step": batch, "accuracy": trainer.evaluate()["eval_accuracy"]}
 
 
-def build_start(output: Path, scale: float = 1.0, bf16: bool = False) -> Path:
+def build_start(output: Path, scale: float = 1.0) -> Path:
     """The folder of the model that every cell starts from; built once."""
     folder = output / "start"
     if (folder / "model.safetensors").is_file():
@@ -160,7 +161,7 @@ def build_start(output: Path, scale: float = 1.0, bf16: bool = False) -> Path:
     vit = ViTForImageClassification(ViTConfig(**SHARED, image_size=SIZE, patch_size=16, **names))
     vocabulary = len(processor.tokenizer)
     bert = BertForMaskedLM(BertConfig(**SHARED, vocab_size=vocabulary, max_position_embeddings=MAX_TOKENS))
-    run = partial(fit, processor=processor, batch=64, rate=1e-3, bf16=bf16)
+    run = partial(fit, processor=processor, batch=64, rate=1e-3)
     results = {
         "vit": run(vit, Stills, folder=output / "vit", steps=max(1, round(1500 * scale))),
         "bert": run(bert, Captions, folder=output / "bert", steps=max(1, round(200 * scale))),
@@ -184,11 +185,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="folder of the study")
     parser.add_argument("--scale", type=float, default=1.0, help="of the numbers of steps (default: %(default)s)")
-    parser.add_argument("--bf16", action="store_true", help="bfloat16 autocast, where the hardware has it")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    print(build_start(arguments.output, arguments.scale, arguments.bf16))
+    print(build_start(arguments.output, arguments.scale))
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ from alpro_hf.data.collator import AlproCollator
 from alpro_hf.data.sprite_language import ANSWERS, captions, questions
 from alpro_hf.data.sprite_rows import SpriteRows
 from alpro_hf.data.sprite_world import DIRECTIONS, draw_scene
+from alpro_hf.hardware import best_device, fast_bfloat16
 from alpro_hf.trainer import AlproTrainer, AlproTrainingArguments
 
 SIZE, FRAMES, MAX_TOKENS = 64, 4, 48
@@ -131,6 +132,7 @@ def train(stage: str, output: Path, steps: int | None, learning_rate: float | No
     processor = build_processor(output)
     model = start_model(stage, output, len(processor.tokenizer))
     model.set_attn_implementation("eager")  # a third faster than sdpa for the short sequences of a CPU
+    device = best_device()
     arguments = AlproTrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
@@ -143,8 +145,8 @@ def train(stage: str, output: Path, steps: int | None, learning_rate: float | No
         max_grad_norm=1.0,
         vtc_weight=0.25 if stage == "match-3" else 1.0,  # matching learns more slowly
         vtm_weight=float(stage.startswith("match")),
-        bf16=True,
-        use_cpu=not torch.cuda.is_available(),
+        bf16=fast_bfloat16(device),  # emulated it is slower than float32
+        use_cpu=device.type == "cpu",
         train_sampling_strategy="sequential",  # neighbours belong together, see SpriteRows
         dataloader_num_workers=1,
         dataloader_prefetch_factor=4,

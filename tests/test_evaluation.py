@@ -188,6 +188,20 @@ def test_matching_scores_from_cached_states_equal_the_model(model, batches, dire
     torch.testing.assert_close(logits, direct[1][pairs[:, 0], pairs[:, 1]], atol=1e-5, rtol=0)
 
 
+def test_matching_reads_no_padding_beyond_the_longest_text_of_its_batch(model, batches, monkeypatch):
+    states = encode_batches(model, batches, keep_states=True)
+    lengths = states.text_mask.sum(dim=1)
+    assert len(lengths.unique()) > 2
+    seen, match = [], model.match
+    monkeypatch.setattr(
+        model, "match", lambda text, mask, video: seen.append((text.shape[1], mask)) or match(text, mask, video)
+    )
+    pairs = torch.cartesian_prod(torch.arange(7), torch.arange(5))
+    vtm_scores(model, states.text_states, states.text_mask, states.video_states, pairs, batch_size=5)
+    assert [length for length, _ in seen] == sorted(lengths.tolist())
+    assert all(mask is None for _, mask in seen)  # five pairs of one text: nothing is padded
+
+
 def score_pairs_of(model, states):
     return lambda pairs: vtm_scores(model, states.text_states, states.text_mask, states.video_states, pairs)
 

@@ -1,3 +1,5 @@
+from contextlib import nullcontext
+
 import pytest
 import torch
 from fixtures import tiny
@@ -227,6 +229,41 @@ def test_match_of_cached_states_equals_the_forward_pass():
     torch.testing.assert_close(logits, model(**inputs).vtm_logits, atol=1e-6, rtol=1e-6)
     with pytest.raises(ValueError, match="3 texts and 2 videos"):
         model.match(text.last_hidden_state, inputs["attention_mask"], video.last_hidden_state[:2])
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("attention", ["eager", "sdpa", "flex_attention"])
+@pytest.mark.parametrize("first_tokens", [1, 7])
+def test_the_first_fused_tokens_are_those_of_all(attention, padded, first_tokens):
+    model, inputs = build(AlproForVideoTextRetrieval), tiny.inputs(3)
+    model.set_attn_implementation(attention)
+    text, video = torch.randn(3, 7, 32), torch.randn(3, 5, 32)
+    mask = inputs["attention_mask"] if padded else None
+    with torch.no_grad() if attention == "flex_attention" else nullcontext():
+        whole = model.alpro.fuse(text, mask, video).last_hidden_state
+        first = model.alpro.fuse(text, mask, video, first_tokens).last_hidden_state
+    assert whole.shape == (3, 12, 32) and first.shape == (3, first_tokens, 32)
+    torch.testing.assert_close(first, whole[:, :first_tokens], atol=1e-6, rtol=1e-5)
+    if first_tokens == 1 and first.requires_grad:
+        logits, expected = model.match(text, mask, video), model.vtm_head(whole[:, 0])
+        torch.testing.assert_close(logits, expected, atol=1e-6, rtol=1e-5)
+        weights = list(model.alpro.text_model.layers[2:].parameters())
+        pairs = zip(
+            torch.autograd.grad(logits.sum(), weights), torch.autograd.grad(expected.sum(), weights), strict=True
+        )
+        for found, wanted in pairs:
+            torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_answers_need_one_fused_token_and_who_looks_inside_gets_all():
+    model, inputs = build(AlproForVideoQuestionAnswering), tiny.inputs(2)
+    short = model(**inputs)
+    inside = model(**inputs, output_hidden_states=True, output_attentions=True)
+    assert short.fusion_model_output.last_hidden_state.shape == (2, 1, 32)
+    assert inside.fusion_model_output.last_hidden_state.shape == (2, 12, 32)
+    assert {attention.shape[-2:] for attention in inside.fusion_model_output.attentions} == {(12, 12)}
+    torch.testing.assert_close(short.logits, inside.logits, atol=1e-6, rtol=1e-5)
 
 
 @torch.no_grad()

@@ -35,8 +35,9 @@ def test_each_encoder_runs_once_for_all_four_losses(batch):
     for name, layer in (("text", text[0]), ("fusion", text[tiny.TEXT["fusion_layer"]]), ("video", video[0])):
         layer.register_forward_pre_hook(lambda module, args, name=name: rows[name].append(len(args[0])))
     model(**tiny.pretraining_inputs(batch), return_loss=True)
-    # two texts of each pair, as it is and masked; true pairs, two kinds of wrong pairs and masked texts
-    assert rows == {"text": [2 * batch], "video": [batch], "fusion": [4 * batch]}
+    # two texts of each pair, as it is and masked; true pairs with the tokens of the clip, and in one pass two kinds of
+    # wrong pairs and masked texts
+    assert rows == {"text": [2 * batch], "video": [batch], "fusion": [batch, 3 * batch]}
 
 
 def losses_one_by_one(model, inputs, generator):

@@ -62,6 +62,7 @@ be decoded are listed at the end and tried again next time. An index may be move
 examples:
   alpro index holiday --output holiday-index
   alpro index talks films/*.mkv --output my-index --model my-alpro --batch-size 16
+  accelerate launch --num_processes 4 -m alpro_hf index films --output my-index    four processes, one index
 """
 SEARCH_EPILOG = """\
 First all videos are ordered by the cosine similarity of video and query (column "similarity"); then the best K are
@@ -178,6 +179,15 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     ask.add_argument("question", type=_text)
     ask.add_argument("--top-k", type=_number(1), default=5, metavar="N", help="answers to show (default: 5)")
 
+    for sub in (index, search):
+        sub.add_argument(
+            "--dtype",
+            choices=["auto", "float32", "bfloat16"],
+            default="float32" if sub is index else None,
+            help="numbers to compute in; auto: bfloat16 where the machine has it in hardware, else float32 "
+            f"(default: {'float32' if sub is index else 'that of the index'})",
+        )
+    search.add_argument("--ann", action="store_true", help="find candidates with FAISS, for millions of videos")
     for sub in (index, search, ask):
         default = "the index's own" if sub is search else "the bundled one"
         sub.add_argument("--model", metavar="M", help=f"folder, Hub id or 'bundled' (default: {default})")
@@ -217,19 +227,24 @@ def _index(args: argparse.Namespace) -> int:
 
     videos, failed = _find_videos(args.paths)
     name = _lasting_name(args.model or BUNDLED)
-    model, processor = load_model("retrieval", name)
+    model, processor = load_model("retrieval", name, args.dtype)
+    sizes = {"batch_size": args.batch_size, "shard_size": args.shard_size, "name": name}
+    first = True
     try:
-        index = VideoIndex.build(
-            model,
-            processor,
-            videos,
-            directory=args.output,
-            batch_size=args.batch_size,
-            shard_size=args.shard_size,
-            name=name,
-        )
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # started by accelerate launch or torchrun
+            from accelerate import PartialState
+
+            from .index_processes import build_in_processes
+
+            state = PartialState(cpu=model.device.type == "cpu")
+            first = state.is_main_process
+            index = build_in_processes(model.to(state.device), processor, videos, args.output, state, **sizes)
+        else:
+            index = VideoIndex.build(model, processor, videos, directory=args.output, **sizes)
     except KeyboardInterrupt:
         return _complain(args, "interrupted; what is done is kept, and the same command goes on from there", code=130)
+    if not first:  # one process speaks for all
+        return 0
     failed += index.report.failed
     gone = index.missing()
     index.remove(gone)
@@ -257,17 +272,28 @@ def _search(args: argparse.Namespace) -> int:
 
     failed: list[tuple[Path, str]] = []
     if (args.where / MANIFEST).is_file():
-        name = args.model or Manifest.read(args.where).model["name"]
-        index = VideoIndex.load(args.where, *load_model("retrieval", name), name=name)
+        made = Manifest.read(args.where).model
+        name = args.model or made["name"]
+        index = VideoIndex.load(args.where, *load_model("retrieval", name, args.dtype or made["dtype"]), name=name)
     else:
         videos, failed = _find_videos([args.where])
         name = args.model or BUNDLED
-        index = VideoIndex.build(*load_model("retrieval", name), videos)
+        index = VideoIndex.build(*load_model("retrieval", name, args.dtype), videos)
         failed += index.report.failed
     if not len(index):
         _list_failed(failed)
         raise CommandError(f"there is no usable video in {args.where}.")
-    results = index.search(args.query, top_k=args.top_k, rerank=args.rerank)
+    nearest = None
+    if args.ann:
+        from .ann import FILE, AnnSearch, build_ann
+
+        if index.folder is None:
+            raise CommandError(f"--ann needs an index; make one with alpro index {args.where} --output INDEX.")
+        if not (index.folder / FILE).exists() or (index.folder / FILE).stat().st_mtime_ns < index.changed_ns():
+            print(f"building {index.folder / FILE} ...", file=sys.stderr)
+            build_ann(index)
+        nearest = AnnSearch(index).nearest
+    results = index.search(args.query, top_k=args.top_k, rerank=args.rerank, nearest=nearest)
     if args.json:
         found = [
             {

@@ -289,6 +289,9 @@ def vtm_scores(
 ) -> torch.Tensor:
     """Matching logits of chosen text-clip pairs from cached states; nothing is encoded again.
 
+    Pairs are fused in the order of the length of their texts, each batch padded to its own longest text only, and
+    without a mask where nothing is padded: the logits are those of every pair alone, but for rounding.
+
     Args:
         model: In evaluation mode.
         text_states, text_mask: (texts, L, D) from `alpro.get_text_features`, and its (texts, L) mask or None.
@@ -301,11 +304,20 @@ def vtm_scores(
     """
     device = model.device
     logits = torch.empty(len(pairs), 2, device=device)
-    for start in range(0, len(pairs), batch_size):
-        texts, videos = pairs[start : start + batch_size].to(text_states.device).unbind(dim=1)
-        mask = None if text_mask is None else text_mask[texts].to(device)
-        chunk = model.match(text_states[texts].to(device), mask, video_states[videos].to(device))
-        logits[start : start + batch_size] = chunk.float()
+    pairs = pairs.to(text_states.device)
+    length = torch.full((len(text_states),), text_states.shape[1])
+    if text_mask is not None:  # up to the last token that counts, wherever the padding is
+        length = text_mask.shape[1] - text_mask.bool().flip(1).int().argmax(dim=1).cpu()
+    length_of_pair = length[pairs[:, 0].cpu()]
+    order = length_of_pair.argsort(stable=True)
+    for rows in order.split(batch_size):
+        longest = int(length_of_pair[rows[-1]])
+        texts, videos = pairs[rows.to(pairs.device)].unbind(dim=1)
+        mask = None if text_mask is None else text_mask[texts, :longest]
+        if mask is not None:
+            mask = None if mask.all() else mask.to(device)
+        chunk = model.match(text_states[texts, :longest].to(device), mask, video_states[videos].to(device))
+        logits[rows.to(device)] = chunk.float()
     return logits
 
 

@@ -1,11 +1,17 @@
-"""The files of a video index: a manifest and shards of tensors, each complete or not there at all."""
+"""The files of a video index: a manifest and shards of tensors, each complete or not there at all.
+
+Shards are safetensors and not Arrow: `features` and `tokens` are read in place from the memory-mapped file, in the
+model's own type (Arrow has no bfloat16), and one row of `tokens` costs one row of reading. What the videos of a shard
+are stands in the header of its file; the manifest has a line a shard, so that appending to a large index is cheap.
+"""
 
 import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 MANIFEST = "index.json"
-FORMAT = 1
+FORMAT = 2
 _START_AGAIN = "Delete the folder of the index and index again."
 
 
@@ -34,14 +40,81 @@ class VideoEntry:
     Args:
         path: Relative to the root of the index, with "/".
         size, mtime_ns: Bytes and time of change of the file when it was encoded, by which a change is noticed.
-        shard, row: Where its tensors are.
     """
 
     path: str
     size: int
     mtime_ns: int
-    shard: int
-    row: int
+
+
+@dataclass(eq=False)
+class Shard:
+    """The tensors of some videos, in memory or in a file.
+
+    Args:
+        rows: Videos in it, also those that are `removed`.
+        removed: Rows that are no longer part of the index.
+        file: Where it is; None: in memory.
+        features: (rows, P); of a file it is a view into the memory map, which the system may drop.
+        tokens: (rows, 1 + N, D), None if they are in the file.
+        videos: What the rows are, None if that is in the file.
+    """
+
+    rows: int
+    removed: set[int] = field(default_factory=set)
+    file: Path | None = None
+    features: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+    tokens: torch.Tensor | None = None
+    videos: list[VideoEntry] | None = None
+
+    @classmethod
+    def read(cls, file: Path, rows: int, removed: set[int]) -> "Shard":
+        with _reading(file) as tensors:
+            features = tensors.get_tensor("features")
+        if len(features) != rows:
+            raise VideoIndexError(f"{file} is damaged (it has {len(features)} videos, not {rows}). {_START_AGAIN}")
+        return cls(rows, removed, file, features)
+
+    def entries(self) -> list[VideoEntry]:
+        """What the rows are; of files the last ones read are kept."""
+        if self.videos is not None:
+            return self.videos
+        assert self.file is not None
+        return _entries_in(self.file, self.file.stat().st_mtime_ns)
+
+    def tokens_of(self, row: int) -> torch.Tensor:
+        """(1, 1 + N, D), the tokens of one video; of a file nothing else is read."""
+        if self.tokens is not None:
+            return self.tokens[row : row + 1]
+        assert self.file is not None
+        with _reading(self.file) as file:
+            return file.get_slice("tokens")[row : row + 1]
+
+    def live(self) -> list[int]:
+        """Rows that are part of the index."""
+        return [row for row in range(self.rows) if row not in self.removed]
+
+    def __len__(self) -> int:
+        return self.rows - len(self.removed)
+
+
+@lru_cache(maxsize=32)
+def _entries_in(file: Path, mtime_ns: int) -> list[VideoEntry]:
+    with _reading(file) as tensors:
+        listed = (tensors.metadata() or {}).get("videos", "")
+    try:
+        return [VideoEntry(*values) for values in json.loads(listed)]
+    except (TypeError, ValueError) as error:
+        raise VideoIndexError(f"{file} is damaged (it does not say what is in it). {_START_AGAIN}") from error
+
+
+@contextmanager
+def _reading(file: Path) -> Iterator[Any]:
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            yield tensors
+    except (SafetensorError, FileNotFoundError) as error:
+        raise VideoIndexError(f"{file} is missing or damaged ({error}). {_START_AGAIN}") from error
 
 
 @dataclass
@@ -49,18 +122,23 @@ class Manifest:
     """What an index is, without its tensors.
 
     Args:
-        model: `name` (folder or Hub id) and `fingerprint` of the model that encoded the videos.
+        model: `name` (folder or Hub id), `dtype` and `fingerprint` of the model that encoded the videos.
         video: How frames are chosen and prepared.
         root: Folder that the paths of the videos are relative to.
         next_shard: Number of the shard to be written next.
-        videos: One entry each.
+        shards: In the order of indexing.
     """
 
     model: dict[str, str]
     video: dict[str, Any]
     root: Path
     next_shard: int = 0
-    videos: list[VideoEntry] = field(default_factory=list)
+    shards: list[Shard] = field(default_factory=list)
+
+    @cached_property
+    def videos(self) -> list[VideoEntry]:
+        """All videos of the index, read from the shards."""
+        return [shard.entries()[row] for shard in self.shards for row in shard.live()]
 
     def to_json(self, directory: Path) -> dict[str, Any]:
         """As written to `directory`: the root also relative to it, so that both may be moved together."""
@@ -71,18 +149,26 @@ class Manifest:
             "root": Path(os.path.relpath(self.root, directory)).as_posix(),
             "absolute_root": self.root.as_posix(),
             "next_shard": self.next_shard,
-            "videos": [asdict(entry) for entry in self.videos],
+            "shards": [
+                {
+                    "file": Path(os.path.relpath(shard.file, directory)).as_posix(),
+                    "rows": shard.rows,
+                    "removed": sorted(shard.removed),
+                }
+                for shard in self.shards
+                if shard.file is not None
+            ],
         }
 
     @classmethod
     def read(cls, directory: str | Path) -> "Manifest":
-        """Read the manifest of an index.
+        """Read the manifest of an index and open its shards.
 
         The root is the folder at the same place relative to the index, or where none is there (the index was moved
         alone) the folder it was made from.
 
         Raises:
-            VideoIndexError: There is none, or it is damaged or of another version of the format.
+            VideoIndexError: There is none, or it or a shard is damaged, or it is of another version of the format.
         """
         directory = Path(os.path.abspath(directory))
         path = directory / MANIFEST
@@ -100,46 +186,13 @@ class Manifest:
             )
         try:
             root = Path(os.path.normpath(directory / content["root"]))
-            return cls(
-                model={"name": content["model"]["name"], "fingerprint": content["model"]["fingerprint"]},
-                video=dict(content["video"]),
-                root=root if root.is_dir() else Path(content["absolute_root"]),
-                next_shard=int(content["next_shard"]),
-                videos=[VideoEntry(**entry) for entry in content["videos"]],
-            )
+            model = {key: content["model"][key] for key in ("name", "dtype", "fingerprint")}
+            video, next_shard = dict(content["video"]), int(content["next_shard"])
+            shards = [(directory / one["file"], int(one["rows"]), set(one["removed"])) for one in content["shards"]]
+            root = root if root.is_dir() else Path(content["absolute_root"])
         except (KeyError, TypeError, ValueError) as error:
             raise VideoIndexError(f"{path} is damaged ({error!r}). {_START_AGAIN}") from error
-
-
-@dataclass
-class Shard:
-    """The tensors of some videos: `features` (n, P) in memory; `tokens` (n, 1 + N, D) in memory or in `file`."""
-
-    features: torch.Tensor
-    tokens: torch.Tensor | None = None
-    file: Path | None = None
-
-    def tokens_of(self, row: int) -> torch.Tensor:
-        """(1, 1 + N, D), the tokens of one video; of a file nothing else is read."""
-        if self.tokens is not None:
-            return self.tokens[row : row + 1]
-        assert self.file is not None
-        with _reading(self.file) as file:
-            return file.get_slice("tokens")[row : row + 1]
-
-    @classmethod
-    def read(cls, file: Path) -> "Shard":
-        with _reading(file) as tensors:
-            return cls(tensors.get_tensor("features"), file=file)
-
-
-@contextmanager
-def _reading(file: Path) -> Iterator[Any]:
-    try:
-        with safe_open(file, framework="pt") as tensors:
-            yield tensors
-    except (SafetensorError, FileNotFoundError) as error:
-        raise VideoIndexError(f"{file} is missing or damaged ({error}). {_START_AGAIN}") from error
+        return cls(model, video, root, next_shard, [Shard.read(*shard) for shard in shards])
 
 
 class IndexFolder:
@@ -173,19 +226,23 @@ class IndexFolder:
             return None
         return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
-    def write_shard(self, shard: int, features: torch.Tensor, tokens: torch.Tensor) -> Shard:
-        file = self.shard_file(shard)
-        _write_whole(file, lambda path: save_file({"features": features, "tokens": tokens}, path))
-        return Shard(features, file=file)
+    def write_shard(self, shard: int, features: torch.Tensor, tokens: torch.Tensor, videos: list[VideoEntry]) -> Shard:
+        file, tensors = self.shard_file(shard), {"features": features, "tokens": tokens}
+        listed = json.dumps([[video.path, video.size, video.mtime_ns] for video in videos])
+        _write_whole(file, lambda path: save_file(tensors, path, metadata={"videos": listed}))
+        return Shard.read(file, len(videos), set())
 
     def write_manifest(self, manifest: Manifest) -> None:
         """Write the manifest, then drop the shards that it does not need (or that a dead process left behind)."""
         text = json.dumps(manifest.to_json(self.path), indent=1) + "\n"
         _write_whole(self.path / MANIFEST, lambda path: path.write_text(text, encoding="utf-8"))
-        needed = {self.shard_file(entry.shard) for entry in manifest.videos}
-        for file in [*self.path.glob("shard-*.safetensors"), *self.path.glob(".*.partial")]:
-            if file not in needed:
-                file.unlink()
+        needed = {shard.file for shard in manifest.shards}
+        # a part that still has a manifest of its own is being built, see index_processes
+        parts = [part for part in self.path.glob("part-*") if not (part / MANIFEST).exists()]
+        for folder in (self.path, *parts):
+            for file in [*folder.glob("shard-*.safetensors"), *folder.glob(".*.partial")]:
+                if file not in needed:
+                    file.unlink()
 
 
 def _write_whole(path: Path, write: Callable[[Path], object]) -> None:

@@ -13,13 +13,19 @@ class CommandError(Exception):
 
 
 def load_model(
-    task: Literal["retrieval", "towers", "qa"], name: str, *, revision: str | None = None, device: Any = None
+    task: Literal["retrieval", "towers", "qa"],
+    name: str,
+    dtype: str | None = None,
+    *,
+    revision: str | None = None,
+    device: Any = None,
 ) -> tuple[Any, Any]:
     """Load a model and its processor for a task, on the GPU if there is one.
 
     Args:
         task: `retrieval`; `towers`, which is retrieval without matching and which every checkpoint can do; or `qa`.
         name: Folder, Hub id, or `bundled`.
+        dtype: `float32`, `bfloat16`, or `auto` for what the machine is fast in; None: float32.
         revision: Branch, tag or commit of a Hub id.
         device: Where to put the model instead.
 
@@ -32,6 +38,7 @@ def load_model(
 
     from .assets import bundled_model
     from .configuration_alpro import AlproConfig
+    from .hardware import best_device, best_dtype
     from .modeling_alpro import AlproForVideoQuestionAnswering, AlproForVideoTextRetrieval, AlproModel
     from .processing_alpro import AlproProcessor
 
@@ -49,12 +56,12 @@ def load_model(
         "towers": AlproModel,
         "qa": AlproForVideoQuestionAnswering,
     }[task]
-    model, info = model_class.from_pretrained(source, revision=revision, dtype=torch.float32, output_loading_info=True)
+    device = best_device() if device is None else device
+    numbers = best_dtype(device) if dtype == "auto" else getattr(torch, dtype or "float32")
+    model, info = model_class.from_pretrained(source, revision=revision, dtype=numbers, output_loading_info=True)
     if info["missing_keys"]:
         missing = ", ".join(sorted(info["missing_keys"])[:3])
         raise CommandError(f"{name} was not trained for {task}: it lacks {missing}, ... Name another --model.")
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     return model.to(device), AlproProcessor.from_pretrained(source, revision=revision or "main")
 
 

@@ -96,7 +96,8 @@ class AlproQuestionAnsweringOutput(ModelOutput):
     Args:
         loss: Scalar cross entropy over the rows whose label is not -100, where labels were given.
         logits: (B, answers).
-        text_model_output, video_model_output, fusion_model_output: Everything the encoders returned.
+        text_model_output, video_model_output, fusion_model_output: Everything the encoders returned; of the fusion
+            `last_hidden_state` is the CLS token (B, 1, D) unless hidden states or attentions are asked for, then all.
     """
 
     loss: torch.Tensor | None = None
@@ -142,11 +143,18 @@ class AlproAttention(nn.Module):
         self.proj = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(
-        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        first_tokens: int | None = None,
+        **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """What the first `first_tokens` tokens see (None: all of them) when they look at all."""
         batch, length, width = hidden_states.shape
+        # called whole whatever is asked for: it may carry an adapter or be quantised, which slices of it would pass by
         qkv = self.qkv(hidden_states).view(batch, length, 3, -1, self.head_dim)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (batch, heads, length, head_dim)
+        query = query[:, :, :first_tokens]
         attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )
@@ -160,7 +168,7 @@ class AlproAttention(nn.Module):
             scaling=self.scaling,
             **kwargs,
         )
-        return self.proj(output.reshape(batch, length, width)), weights
+        return self.proj(output.reshape(batch, -1, width)), weights
 
 
 class AlproMLP(nn.Module):
@@ -324,10 +332,12 @@ class AlproTextLayer(GradientCheckpointingLayer):
         self,
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
+        first_tokens: int | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
-        attended, _ = self.attention(hidden_states, attention_mask, **kwargs)
-        hidden_states = self.attention_norm(hidden_states + self.dropout(attended))
+        """(B, L, D) -> the same shape, or (B, first_tokens, D)."""
+        attended, _ = self.attention(hidden_states, attention_mask, first_tokens, **kwargs)
+        hidden_states = self.attention_norm(hidden_states[:, :first_tokens] + self.dropout(attended))
         return self.mlp_norm(hidden_states + self.dropout(self.mlp(hidden_states)))
 
 
@@ -486,6 +496,7 @@ class AlproTextModel(AlproPreTrainedModel):
         text_hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None,
         video_hidden_states: torch.Tensor,
+        first_tokens: int | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutput:
         """Run the layers from `fusion_layer` on over text tokens followed by video tokens.
@@ -494,9 +505,11 @@ class AlproTextModel(AlproPreTrainedModel):
             text_hidden_states: (B, L, D), `last_hidden_state` of `forward`.
             attention_mask: (B, L) of the text; None: nothing is padded.
             video_hidden_states: (B, 1 + N, D), `last_hidden_state` of the video tower.
+            first_tokens: How many tokens are wanted: the last layer computes no others, which changes nothing in
+                these (a head on the CLS token wants 1). None: all.
 
         Returns:
-            `last_hidden_state` (B, L + 1 + N, D), text first.
+            `last_hidden_state` (B, L + 1 + N, D), text first, or (B, first_tokens, D).
         """
         if text_hidden_states.shape[0] != video_hidden_states.shape[0]:
             raise ValueError(
@@ -510,9 +523,23 @@ class AlproTextModel(AlproPreTrainedModel):
         mask = create_bidirectional_mask(
             config=self.config, inputs_embeds=hidden_states, attention_mask=attention_mask
         )
-        for layer in self.layers[self.config.fusion_layer :]:
+        layers = self.layers[self.config.fusion_layer :]
+        for layer in layers[:-1]:
             hidden_states = layer(hidden_states, mask, **kwargs)
-        return BaseModelOutput(last_hidden_state=hidden_states)
+        wanted = first_tokens
+        if isinstance(mask, torch.Tensor) and mask.ndim == 2 and first_tokens != 1:
+            # flash attention takes queries that are fewer than the keys for the last ones; see its _upad_input
+            wanted = None
+        elif first_tokens is not None and mask is not None:
+            mask = create_bidirectional_mask(
+                config=self.config,
+                inputs_embeds=hidden_states[:, :first_tokens],
+                attention_mask=attention_mask,
+                encoder_hidden_states=hidden_states,
+            )
+        for layer in layers[-1:]:
+            hidden_states = layer(hidden_states, mask, wanted, **kwargs)
+        return BaseModelOutput(last_hidden_state=hidden_states[:, :first_tokens])
 
 
 def _unit_vector(projection: nn.Linear, cls: torch.Tensor) -> torch.Tensor:
@@ -583,11 +610,12 @@ class AlproModel(AlproPreTrainedModel):
         text_hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None,
         video_hidden_states: torch.Tensor,
+        first_tokens: int | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutput:
         """Fuse row i of the texts with row i of the videos; see `AlproTextModel.fuse`."""
         return self.text_model.fuse(
-            text_hidden_states, attention_mask, video_hidden_states, return_dict=True, **kwargs
+            text_hidden_states, attention_mask, video_hidden_states, first_tokens, return_dict=True, **kwargs
         )
 
     @can_return_tuple
@@ -812,7 +840,9 @@ class AlproForVideoTextRetrieval(AlproPreTrainedModel):
             attention_mask: (B, L) of the text; None: nothing is padded.
             video_hidden_states: (B, 1 + N, D) from `alpro.get_video_features`.
         """
-        fused = self.alpro.fuse(text_hidden_states, attention_mask, video_hidden_states, return_dict=True, **kwargs)
+        fused = self.alpro.fuse(
+            text_hidden_states, attention_mask, video_hidden_states, first_tokens=1, return_dict=True, **kwargs
+        )
         return self.vtm_head(fused.last_hidden_state[:, 0])
 
     @can_return_tuple
@@ -932,7 +962,18 @@ class AlproForVideoQuestionAnswering(AlproPreTrainedModel):
                     "undivided."
                 )
             video_BND = video_BND[video_index]
-        fused = self.alpro.fuse(text_outputs.last_hidden_state, attention_mask, video_BND, return_dict=True, **kwargs)
+        # the classifier reads the CLS token; who looks inside wants every token
+        config = self.alpro.text_model.config
+        inside = kwargs.get("output_hidden_states") or config.output_hidden_states
+        inside = inside or kwargs.get("output_attentions") or config.output_attentions
+        fused = self.alpro.fuse(
+            text_outputs.last_hidden_state,
+            attention_mask,
+            video_BND,
+            first_tokens=None if inside else 1,
+            return_dict=True,
+            **kwargs,
+        )
         logits = self.classifier(fused.last_hidden_state[:, 0])
         if answer_mask is not None:
             logits = logits.masked_fill(~answer_mask.bool(), float("-inf"))

@@ -491,7 +491,7 @@ class TextVideoRetrievalPipeline(AlproPipeline):
         lengths = torch.tensor([len(text) for text in texts], device=self.device)
         padded = pad_sequence(texts, batch_first=True)
         mask = (torch.arange(padded.shape[1], device=self.device) < lengths[:, None]).long()
-        fused = self._towers.fuse(padded, mask, torch.stack(videos))
+        fused = self._towers.fuse(padded, mask, torch.stack(videos), first_tokens=1)
         return self.model.vtm_head(fused.last_hidden_state[:, 0]).float().cpu()
 
     def postprocess(  # type: ignore[override]

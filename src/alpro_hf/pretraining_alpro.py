@@ -120,8 +120,9 @@ class AlproForPreTraining(AlproPreTrainedModel):
     ) -> AlproPreTrainingOutput:
         """Score B pairs of text and clip, or compute the losses of pre-training; text i belongs to clip i.
 
-        Each encoder runs once, and so does the fusion encoder: true pairs, both kinds of wrong pairs and masked texts
-        are rows of one batch; PEM reads the true pairs.
+        Each encoder runs once. True pairs, both kinds of wrong pairs and masked texts are rows of one batch for the
+        fusion encoder; only where PEM reads the clips of the true pairs are these a batch of their own, because its
+        last layer need not compute the clips of the others.
 
         Args:
             input_ids, attention_mask: (B, L).
@@ -163,13 +164,21 @@ class AlproForPreTraining(AlproPreTrainedModel):
                 mask = None if mask is None or attention_mask is None else torch.cat([mask, attention_mask])
         else:
             text, mask, video = outputs.text_model_output.last_hidden_state, attention_mask, video_BND
-        fused = self.alpro.fuse(text, mask, video, return_dict=True, **kwargs).last_hidden_state
+        words = length if masked or not return_loss else 1  # tokens of a row that a head reads, beside those of PEM
+        own = batch if crop_mask is not None and self.pem_head is not None else 0  # rows whose clip's tokens PEM reads
+        parts = []
+        for rows, first_tokens in ((slice(0, own), None), (slice(own, None), words)):
+            if len(text[rows]):
+                part_mask = None if mask is None else mask[rows]
+                part = self.alpro.fuse(text[rows], part_mask, video[rows], first_tokens, return_dict=True, **kwargs)
+                parts.append(part.last_hidden_state)
+        fused = torch.cat([part[:, :words] for part in parts])
         vtm_logits = self.vtm_head(fused[: 3 * batch if return_loss else batch, 0])
         result = AlproPreTrainingOutput(**outputs, vtm_logits=vtm_logits)
         if masked or not return_loss:
-            result.mlm_logits = self.mlm_head(fused[-batch:, :length])
+            result.mlm_logits = self.mlm_head(fused[-batch:])
         if crop_mask is not None and self.pem_head is not None:
-            patches = fused[:batch, length + 1 :]  # the clip's tokens among the true text's, without its CLS
+            patches = parts[0][:, length + 1 :]  # the clip's tokens among the true text's, without its CLS
             weights = crop_to_patches(crop_mask).to(patches.dtype)
             result.pem_logits = self.pem_head(torch.einsum("bn,bnd->bd", weights, patches))
         if not return_loss:

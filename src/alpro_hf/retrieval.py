@@ -6,17 +6,20 @@ How the two scores combine is the protocol `rerank` of `evaluation`: the best ca
 reordered by matching logit plus cosine similarity, and the others follow in the order of similarity.
 
 On disk an index is a folder: `index.json`, and shards of `features` (n, P) and `tokens` (n, 1 + N, D) of n videos. A
-shard is written as soon as it is full, so that an interrupted job, even a killed one, goes on from there.
+shard is written as soon as it is full, so that an interrupted job, even a killed one, goes on from there. Shards are
+memory-mapped: a search reads the features, block by block, and the tokens of what it re-ranks, and holds in memory no
+more than `_KEPT_BYTES` of copies however large the index is.
 """
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, overload
 
+import numpy as np
 import torch
 from tqdm.auto import tqdm
 
@@ -35,7 +38,10 @@ from .modeling_alpro import AlproForVideoTextRetrieval
 from .video_features import encode_videos
 
 VideoPath = str | os.PathLike[str]
+Nearest = Callable[[torch.Tensor, int], Iterable[torch.Tensor]]
 _FUSED_AT_ONCE = 64
+_BLOCK = 1 << 14  # videos compared at a time: small shards are put together up to as many
+_KEPT_BYTES = 1 << 28  # of blocks that were put together; above, they are put together anew in each search
 
 # the settings of the video processor that decide what the model sees
 _VIDEO_SETTINGS = ("num_frames", "fps", "frame_sampling", "size", "resample", "image_mean", "image_std")
@@ -90,11 +96,16 @@ class VideoIndex:
     def __init__(self, model: AlproForVideoTextRetrieval, processor: Any, *, name: str | None = None) -> None:
         self.model, self.processor = model.eval(), processor
         settings = json.loads(processor.video_processor.to_json_string())
-        self._model = {"name": name or model.config._name_or_path, "fingerprint": model_fingerprint(model)}
+        self._model = {
+            "name": name or model.config._name_or_path,
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "fingerprint": model_fingerprint(model),
+        }
         self._video = {key: settings.get(key) for key in _VIDEO_SETTINGS}
         self._root: Path | None = None
-        self._entries: dict[str, VideoEntry] = {}
-        self._shards: dict[int, Shard] = {}
+        self._shards: list[Shard] = []
+        self._places: dict[str, tuple[Shard, int]] | None = {}  # of each path; None: not read yet
+        self._blocks: list[_Block] | None = None
         self._next_shard = 0  # numbers are not used twice: a reader must not find other videos under one it knows
         self._folder: IndexFolder | None = None
         self._stamp: object = None
@@ -112,17 +123,20 @@ class VideoIndex:
         shard_size: int = 64,
         progress: bool = True,
         name: str | None = None,
+        root: Path | None = None,
     ) -> "VideoIndex":
         """Index videos; see `add` for what happens to each.
 
         Args:
             directory: Folder to keep the index in, written shard by shard. One that holds an index of the same model
                 is continued. None: the index stays in memory until `save`.
+            root: Folder that the index notes paths relative to, if it is new; None: the one that has all videos.
 
         Raises:
             IndexMismatchError: `directory` holds an index of another model.
         """
         index = cls(model, processor, name=name)
+        index._root = root
         if directory is not None:
             index._folder = IndexFolder(directory)
         index.add(paths, batch_size=batch_size, shard_size=shard_size, progress=progress)
@@ -145,6 +159,11 @@ class VideoIndex:
     def _read(self, folder: IndexFolder) -> None:
         stamp = folder.stamp()
         found = Manifest.read(folder.path)
+        if found.model["dtype"] != self._model["dtype"]:
+            raise IndexMismatchError(
+                f"The index {folder.path} was made in {found.model['dtype']}, but the model computes in "
+                f"{self._model['dtype']}. Load it with dtype={found.model['dtype']!r}, or index again elsewhere."
+            )
         if found.model["fingerprint"] != self._model["fingerprint"]:
             raise IndexMismatchError(
                 f"The index {folder.path} was made by the model {found.model['name']!r}, whose weights differ from "
@@ -158,8 +177,7 @@ class VideoIndex:
             )
         self._folder, self._model["name"], self._root = folder, found.model["name"], found.root
         self._stamp, self._next_shard = stamp, found.next_shard
-        self._entries = {entry.path: entry for entry in found.videos}
-        self._shards = {number: Shard.read(folder.shard_file(number)) for number in {e.shard for e in found.videos}}
+        self._shards, self._places, self._blocks = found.shards, None, None
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -173,12 +191,42 @@ class VideoIndex:
             yield
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return sum(len(shard) for shard in self._shards)
 
     @property
     def paths(self) -> list[Path]:
         """The indexed files, in the order of indexing."""
-        return [self._path(entry) for entry in self._entries.values()]
+        return [self._path(shard.entries()[row]) for shard in self._shards for row in shard.live()]
+
+    def _place_of(self) -> dict[str, tuple[Shard, int]]:
+        """Where each video is; changing an index needs all of them in memory, searching does not."""
+        if self._places is None:
+            self._places = {
+                entries[row].path: (shard, row)
+                for shard in self._shards
+                for entries in [shard.entries()]
+                for row in shard.live()
+            }
+        return self._places
+
+    def _forget(self, key: str) -> None:
+        """Take one video out.
+
+        Raises:
+            KeyError: It is not in.
+        """
+        shard, row = self._place_of().pop(key)
+        shard.removed.add(row)
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the index is kept; None: in memory."""
+        return self._folder.path if self._folder else None
+
+    def changed_ns(self) -> int:
+        """Time of the last change of a saved index, in nanoseconds."""
+        assert self._folder is not None
+        return (self._folder.path / MANIFEST).stat().st_mtime_ns
 
     def _path(self, entry: VideoEntry) -> Path:
         assert self._root is not None
@@ -221,14 +269,18 @@ class VideoIndex:
                 except OSError as error:
                     report.failed.append((file, error.strerror or str(error)))
                     continue
-                entry = VideoEntry(self._key(file), stat.st_size, stat.st_mtime_ns, shard=-1, row=-1)
-                known = self._entries.get(entry.path)
-                if known is not None and (known.size, known.mtime_ns) == (entry.size, entry.mtime_ns):
+                entry = VideoEntry(self._key(file), stat.st_size, stat.st_mtime_ns)
+                if self._holds(entry):
                     report.unchanged.append(file)
                 else:
                     wanted[file] = entry
             self._encode(wanted, batch_size, shard_size, progress)
         return report
+
+    def _holds(self, entry: VideoEntry) -> bool:
+        """Whether this very state of a file is in the index."""
+        place = self._place_of().get(entry.path)
+        return place is not None and place[0].entries()[place[1]] == entry
 
     def _encode(self, wanted: dict[Path, VideoEntry], batch_size: int, shard_size: int, progress: bool) -> None:
         pending: list[tuple[VideoEntry, torch.Tensor, torch.Tensor]] = []
@@ -237,7 +289,8 @@ class VideoIndex:
             for batch in encode_videos(self.model, self.processor, list(wanted), batch_size):
                 for video in batch:
                     entry = wanted[video.path]
-                    self._entries.pop(entry.path, None)  # a changed file must not be found by what it was
+                    if entry.path in self._place_of():
+                        self._forget(entry.path)  # a changed file must not be found by what it was
                     if video.embed is None or video.tokens is None:
                         self.report.failed.append((video.path, video.problem or ""))
                     else:
@@ -255,23 +308,41 @@ class VideoIndex:
         """Make one shard of some videos, and note in the folder what the index holds now."""
         if videos:
             number, self._next_shard = self._next_shard, self._next_shard + 1
+            entries = [entry for entry, *_ in videos]
             features = torch.stack([feature for _, feature, _ in videos])
             tokens = torch.stack([token for *_, token in videos])
             if self._folder:
-                self._shards[number] = self._folder.write_shard(number, features, tokens)
+                shard = self._folder.write_shard(number, features, tokens, entries)
             else:
-                self._shards[number] = Shard(features, tokens)
-            for row, (entry, *_) in enumerate(videos):
-                self._entries[entry.path] = replace(entry, shard=number, row=row)
+                shard = Shard(len(videos), features=features, tokens=tokens, videos=entries)
+            self._shards.append(shard)
+            self._place_of().update({entry.path: (shard, row) for row, entry in enumerate(entries)})
         self._write()
 
     def _write(self) -> None:
-        used = {entry.shard for entry in self._entries.values()}
-        self._shards = {number: shard for number, shard in self._shards.items() if number in used}
+        self._shards = [shard for shard in self._shards if len(shard)]
+        self._blocks = None
         if self._folder and self._root is not None:
-            videos = list(self._entries.values())
-            self._folder.write_manifest(Manifest(self._model, self._video, self._root, self._next_shard, videos))
+            self._folder.write_manifest(Manifest(self._model, self._video, self._root, self._next_shard, self._shards))
             self._stamp = self._folder.stamp()
+
+    def adopt(self, part: "VideoIndex") -> None:
+        """Make the shards of another index part of this one, where they are: nothing is copied.
+
+        Args:
+            part: An index of the same model in a folder below that of this one, with the same root. Where both know a
+                video, what `part` knows of it counts. Its manifest is deleted, for it is no index of its own any more.
+        """
+        assert self._folder is not None and part._folder is not None
+        with self._writing():
+            self._root = self._root or part._root
+            for key in part._place_of().keys() & self._place_of().keys():
+                self._forget(key)
+            self._shards += part._shards
+            self._place_of().update(part._place_of())
+            self._next_shard += 1  # so that the next parts have other names
+            self._write()
+        (part._folder.path / MANIFEST).unlink(missing_ok=True)
 
     def missing(self) -> list[Path]:
         """Indexed files that are no longer there."""
@@ -286,8 +357,12 @@ class VideoIndex:
         gone = list(paths)
         if gone:
             with self._writing():
-                for path in gone:
-                    del self._entries[self._key(path)]
+                keys = [self._key(path) for path in gone]
+                for key in keys:
+                    if key not in self._place_of():
+                        raise KeyError(key)
+                for key in keys:
+                    self._forget(key)
                 self._write()
 
     def save(self, directory: VideoPath, *, shard_size: int = 64) -> None:
@@ -299,26 +374,33 @@ class VideoIndex:
         folder = IndexFolder(directory)
         if (folder.path / MANIFEST).exists():
             raise VideoIndexError(f"{folder.path} already holds an index. Save into another folder.")
-        if not self._entries:
+        if not len(self):
             raise VideoIndexError("The index is empty: there is nothing to save.")
-        videos = [(entry, self._shards[entry.shard]) for entry in self._entries.values()]
+        videos = [(shard, row) for shard in self._shards for row in shard.live()]
         with folder.locked():
-            self._folder, self._entries, self._shards, self._next_shard = folder, {}, {}, 0
+            self._folder, self._shards, self._places, self._next_shard = folder, [], {}, 0
             for start in range(0, len(videos), shard_size):
                 part = videos[start : start + shard_size]
-                self._store([(entry, old.features[entry.row], old.tokens_of(entry.row)[0]) for entry, old in part])
+                self._store([(old.entries()[row], old.features[row], old.tokens_of(row)[0]) for old, row in part])
 
     # ------------------------------------------------------------------------------------------------------ searching
 
     @overload
     def search(  # type: ignore[overload-overlap]  # a text is also a sequence of texts
-        self, queries: str, *, top_k: int = 10, rerank: int = 16
+        self, queries: str, *, top_k: int = 10, rerank: int = 16, nearest: Nearest | None = None
     ) -> list[SearchResult]: ...
     @overload
-    def search(self, queries: Sequence[str], *, top_k: int = 10, rerank: int = 16) -> list[list[SearchResult]]: ...
+    def search(
+        self, queries: Sequence[str], *, top_k: int = 10, rerank: int = 16, nearest: Nearest | None = None
+    ) -> list[list[SearchResult]]: ...
     @torch.inference_mode()
     def search(
-        self, queries: str | Sequence[str], *, top_k: int = 10, rerank: int = 16
+        self,
+        queries: str | Sequence[str],
+        *,
+        top_k: int = 10,
+        rerank: int = 16,
+        nearest: Nearest | None = None,
     ) -> list[SearchResult] | list[list[SearchResult]]:
         """Find the videos that texts describe, best first.
 
@@ -327,6 +409,8 @@ class VideoIndex:
             top_k: Results of a query.
             rerank: How many of the best videos by VTC similarity the matching head reorders; 0: none (`vtc`). All
                 videos (`rerank=len(index)`) is slow and looks at every pair.
+            nearest: How to find candidates: `AnnSearch(index).nearest` for an approximate search among millions;
+                None: by comparison with every video, as `nearest` of this class does.
 
         Returns:
             Results of the query, or a list of them for each of several.
@@ -335,44 +419,122 @@ class VideoIndex:
             VideoIndexError: The index is empty, a query is blank, or a number makes no sense.
         """
         if isinstance(queries, str):
-            return self.search([queries], top_k=top_k, rerank=rerank)[0]
-        if not self._entries:
+            return self.search([queries], top_k=top_k, rerank=rerank, nearest=nearest)[0]
+        if not len(self):
             raise VideoIndexError("The index is empty: there is nothing to search. Add videos first.")
         if top_k < 1 or rerank < 0:
             raise VideoIndexError(f"top_k={top_k} must be at least 1 and rerank={rerank} at least 0.")
         if any(not query.strip() for query in queries):
             raise VideoIndexError("A query is blank. Describe what to look for, for instance 'a dog runs'.")
-        entries = list(self._entries.values())
-        features = torch.stack([self._shards[entry.shard].features[entry.row] for entry in entries])
-        return [self._search_one(query, entries, features, top_k, rerank) for query in queries]
+        texts = [self._encode_text(query) for query in queries]
+        found = (nearest or self.nearest)(torch.cat([embed for _, embed in texts]), max(top_k, rerank))
+        return [
+            self._rank(text, embed[0], positions, top_k, rerank)
+            for (text, embed), positions in zip(texts, found, strict=True)
+        ]
 
-    def _search_one(
-        self, query: str, entries: list[VideoEntry], features: torch.Tensor, top_k: int, rerank: int
+    def _encode_text(self, query: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokens (1, L, D) on the model's device and unit vector (1, P) on the CPU; nothing is padded."""
+        inputs = self.processor(text=[query], return_tensors="pt").to(self.model.device)
+        text = self.model.alpro.get_text_features(inputs["input_ids"])
+        return text.last_hidden_state, text.pooler_output.float().cpu()
+
+    def features(self) -> Iterator[torch.Tensor]:
+        """All unit vectors in the order of `paths`, as blocks (n, P); those of large shards are memory-mapped."""
+        if self._blocks is None:
+            self._blocks = _blocks(self._shards)
+        for block in self._blocks:
+            yield block.features()
+
+    def nearest(self, embeds: torch.Tensor, k: int) -> torch.Tensor:
+        """The k videos (all, if there are fewer) of highest cosine similarity, by exact comparison with every one.
+
+        Args:
+            embeds: Unit vectors (n, P) of texts, on the CPU.
+
+        Returns:
+            int64 (n, k), places in `paths`, best first.
+        """
+        best = torch.empty(len(embeds), 0)
+        places = torch.empty(len(embeds), 0, dtype=torch.long)
+        start = 0
+        for features in self.features():
+            top = vtc_scores(embeds, features).topk(min(k, len(features)), dim=1)
+            best, places = torch.cat([best, top.values], dim=1), torch.cat([places, start + top.indices], dim=1)
+            start += len(features)
+            if best.shape[1] > k:
+                kept = best.topk(k, dim=1)
+                best, places = kept.values, places.gather(1, kept.indices)
+        return places.gather(1, best.argsort(dim=1, descending=True, stable=True))
+
+    def _rank(
+        self, text: torch.Tensor, embed: torch.Tensor, positions: torch.Tensor, top_k: int, rerank: int
     ) -> list[SearchResult]:
-        device = self.model.device
-        inputs = self.processor(text=[query], return_tensors="pt").to(device)
-        text = self.model.alpro.get_text_features(inputs["input_ids"], inputs["attention_mask"])
-        similarity = vtc_scores(text.pooler_output.cpu(), features)[0]
-        order = similarity.argsort(descending=True, stable=True)[: max(top_k, rerank)]
+        ends = np.cumsum([len(shard) for shard in self._shards])
+        videos = []
+        for position in positions.tolist():
+            number = int(np.searchsorted(ends, position, side="right"))
+            shard = self._shards[number]
+            offset = position - (int(ends[number]) - len(shard))
+            videos.append((shard, shard.live()[offset] if shard.removed else offset))
+        features = torch.stack([shard.features[row] for shard, row in videos]).float()
+        similarity = (features * embed).sum(dim=1)  # row by row: the same whatever else is compared in one call
+        order = similarity.argsort(descending=True, stable=True)
         scores, probabilities = similarity.clone(), {}
         if rerank:
             candidates = order[:rerank]
             logits = torch.cat(
-                [
-                    self._match(text.last_hidden_state, inputs["attention_mask"], [entries[i] for i in chunk.tolist()])
-                    for chunk in candidates.split(_FUSED_AT_ONCE)
-                ]
+                [self._match(text, [videos[i] for i in chunk.tolist()]) for chunk in candidates.split(_FUSED_AT_ONCE)]
             )
             scores[candidates] += logits[:, 1]
             probabilities = dict(zip(candidates.tolist(), logits.softmax(dim=1)[:, 1].tolist(), strict=True))
             order = torch.cat([candidates[scores[candidates].argsort(descending=True, stable=True)], order[rerank:]])
         return [
-            SearchResult(rank, self._path(entries[i]), scores[i].item(), similarity[i].item(), probabilities.get(i))
+            SearchResult(
+                rank,
+                self._path(videos[i][0].entries()[videos[i][1]]),
+                scores[i].item(),
+                similarity[i].item(),
+                probabilities.get(i),
+            )
             for rank, i in enumerate(order[:top_k].tolist(), start=1)
         ]
 
-    def _match(self, text: torch.Tensor, mask: torch.Tensor, entries: Sequence[VideoEntry]) -> torch.Tensor:
+    def _match(self, text: torch.Tensor, videos: Sequence[tuple[Shard, int]]) -> torch.Tensor:
         """Matching logits (n, 2) of one text (1, L, D) with n videos, whose tokens are read from the shards."""
-        tokens = torch.cat([self._shards[entry.shard].tokens_of(entry.row) for entry in entries])
-        pairs = torch.tensor([[0, video] for video in range(len(entries))])
-        return vtm_scores(self.model, text, mask, tokens, pairs).cpu()
+        tokens = torch.cat([shard.tokens_of(row) for shard, row in videos])
+        pairs = torch.tensor([[0, video] for video in range(len(videos))])
+        return vtm_scores(self.model, text, None, tokens, pairs).cpu()
+
+
+@dataclass
+class _Block:
+    """Videos that are compared in one product: those of one large shard, or of small ones put together."""
+
+    shards: list[Shard]
+    keep: bool
+    kept: torch.Tensor | None = None
+
+    def features(self) -> torch.Tensor:
+        """(n, P): of one whole shard the memory-mapped file itself."""
+        if self.kept is not None:
+            return self.kept
+        parts = [shard.features[shard.live()] if shard.removed else shard.features for shard in self.shards]
+        joined = parts[0] if len(parts) == 1 else torch.cat(parts)
+        if self.keep:
+            self.kept = joined
+        return joined
+
+
+def _blocks(shards: Sequence[Shard]) -> list[_Block]:
+    blocks: list[_Block] = []
+    bytes_kept = 0
+    group: list[Shard] = []
+    for number, shard in enumerate(shards, start=1):
+        group.append(shard)
+        if (size := sum(map(len, group))) >= _BLOCK or number == len(shards):
+            copied = len(group) > 1 or bool(group[0].removed)
+            bytes_kept += size * shard.features.shape[1] * shard.features.element_size() if copied else 0
+            blocks.append(_Block(group, keep=bytes_kept <= _KEPT_BYTES))
+            group = []
+    return blocks

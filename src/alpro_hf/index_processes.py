@@ -1,0 +1,95 @@
+"""Build one index with several processes, of one machine or of many that share a folder.
+
+Each process encodes its share of the videos into an index of its own below the folder (`part-<number>-<process>`);
+at the end their shards become part of the one index by a new manifest, and no shard is copied. What an interrupted run
+has done is taken up by the next one with as many processes.
+"""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from accelerate.utils import gather_object
+
+from .index_files import MANIFEST, IndexFolder, VideoEntry
+from .modeling_alpro import AlproForVideoTextRetrieval
+from .retrieval import IndexingReport, VideoIndex, VideoPath
+
+
+def build_in_processes(
+    model: AlproForVideoTextRetrieval,
+    processor: Any,
+    paths: Iterable[VideoPath],
+    directory: VideoPath,
+    state: PartialState,
+    *,
+    batch_size: int = 8,
+    shard_size: int = 64,
+    progress: bool = True,
+    name: str | None = None,
+) -> VideoIndex:
+    """What `VideoIndex.build` does, by all processes of `state` together; each calls this with the same arguments.
+
+    Args:
+        model, processor: The same in every process, on the device of the process.
+        paths: All videos, in the same order everywhere.
+        directory: Folder that all processes see.
+        batch_size, shard_size, progress, name: As in `VideoIndex.build`; the first process shows its own progress.
+
+    Returns:
+        The whole index, with a report of what all processes did.
+
+    Raises:
+        IndexMismatchError: `directory` holds an index of another model.
+    """
+    files = [Path(os.path.abspath(path)) for path in dict.fromkeys(paths)]
+    folder = IndexFolder(directory)
+    whole = VideoIndex(model, processor, name=name)
+    if (folder.path / MANIFEST).exists():
+        whole = VideoIndex.load(folder.path, model, processor, name=name)
+    else:
+        whole._folder = folder
+        whole._root = Path(os.path.commonpath([file.parent for file in files])) if files else None
+    new: list[Path] = []
+    unchanged: list[Path] = []
+    for file in files:
+        try:
+            stat = file.stat()
+        except OSError:  # the process whose share it is reports it
+            new.append(file)
+            continue
+        known = whole._holds(VideoEntry(whole._key(file), stat.st_size, stat.st_mtime_ns))
+        (unchanged if known else new).append(file)
+    state.wait_for_everyone()  # nobody writes before all have read
+
+    parts = [folder.path / f"part-{whole._next_shard:05d}-{rank:03d}" for rank in range(state.num_processes)]
+    part = VideoIndex.build(
+        model,
+        processor,
+        new[state.process_index :: state.num_processes],
+        directory=parts[state.process_index],
+        batch_size=batch_size,
+        shard_size=shard_size,
+        progress=progress and state.is_main_process,
+        name=name,
+        root=whole._root,
+    )
+    reports: list[IndexingReport] = gather_object([part.report])
+    if state.is_main_process:
+        for directory_of_part in parts:
+            if (directory_of_part / MANIFEST).exists():
+                whole.adopt(VideoIndex.load(directory_of_part, model, processor, name=name))
+    state.wait_for_everyone()
+    if not state.is_main_process and (folder.path / MANIFEST).exists():
+        whole = VideoIndex.load(folder.path, model, processor, name=name)
+    whole.report = IndexingReport(
+        indexed=[path for report in reports for path in report.indexed],
+        unchanged=unchanged + [path for report in reports for path in report.unchanged],
+        failed=[failure for report in reports for failure in report.failed],
+    )
+    return whole
+
+
+__all__ = ["build_in_processes"]
