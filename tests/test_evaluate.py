@@ -264,7 +264,7 @@ def test_by_category_and_by_columns_of_ones_own(data, models, tmp_path, capsys):
     assert {name: group["n"] for name, group in groups.items()} == {"0": 3, "1": 3}
     assert "by category" in out
     options = ["--data", tmp_path / "mine.csv", "--by", "camera", "--output", tmp_path / "mine", "--no-plot"]
-    code, out, err = evaluate(capsys, *argv, *options, "--json")
+    code, out, err = evaluate(capsys, *argv, *options, "--workers", 1, "--json")
     assert code == 0, err
     printed = json.loads(out)
     assert {name: group["n"] for name, group in printed["details"]["breakdown"]["camera"].items()} == {"a": 4, "b": 2}

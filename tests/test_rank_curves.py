@@ -101,6 +101,13 @@ def test_the_picture_of_ranks_shows_recall(tmp_path):
     assert Image.open(tmp_path / "ranks.png").size[0] > 600
 
 
+def test_answers_out_of_the_list_are_never_found():
+    [axes] = plot_ranks({"qa": np.array([1, 2, np.inf, 1])}, {"qa": 50}).axes
+    steps = axes.lines[0]
+    assert dict(zip(*steps.get_data(), strict=True)) == pytest.approx({1: 50, 2: 75, 50: 75})
+    assert steps.get_label() == "question to answer, median rank 1.5, 4 queries"
+
+
 def test_the_picture_of_the_curve_has_both_directions(states):
     similarity, _ = retrieval_scores(states, "vtc")
     curve = rerank_curve(similarity, Matching(states.text_to_video, 12), states.text_to_video, max_k=8)
