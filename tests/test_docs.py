@@ -65,7 +65,7 @@ def quiet_library() -> Iterator[None]:
 
 
 def run_commands(code: str) -> list[list[str]]:
-    """The `alpro` commands of a block, run in this process; what takes the network or draws the demo is passed over."""
+    """The `alpro` commands of a block, run in this process, but what takes the network or draws the demo."""
     ran = []
     for line in code.splitlines():
         program, *arguments = shlex.split(line)
@@ -86,7 +86,7 @@ def test_code_of_a_page_runs(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """In its order, in one namespace, in a folder with clips and models; only what needs other packages may be missing."""
+    """In its order, in one namespace, in a folder with clips and models; only other packages may be missing."""
     monkeypatch.chdir(prepared)
     names: dict[str, Any] = {}
     commands: list[list[str]] = []
