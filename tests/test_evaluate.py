@@ -228,6 +228,28 @@ def test_questions(data, models, tmp_path, capsys):
     assert (tmp_path / "ranks.png").stat().st_size > 5000
 
 
+def test_questions_as_their_owners_publish_them(data, models, tmp_path, capsys):
+    """MSVD-QA: numbered clips, and the file that says what they are called."""
+    asked = [{"id": i, "video_id": i + 1, "question": "what is this", "answer": "fox"} for i in range(3)]
+    (tmp_path / "test_qa.json").write_text(json.dumps(asked))
+    (tmp_path / "youtube_mapping.txt").write_text("".join(f"video70{i} vid{i + 1}\n" for i in range(3)))
+    argv = ["--task", "qa", "--data", f"msvd-qa:{tmp_path / 'test_qa.json'}", "--videos", data / "videos"]
+    names = ["--video-names", tmp_path / "youtube_mapping.txt"]
+    options = ["--model", models / "qa", "--output", tmp_path / "out", "--draws", 10, "--no-plot"]
+    code, _, err = evaluate(capsys, *argv, *names, *options)
+    assert code == 0, err
+    assert [row["video"] for row in read_predictions(tmp_path / "out")] == ["vid1", "vid2", "vid3"]
+    assert read_results(tmp_path / "out").metrics.keys() == {
+        "accuracy", "accuracy_what", "out_of_list", "out_of_list_share", "n",
+    }  # fmt: skip
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"video": "a.mp4", "question": "what?", "answer": "fox"}) + "\n")
+    code, _, err = evaluate(
+        capsys, "--task", "qa", "--data", tmp_path / "rows.jsonl", *names, "--output", tmp_path / "no"
+    )
+    assert code == 1
+    assert "video_names belong to annotations as their owners publish them, KIND:PATH" in err
+
+
 def test_broken_and_missing_clips_are_told(data, models, tmp_path, capsys):
     broken = retrieval_options(data, models, tmp_path / "broken", "broken.jsonl")
     code, _, err = evaluate(capsys, *broken, "--protocol", "vtc", "--no-plot")
