@@ -284,6 +284,15 @@ def test_by_category_and_by_columns_of_ones_own(data, models, tmp_path, capsys):
     assert code == 0, err
     groups = read_results(tmp_path / "msrvtt").details["breakdown"]["category"]
     assert {name: group["n"] for name, group in groups.items()} == {"0": 3, "1": 3}
+    # a column of names is none of groups: an error where it was asked for, and found before the work begins
+    many = [f"{data}/videos/video700.mp4,{text},{i}x" for i, text in enumerate(TEXTS * 20)]
+    (tmp_path / "many.csv").write_text("\n".join(["video,text,category", *many]) + "\n")
+    options = ["--data", tmp_path / "many.csv", "--output", tmp_path / "many", "--no-plot"]
+    code, _, err = evaluate(capsys, *argv, *options, "--by", "category")
+    assert code == 1
+    assert "--by category: 120 different values, such as '0x', are no groups" in err
+    assert evaluate(capsys, *argv, *options)[0] == 0
+    assert read_results(tmp_path / "many").details["breakdown"].keys() == {"words"}
     assert "by category" in out
     options = ["--data", tmp_path / "mine.csv", "--by", "camera", "--output", tmp_path / "mine", "--no-plot"]
     code, out, err = evaluate(capsys, *argv, *options, "--workers", 1, "--json")

@@ -17,7 +17,8 @@ BREAKDOWN_PICTURE = "breakdown.png"
 # columns of annotations by which rows are told apart without being asked to
 COLUMNS = ("category", "duration")
 WORDS = "words"  # the number of words in the text or question, a column that every row has
-_MANY = 24  # groups of a column; more different numbers are put into bins
+_MANY = 24  # different numbers of a column, above which they are put into bins
+_MOST = 100  # groups of a column
 _BINS = 4
 _SHOWN = ("t2v_r1", "t2v_r5", "t2v_r10", "t2v_median_rank", "accuracy")
 _LEADING = ("t2v_r1", "accuracy")  # the metrics with an interval, and in the picture
@@ -40,7 +41,7 @@ def break_down(predictions: Sequence[Row], columns: Mapping[str, Sequence[Any]],
         For each column with at least two groups, and each group, `n`, the metrics, and `interval` of the first.
 
     Raises:
-        ValueError: A column has too many values that are no numbers.
+        ValueError: A column has too many different values, see `groups_of`.
     """
     found: Breakdown = {}
     for name, values in columns.items():
@@ -49,12 +50,8 @@ def break_down(predictions: Sequence[Row], columns: Mapping[str, Sequence[Any]],
         for row, value, group in zip(predictions, values, groups_of(values, always=name == WORDS), strict=True):
             if group is not None:
                 rows_of[group].append(row)
-                least[group] = min(least.get(group, value), value)
-        if len(rows_of) > _MANY:
-            raise ValueError(
-                f"The column {name!r} has {len(rows_of)} different values, which are no groups; a column of at most "
-                f"{_MANY}, or of numbers, is needed."
-            )
+                key = value if isinstance(value, int | float) else group
+                least[group] = min(least.get(group, key), key)
         if len(rows_of) > 1:
             order = sorted(rows_of, key=lambda group: least[group])
             found[name] = {group: _metrics(rows_of[group], n) for group in order}
@@ -62,10 +59,17 @@ def break_down(predictions: Sequence[Row], columns: Mapping[str, Sequence[Any]],
 
 
 def groups_of(values: Sequence[Any], always: bool = False) -> list[str | None]:
-    """The group of each value: the value itself, or for many different numbers (or `always`) the bin it is in."""
+    """The group of each value: the value itself, or for many different numbers (or `always`) the bin it is in.
+
+    Raises:
+        ValueError: There are more than a hundred different values that are no numbers.
+    """
     numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
     if len(numbers) < sum(value is not None for value in values) or not (always or len(set(numbers)) > _MANY):
-        return [None if value is None else str(value) for value in values]
+        groups = [None if value is None else str(value) for value in values]
+        if len(set(groups)) > _MOST:
+            raise ValueError(f"{len(set(groups))} different values, such as {groups[0]!r}, are no groups.")
+        return groups
     edges = np.unique(np.quantile(numbers, np.linspace(0, 1, _BINS + 1)[1:-1], method="higher"))
     bins: list[list[float]] = [[] for _ in range(len(edges) + 1)]
     places = [None if value is None else int(np.searchsorted(edges, value)) for value in values]

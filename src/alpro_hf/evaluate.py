@@ -20,7 +20,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
 from .assets import bundled_model
-from .breakdown import BREAKDOWN_PICTURE, COLUMNS, WORDS, break_down, plot_breakdown
+from .breakdown import BREAKDOWN_PICTURE, COLUMNS, WORDS, break_down, groups_of, plot_breakdown
 from .evaluation import RetrievalProtocol
 from .inference import processes
 from .loading import BUNDLED, CommandError, load_model
@@ -252,7 +252,16 @@ def _columns(args: argparse.Namespace, rows: Dataset) -> dict[str, Sequence[Any]
     text = "question" if args.task == "qa" else "text"
     known = [name for name in COLUMNS if name in rows.column_names]
     named = [name for name in dict.fromkeys([*known, *args.by]) if name != WORDS]
-    values: dict[str, Sequence[Any]] = {name: list(rows[name]) for name in named}
+    values: dict[str, Sequence[Any]] = {}
+    for name in named:
+        column = list(rows[name])
+        try:
+            groups_of(column)
+        except ValueError as error:
+            if name in args.by:
+                raise CommandError(f"--by {name}: {error}") from error
+            continue  # not asked for
+        values[name] = column
     return values | {WORDS: [len(words.split()) for words in rows[text]]}
 
 
