@@ -310,7 +310,7 @@ def vtm_scores(
         length = text_mask.shape[1] - text_mask.bool().flip(1).int().argmax(dim=1).cpu()
     length_of_pair = length[pairs[:, 0].cpu()]
     order = length_of_pair.argsort(stable=True)
-    for rows in order.split(batch_size):
+    for rows in order.split(batch_size) if len(order) else ():
         longest = int(length_of_pair[rows[-1]])
         texts, videos = pairs[rows.to(pairs.device)].unbind(dim=1)
         mask = None if text_mask is None else text_mask[texts, :longest]
