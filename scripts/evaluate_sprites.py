@@ -179,7 +179,12 @@ def main() -> None:
         )
         show(f"{split} ({folder})", results[split])
     if arguments.output:
-        settings = {"rerank_k": RERANK_K, "seconds": round(time.time() - started), "torch": torch.__version__}
+        settings = {
+            "rerank_k": RERANK_K,
+            "matching": "float32" if arguments.fp32 else "bfloat16",
+            "seconds": round(time.time() - started),
+            "torch": torch.__version__,
+        }
         arguments.output.write_text(json.dumps({"settings": settings, "results": results}, indent=2) + "\n")
         print(f"\nwritten to {arguments.output}")
 

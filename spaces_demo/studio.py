@@ -2,13 +2,14 @@
 
 import base64
 import io
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import av
 import torch
@@ -38,6 +39,7 @@ from alpro_hf.decoding import (
 )
 from alpro_hf.inspection import EntityMaps, SentenceMaps, black_pixel, box_entities, entity_maps, patch_grid, word_maps
 from alpro_hf.question_answering import Answer, ask
+from alpro_hf.results import RESULTS
 from alpro_hf.retrieval import SearchResult
 
 MAX_CLIPS = 8  # of one visitor
@@ -301,6 +303,12 @@ class Studio:
         """Where each word of a sentence looks."""
         sentence = _checked(sentence, "Write a sentence about the clip, for instance “the giraffe rises”.")
         return word_maps(self.model, self.processor, sentence, self._pixels(self.processor, clip))
+
+
+def bundled_results(task: Literal["retrieval", "qa"]) -> dict[str, Any]:
+    """What a bundled model was measured to reach on `test`: from the file beside its weights, which a script wrote."""
+    content = json.loads((bundled_model(task) / RESULTS).read_text(encoding="utf-8"))
+    return content["results"]["test"]
 
 
 def _load(kind: Any, source: str, **options: Any) -> tuple[Any, Any]:

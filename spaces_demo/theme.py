@@ -78,6 +78,9 @@ THEME = gr.themes.Base(
     button_secondary_border_color_dark="*neutral_700",
     button_secondary_text_color="*body_text_color",
     button_secondary_text_color_dark="*body_text_color",
+    link_text_color_dark="*primary_300",
+    link_text_color_hover_dark="*primary_200",
+    link_text_color_visited_dark="*primary_300",
     button_large_text_weight="700",
     button_small_text_weight="400",
 )

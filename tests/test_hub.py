@@ -13,6 +13,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Iterator
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import numpy as np
 import pytest
 import torch
 from fixtures import colours
-from fixtures.hub_double import READ_TOKEN, TOKEN, File, HubDouble, simulate_cache
+from fixtures.hub_double import READ_TOKEN, TOKEN, File, HubDouble, RefusedError, simulate_cache
 from huggingface_hub import HfApi, constants, snapshot_download
 from transformers import AutoConfig, AutoModel, AutoProcessor
 from transformers.dynamic_module_utils import get_imports
@@ -550,16 +551,73 @@ def test_command(
 def test_command_publishes_the_space(at_double: HubDouble, checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("---\ntitle: Demo\nsdk: gradio\napp_file: app.py\n---\n")
     (tmp_path / "app.py").write_text("print('hello')\n")
+    (tmp_path / "requirements.txt").write_bytes((SOURCE.parent / "spaces_demo" / "requirements.txt").read_bytes())
     words = (str(checkpoint), "--repo", REPO, "--space", "acme/demo", "--space-folder", str(tmp_path))
     assert command(*words) == 0
     space = at_double.repos["space", "acme/demo"]
     assert {"app.py", "alpro_hf/hub.py", "alpro_hf/assets/sprites-qa/model.safetensors"} <= set(space.files())
     assert space.variables == {"ALPRO_QA_MODEL": REPO}
+    required = space.files()["requirements.txt"].content.decode().splitlines()
+    names = {re.split(r"[^\w-]", line)[0] for line in required}
+    assert {"gradio", "torch", "transformers", "av"} <= names
+    assert "alpro-hf" not in names  # it lies beside, and can be had nowhere else
+
+
+def test_command_publishes_what_is_on_the_hub_already(at_double: HubDouble, exported: Path, tmp_path: Path) -> None:
+    hub.publish(exported, REPO, api=at_double.api())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        assert command(REPO, "--repo", "acme/copy", "--yes") == 0
+    original, copied = (at_double.repos["model", name].files() for name in (REPO, "acme/copy"))
+    assert {path for path in copied if copied[path] != original.get(path)} == {"README.md"}  # with its own name
+
+
+@pytest.mark.parametrize(("said", "code"), [("y\n", 0), ("\n", 1)])
+def test_command_asks_before_it_overwrites(
+    at_double: HubDouble, checkpoint: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any, said: str, code: int
+) -> None:
+    words = (str(checkpoint), "--repo", REPO, "--license")
+    assert command(*words, "apache-2.0") == 0
+    terminal = StringIO(said)
+    terminal.isatty = lambda: True  # type: ignore[method-assign]
+    monkeypatch.setattr(sys, "stdin", terminal)
+    assert command(*words, "mit") == code
+    assert "other versions of 1 files (README.md). Replace them? [y/N]" in capsys.readouterr().err
+    card = at_double.repos["model", REPO].files()["README.md"].content.decode()
+    assert ("license: mit" in card) == (code == 0)
+
+
+@pytest.mark.parametrize(
+    ("status", "sentence"),
+    [
+        (402, "needs a paid plan"),
+        (409, "was changed by somebody else at the same time"),
+        (429, "asks for a pause"),
+        (500, "in trouble .status 500.*goes on later where it stopped"),
+        (418, "refuses acme/alpro-sprites .status 418; the Hub says: no tea"),
+    ],
+)
+def test_what_the_hub_answers_is_one_sentence(double: HubDouble, exported: Path, status: int, sentence: str) -> None:
+    def refuse() -> None:
+        raise RefusedError(status, "no tea")
+
+    double.before_commit = refuse
+    with pytest.raises(hub.PublishError, match=sentence) as caught:
+        hub.publish(exported, REPO, api=double.api())
+    assert "\n" not in str(caught.value)
+    assert list(double.repos["model", REPO].files()) == [".gitattributes"]
+
+
+def test_offline_is_one_sentence(double: HubDouble, exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(hub.PublishError, match="HF_HUB_OFFLINE is set; unset it and repeat"):
+        hub.publish(exported, REPO, api=double.api())
 
 
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
+        (("bundled-qa", "--repo", REPO, "--metrics", "acme/metrics"), "write NAMESPACE/NAME"),
         (("no-such-folder", "--repo", REPO), "There is no folder 'no-such-folder'"),
         (("bundled-qa", "--repo", "sprites"), "write NAMESPACE/NAME"),
         (("bundled-qa", "--repo", REPO, "--space", "demo"), "write NAMESPACE/NAME"),

@@ -133,6 +133,18 @@ def test_the_example_runs_as_it_stands(
         assert names["outputs"].text_embeds.shape[0] == 2
 
 
+def test_results_beside_the_weights_need_not_be_named(tmp_path: Path) -> None:
+    _, text = export(bundled_model("retrieval"), tmp_path)
+    measured = json.loads((bundled_model("retrieval") / "results.json").read_text())["results"]["test"]["retrieval"]
+    found = {
+        (entry.dataset_split, entry.metric_args["protocol"]): entry.metric_value
+        for entry in ModelCard(text).data.eval_results
+        if entry.metric_type == "t2v_r1"
+    }
+    assert {("test", "vtc"), ("test", "rerank"), ("test-hard", "vtc")} <= set(found)
+    assert found["test", "vtc"] == round(measured["vtc"]["t2v_r1"], 2)
+
+
 def test_bundled_models_say_what_they_are(tmp_path: Path) -> None:
     out, text = export(bundled_model("qa"), tmp_path)
     assert "synthetic world of moving pictograms and nothing else" in text

@@ -2,8 +2,9 @@
 
 import importlib.util
 import json
-import subprocess
 import sys
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -43,13 +44,13 @@ def gallery(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
 
 
 @pytest.fixture(scope="module", params=["retrieval", "qa"])
-def exported(request, tmp_path_factory) -> tuple[Any, Path]:
+def exported(request, script, tmp_path_factory) -> tuple[Any, Path]:
     """A bundled model, and the folder that the command made of it."""
     folder = tmp_path_factory.mktemp(request.param)
-    command = [sys.executable, str(SCRIPT), request.param, str(folder)]
-    run = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr
-    assert "video_encoder.onnx" in run.stdout
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as said:
+        patch.setattr(sys, "argv", [str(SCRIPT), request.param, str(folder)])
+        script.main()
+    assert "video_encoder.onnx" in said.getvalue()
     classes = {"retrieval": AlproForVideoTextRetrieval, "qa": alpro_hf.AlproForVideoQuestionAnswering}
     return classes[request.param].from_pretrained(alpro_hf.bundled_model(request.param)), folder
 

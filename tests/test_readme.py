@@ -8,8 +8,30 @@ from typing import Any
 import pytest
 import torch
 
+from alpro_hf.assets import bundled_model
 from alpro_hf.data.sprite_render import write_split
 
+# kind of choice, type of question -> how the row of the table begins
+CHOICES = {
+    "opposite": "prefers the caption to its opposite",
+    "opposite: left/right": "... left / right",
+    "opposite: up/down": "... up / down",
+    "opposite: grow/shrink": "... grows / shrinks",
+    "opposite: appear/disappear": "... appears / disappears",
+    "opposite: bounce/sway": "... bounces / sways",
+    "opposite: follow/pass": "... follows / passes",
+    "opposite: clockwise/counterclockwise": "... **not learned**: spins",
+    "opposite: order": "... **not learned**: order",
+    "opposite: roles": "... **not learned**: who follows whom",
+    "backwards": "prefers the caption to that of the clip played backwards",
+    "exchanged": "prefers the caption to one with two actions exchanged",
+}
+ANSWERS = {
+    "question answering, all": ["accuracy"],
+    "... what / where": [f"accuracy_{kind}" for kind in ("what", "where", "how_many", "which_way", "which_first")],
+    "... which way it moves": ["which way: motion", "which way: spin"],
+    '... "what grows?"': ["what: name", "what: action"],
+}
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
 
@@ -25,6 +47,37 @@ def test_python_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert printed is not None
     expected = torch.tensor(json.loads(printed.group(1)))
     torch.testing.assert_close(outputs.text_embeds @ outputs.video_embeds.T, expected, atol=5e-3, rtol=0)
+
+
+def row(label: str) -> list[list[float]]:
+    """The numbers of a row of the README's table: a list for each test."""
+    [line] = [line for line in README.splitlines() if line.startswith(f"| {label}")]
+    return [[float(number) for number in cell.split(" / ")] for cell in line.strip("| ").split(" | ")[1:]]
+
+
+def test_the_table_is_what_was_measured() -> None:
+    """Every number of it is in the files that the measuring script wrote beside the weights."""
+    results = {
+        task: json.loads((bundled_model(task) / "results.json").read_text("utf-8"))["results"]
+        for task in ("retrieval", "qa")
+    }
+    expected: dict[str, list[list[float]]] = {}
+    for split in ("test", "test-hard"):
+        found, answers = results["retrieval"][split], results["qa"][split]["qa"]
+        for protocol, label in (("vtc", "text to video"), ("rerank", "best 16"), ("reference", "VTM of all pairs")):
+            if protocol in found["retrieval"]:
+                numbers = [found["retrieval"][protocol][f"t2v_r{k}"] for k in (1, 5, 10)]
+                expected.setdefault(label, []).append(numbers)
+        for kind, label in CHOICES.items():
+            numbers = [found["choices"][kind][score] for score in ("vtc", "vtm")]
+            expected.setdefault(label, []).append(numbers)
+        for label, names in ANSWERS.items():
+            expected.setdefault(label, []).append([answers[name] for name in names])
+    for label, tests in expected.items():
+        rounded = [[round(number + 1e-9, 1) for number in numbers] for numbers in tests]
+        assert row(label) == rounded, label
+    unseen = results["retrieval"]["test-unseen"]["retrieval"]["vtc"]["t2v_r1"]
+    assert f"(`test-unseen`), R@1 falls to {unseen:.1f}" in README
 
 
 def test_two_commands_do_all_the_set_up() -> None:

@@ -87,6 +87,26 @@ def test_the_examples_of_the_page_come_out_right(studio) -> None:
         assert studio.words(studio.find(clip, Visit()), text).match_probability > 0.3
 
 
+def test_what_the_page_says_of_the_models_is_what_was_measured(studio) -> None:
+    import app
+
+    assert re.findall(r"[\d.]+ %", app.BUNDLED_MODELS) == ["0.1 %", "50 %"]  # chance; all else comes from files
+    said = app.about_bundled(studio)
+    measured = {
+        task: json.loads((bundled_model(task) / "results.json").read_text())["results"]["test"]
+        for task in ("retrieval", "qa")
+    }
+    found, choices = measured["retrieval"]["retrieval"]["rerank"], measured["retrieval"]["choices"]
+    assert f"finds its clip first in {found['t2v_r1']:.0f} % of cases" in " ".join(said.split())
+    assert f"opposite in {choices['opposite']['vtc']:.0f} % (chance: 50 %)" in " ".join(said.split())
+    assert f"{measured['qa']['qa']['accuracy']:.0f} % of questions are answered right" in said
+    assert "They have 4.6\nmillion" in said
+    for pair, words in app.DISTINCTIONS.items():
+        learned = max(choices[f"opposite: {pair}"][score] for score in ("vtc", "vtm")) >= app.LEARNED
+        assert (words in said) != learned
+    assert said in str(app.build(studio).get_config_file()["components"]).replace("\\n", "\n")
+
+
 def test_a_visitor_sees_no_clip_of_another(studio, upload) -> None:
     one, other = Visit(), Visit()
     clip = studio.add(upload("mine.mp4"), "mine.mp4", one)

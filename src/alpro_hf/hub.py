@@ -12,6 +12,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,7 @@ _DEMO_VARIABLES = {
     "AlproPrompterModel": "ALPRO_PROMPTER",
 }
 BUNDLED = ("bundled-retrieval", "bundled-qa")
+DISTRIBUTION, REQUIREMENTS = "alpro-hf", "requirements.txt"
 CONFIG, PROCESSOR, TOKENIZER = "config.json", "processor_config.json", "tokenizer_config.json"
 WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
 # of a checkpoint folder, what is part of the model; optimizer, random states and logs of a training are not
@@ -157,7 +159,7 @@ def export(
         output: New or empty folder.
         processor: Processor of the model, or a folder with one; None: it is in the folder of the model.
         name: Title of the card and id in its example, such as `acme/alpro-msrvtt`; None: the name of `output`.
-        results: JSON files with measured numbers, for the card; see `model_card`.
+        results: JSON files with measured numbers, for the card; none given: a `results.json` beside the weights.
         picture: PNG for the card; None: a drawing of the model.
         licence: Identifier of the licence of the weights, such as `apache-2.0`; None: as the checkpoint's own
             `training.json` says, otherwise none is claimed.
@@ -272,7 +274,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--revision", default="main", metavar="BRANCH", help="branch to commit to (default: main)")
     parser.add_argument("--processor", metavar="DIR", help="folder of the processor, if that of the model has none")
     parser.add_argument(
-        "--results", nargs="+", type=Path, default=[], metavar="FILE", help="JSON files with numbers for the card"
+        "--results",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="FILE",
+        help="JSON files with numbers for the card (default: a results.json beside the weights)",
     )
     parser.add_argument("--picture", type=Path, metavar="PNG", help="for the card (default: a drawing of the model)")
     parser.add_argument("--license", metavar="ID", help="licence of the weights, such as apache-2.0")
@@ -339,7 +346,10 @@ def _plans(args: argparse.Namespace, temporary: Path, api: HfApi) -> list[Upload
 
 
 def _write_space(demo: Path, output: Path) -> None:
-    """The files of the demo, and beside them this package, which a Space could not install from anywhere."""
+    """The files of the demo, and beside them this package, which a Space could not install from anywhere.
+
+    So `requirements.txt` names what the package needs in place of the package.
+    """
     if not (demo / CARD).is_file():
         raise PublishError(
             f"{demo} holds no {CARD} with the metadata of a Space; name the folder with --space-folder."
@@ -347,6 +357,11 @@ def _write_space(demo: Path, output: Path) -> None:
     shutil.copytree(demo, output, ignore=shutil.ignore_patterns(*SKIPPED))
     package = Path(__file__).parent
     shutil.copytree(package, output / package.name, ignore=shutil.ignore_patterns(*SKIPPED))
+    listed = output / REQUIREMENTS
+    lines = listed.read_text(encoding="utf-8").splitlines() if listed.is_file() else []
+    others = [line for line in lines if not line.startswith(DISTRIBUTION)]
+    needed = [line for line in metadata.requires(DISTRIBUTION) or () if "extra ==" not in line]
+    listed.write_text("\n".join([*others, *needed]) + "\n", encoding="utf-8")
 
 
 def _tell_demo(args: argparse.Namespace, api: HfApi) -> None:

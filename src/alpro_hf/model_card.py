@@ -224,7 +224,8 @@ def model_card(
         source: Folder it came from, where `training.json`, `recipe.json`, `training_args.bin` and
             `trainer_state.json` are looked for; None: `folder`.
         name: Title, and id in the example.
-        results: Result files; numbers of tasks that the head does not do are passed over.
+        results: Result files; numbers of tasks that the head does not do are passed over. None given: the
+            `results.json` in `source`, if there is one.
         licence: Identifier; None: as `training.json` says.
 
     Raises:
@@ -236,7 +237,8 @@ def model_card(
     head_name = config["architectures"][0]
     head = _HEADS[head_name]
     facts = TrainingFacts.read(source / FACTS)
-    measured = [entry for path in results for entry in read_measured(path) if entry.task == head.task]
+    files = list(results) or [path for path in [source / RESULTS] if path.is_file()]
+    measured = [entry for path in files for entry in read_measured(path) if entry.task == head.task]
     data = ModelCardData(
         language=facts.language,
         license=licence or facts.license or None,
