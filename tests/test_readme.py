@@ -23,8 +23,8 @@ CHOICES = {
     "opposite: clockwise/counterclockwise": "... **not learned**: spins",
     "opposite: order": "... **not learned**: order",
     "opposite: roles": "... **not learned**: who follows whom",
-    "backwards": "prefers the caption to that of the clip played backwards",
-    "exchanged": "prefers the caption to one with two actions exchanged",
+    "reversed": "prefers the caption to that of the clip played backwards",
+    "swapped": "prefers the caption to one with two actions exchanged",
 }
 ANSWERS = {
     "question answering, all": ["accuracy"],
