@@ -83,7 +83,7 @@ def build_tokenizer(folder: Path) -> BertTokenizer:
 
 
 def build_config(vocab_size: int) -> AlproConfig:
-    """4.6 million parameters. Dropout is off: no clip is ever seen twice."""
+    """4.7 million parameters. Dropout is off: no clip is ever seen twice."""
     shared = {
         "hidden_size": 192,
         "intermediate_size": 768,

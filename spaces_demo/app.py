@@ -64,11 +64,12 @@ WHAT_ALPRO_IS = """
 box (PEM).
 """
 BUNDLED_MODELS = """
-**Two small models that know a synthetic world of moving pictograms and nothing else.** They have {parameters:.1f}
-million parameters each and were trained on two CPU cores, on sentences such as “the boat climbs while a scooter
-spins”. The clips here are new to them: in training no sprite was seen doing what it does here. On {clips:,.0f} such
-clips, a caption finds its clip first in {first:.0f} % of cases (chance: 0.1 %), a clip prefers its caption to the
-opposite in {opposite:.0f} % (chance: 50 %), and {answers:.0f} % of questions are answered right. {not_learned}
+**Two small models that know a synthetic world of moving pictograms and nothing else.** They have {search:.1f}
+and {answer:.1f} million parameters and were trained on two CPU cores, on sentences such as “the boat climbs while a
+scooter spins”. The clips here are new to them: in training no sprite was seen doing what it does here. On
+{clips:,.0f} such clips, a caption finds its clip first in {first:.0f} % of cases (chance: 0.1 %), a clip prefers its
+caption to the opposite in {opposite:.0f} % (chance: 50 %), and {answers:.0f} % of questions are answered right.
+{not_learned}
 
 Videos of your own can be uploaded, but these models have never seen a real one. For real videos run the demo with a
 checkpoint trained on such: set `ALPRO_MODEL` and `ALPRO_QA_MODEL` to folders or Hub ids.
@@ -113,8 +114,9 @@ def about_bundled(studio: Studio) -> str:
     ]
     said = f"The one that searches did not learn to tell {_listed(weak)}." if weak else ""
     return BUNDLED_MODELS.format(
-        parameters=studio.model.num_parameters() / 1e6,
-        clips=search["retrieval"]["rerank"]["n"],
+        search=studio.model.num_parameters() / 1e6,
+        answer=studio.qa.num_parameters() / 1e6,
+        clips=choices["opposite"]["n"],
         first=search["retrieval"]["rerank"]["t2v_r1"],
         opposite=choices["opposite"]["vtc"],
         answers=answers["qa"]["accuracy"],
@@ -160,7 +162,9 @@ class Page:
             except DemoError as error:
                 problems.append(str(error))
         if last is None:
-            raise gr.Error("\n".join(problems) or "No file arrived. Try again.", title="Not added")
+            raise gr.Error(
+                "\n".join(problems) or "No file arrived. Try again.", title="Not added", print_exception=False
+            )
         for problem in problems:
             gr.Warning(problem, title="Not added")
         return visit, self._shelf(visit, last.id), last.id, gr.update(visible=True)

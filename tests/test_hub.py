@@ -261,6 +261,12 @@ for number, name in enumerate(names):
     everything.append(outputs)
     parts = (config, processor, processor.video_processor, video_processor, base, qa, pretraining)
     modules |= {type(thing).__module__ for thing in parts}
+from sentence_transformers import SentenceTransformer
+
+constants.HF_HUB_OFFLINE = True
+encoder = SentenceTransformer(names[0], trust_remote_code=True, local_files_only=True, device="cpu")
+modules.add(type(encoder[0].model).__module__)
+everything[0]["encoded"] = encoder.encode([clip, clip], convert_to_tensor=True)
 torch.save(everything, output)
 print(json.dumps(sorted(modules)))
 """
@@ -291,7 +297,9 @@ def test_remote_code_gives_equal_numbers_from_a_folder_a_cache_and_the_hub(
         logits = AlproForVideoQuestionAnswering.from_pretrained(exported).eval()(**inputs).logits
     expected = {"embeds": base.video_embeds, "logits": logits, "tower": base.text_embeds}
     expected |= {"pixels": inputs["pixel_values_videos"], "alone": inputs["pixel_values_videos"][:1]}
-    for theirs in torch.load(tmp_path / "outputs.pt", weights_only=True):
+    found = torch.load(tmp_path / "outputs.pt", weights_only=True)
+    torch.testing.assert_close(found[0]["encoded"], base.video_embeds, atol=1e-6, rtol=0)  # by sentence-transformers
+    for theirs in found:
         words = {"words": inputs["input_ids"][0][: len(theirs["words"])]}
         for key, value in (expected | words).items():
             assert torch.equal(theirs[key], value), key

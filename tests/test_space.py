@@ -100,7 +100,11 @@ def test_what_the_page_says_of_the_models_is_what_was_measured(studio) -> None:
     assert f"finds its clip first in {found['t2v_r1']:.0f} % of cases" in " ".join(said.split())
     assert f"opposite in {choices['opposite']['vtc']:.0f} % (chance: 50 %)" in " ".join(said.split())
     assert f"{measured['qa']['qa']['accuracy']:.0f} % of questions are answered right" in said
-    assert "They have 4.6\nmillion" in said
+    sizes = [model.num_parameters() / 1e6 for model in (studio.model, studio.qa)]
+    assert "They have {:.1f}\nand {:.1f} million parameters".format(*sizes) in said
+    assert "two models of {:.1f} and {:.1f} million parameters".format(*sizes) in (SPACE / "README.md").read_text(
+        "utf-8"
+    )
     for pair, words in app.DISTINCTIONS.items():
         learned = max(choices[f"opposite: {pair}"][score] for score in ("vtc", "vtm")) >= app.LEARNED
         assert (words in said) != learned
@@ -440,6 +444,7 @@ def test_two_visitors_upload_and_err(browser, address, tmp_path) -> None:
 
     other.upload(notes)
     other.toast("is not a video")
+    assert other.page.locator(".block .error:visible").count() == 0  # nothing covers the clips
     other.upload(long)
     other.toast("lasts 61 seconds")
     with (tmp_path / "large.mp4").open("wb") as file:
