@@ -237,6 +237,7 @@ import torch
 from huggingface_hub import constants
 from transformers import (
     AutoConfig, AutoModel, AutoModelForPreTraining, AutoModelForVisualQuestionAnswering, AutoProcessor, AutoTokenizer,
+    pipeline,
 )
 from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 
@@ -259,6 +260,8 @@ for number, name in enumerate(names):
     outputs |= {"pixels": inputs["pixel_values_videos"], "alone": video_processor(clip)["pixel_values_videos"]}
     outputs |= {"words": torch.tensor(tokenizer("red and blue")["input_ids"])}
     everything.append(outputs)
+ask = pipeline("video-question-answering", model=names[-1], device="cpu", **trust)
+everything[-1]["answer"] = torch.tensor(config.label2id[ask(clip, "how many colours ?")[0]["answer"]])
     parts = (config, processor, processor.video_processor, video_processor, base, qa, pretraining)
     modules |= {type(thing).__module__ for thing in parts}
 from sentence_transformers import SentenceTransformer
@@ -299,6 +302,7 @@ def test_remote_code_gives_equal_numbers_from_a_folder_a_cache_and_the_hub(
     expected |= {"pixels": inputs["pixel_values_videos"], "alone": inputs["pixel_values_videos"][:1]}
     found = torch.load(tmp_path / "outputs.pt", weights_only=True)
     torch.testing.assert_close(found[0]["encoded"], base.video_embeds, atol=1e-6, rtol=0)  # by sentence-transformers
+    assert torch.equal(found[-1]["answer"], logits[1].argmax())  # by the pipeline
     for theirs in found:
         words = {"words": inputs["input_ids"][0][: len(theirs["words"])]}
         for key, value in (expected | words).items():

@@ -483,38 +483,40 @@ REMOTE = """
 import json, sys
 sys.modules["alpro_hf"] = None  # as where it is not installed
 from transformers import pipeline
-task, folder, again, arguments = json.loads(sys.argv[1])
-pipe = pipeline(task, model=folder, trust_remote_code=True, device="cpu")
-assert type(pipe).__module__.startswith("transformers_modules.")
-found = pipe(*arguments[0], **arguments[1])
-pipe.save_pretrained(again)
-second = pipeline(task, model=again, trust_remote_code=True, device="cpu")(*arguments[0], **arguments[1])
-try:
-    pipe("a", index="nowhere") if "retrieval" in task else None
-except ModuleNotFoundError as error:
-    assert "pip install alpro-hf" in str(error)
-print(json.dumps([found, second]))
+said = []
+for task, folder, again, arguments in json.loads(sys.argv[1]):
+    pipe = pipeline(task, model=folder, trust_remote_code=True, device="cpu")
+    assert type(pipe).__module__.startswith("transformers_modules.")
+    found = pipe(*arguments[0], **arguments[1])
+    pipe.save_pretrained(again)
+    second = pipeline(task, model=again, trust_remote_code=True, device="cpu")(*arguments[0], **arguments[1])
+    try:
+        pipe("a", index="nowhere") if "retrieval" in task else None
+    except ModuleNotFoundError as error:
+        assert "pip install alpro-hf" in str(error)
+    said.append([found, second])
+print(json.dumps(said))
 """
 
 
-@pytest.mark.parametrize("task", ["video-question-answering", "text-video-retrieval"])
-def test_a_repository_brings_its_own_pipeline(ask, search, captions, task, tmp_path) -> None:
-    pipe = ask if task == "video-question-answering" else search
-    pipe.save_pretrained(tmp_path / "repo")
-    add_remote_code(tmp_path / "repo")
+@pytest.mark.slow
+def test_a_repository_brings_its_own_pipeline(ask, search, captions, tmp_path) -> None:
     videos, text = list(captions)[:3], next(iter(captions.values()))
-    given: Any = [[videos[0], ["what is it?", "where is it?"]], {}]
-    if pipe is search:
-        given = [[text], {"videos": videos, "rerank": 2}]
+    given: list[Any] = [[[videos[0], ["what is it?", "where is it?"]], {}], [[text], {"videos": videos, "rerank": 2}]]
+    jobs = []
+    for pipe, arguments in zip((ask, search), given, strict=True):
+        folder = tmp_path / pipe.task
+        pipe.save_pretrained(folder / "repo")
+        add_remote_code(folder / "repo")
+        jobs.append([pipe.task, str(folder / "repo"), str(folder / "again"), arguments])
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     environment |= {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(tmp_path / "modules")}
-    job = json.dumps([task, str(tmp_path / "repo"), str(tmp_path / "again"), given])
-    run = subprocess.run(
-        [sys.executable, "-c", REMOTE, job], capture_output=True, text=True, env=environment, cwd=tmp_path, check=False
-    )
+    command = [sys.executable, "-c", REMOTE, json.dumps(jobs)]
+    run = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, check=False)
     assert run.returncode == 0, run.stderr
-    expected = pipe(*given[0], **given[1])
-    assert_same(json.loads(run.stdout.splitlines()[-1]), [expected, expected])
+    for pipe, arguments, said in zip((ask, search), given, json.loads(run.stdout.splitlines()[-1]), strict=True):
+        expected = pipe(*arguments[0], **arguments[1])
+        assert_same(said, [expected, expected])
 
 
 def test_examples_of_the_documentation(tmp_path, monkeypatch) -> None:
