@@ -115,7 +115,7 @@ def about_bundled(studio: Studio) -> str:
     said = f"The one that searches did not learn to tell {_listed(weak)}." if weak else ""
     return BUNDLED_MODELS.format(
         search=studio.model.num_parameters() / 1e6,
-        answer=studio.qa.num_parameters() / 1e6,
+        answer=studio.qa[0].num_parameters() / 1e6,
         clips=choices["opposite"]["n"],
         first=search["retrieval"]["rerank"]["t2v_r1"],
         opposite=choices["opposite"]["vtc"],

@@ -260,10 +260,10 @@ for number, name in enumerate(names):
     outputs |= {"pixels": inputs["pixel_values_videos"], "alone": video_processor(clip)["pixel_values_videos"]}
     outputs |= {"words": torch.tensor(tokenizer("red and blue")["input_ids"])}
     everything.append(outputs)
-ask = pipeline("video-question-answering", model=names[-1], device="cpu", **trust)
-everything[-1]["answer"] = torch.tensor(config.label2id[ask(clip, "how many colours ?")[0]["answer"]])
     parts = (config, processor, processor.video_processor, video_processor, base, qa, pretraining)
     modules |= {type(thing).__module__ for thing in parts}
+ask = pipeline("video-question-answering", model=names[-1], device="cpu", **trust)
+everything[-1]["answer"] = torch.tensor(config.label2id[ask(clip, "how many colours ?")[0]["answer"]])
 from sentence_transformers import SentenceTransformer
 
 constants.HF_HUB_OFFLINE = True
