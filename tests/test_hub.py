@@ -76,7 +76,7 @@ def python(code: str, environment: dict[str, str], *arguments: str) -> str:
         env=kept | environment,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=540,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-4000:]

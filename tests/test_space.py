@@ -108,7 +108,7 @@ def test_what_the_page_says_of_the_models_is_what_was_measured(studio) -> None:
     for pair, words in app.DISTINCTIONS.items():
         learned = max(choices[f"opposite: {pair}"][score] for score in ("vtc", "vtm")) >= app.LEARNED
         assert (words in said) != learned
-    assert said in str(app.build(studio).get_config_file()["components"]).replace("\\n", "\n")
+    assert said.strip() in str(app.build(studio).get_config_file()["components"]).replace("\\n", "\n")
 
 
 def test_a_visitor_sees_no_clip_of_another(studio, upload) -> None:
