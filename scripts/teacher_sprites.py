@@ -208,19 +208,26 @@ def show(results: dict[str, Any]) -> None:
                 print(f"| {teacher} | {varied} | {value} | {cells} | {kept} | {empty} |")
 
 
+def enough(numbers: dict[str, Any]) -> bool:
+    """Whether a share of the kept labels is worth a point: at least ten were kept."""
+    return numbers["top1_kept"] is not None and numbers["kept_known"] * numbers["crops"] >= 1000
+
+
 def draw(results: dict[str, Any], path: Path) -> None:
     from matplotlib.figure import Figure
 
     panels = VARIED[:-1]
-    figure = Figure(figsize=(3 * len(panels), 2.9 * len(results["teachers"])), layout="constrained")
+    figure = Figure(figsize=(2.6 * len(panels), 2.9 * len(results["teachers"])), layout="constrained")
     axes = figure.subplots(len(results["teachers"]), len(panels), squeeze=False, sharey=True)
     for row, (teacher, result) in zip(axes, results["teachers"].items(), strict=True):
         for axis, varied in zip(row, panels, strict=True):
             numbers = {value: one for value, one in result[varied].items() if one}
             for key, label in (("top1", "top-1"), ("top5", "top-5"), ("kept", "kept"), ("top1_kept", "top-1 of kept")):
-                axis.plot(list(numbers), [one[key] for one in numbers.values()], marker="o", markersize=3, label=label)
+                shown = [one[key] if key != "top1_kept" or enough(one) else None for one in numbers.values()]
+                axis.plot(list(numbers), shown, marker="o", markersize=3, label=label)
             axis.set_title(f"{teacher}: {varied}", fontsize=9)
             axis.tick_params(labelsize=7)
+            axis.tick_params(axis="x", rotation=30 if max(map(len, numbers)) > 5 else 0)
             axis.set_ylim(-3, 103)
         row[0].set_ylabel("%")
     axes[0][0].legend(fontsize=7)
