@@ -9,8 +9,9 @@ to 50 % of the area, on the grid of patches), and the teacher sees the crop on b
 least half is inside the box, on average over the frames. Accuracy is over crops that hold exactly one sprite, one that
 the teacher has a name for; the kept fraction is over all crops, as in training. Varied, one at a time: prompt
 templates (one or all 12 of the paper, or one caption for each of 12 actions), entities (40 / 80 / 160; accuracy on the
-crops whose sprite is among the first 40, for all three) and frames (1 / 2 / 4 / 8). Beside them: accuracy by how much
-of the sprite is inside, and whole clips of one sprite.
+crops whose sprite is among the first 40, for all three), frames (1 / 2 / 4 / 8), the threshold of PEM and the
+temperature of the softmax. Beside them: accuracy by how much of the sprite is inside where it is the only one to be
+seen, and whole clips of one sprite. "kept, none held" is the share of crops without any sprite that PEM would keep.
 """
 
 import argparse
@@ -40,9 +41,11 @@ ORDER = tuple(random.Random(0).sample(SPRITES, len(SPRITES)))  # not by category
 ENTITIES, FRAMES = (40, 80, 160), (1, 2, 4, 8)
 CAPTIONS = tuple(f"a {{entity}} {PHRASES[action][0][0]}" for action in BASIC_ACTIONS)
 TEMPLATES = {"1": VIDEO_TEMPLATES[1:2], "12": VIDEO_TEMPLATES, "12 captions": CAPTIONS}
+SOFTER = (1, 2, 4, 8)  # times the temperature
 THRESHOLDS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7)
 HELD = 0.5  # share of a sprite that must be inside a crop
-SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+SEEN = 0.05  # less of a sprite than this is nothing
+SHARES = (SEEN, 0.25, 0.5, 0.75, 0.95, 1.01)
 BATCH = 50
 
 
@@ -168,23 +171,32 @@ def study(teacher: str, crops: Crops) -> dict[str, Any]:
         for name, some in TEMPLATES.items()
     }
     results["share inside"] = {}
+    seen = [[(share, name) for name, share in crop.items() if share > SEEN] for crop in crops.inside]
     for low, high in pairwise(SHARES):
-        some = [i for i in alone if low <= next(iter(crops.inside[i].values())) <= high]
-        inside = [crops.scenes[i].actors[0].sprite for i in some]
-        results["share inside"][f"{low:g} to {high:g}"] = score(usual[some], ORDER, inside, threshold) if some else {}
-    empty = [not any(share >= HELD for share in crop.values()) for crop in crops.inside]
-    results["kept where no sprite is held"] = 100 * float(
-        (usual[torch.tensor(empty)].max(dim=1).values >= threshold).float().mean()
-    )
-    return {"native_frames": native, "temperature": model.get_temperature().item(), "threshold": threshold, **results}
+        some = [i for i, sprites in enumerate(seen) if len(sprites) == 1 and low < sprites[0][0] <= high]
+        names = [seen[i][0][1] for i in some]
+        results["share inside"][f"{low:g} to {min(high, 1):g}"] = (
+            score(usual[some], ORDER, names, threshold) if some else {}
+        )
+    empty = torch.tensor([not any(share >= HELD for share in crop.values()) for crop in crops.inside])
+    temperature = model.get_temperature().item()
+    results["temperature"] = {}
+    for factor in SOFTER:
+        softer = (usual.log() / factor).softmax(dim=1)
+        sure = softer.max(dim=1).values >= threshold
+        results["temperature"][f"{temperature * factor:.3f}"] = {
+            **score(softer, ORDER, held, threshold),
+            "kept_empty": 100 * float(sure[empty].float().mean()),
+        }
+    return {"native_frames": native, "least_kept": threshold, **results}
 
 
-VARIED = ("frames", "entities", "templates", "threshold", "share inside", "whole clips of one sprite")
+VARIED = ("frames", "entities", "templates", "threshold", "temperature", "share inside", "whole clips of one sprite")
 
 
 def show(results: dict[str, Any]) -> None:
-    print("\n| teacher | varied | | crops | top-1 | top-5 | kept | top-1 of those kept |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    print("\n| teacher | varied | | crops | top-1 | top-5 | kept | top-1 of those kept | kept, none held |")
+    print("| --- |" + " --- |" * 8)
     for teacher, result in results["teachers"].items():
         for varied in VARIED:
             for value, numbers in result[varied].items():
@@ -192,22 +204,30 @@ def show(results: dict[str, Any]) -> None:
                     continue
                 kept = "" if numbers["top1_kept"] is None else f"{numbers['top1_kept']:.1f}"
                 cells = f"{numbers['crops']} | {numbers['top1']:.1f} | {numbers['top5']:.1f} | {numbers['kept']:.1f}"
-                print(f"| {teacher} | {varied} | {value} | {cells} | {kept} |")
+                empty = f"{numbers['kept_empty']:.1f}" if "kept_empty" in numbers else ""
+                print(f"| {teacher} | {varied} | {value} | {cells} | {kept} | {empty} |")
+
+
+def enough(numbers: dict[str, Any]) -> bool:
+    """Whether a share of the kept labels is worth a point: at least ten were kept."""
+    return numbers["top1_kept"] is not None and numbers["kept_known"] * numbers["crops"] >= 1000
 
 
 def draw(results: dict[str, Any], path: Path) -> None:
     from matplotlib.figure import Figure
 
     panels = VARIED[:-1]
-    figure = Figure(figsize=(3 * len(panels), 2.9 * len(results["teachers"])), layout="constrained")
+    figure = Figure(figsize=(2.6 * len(panels), 2.9 * len(results["teachers"])), layout="constrained")
     axes = figure.subplots(len(results["teachers"]), len(panels), squeeze=False, sharey=True)
     for row, (teacher, result) in zip(axes, results["teachers"].items(), strict=True):
         for axis, varied in zip(row, panels, strict=True):
             numbers = {value: one for value, one in result[varied].items() if one}
             for key, label in (("top1", "top-1"), ("top5", "top-5"), ("kept", "kept"), ("top1_kept", "top-1 of kept")):
-                axis.plot(list(numbers), [one[key] for one in numbers.values()], marker="o", markersize=3, label=label)
+                shown = [one[key] if key != "top1_kept" or enough(one) else None for one in numbers.values()]
+                axis.plot(list(numbers), shown, marker="o", markersize=3, label=label)
             axis.set_title(f"{teacher}: {varied}", fontsize=9)
             axis.tick_params(labelsize=7)
+            axis.tick_params(axis="x", rotation=30 if max(map(len, numbers)) > 5 else 0)
             axis.set_ylim(-3, 103)
         row[0].set_ylabel("%")
     axes[0][0].legend(fontsize=7)

@@ -146,3 +146,22 @@ def test_scripts_and_files_that_the_pages_name_are_there() -> None:
         text = (DOCS / page).read_text("utf-8")
         for name in re.findall(r"(?:scripts|spaces_demo|src/alpro_hf)/\w+\.py", text):
             assert (ROOT / name).is_file(), f"{page} names {name}"
+
+
+def commands_of_pretraining() -> list[str]:
+    """What calls `alpro`, also by torchrun; it takes minutes, so it is only parsed."""
+    code = "\n".join(code for _, code in blocks("pretraining.md")).replace("\\\n", " ")
+    return [line.removeprefix("$ ") for line in code.splitlines() if re.match(r"\$ alpro |alpro |torchrun ", line)]
+
+
+@pytest.mark.parametrize("command", commands_of_pretraining())
+def test_commands_of_pretraining_parse(command: str) -> None:
+    words = shlex.split(command)
+    words = words[1:] if words[0] == "alpro" else words[words.index("alpro_hf") + 1 :]
+    assert cli._parser(words).parse_args(words).run
+
+
+def test_pretraining_is_five_commands_and_two_launches() -> None:
+    found = [line.split()[:2] for line in commands_of_pretraining()]
+    assert [second for _, second in found[:5]] == ["entities", "train", "pseudo-label", "train", "plot"]
+    assert [first for first, _ in found[5:]] == ["torchrun", "torchrun"]

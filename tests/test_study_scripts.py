@@ -51,26 +51,26 @@ def test_the_table_has_means_and_spreads(tmp_path, capsys):
     from pretrain_sprites import table
 
     def write(losses: str, seed: int, recall: float, zero: float | None) -> None:
-        ranks = {"t2v_r1": recall, "t2v_r10": recall + 20}
+        ranks = {"t2v_r1": recall, "t2v_r10": recall + 20, "t2v_median_rank": 8.0}
         fine = {
             "retrieval": {"vtc": ranks, "rerank": ranks},
             "choices": {kind: {"vtc": 50.0, "vtm": 60.0} for kind in ("opposite", "swapped")},
             "qa": {"accuracy": 30.0 + seed},
         }
-        shot = {} if zero is None else {"test": {"retrieval": {"vtc": {"t2v_r1": zero}, "rerank": {"t2v_r1": 1.0}}}}
+        shot = {} if zero is None else {"test": {"retrieval": {"vtc": {"t2v_r10": zero}}}}
         result = {"losses": losses, "seed": seed, "fine-tuned": {"test": fine}, "zero-shot": shot}
         (tmp_path / f"seed{seed}-{losses}.json").write_text(json.dumps(result))
 
     for seed, (none, everything) in enumerate([(2, 10), (4, 13)]):
         write("none", seed, none, None)
         write("all", seed, everything, 5.0)
+    write("mlm+vtm", 0, 7, None)
     table(tmp_path, ["test"])
     lines = capsys.readouterr().out.splitlines()
-    assert "| none | 2 | 3.0 ± 1.4 | 3.0 ± 1.4 | 23.0 ± 1.4 | 60.0 ± 0.0 | 60.0 ± 0.0 | 30.5 ± 0.7 |  |" in lines
-    assert (
-        "| all | 2 | 11.5 ± 2.1 | 11.5 ± 2.1 | 31.5 ± 2.1 | 60.0 ± 0.0 | 60.0 ± 0.0 | 30.5 ± 0.7 | 5.0 ± 0.0 |"
-        in lines
-    )
+    same = "60.0 ± 0.0 | 60.0 ± 0.0 | 30.5 ± 0.7"
+    assert f"| none | 2 | 3.0 ± 1.4 | 23.0 ± 1.4 | 8.0 ± 0.0 | 23.0 ± 1.4 | {same} |  |" in lines
+    assert f"| all | 2 | 11.5 ± 2.1 | 31.5 ± 2.1 | 8.0 ± 0.0 | 31.5 ± 2.1 | {same} | 5.0 ± 0.0 |" in lines
+    assert "| mlm+vtm | 1 | 7.0 | 27.0 | 8.0 | 27.0 | 60.0 | 60.0 | 30.0 |  |" in lines
     assert (tmp_path / "table.png").stat().st_size > 1000
 
 
