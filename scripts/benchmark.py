@@ -47,7 +47,7 @@ def conditions(device: str = "cpu") -> dict[str, Any]:
         "flags": [flag for flag in FLAGS if flag in flags],
         "bf16 in hardware": fast_bfloat16(device),
         "threads": torch.get_num_threads(),
-        "load before": round(os.getloadavg()[0], 1),
+        "load": round(os.getloadavg()[0], 1),
         "python": platform.python_version(),
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
     }

@@ -29,10 +29,10 @@ average.""",
     ),
     "index": (
         "The index",
-        """Unit vectors of 256 numbers in shards of 16,384 made-up videos, one query at a time, best 10. Tokens are left
-out: those of a base-size clip are 605 KB in float32, half of that in bfloat16, which is what fills the disk, and a search
+        """Unit vectors of 256 numbers in shards of made-up videos, one query at a time, best 10. Tokens are left out:
+those of a base-size clip are 605 KB in float32, half of that in bfloat16, which is what fills the disk, and a search
 reads only those of the videos that it re-ranks. `own memory` is what the process allocates; `mapped` are pages of the
-shards that the system may drop when it needs them.""",
+shards and libraries, which the system may drop when it needs them.""",
     ),
     "training": ("A training step", "Retrieval (VTC and VTM), forward and backward, without the optimizer."),
     "decoding": ("Decoding", "Frames at uniform places, no resize; milliseconds for all of them."),
@@ -58,9 +58,8 @@ def section(name: str) -> str:
     versions = ", ".join(f"{package} {version}" for package, version in about["versions"].items())
     where = about.get("gpu", f"{about['cpu']}, {about['cores']} cores ({', '.join(about['flags'])})")
     lines = [f"## {title}", "", text, ""]
-    lines += [
-        f"{where}; {about['threads']} threads; load {about['load before']} at the end; Python {about['python']}, {versions}."
-    ]
+    threads = f"{about['threads']} threads, load {about['load']} by all programs"
+    lines += [f"{where}; {threads}; Python {about['python']}, {versions}."]
     if not about["bf16 in hardware"]:
         lines += ["bf16 was not measured: this machine has no instructions for it."]
     settings = {key: value for key, value in result["settings"].items() if key not in ("what", "output")}
@@ -70,7 +69,6 @@ def section(name: str) -> str:
             lines += [f"### {title.capitalize()}", ""]
         lines += [markdown(rows), ""]
     if name in PLOTS:
-        PLOTS[name](result["tables"], RESULTS / f"{name}.png")
         lines += [f"![{name}](benchmarks/{name}.png)", ""]
     if name == "index":
         lines += [ONE_MACHINE]
@@ -124,12 +122,20 @@ def plot_decoding(tables: dict[str, list[dict[str, Any]]], path: Any) -> None:
 PLOTS = {"index": plot_index, "inference": plot_evaluation, "decoding": plot_decoding}
 
 
-def report(arguments: argparse.Namespace) -> None:
+def page() -> str:
+    """What docs/performance.md has to be."""
     more = sorted(path.stem for path in RESULTS.glob("*.json") if path.stem not in SECTIONS)
     pages = [section(name) for name in [*SECTIONS, *more]]
     if not any(name.startswith("gpu") for name in more):
         pages.append("## On a GPU\n\nNot measured: `python scripts/benchmark.py gpu` on a machine that has one.\n")
-    PAGE.write_text("\n".join([HEAD, *pages]).rstrip() + "\n")
+    return "\n".join([HEAD, *pages]).rstrip() + "\n"
+
+
+def report(arguments: argparse.Namespace) -> None:
+    PAGE.write_text(page())
+    for name, plot in PLOTS.items():
+        if (RESULTS / f"{name}.json").exists():
+            plot(json.loads((RESULTS / f"{name}.json").read_text())["tables"], RESULTS / f"{name}.png")
     print(f"written to {PAGE}")
 
 
