@@ -39,7 +39,7 @@ def small_model() -> tuple[AlproForVideoTextRetrieval, AlproProcessor]:
         )
     )
     vocabulary = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "dog"])}
-    return model, AlproProcessor(AlproVideoProcessor(), BertTokenizer(vocab=vocabulary))
+    return model, AlproProcessor(AlproVideoProcessor(), BertTokenizer(vocab=vocabulary, model_max_length=20))
 
 
 def status_mb(field: str) -> float:

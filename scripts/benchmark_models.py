@@ -41,7 +41,8 @@ def build(size: str) -> Model:
 
 
 def plain(model: Model) -> Model:
-    model = copy.deepcopy(model)
+    """The same weights, not copies, with eager attention."""
+    model = copy.deepcopy(model, memo={id(weight): weight for weight in model.parameters()})
     model.set_attn_implementation("eager")
     return model
 
