@@ -128,7 +128,7 @@ def run(arguments: argparse.Namespace) -> None:
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         rows += json.loads(done.stdout.splitlines()[-1])
         shutil.rmtree(folder.parent)
-        print(rows[-1], file=sys.stderr)
+        print(*rows[-2:], sep="\n", file=sys.stderr, flush=True)
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     write("index", {"shard_size": arguments.shard_size, "width": WIDTH, "highest peak MB": peak}, {"index": rows})
 
