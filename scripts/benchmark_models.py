@@ -54,9 +54,11 @@ def lengths(count: int) -> torch.Tensor:
 
 
 def texts(count: int, vocabulary: int, padded: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Equal words whatever they are padded to; None: to the longest."""
     sizes = lengths(count)
+    words = torch.randint(5, vocabulary, (count, PADDED), generator=torch.Generator().manual_seed(1))
     mask = (torch.arange(padded or int(sizes.max())) < sizes[:, None]).long()
-    return torch.randint(5, vocabulary, mask.shape, generator=torch.Generator().manual_seed(1)) * mask, mask
+    return words[:, : mask.shape[1]] * mask, mask
 
 
 def flops(run: Callable[[], object]) -> float:
