@@ -129,8 +129,9 @@ def run(arguments: argparse.Namespace) -> None:
         rows += json.loads(done.stdout.splitlines()[-1])
         shutil.rmtree(folder.parent)
         print(*rows[-2:], sep="\n", file=sys.stderr, flush=True)
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    write("index", {"shard_size": arguments.shard_size, "width": WIDTH, "highest peak MB": peak}, {"index": rows})
+        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024  # of the process with the most
+        settings = {"shard_size": arguments.shard_size, "width": WIDTH, "highest peak MB": peak}
+        write("index", settings, {"index": rows})  # after each size, for the next takes ten times as long
 
 
 def add_arguments(commands: Any) -> None:

@@ -10,7 +10,7 @@ PAGE = RESULTS.parent / "performance.md"
 HEAD = """\
 # Performance
 
-Made by `python scripts/benchmark.py report` from the results in [benchmarks](benchmarks), which the other commands of
+Made by `python scripts/benchmark.py report` from the results in `docs/benchmarks`, which the other commands of
 that script write; no number here is typed by hand. `cpu` seconds are what the process computed, summed over its
 threads: on a machine that others use at the same time, they and their ratios say more than the clock (`wall`). How
 much is computed is also counted, and held by `tests/test_flops.py`.
