@@ -13,7 +13,7 @@ from alpro_hf.retrieval import VideoIndex
 
 
 def build(arguments: list[str]) -> dict:
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [*launch, "-m", "alpro_hf", "index", *arguments, "--json"], capture_output=True, text=True, env=environment

@@ -46,7 +46,7 @@ def build_ann(index: VideoIndex, kind: str | None = None) -> int:
     for block in index.features():
         made.add(block.float().numpy())
     if kind.startswith("IVF"):
-        made.nprobe = max(1, cells // 16)
+        made.nprobe = max(8, cells // 16)
     FaissIndex(custom_index=made).save(index.folder / FILE)
     return int(made.ntotal)
 

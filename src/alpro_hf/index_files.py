@@ -94,6 +94,14 @@ class Shard:
         """Rows that are part of the index."""
         return [row for row in range(self.rows) if row not in self.removed]
 
+    def live_row(self, place: int) -> int:
+        """`live()[place]`, without a list of them all."""
+        for gone in sorted(self.removed):
+            if gone > place:
+                break
+            place += 1
+        return place
+
     def __len__(self) -> int:
         return self.rows - len(self.removed)
 
@@ -217,6 +225,13 @@ class IndexFolder:
                 yield
         except Timeout as error:
             raise VideoIndexError(f"Another process is writing to the index {self.path}; wait for it.") from error
+
+    def dissolve(self) -> None:
+        """Be no index any more, but a folder of shards that another index has adopted."""
+        for file in (self.path / MANIFEST, self.path / ".lock"):
+            file.unlink(missing_ok=True)
+        if not any(self.path.iterdir()):
+            self.path.rmdir()
 
     def stamp(self) -> tuple[int, ...] | None:
         """Something that changes whenever the manifest is written; None without one."""

@@ -2,7 +2,7 @@
 
 Each process encodes its share of the videos into an index of its own below the folder (`part-<number>-<process>`);
 at the end their shards become part of the one index by a new manifest, and no shard is copied. What an interrupted run
-has done is taken up by the next one with as many processes.
+has done is taken up by the next one.
 """
 
 import os
@@ -13,7 +13,7 @@ from typing import Any
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
-from .index_files import MANIFEST, IndexFolder, VideoEntry
+from .index_files import MANIFEST, IndexFolder, Manifest, VideoEntry
 from .modeling_alpro import AlproForVideoTextRetrieval
 from .retrieval import IndexingReport, VideoIndex, VideoPath
 
@@ -52,6 +52,8 @@ def build_in_processes(
     else:
         whole._folder = folder
         whole._root = Path(os.path.commonpath([file.parent for file in files])) if files else None
+        for left in sorted(folder.path.glob(f"part-*/{MANIFEST}")):  # of an interrupted run
+            whole._root = Manifest.read(left.parent).root
     new: list[Path] = []
     unchanged: list[Path] = []
     for file in files:
@@ -64,12 +66,11 @@ def build_in_processes(
         (unchanged if known else new).append(file)
     state.wait_for_everyone()  # nobody writes before all have read
 
-    parts = [folder.path / f"part-{whole._next_shard:05d}-{rank:03d}" for rank in range(state.num_processes)]
     part = VideoIndex.build(
         model,
         processor,
         new[state.process_index :: state.num_processes],
-        directory=parts[state.process_index],
+        directory=folder.path / f"part-{whole._next_shard:05d}-{state.process_index:03d}",
         batch_size=batch_size,
         shard_size=shard_size,
         progress=progress and state.is_main_process,
@@ -78,9 +79,8 @@ def build_in_processes(
     )
     reports: list[IndexingReport] = gather_object([part.report])
     if state.is_main_process:
-        for directory_of_part in parts:
-            if (directory_of_part / MANIFEST).exists():
-                whole.adopt(VideoIndex.load(directory_of_part, model, processor, name=name))
+        for found in sorted(folder.path.glob(f"part-*/{MANIFEST}")):
+            whole.adopt(VideoIndex.load(found.parent, model, processor, name=name))
     state.wait_for_everyone()
     if not state.is_main_process and (folder.path / MANIFEST).exists():
         whole = VideoIndex.load(folder.path, model, processor, name=name)

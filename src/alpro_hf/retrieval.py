@@ -342,7 +342,7 @@ class VideoIndex:
             self._place_of().update(part._place_of())
             self._next_shard += 1  # so that the next parts have other names
             self._write()
-        (part._folder.path / MANIFEST).unlink(missing_ok=True)
+        part._folder.dissolve()
 
     def missing(self) -> list[Path]:
         """Indexed files that are no longer there."""
@@ -475,8 +475,7 @@ class VideoIndex:
         for position in positions.tolist():
             number = int(np.searchsorted(ends, position, side="right"))
             shard = self._shards[number]
-            offset = position - (int(ends[number]) - len(shard))
-            videos.append((shard, shard.live()[offset] if shard.removed else offset))
+            videos.append((shard, shard.live_row(position - int(ends[number]) + len(shard))))
         features = torch.stack([shard.features[row] for shard, row in videos]).float()
         similarity = (features * embed).sum(dim=1)  # row by row: the same whatever else is compared in one call
         order = similarity.argsort(descending=True, stable=True)

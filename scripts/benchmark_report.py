@@ -1,0 +1,143 @@
+"""docs/performance.md and its plots, from the results in docs/benchmarks; see benchmark.py."""
+
+import argparse
+import json
+from typing import Any
+
+from benchmark import RESULTS, markdown
+
+PAGE = RESULTS.parent / "performance.md"
+HEAD = """\
+# Performance
+
+Made by `python scripts/benchmark.py report` from the results in `docs/benchmarks`, which the other commands of
+that script write; no number here is typed by hand. `cpu` seconds are what the process computed, summed over its
+threads: on a machine that others use at the same time, they and their ratios say more than the clock (`wall`). How
+much is computed is also counted, and held by `tests/test_flops.py`.
+"""
+SECTIONS = {
+    "inference": (
+        "Evaluation",
+        """The plain way is the algorithm of the original code: eager attention in float32, texts padded to 40 tokens,
+each clip encoded again for every 64 texts and each text again for every clip, all tokens through the last layer.
+Whole evaluations are calculated from the measured parts, not run. Random weights; captions of 6 to 22 tokens, 12 on
+average.""",
+    ),
+    "accuracy": (
+        "What the savings that are not exact cost",
+        "The bundled model on rendered clips of the sprite world, float32 unless said otherwise; text to video.",
+    ),
+    "index": (
+        "The index",
+        """Unit vectors of 256 numbers in shards of made-up videos, one query at a time, best 10. Tokens are left out:
+those of a base-size clip are 605 KB in float32, half of that in bfloat16, which is what fills the disk, and a search
+reads only those of the videos that it re-ranks. `own memory` is what the process allocates; `mapped` are pages of the
+shards and libraries, which the system may drop when it needs them.""",
+    ),
+    "training": ("A training step", "Retrieval (VTC and VTM), forward and backward, without the optimizer."),
+    "decoding": ("Decoding", "Frames at uniform places, no resize; milliseconds for all of them."),
+}
+ONE_MACHINE = """\
+### Where one machine ends
+
+An exact search reads all vectors: the table shows it grow with the gallery, and the memory of the process does not.
+FAISS (`alpro search --ann`, extra `faiss`) reads a part of them. The end of one machine is its disk: at 605 KB a clip
+(base size, float32) ten million clips are six terabytes of tokens, against ten gigabytes of vectors. Then the vectors
+belong into a vector database and the shards on the machines that re-rank. `scripts/index_to_qdrant.py` fills Qdrant
+from the shards; the same client speaks to a folder, to a server and to a cluster.
+"""
+
+
+def section(name: str) -> str:
+    title, text = SECTIONS.get(name, (name, ""))
+    path = RESULTS / f"{name}.json"
+    if not path.exists():
+        return f"## {title}\n\nNot measured yet: `python scripts/benchmark.py {name}`.\n"
+    result = json.loads(path.read_text())
+    about = result["conditions"]
+    versions = ", ".join(f"{package} {version}" for package, version in about["versions"].items())
+    where = about.get("gpu", f"{about['cpu']}, {about['cores']} cores ({', '.join(about['flags'])})")
+    lines = [f"## {title}", "", text, ""]
+    threads = f"{about['threads']} threads, load {about['load']} by all programs"
+    lines += [f"{where}; {threads}; Python {about['python']}, {versions}."]
+    if not about["bf16 in hardware"]:
+        lines += ["bf16 was not measured: this machine has no instructions for it."]
+    settings = {key: value for key, value in result["settings"].items() if key not in ("what", "output")}
+    lines += ["", "Settings: `" + json.dumps(settings, default=str) + "`", ""]
+    for title, rows in result["tables"].items():
+        if len(result["tables"]) > 1:
+            lines += [f"### {title.capitalize()}", ""]
+        lines += [markdown(rows), ""]
+    if name in PLOTS:
+        lines += [f"![{name}](benchmarks/{name}.png)", ""]
+    if name == "index":
+        lines += [ONE_MACHINE]
+    return "\n".join(lines)
+
+
+def plot_index(tables: dict[str, list[dict[str, Any]]], path: Any) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 3.2), layout="constrained")
+    for axis, column in zip(figure.subplots(1, 3), ("p50 ms", "load s", "own memory MB"), strict=True):
+        for kind in ("exact", "FAISS IVF"):
+            rows = [row for row in tables["index"] if row["search"] == kind and column in row]
+            axis.plot([row["videos"] for row in rows], [row[column] for row in rows], "o-", label=kind)
+        axis.set(xscale="log", yscale="log", xlabel="videos", title=column)
+        axis.legend()
+    figure.savefig(path, dpi=100)
+
+
+def plot_evaluation(tables: dict[str, list[dict[str, Any]]], path: Any) -> None:
+    from matplotlib.figure import Figure
+
+    rows = [row for row in tables["evaluation"] if "cpu h" in row]
+    figure = Figure(figsize=(8, 0.5 * len(rows) + 1), layout="constrained")
+    axis = figure.subplots()
+    axis.barh([row["evaluation"] for row in rows][::-1], [row["cpu h"] for row in rows][::-1])
+    axis.set(xscale="log", xlabel="hours of one thread")
+    figure.savefig(path, dpi=100)
+
+
+def plot_decoding(tables: dict[str, list[dict[str, Any]]], path: Any) -> None:
+    from matplotlib.figure import Figure
+
+    rows = tables["decoding"]
+    names = [key for key in rows[0] if key != "clip"]
+    figure = Figure(figsize=(9, 0.5 * len(rows) + 1.5), layout="constrained")
+    axis = figure.subplots()
+    for place, name in enumerate(names):
+        axis.barh(
+            [i + place / (len(names) + 1) for i in range(len(rows))],
+            [row[name] for row in rows],
+            height=1 / (len(names) + 1),
+            label=name.removesuffix(", cpu ms"),
+        )
+    axis.set_yticks(range(len(rows)), [row["clip"] for row in rows])
+    axis.set(xscale="log", xlabel="cpu ms")
+    axis.legend()
+    figure.savefig(path, dpi=100)
+
+
+PLOTS = {"index": plot_index, "inference": plot_evaluation, "decoding": plot_decoding}
+
+
+def page() -> str:
+    """What docs/performance.md has to be."""
+    more = sorted(path.stem for path in RESULTS.glob("*.json") if path.stem not in SECTIONS)
+    pages = [section(name) for name in [*SECTIONS, *more]]
+    if not any(name.startswith("gpu") for name in more):
+        pages.append("## On a GPU\n\nNot measured: `python scripts/benchmark.py gpu` on a machine that has one.\n")
+    return "\n".join([HEAD, *pages]).rstrip() + "\n"
+
+
+def report(arguments: argparse.Namespace) -> None:
+    PAGE.write_text(page())
+    for name, plot in PLOTS.items():
+        if (RESULTS / f"{name}.json").exists():
+            plot(json.loads((RESULTS / f"{name}.json").read_text())["tables"], RESULTS / f"{name}.png")
+    print(f"written to {PAGE}")
+
+
+def add_arguments(commands: Any) -> None:
+    commands.add_parser("report", help="docs/performance.md from the results").set_defaults(run=report)
