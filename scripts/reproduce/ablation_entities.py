@@ -5,7 +5,7 @@ WebVid-2M and CC3M, and the student is fine-tuned. Single runs there. The releas
 make one with alpro entities.
 
     python scripts/reproduce/ablation_entities.py 500 --released RELEASED --output results/500-entities
-    python scripts/reproduce/ablation_entities.py 500 --dry --output /tmp/dry
+    python scripts/reproduce/ablation_entities.py 500 --dry --output dry
 """
 
 import argparse

@@ -3,7 +3,7 @@
 Fine-tuned and evaluated with that many frames, from the released pre-trained checkpoint. Single runs there.
 
     python scripts/reproduce/ablation_frames.py 4 --released RELEASED --output results/4-frames
-    python scripts/reproduce/ablation_frames.py 4 --dry --output /tmp/dry
+    python scripts/reproduce/ablation_frames.py 4 --dry --output dry
 """
 
 import argparse

@@ -12,7 +12,7 @@ drawn by the similarities of the towers, which then are not trained for it; how 
 All but `none` need WebVid-2M and CC3M and the GPUs for 100,000 steps of 256.
 
     python scripts/reproduce/ablation_losses.py vtc msrvtt_ret --released RELEASED --output results/without-pem
-    python scripts/reproduce/ablation_losses.py all msvd_qa --dry --output /tmp/dry
+    python scripts/reproduce/ablation_losses.py all msvd_qa --dry --output dry
 """
 
 import argparse

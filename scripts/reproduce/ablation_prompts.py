@@ -5,7 +5,7 @@ images, teaches a pre-training on WebVid-2M and CC3M, and the student is evaluat
 template the paper kept is not published; here "A video of a {entity}." and "A photo of a {entity}.".
 
     python scripts/reproduce/ablation_prompts.py zero-shot --released RELEASED --output results/one-prompt
-    python scripts/reproduce/ablation_prompts.py zero-shot --dry --output /tmp/dry
+    python scripts/reproduce/ablation_prompts.py zero-shot --dry --output dry
 """
 
 import argparse

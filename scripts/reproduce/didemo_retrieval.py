@@ -4,7 +4,7 @@ Source: the paper's table of fine-tuned retrieval. Protocol `reference`: matchin
 frames, the first 50 tokens of a paragraph. Checkpoint: didemo_ret.
 
     python scripts/reproduce/didemo_retrieval.py --released RELEASED --output results/didemo-retrieval
-    python scripts/reproduce/didemo_retrieval.py --dry --output /tmp/dry
+    python scripts/reproduce/didemo_retrieval.py --dry --output dry
 """
 
 from collections.abc import Sequence

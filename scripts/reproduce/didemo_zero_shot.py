@@ -4,7 +4,7 @@ Source: the paper's table of zero-shot retrieval. Protocol `reference`; frames a
 which the paper does not speak. Checkpoint: pretrained.
 
     python scripts/reproduce/didemo_zero_shot.py --released RELEASED --output results/didemo-zero-shot
-    python scripts/reproduce/didemo_zero_shot.py --dry --output /tmp/dry
+    python scripts/reproduce/didemo_zero_shot.py --dry --output dry
 """
 
 from collections.abc import Sequence

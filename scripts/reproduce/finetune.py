@@ -8,7 +8,7 @@
 Source: the row "all (ALPRO)" of the paper's ablation, which are the numbers of its tables. Single runs there.
 
     python scripts/reproduce/finetune.py msrvtt_ret --released RELEASED --output results/finetune-msrvtt
-    python scripts/reproduce/finetune.py msrvtt_qa --dry --output /tmp/dry
+    python scripts/reproduce/finetune.py msrvtt_qa --dry --output dry
 """
 
 import argparse

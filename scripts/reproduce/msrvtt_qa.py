@@ -4,7 +4,7 @@ Source: the paper's table of question answering. 1,500 answers, any other counts
 tokens. Checkpoint: msrvtt_qa.
 
     python scripts/reproduce/msrvtt_qa.py --released RELEASED --output results/msrvtt-qa
-    python scripts/reproduce/msrvtt_qa.py --dry --output /tmp/dry
+    python scripts/reproduce/msrvtt_qa.py --dry --output dry
 """
 
 from collections.abc import Sequence

@@ -4,7 +4,7 @@ Source: the paper's table of fine-tuned retrieval. Protocol `reference`: 1k-A te
 8 uniform frames, 40 tokens. Checkpoint: msrvtt_ret.
 
     python scripts/reproduce/msrvtt_retrieval.py --released RELEASED --output results/msrvtt-retrieval
-    python scripts/reproduce/msrvtt_retrieval.py --dry --output /tmp/dry
+    python scripts/reproduce/msrvtt_retrieval.py --dry --output dry
 """
 
 from collections.abc import Sequence

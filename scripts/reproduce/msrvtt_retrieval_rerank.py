@@ -5,7 +5,7 @@ msrvtt_retrieval.py, with the same checkpoint. How many candidates were reordere
 so that no candidate is lost. --rerank-k changes it.
 
     python scripts/reproduce/msrvtt_retrieval_rerank.py --released RELEASED --output results/msrvtt-retrieval-rerank
-    python scripts/reproduce/msrvtt_retrieval_rerank.py --dry --output /tmp/dry
+    python scripts/reproduce/msrvtt_retrieval_rerank.py --dry --output dry
 """
 
 from collections.abc import Sequence

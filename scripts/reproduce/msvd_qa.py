@@ -4,7 +4,7 @@ Source: the paper's table of question answering. 2,423 answers, any other counts
 tokens. Checkpoint: msvd_qa.
 
     python scripts/reproduce/msvd_qa.py --released RELEASED --output results/msvd-qa
-    python scripts/reproduce/msvd_qa.py --dry --output /tmp/dry
+    python scripts/reproduce/msvd_qa.py --dry --output dry
 """
 
 from collections.abc import Sequence
