@@ -98,6 +98,15 @@ DECODERS: dict[str, tuple[str | None, Callable[[Path, list[int]], list[np.ndarra
 
 def run(arguments: argparse.Namespace) -> None:
     there = {name: frames_of for name, (module, frames_of) in DECODERS.items() if not module or find_spec(module)}
+    missing = dict.fromkeys([name for name in DECODERS if name not in there], "not installed")
+    with tempfile.TemporaryDirectory() as folder:
+        path = make(Path(folder) / "first.mp4", "h264", 360, 30, 1)
+        for name in [name for name in there if DECODERS[name][0]]:
+            try:
+                there[name](path, [0])
+            except RuntimeError as error:  # torchcodec without FFmpeg's libraries
+                missing[name] = str(error).split(".")[0]
+                del there[name]
     rows, right = [], dict.fromkeys(there, 0)
     clips = 0
     with tempfile.TemporaryDirectory() as folder:
@@ -120,9 +129,8 @@ def run(arguments: argparse.Namespace) -> None:
                             times = {f"{name}, cpu ms": 1000 * found[name]["cpu"] for name in there}
                             rows.append({"clip": clip} | times)
                             print(rows[-1])
-    missing = [name for name in DECODERS if name not in there]
     exact = [{"decoder": name, "exact clips": f"{number} of {clips}"} for name, number in right.items()]
-    exact += [{"decoder": name, "exact clips": "not measured: not installed"} for name in missing]
+    exact += [{"decoder": name, "exact clips": f"not measured: {why}"} for name, why in missing.items()]
     settings = {"rounds": arguments.rounds, "peak memory MB": peak_memory_mb()}
     write("decoding", settings, {"decoding": rows, "exactness": exact})
 
