@@ -21,8 +21,8 @@ SECTIONS = {
         """The plain way is the algorithm of the original code: eager attention in float32, texts padded to 40 tokens,
 each clip encoded again for every 64 texts and each text again for every clip, all tokens through the last layer.
 Whole evaluations are calculated from the measured parts, not run. Rates are of `cpu` seconds, and the GEMM peak is one
-matrix product timed the same way just before: a share above 100 % says how noisy the machine was. Random weights; captions of 6 to 22 tokens, 12 on
-average.""",
+matrix product timed the same way just before: a share above 100 % says how noisy the machine was. Random weights;
+captions of 6 to 22 tokens, 12 on average.""",
     ),
     "accuracy": (
         "What the savings that are not exact cost",
