@@ -122,8 +122,9 @@ class Tally:
         except Exception as error:  # whatever the client makes of what the server says is what is measured here
             said = str(error)
             busy = "429" in said or any(word in said.lower() for word in BUSY)
-            result = "busy" if busy else "refused"
-            if not busy and (good or not is_sentence(said)):
+            late = "timed out" in said  # of the client, which waits only so long
+            result = "busy" if busy else "late" if late else "refused"
+            if not busy and not late and (good or not is_sentence(said)):
                 wrong = said[:200]
         self.note(name, time.monotonic() - start, result, wrong)
 

@@ -296,7 +296,7 @@ def _polite(function: Callable[..., Any]) -> Callable[..., Any]:
             raise gr.Error(str(error), title="Not possible", print_exception=False) from error
         except (VideoDecodeError, FileNotFoundError) as error:  # it was fine when it came
             gone = "This clip can no longer be read. Pick another or upload it again."
-            raise gr.Error(gone, title="Not possible") from error
+            raise gr.Error(gone, title="Not possible", print_exception=False) from error
 
     return polite
 

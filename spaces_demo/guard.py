@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 A_MINUTE = 60.0
+KEPT = 600.0  # seconds that an upload may wait until its visit takes it over
 UPLOADS = 30  # a minute, of one address
 ALL_UPLOADS = 120  # a minute, of all addresses together
 HEADERS = (
@@ -25,7 +26,7 @@ class Guard:
 
     Args:
         app: What it guards.
-        folder: Where gradio keeps uploads. It leaves an empty file there with each, which is removed after a minute.
+        folder: Where gradio keeps uploads, until `sweep` takes them away.
         uploads, all_uploads: Allowed in a minute, of one address and of all.
     """
 
@@ -68,12 +69,12 @@ class Guard:
         return True
 
 
-def sweep(folder: Path, age: float = A_MINUTE) -> None:
-    """Remove empty files right inside a folder that are older than `age` seconds."""
-    for path in folder.glob("tmp*"):
+def sweep(folder: Path, age: float = KEPT) -> None:
+    """Remove files below a folder that are older than `age` seconds: uploads, of which visits have copies, and the
+    empty files that gradio leaves with each."""
+    for path in folder.rglob("*"):
         try:
-            stat = path.stat()
-            if not stat.st_size and path.is_file() and time.time() - stat.st_mtime > age:
+            if path.is_file() and time.time() - path.stat().st_mtime > age:
                 path.unlink()
         except FileNotFoundError:  # gradio was faster
             continue

@@ -24,5 +24,5 @@ def test_changed_files_are_read_or_refused(name, tmp_path, caplog) -> None:
     for _ in range(RUNS[name]):
         findings.try_one(fuzz.changed(seeds, draw))
     assert sum(findings.seen.values()) == RUNS[name] + len(seeds)
-    assert len(findings.seen) >= 3, findings.seen  # some were read, some refused
+    assert len(findings.seen) >= 2, findings.seen  # some were read, some refused
     assert findings.slowest < fuzz.SLOW

@@ -393,13 +393,24 @@ def test_the_guard_counts_by_address_and_all_together(monkeypatch) -> None:
     assert guard._address({"headers": [], "client": ("127.0.0.1", 5)}) == "127.0.0.1"
 
 
-def test_empty_files_that_uploads_leave_are_swept_away(tmp_path) -> None:
-    for name, content in (("tmpa", b""), ("tmpb", b"x"), ("other", b"")):
-        (tmp_path / name).write_bytes(content)
-        os.utime(tmp_path / name, (1, 1))
-    (tmp_path / "tmpnew").touch()
+def test_what_uploads_leave_is_swept_away(tmp_path) -> None:
+    (tmp_path / "hash").mkdir()
+    for name in ("empty", "hash/old.mp4", "hash/new.mp4"):
+        (tmp_path / name).write_bytes(b"")
+        os.utime(tmp_path / name, (1, 1) if "new" not in name else None)
     guard.sweep(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"tmpb", "other", "tmpnew"}
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["new.mp4"]
+
+
+def test_two_visitors_may_upload_the_same_file(studio, upload) -> None:
+    """Gradio gives both of them one path."""
+    file, one, other = upload("same.mp4"), Visit(), Visit()
+    for visit in (one, other):
+        clip = studio.add(file, "same.mp4", visit)
+        assert clip.path.is_relative_to(visit.folder)
+    one.forget()
+    assert other.clips[0].path.is_file()
+    other.forget()
 
 
 def test_a_file_that_hangs_the_decoder_is_refused(studio, tmp_path, monkeypatch) -> None:

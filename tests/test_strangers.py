@@ -14,6 +14,8 @@ import pytest
 import torch
 from fixtures.gallery import load, write_model, write_video
 from fixtures.golden import cases
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from alpro_hf.cli import main
 from alpro_hf.convert import CheckpointError, convert_original_checkpoint, load_original_checkpoint
@@ -198,26 +200,40 @@ def index(loaded, tmp_path) -> Path:
 
 
 def rewrite(index: Path, **fields: object) -> None:
-    manifest = json.loads((index / "index.json").read_text())
-    manifest["videos"][0] |= fields
-    (index / "index.json").write_text(json.dumps(manifest))
+    """Change what the only shard says of its first video, or with `shard` what the manifest says of it."""
+    if "shard" in fields:
+        manifest = json.loads((index / "index.json").read_text())
+        manifest["shards"][0] |= fields["shard"]
+        (index / "index.json").write_text(json.dumps(manifest))
+        return
+    [file] = index.glob("*.safetensors")
+    with safe_open(file, framework="pt") as shard:
+        videos = json.loads(shard.metadata()["videos"])
+    videos[0] = list((dict(zip(("path", "size", "mtime_ns"), videos[0], strict=True)) | fields).values())
+    save_file(load_file(file), file, metadata={"videos": json.dumps(videos)})
 
 
 @pytest.mark.parametrize("path", ["/etc/passwd", "../../secret.mp4", "deep/../../../secret.mp4"])
 def test_an_index_names_nothing_outside_of_its_folder(loaded, index, path, capsys) -> None:
     rewrite(index, path=path)
-    with pytest.raises(VideoIndexError, match=r"names the video .* outside .*allow_outside=True"):
-        VideoIndex.load(index, *loaded)
+    with pytest.raises(VideoIndexError, match=r"which lies outside .*allow_outside=True"):
+        VideoIndex.load(index, *loaded).search("a fox")
     assert main(["search", str(index), "a fox"]) == 1
     assert "--allow-outside" in capsys.readouterr().err
     assert len(VideoIndex.load(index, *loaded, allow_outside=True).search("a fox")) == 2
 
 
-@pytest.mark.parametrize("fields", [{"path": 7}, {"shard": "../x"}, {"shard": -1}, {"row": 5}, {"row": 1.5}])
+NONSENSE = [
+    *({"path": 7}, {"size": "1"}, {"mtime_ns": 1.5}),
+    *({"shard": {"file": "../index.safetensors"}}, {"shard": {"file": "/etc/passwd"}}, {"shard": {"rows": 3}}),
+]
+
+
+@pytest.mark.parametrize("fields", NONSENSE)
 def test_an_index_of_nonsense_is_damaged(loaded, index, fields) -> None:
     rewrite(index, **fields)
     with pytest.raises(VideoIndexError, match="damaged"):
-        VideoIndex.load(index, *loaded)
+        VideoIndex.load(index, *loaded).search("a fox")
 
 
 def test_links_out_of_the_folder_are_not_followed(loaded, tmp_path, index) -> None:
@@ -234,19 +250,17 @@ def test_links_out_of_the_folder_are_not_followed(loaded, tmp_path, index) -> No
     assert path == link and "leads out" in reason and "--allow-outside" in reason
     trusting = VideoIndex.load(index, *loaded, allow_outside=True)
     assert trusting.add([link], progress=False).indexed == [link]
-    with pytest.raises(VideoIndexError, match=r"link\.mp4, a link that leads out"):
+    with pytest.raises(VideoIndexError, match=r"link\.mp4, which lies outside"):
         VideoIndex.load(index, *loaded).search("a fox", top_k=4)
 
 
-def test_videos_of_several_folders_widen_the_root(loaded, tmp_path, index) -> None:
+def test_videos_of_another_folder_are_added_only_if_allowed(loaded, tmp_path, index) -> None:
     other = write_video(tmp_path / "others" / "2.mp4", 2)
-    opened = VideoIndex.load(index, *loaded)
-    opened.add([other], progress=False)
-    names = [entry["path"] for entry in json.loads((index / "index.json").read_text())["videos"]]
-    assert names == ["videos/0.mp4", "videos/1.mp4", "others/2.mp4"]
-    again = VideoIndex.load(index, *loaded)
-    assert set(again.paths) == {*(tmp_path / "videos").iterdir(), other}
-    assert again.add(again.paths, progress=False).indexed == []
+    [(path, reason)] = VideoIndex.load(index, *loaded).add([other], progress=False).failed
+    assert path == other and "outside" in reason and "--allow-outside" in reason
+    trusting = VideoIndex.load(index, *loaded, allow_outside=True)
+    assert trusting.add([other], progress=False).indexed == [other]
+    assert other in [result.path for result in trusting.search("a fox", top_k=3)]
 
 
 # --- annotations ----------------------------------------------------------------------------------------------------

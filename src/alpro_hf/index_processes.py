@@ -39,8 +39,8 @@ def build_in_processes(
         model, processor: The same in every process, on the device of the process.
         paths: All videos, in the same order everywhere.
         directory: Folder that all processes see.
-        batch_size, shard_size, progress, name, allow_outside, decoder: As in `VideoIndex.build`; the first process shows
-            its own progress.
+        batch_size, shard_size, progress, name, allow_outside, decoder: As in `VideoIndex.build`; the first process
+            shows its own progress.
 
     Returns:
         The whole index, with a report of what all processes did.
