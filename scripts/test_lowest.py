@@ -22,7 +22,8 @@ TESTS = (
     *("test_processing.py", "test_video_processing.py", "test_retrieval.py", "test_convert.py", "test_trainer.py"),
     *("data/test_annotations.py", "data/test_collator.py", "test_evaluation.py", "test_package.py"),
 )
-# tools, of which any version will do, and what the tests above do without
+ANY = {"pytest", "pytest-timeout", "pytest-xdist", "hypothesis"}  # tools, of which any version will do
+# what the tests above do without
 LEFT_OUT = {"mypy", "ruff", "playwright", "onnx", "onnxruntime", "onnxscript", "spacy", "types-tqdm", "evaluate"}
 
 
@@ -34,7 +35,8 @@ def lowest() -> list[str]:
         wanted = Requirement(text)
         bounds = [one.version for one in wanted.specifier if one.operator == ">="]
         if wanted.name not in LEFT_OUT:
-            found[wanted.name] = f"{wanted.name}=={bounds[0]}" if bounds else wanted.name
+            pinned = bounds and wanted.name not in ANY
+            found[wanted.name] = f"{wanted.name}=={bounds[0]}" if pinned else wanted.name
     return list(found.values())
 
 

@@ -192,7 +192,7 @@ class Studio:
             if visit.folder is None:
                 visit.folder = Path(tempfile.mkdtemp(prefix="visit-", dir=self.folder))
             visit.uploads += 1
-            # visitors who upload the same content share a file of gradio; what is left of it is swept away, see guard.py
+            # visitors who upload the same content share a file of gradio, which guard.py sweeps away later
             path = Path(shutil.copyfile(file, visit.folder / str(visit.uploads)))
         except DemoError:
             file.unlink(missing_ok=True)
