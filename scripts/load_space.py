@@ -52,7 +52,11 @@ def space(port: int, folder: Path) -> Iterator[tuple[str, psutil.Process]]:
             yield address, psutil.Process(process.pid)
         finally:
             process.terminate()
-            process.wait(60)
+            try:
+                process.wait(60)
+            except subprocess.TimeoutExpired:
+                print("the demo did not stop within 60 seconds")
+                process.kill()
 
 
 def used(process: psutil.Process) -> dict[str, int]:

@@ -475,6 +475,10 @@ def main() -> None:
             ssr_mode=False,
             app_kwargs={"middleware": [Middleware(Guard, folder=Path(get_upload_folder()))]},
         )
+    except SystemExit:  # told to stop
+        demo.close()
+        studio.close()
+        os._exit(0)  # at once: threads of gradio would wait for visitors who are still connected
     finally:
         demo.close()
         studio.close()
