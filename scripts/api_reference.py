@@ -26,6 +26,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "pretraining_alpro": (),
     "unimodal_alpro": (),
     "decoding": ("decode", "probe", "VideoInfo", "VideoDecodeError"),
+    "decoding_worker": (),
     "video_processing_alpro": ("AlproVideoProcessor",),
     "processing_alpro": ("AlproProcessor",),
     "pipeline_alpro": ("VideoQuestionAnsweringPipeline", "TextVideoRetrievalPipeline"),

@@ -23,8 +23,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from evaluate_sprites import measure
+from numpy._core.multiarray import _reconstruct, scalar
 from sprite_start import FRAMES, build_start
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
@@ -92,7 +94,9 @@ def rows_of(stage: str, output: Path, seed: int, scale: float) -> Dataset:
         partial = path.with_suffix(f".{os.getpid()}")
         torch.save([rows[i] for i in tqdm(range(length), desc=f"clips of {stage}", unit="row")], partial)
         os.replace(partial, path)
-    return torch.load(path, weights_only=False)  # written by the lines above
+    arrays = [np.ndarray, np.dtype, np.dtypes.UInt8DType, np.dtypes.Int64DType, _reconstruct, scalar]
+    with torch.serialization.safe_globals(arrays):
+        return torch.load(path, weights_only=True)
 
 
 def train(

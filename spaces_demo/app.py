@@ -17,6 +17,9 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio i
 
 import gradio as gr
 import views
+from gradio.utils import get_upload_folder
+from guard import Guard
+from starlette.middleware import Middleware
 from studio import (
     MAX_CHARACTERS,
     MAX_CLIPS,
@@ -30,6 +33,8 @@ from studio import (
     from_environment,
 )
 from theme import THEME
+
+from alpro_hf import VideoDecodeError
 
 HERE = Path(__file__).parent
 QUEUE = 32  # visitors that wait; more are asked to come back
@@ -281,7 +286,7 @@ class Endpoints:
 
 
 def _polite(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function, whose `DemoError` becomes a toast."""
+    """The same function, whose `DemoError` becomes a toast, as does a clip that is gone."""
 
     @wraps(function)
     def polite(*args: Any) -> Any:
@@ -289,6 +294,9 @@ def _polite(function: Callable[..., Any]) -> Callable[..., Any]:
             return function(*args)
         except DemoError as error:
             raise gr.Error(str(error), title="Not possible", print_exception=False) from error
+        except (VideoDecodeError, FileNotFoundError) as error:  # it was fine when it came
+            gone = "This clip can no longer be read. Pick another or upload it again."
+            raise gr.Error(gone, title="Not possible", print_exception=False) from error
 
     return polite
 
@@ -465,7 +473,12 @@ def main() -> None:
             allowed_paths=[],
             footer_links=["api"],
             ssr_mode=False,
+            app_kwargs={"middleware": [Middleware(Guard, folder=Path(get_upload_folder()))]},
         )
+    except SystemExit:  # told to stop
+        demo.close()
+        studio.close()
+        os._exit(0)  # at once: threads of gradio would wait for visitors who are still connected
     finally:
         demo.close()
         studio.close()

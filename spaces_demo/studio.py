@@ -30,13 +30,16 @@ from alpro_hf.data.sprite_render import write_clip
 from alpro_hf.data.sprite_world import SEEN_SPRITES, Scene, content, draw_group, draw_scene
 from alpro_hf.decoding import (
     CorruptVideoError,
+    DecoderFailedError,
     EmptyVideoError,
     NotAVideoError,
     NoVideoStreamError,
     TruncatedVideoError,
+    VideoInfo,
+    VideoTooLargeError,
     decode,
-    probe,
 )
+from alpro_hf.decoding_worker import IsolatedDecoder
 from alpro_hf.inspection import EntityMaps, SentenceMaps, black_pixel, box_entities, entity_maps, patch_grid, word_maps
 from alpro_hf.question_answering import Answer, ask
 from alpro_hf.results import RESULTS
@@ -47,6 +50,7 @@ MAX_MEGABYTES = 20
 MAX_SECONDS = 60
 MAX_PIXELS = 4096 * 2304
 MAX_CHARACTERS = 200
+DECODE_SECONDS, DECODE_MEMORY = 30.0, 2 * 1024**3  # of one file, in a process that is ended beyond them
 RERANK = 16
 ANSWERS = ENTITIES = 5
 GALLERY_SIDE = 192
@@ -60,6 +64,8 @@ PROBLEMS: dict[type[VideoDecodeError], str] = {
     EmptyVideoError: "is empty.",
     TruncatedVideoError: "ends in the middle. Upload the whole file.",
     CorruptVideoError: "is damaged and cannot be read.",
+    DecoderFailedError: "cannot be decoded here: it takes too long, or is damaged.",
+    VideoTooLargeError: "is too large to be decoded here.",
 }
 
 
@@ -150,14 +156,16 @@ class Studio:
             self.prompter = (built, self.processor)
         self._temporary = tempfile.TemporaryDirectory(prefix="alpro-demo-")
         self.folder = Path(self._temporary.name)
+        self.decoder = IsolatedDecoder(deadline=DECODE_SECONDS, max_memory=DECODE_MEMORY)
         self.clips = _gallery(self.folder / "gallery")
         self.index = self._new_index([clip.path for clip in self.clips])
 
     def _new_index(self, paths: Sequence[Path]) -> VideoIndex:
-        return VideoIndex.build(self.model, self.processor, paths, progress=False)
+        return VideoIndex.build(self.model, self.processor, paths, progress=False, decoder=self.decoder)
 
     def close(self) -> None:
-        """Delete all files, those of visitors too."""
+        """End the processes that decode, and delete all files, those of visitors too."""
+        self.decoder.close()
         self._temporary.cleanup()
 
     # ---------------------------------------------------------------------------------------------------------- clips
@@ -170,7 +178,7 @@ class Studio:
         raise DemoError("This clip is gone: uploads are deleted after an hour. Pick another or upload it again.")
 
     def add(self, file: Path, name: str, visit: Visit) -> Clip:
-        """Take a file over into a visit: check it, move it to the visitor's folder, encode it.
+        """Take a file over into a visit: check it, copy it to the visitor's folder, encode it.
 
         Raises:
             DemoError: It cannot be used; it is deleted then.
@@ -180,11 +188,12 @@ class Studio:
                 raise DemoError(f"You have {MAX_CLIPS} clips here already, which is the limit. Remove them first.")
             if file.stat().st_size > MAX_MEGABYTES * 1024**2:
                 raise DemoError(f"“{name}” is larger than {MAX_MEGABYTES} MB, the limit here.")
-            preview = _checked_preview(file, name)
+            preview = _checked_preview(file, name, self.decoder)
             if visit.folder is None:
                 visit.folder = Path(tempfile.mkdtemp(prefix="visit-", dir=self.folder))
             visit.uploads += 1
-            path = Path(shutil.move(file, visit.folder / f"{visit.uploads}{file.suffix}"))
+            # visitors who upload the same content share a file of gradio, which guard.py sweeps away later
+            path = Path(shutil.copyfile(file, visit.folder / str(visit.uploads)))
         except DemoError:
             file.unlink(missing_ok=True)
             raise
@@ -199,7 +208,7 @@ class Studio:
         if visit.index is None:
             visit.index = self._new_index([path])
         else:
-            visit.index.add([path], progress=False)
+            visit.index.add([path], progress=False, decoder=self.decoder)
         visit.clips.append(clip)
         return clip
 
@@ -245,10 +254,11 @@ class Studio:
     def ask(self, clip: Clip, question: str) -> list[Answer]:
         """The five likeliest answers."""
         question = _checked(question, "Ask something about the clip, for instance “what does the bell do?”.")
-        return ask(*self.qa, clip.path, [question], top_k=ANSWERS)[0]
+        return ask(*self.qa, clip.path, [question], top_k=ANSWERS, decoder=self.decoder)[0]
 
     def _pixels(self, processor: Any, clip: Clip) -> torch.Tensor:
-        return processor.video_processor(str(clip.path), return_tensors="pt")["pixel_values_videos"]
+        pixels = processor.video_processor(str(clip.path), return_tensors="pt", decoder=self.decoder.decode)
+        return pixels["pixel_values_videos"]
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -260,12 +270,14 @@ class Studio:
     def frames(self, clip: Clip) -> list[str]:
         """What the model looks at, in its own proportions: data URIs of JPEG images."""
         processor = self.prompter[1] if self.prompter else self.processor
-        info = probe(clip.path)
-        seen = processor.video_processor(str(clip.path), return_tensors="pt", return_metadata=True)
+        info = self.decoder.probe(clip.path)
+        seen = processor.video_processor(
+            str(clip.path), return_tensors="pt", return_metadata=True, decoder=self.decoder.decode
+        )
         indices = list(seen["video_metadata"][0].frames_indices)
         scale = FRAME_SIDE / max(info.width, info.height)
         size = {"height": max(1, round(info.height * scale)), "width": max(1, round(info.width * scale))}
-        return [_jpeg(pixels) for pixels in decode(clip.path, indices, **size).pixels]
+        return [_jpeg(pixels) for pixels in self.decoder.decode(clip.path, indices, **size).pixels]
 
     def _prompter(self) -> tuple[AlproPrompterModel, Any]:
         if self.prompter is None:
@@ -354,30 +366,29 @@ def _title(scene: Scene) -> str:
     return (", then " if kind == "sequence" else ", ").join(f"{sprite} {DOING[action]}" for sprite, action in roles)
 
 
-def _checked_preview(file: Path, name: str) -> bytes:
+def _checked_preview(file: Path, name: str, decoder: IsolatedDecoder) -> bytes:
     try:
-        info = probe(file)
+        info = decoder.probe(file)
         if info.duration > MAX_SECONDS:
             raise DemoError(f"“{name}” lasts {info.duration:.0f} seconds; up to {MAX_SECONDS} seconds are taken here.")
         if info.width * info.height > MAX_PIXELS:
             raise DemoError(
                 f"“{name}” has {info.width} x {info.height} pixels, more than 4K. Upload a smaller version."
             )
-        return _preview(file)
+        return _preview(file, info, decoder)
     except VideoDecodeError as error:
         problem = PROBLEMS.get(type(error), f"cannot be used: {error.problem}.")
         raise DemoError(f"“{name}” {problem}") from error
 
 
-def _preview(file: Path) -> bytes:
+def _preview(file: Path, info: VideoInfo, decoder: IsolatedDecoder) -> bytes:
     """A small H.264 version at the true speed, without sound."""
-    info = probe(file)
     rate = min(info.fps or PREVIEW_RATE, PREVIEW_RATE, PREVIEW_FRAMES / max(info.duration, 1))
     count = max(1, min(info.num_frames, round(info.duration * rate)))
     scale = min(1.0, PREVIEW_SIDE / max(info.width, info.height))
     height, width = (max(16, round(side * scale / 2) * 2) for side in (info.height, info.width))
     indices = [(2 * i + 1) * info.num_frames // (2 * count) for i in range(count)]
-    frames = decode(file, indices, height=height, width=width).pixels
+    frames = decoder.decode(file, indices, height=height, width=width).pixels
     result = io.BytesIO()
     with av.open(result, "w", format="mp4") as container:
         options = {"crf": "26", "preset": "veryfast", "threads": "1"}

@@ -2,10 +2,13 @@
 
 import hashlib
 import importlib.util
+import ipaddress
 import os
+import socket
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -16,6 +19,29 @@ os.environ.setdefault("SVT_LOG", "1")  # the AV1 encoder talks to stderr otherwi
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 RATE = 25
+REACHED: list[str] = []  # other machines that something tried to reach
+
+
+def pytest_configure() -> None:
+    """Nothing that runs here, imports too, may speak to another machine."""
+    connect = socket.socket.connect
+
+    def guarded(self: socket.socket, address: Any) -> None:
+        if self.family in (socket.AF_INET, socket.AF_INET6) and not _is_here(address[0]):
+            REACHED.append(str(address[0]))
+            raise ConnectionRefusedError(f"A test tried to reach {address}, which is another machine.")
+        connect(self, address)
+
+    socket.socket.connect = guarded  # type: ignore[method-assign]
+
+
+def _is_here(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 Encoder = Callable[..., Path]
 
 

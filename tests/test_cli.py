@@ -90,7 +90,6 @@ def test_index_survives_kill_and_interrupt(tmp_path, models) -> None:
     interrupted = start("index", *clips[:5], pipe, *clips[5:], *common)
     wait_for_videos(index, 5, interrupted)
     interrupted.send_signal(signal.SIGINT)
-    pipe.open("wb").close()  # lets go of the thread that reads it
     out, err = interrupted.communicate(timeout=60)
     assert interrupted.returncode == 130
     assert out == ""
@@ -108,6 +107,7 @@ def test_index_survives_kill_and_interrupt(tmp_path, models) -> None:
         "unchanged": 5,
     }
     assert [failure["path"] for failure in result["failed"]] == [str(broken)]
+    assert [json.loads(line) for line in (index / "failed.jsonl").read_text().splitlines()] == result["failed"]
     assert result["failed"][0]["reason"] in err
     assert "indexing" in err
 

@@ -2,10 +2,12 @@
 
 import ast
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import conftest
 import pytest
 from transformers import AutoConfig, AutoModel, AutoModelForVisualQuestionAnswering
 
@@ -19,14 +21,28 @@ ALLOWED = {"torch", "torchvision", "transformers", "huggingface_hub", "av", "num
 TINY = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 
 
-def test_import_brings_nothing_optional_and_builds_nothing() -> None:
-    code = "import sys, json, alpro_hf; print(json.dumps([sorted(sys.modules), alpro_hf.__version__]))"
+def test_import_brings_nothing_optional_builds_nothing_and_asks_nobody() -> None:
+    code = """
+import json, sys
+asked = []
+sys.addaudithook(lambda event, args: event in ("socket.connect", "socket.getaddrinfo") and asked.append(event))
+import alpro_hf
+print(json.dumps([sorted(sys.modules), alpro_hf.__version__, asked]))
+"""
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    modules, version = json.loads(output)
+    modules, version, asked = json.loads(output)
+    assert asked == []
     loaded = {name.split(".")[0] for name in modules}
     assert not loaded & {"gradio", "spacy", "evaluate", "datasets", "matplotlib", "hypothesis", "pytest"}
     assert not {name for name in modules if name.startswith("alpro_hf.data") or name == "alpro_hf.trainer"}
     assert version == alpro_hf.__version__
+
+
+def test_no_test_so_far_tried_to_reach_another_machine() -> None:
+    assert conftest.REACHED == []
+    with socket.socket() as one, pytest.raises(ConnectionRefusedError, match="another machine"):
+        one.connect(("192.0.2.1", 80))
+    conftest.REACHED.clear()
 
 
 def test_every_public_name_exists() -> None:

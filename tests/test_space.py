@@ -1,5 +1,6 @@
 """The Space: its parts, its endpoints called by gradio's client, and its page in a real browser."""
 
+import http.client
 import importlib.util
 import json
 import os
@@ -10,6 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,8 @@ from fixtures.gallery import write_video
 SPACE = Path(__file__).parents[1] / "spaces_demo"
 sys.path.insert(0, str(SPACE))
 
+import gradio as gr  # noqa: E402
+import guard  # noqa: E402
 import studio as studio_module  # noqa: E402
 import views  # noqa: E402
 from studio import MAX_CLIPS, DemoError, Studio, Visit  # noqa: E402
@@ -322,6 +326,100 @@ def test_no_other_file_of_the_machine_is_served(address, tmp_path) -> None:
     said = urllib.request.urlopen(f"{address}/gradio_api/call/ask/{event}").read().decode()
     assert "event: error" in said and "probability" not in said
     assert secret.is_file()
+
+
+@pytest.mark.slow
+def test_no_route_reads_other_files_or_tells_of_the_program(address, tmp_path) -> None:
+    """Every route that gradio serves, asked for files in every way that paths are written."""
+    from gradio.routes import App
+
+    secret = tmp_path / "secret.txt"
+    secret.write_text("a secret that nobody may read")
+    targets = [secret, SPACE / "app.py", Path("/etc/passwd")]
+    told = [secret.read_bytes(), (SPACE / "app.py").read_bytes()[:200], b"root:x:", b"root:*:", b"Traceback"]
+    host, asked, codes = address.removeprefix("http://"), set(), Counter()
+    served = App.create_app(gr.Blocks()).routes
+    routes = {route.path for route in served if "GET" in (getattr(route, "methods", None) or ())}
+    assert len(routes) > 20
+    for route in sorted(routes):
+        for target in targets if "{" in route else targets[:1]:
+            climbed = "../" * 12 + str(target).lstrip("/")
+            ways = [str(target), climbed, climbed.replace("../", "..%2f"), climbed.replace("../", "%2e%2e/")]
+            for way in [*ways, f"file://{target}", f"http://127.0.0.1:1/{target.name}"]:
+                path = re.sub(r"\{[^}]+\}", lambda _, way=way: way, route)
+                if path in asked or "heartbeat" in path or "queue/data" in path or "stream" in path:
+                    continue  # those wait for a session's events
+                asked.add(path)
+                connection = http.client.HTTPConnection(host, timeout=20)
+                connection.putrequest("GET", path.replace(" ", "%20"), skip_accept_encoding=True)
+                connection.endheaders()
+                answer = connection.getresponse()
+                body = answer.read(200_000)
+                connection.close()
+                codes[answer.status] += 1
+                assert not [said for said in told if said in body], path
+                assert answer.getheader("x-content-type-options") == "nosniff", path
+    assert len(asked) > 60 and codes[404] + codes[403] > 20, codes
+
+
+@pytest.mark.slow
+def test_uploads_that_come_too_fast_are_turned_away_with_a_sentence(address) -> None:
+    """As from another address, so that the other tests may go on uploading."""
+    boundary = "x" * 20
+    part = 'Content-Disposition: form-data; name="files"; filename="../../a.mp4"'
+    body = f"--{boundary}\r\n{part}\r\n\r\nx\r\n--{boundary}--\r\n"
+    headers = {"Content-Type": f"multipart/form-data; boundary={boundary}", "X-Forwarded-For": "spoofed, 192.0.2.7"}
+    call = urllib.request.Request(f"{address}/gradio_api/upload", body.encode(), headers)
+    for _ in range(guard.UPLOADS):
+        with urllib.request.urlopen(call) as answer:
+            [path] = json.load(answer)
+        assert Path(path).name == "a.mp4" and ".." not in path
+    for _ in range(2):
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(call)
+        assert refused.value.code == 429 and "Wait a little" in json.load(refused.value)["detail"]
+
+
+def test_the_guard_counts_by_address_and_all_together(monkeypatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(guard.time, "monotonic", lambda: now[0])
+    watch = guard.Guard(None, uploads=2, all_uploads=5)
+    assert [watch._admits("a") for _ in range(3)] == [True, True, False]
+    assert [watch._admits(who) for who in "bbccd"] == [True, True, True, False, False]
+    now[0] += 61
+    assert watch._admits("a")
+    scope = {"headers": [(b"x-forwarded-for", b"made up, 192.0.2.1")], "client": ("127.0.0.1", 5)}
+    assert guard._address(scope) == "192.0.2.1"
+    assert guard._address({"headers": [], "client": ("127.0.0.1", 5)}) == "127.0.0.1"
+
+
+def test_what_uploads_leave_is_swept_away(tmp_path) -> None:
+    (tmp_path / "hash").mkdir()
+    for name in ("empty", "hash/old.mp4", "hash/new.mp4"):
+        (tmp_path / name).write_bytes(b"")
+        os.utime(tmp_path / name, (1, 1) if "new" not in name else None)
+    guard.sweep(tmp_path)
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["new.mp4"]
+
+
+def test_two_visitors_may_upload_the_same_file(studio, upload) -> None:
+    """Gradio gives both of them one path."""
+    file, one, other = upload("same.mp4"), Visit(), Visit()
+    for visit in (one, other):
+        clip = studio.add(file, "same.mp4", visit)
+        assert clip.path.is_relative_to(visit.folder)
+    one.forget()
+    assert other.clips[0].path.is_file()
+    other.forget()
+
+
+def test_a_file_that_hangs_the_decoder_is_refused(studio, tmp_path, monkeypatch) -> None:
+    pipe = tmp_path / "pipe.mp4"
+    os.mkfifo(pipe)
+    monkeypatch.setattr(studio.decoder, "deadline", 2.0)
+    with pytest.raises(DemoError, match=r"takes too long"):
+        studio.add(pipe, pipe.name, Visit())
+    assert not pipe.exists()
 
 
 # -------------------------------------------------------------------------------------------------------- in a browser

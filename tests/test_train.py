@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -28,6 +29,7 @@ from alpro_hf import (
 from alpro_hf.data.augmentation import AlproAugmentation
 from alpro_hf.recipe import AlproRecipe, RecipeError, batch_per_device, read_recipe, recipe_names
 from alpro_hf.train import add_arguments, run
+from alpro_hf.trainer import StopWhenTold
 
 ENTITIES = ["fox", "dog", "cat"]
 # what makes a bundled recipe small; options on the command line win over it
@@ -213,6 +215,26 @@ def test_the_batch_is_divided_among_processes():
 
 
 # ---------------------------------------------------------------------------------------------------------- the tasks
+
+
+def test_sigterm_saves_a_checkpoint_and_the_same_command_goes_on(data, tmp_path, capsys, monkeypatch):
+    argv = ["--recipe", "msrvtt-retrieval", "--data", data / "clips.jsonl", "--model", data / "retrieval"]
+    argv += ["--output", tmp_path, "--isolate_decoding", "true"]
+
+    def told(self, *args, **kwargs):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(StopWhenTold, "on_step_begin", told)
+    assert train(*argv, save_steps=50) == 143
+    assert "told to end; a checkpoint was saved" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-1"]
+    assert not (tmp_path / "model.safetensors").exists()
+    monkeypatch.undo()
+    assert train(*argv, save_steps=50) == 0
+    assert f"goes on from {tmp_path / 'checkpoint-1'}" in capsys.readouterr().out
+    assert (tmp_path / "model.safetensors").exists()
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_retrieval(data, tmp_path, capsys):

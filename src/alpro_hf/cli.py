@@ -6,10 +6,14 @@ Only what a command needs is imported, and only when it runs: `alpro --help` wai
 import argparse
 import json
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
+from typing import Any, NoReturn
 
 from . import __version__
 from .loading import BUNDLED, CommandError, load_model
@@ -48,6 +52,7 @@ exit codes:
   1    the command failed, or some of the videos could not be used (named on stderr; all others were)
   2    wrong usage
   130  interrupted (Ctrl-C); alpro index keeps what it has done and goes on when started again
+  143  told to end (SIGTERM); alpro index as with Ctrl-C, and alpro train saves a checkpoint first
 """
 WHAT_IS_A_VIDEO = """\
 In a folder, a file is a video if its extension is a well-known one of videos (.mp4, .mkv, .avi, ...) or if its first
@@ -57,7 +62,10 @@ INDEX_EPILOG = f"""\
 {WHAT_IS_A_VIDEO}
 Started again, the command takes up changes: new and changed videos (other size or time of change) are encoded, those
 that are gone are dropped, all others are left alone. That is also how an interrupted run goes on. Videos that cannot
-be decoded are listed at the end and tried again next time. An index may be moved, and be made from several folders.
+be decoded are listed at the end, and with their reasons in INDEX/failed.jsonl, and tried again next time. Decoding
+runs in processes of its own, so that a video that crashes or hangs it is one of those.
+
+An index may be moved, and be made from several folders.
 
 examples:
   alpro index holiday --output holiday-index
@@ -88,6 +96,10 @@ and a picture of what was asked and found.
 """
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which asks as Ctrl-C does, only from outside: the same is kept and the same is cleaned up."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `alpro` with the given arguments (default: those of the process) and return its exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
@@ -96,14 +108,41 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):  # a file name need not be text
         stream.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
     try:
-        return args.run(args)
-    except KeyboardInterrupt:
-        return _complain(args, "interrupted", code=130)
+        with _terminable():
+            return args.run(args)
+    except KeyboardInterrupt as stopped:
+        return _complain(args, _why(stopped), code=_code(stopped))
     except BrokenPipeError:  # the reader of our output, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except _expected_errors() as error:
         return _complain(args, " ".join(str(error).split()))
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Turns SIGTERM into `Terminated`, where signals can be received: in the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def terminate(number: int, frame: Any) -> NoReturn:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _why(stopped: KeyboardInterrupt) -> str:
+    return "told to end" if isinstance(stopped, Terminated) else "interrupted"
+
+
+def _code(stopped: KeyboardInterrupt) -> int:
+    """128 and the number of the signal, as shells have it."""
+    return 128 + (signal.SIGTERM if isinstance(stopped, Terminated) else signal.SIGINT)
 
 
 def _complain(args: argparse.Namespace, message: str, code: int = 1) -> int:
@@ -181,6 +220,18 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
 
     for sub in (index, search):
         sub.add_argument(
+            "--allow-outside",
+            action="store_true",
+            help="take videos that links, or the paths in an index, lead to outside of the folder (default: refuse)",
+        )
+        sub.add_argument(
+            "--deadline",
+            type=_number(1),
+            default=300,
+            metavar="SECONDS",
+            help="give up on a video that takes longer to decode (default: 300)",
+        )
+        sub.add_argument(
             "--dtype",
             choices=["auto", "float32", "bfloat16"],
             default="float32" if sub is index else None,
@@ -223,6 +274,8 @@ def _text(text: str) -> str:
 
 
 def _index(args: argparse.Namespace) -> int:
+    from .decoding_worker import IsolatedDecoder
+    from .index_files import FAILED
     from .retrieval import VideoIndex
 
     videos, failed = _find_videos(args.paths)
@@ -231,18 +284,21 @@ def _index(args: argparse.Namespace) -> int:
     sizes = {"batch_size": args.batch_size, "shard_size": args.shard_size, "name": name}
     first = True
     try:
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # started by accelerate launch or torchrun
-            from accelerate import PartialState
+        with IsolatedDecoder(deadline=args.deadline) as decoder:
+            options: dict[str, Any] = {"decoder": decoder, "allow_outside": args.allow_outside, **sizes}
+            if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # started by accelerate launch or torchrun
+                from accelerate import PartialState
 
-            from .index_processes import build_in_processes
+                from .index_processes import build_in_processes
 
-            state = PartialState(cpu=model.device.type == "cpu")
-            first = state.is_main_process
-            index = build_in_processes(model.to(state.device), processor, videos, args.output, state, **sizes)
-        else:
-            index = VideoIndex.build(model, processor, videos, directory=args.output, **sizes)
-    except KeyboardInterrupt:
-        return _complain(args, "interrupted; what is done is kept, and the same command goes on from there", code=130)
+                state = PartialState(cpu=model.device.type == "cpu")
+                first = state.is_main_process
+                index = build_in_processes(model.to(state.device), processor, videos, args.output, state, **options)
+            else:
+                index = VideoIndex.build(model, processor, videos, directory=args.output, **options)
+    except KeyboardInterrupt as stopped:
+        kept = "what is done is kept, and the same command goes on from there"
+        return _complain(args, f"{_why(stopped)}; {kept}", code=_code(stopped))
     if not first:  # one process speaks for all
         return 0
     failed += index.report.failed
@@ -263,22 +319,30 @@ def _index(args: argparse.Namespace) -> int:
         print(f"{result['indexed']} indexed, {result['unchanged']} unchanged, {len(gone)} gone, {len(failed)} failed")
     for path in gone:
         print(f"gone: {_shown(path)}", file=sys.stderr)
+    if index.report.failed:
+        print(f"all that failed are listed in {args.output / FAILED}", file=sys.stderr)
     return _list_failed(failed)
 
 
 def _search(args: argparse.Namespace) -> int:
+    from .decoding_worker import IsolatedDecoder
     from .index_files import MANIFEST, Manifest
     from .retrieval import VideoIndex
+
+    outside = args.allow_outside
 
     failed: list[tuple[Path, str]] = []
     if (args.where / MANIFEST).is_file():
         made = Manifest.read(args.where).model
         name = args.model or made["name"]
-        index = VideoIndex.load(args.where, *load_model("retrieval", name, args.dtype or made["dtype"]), name=name)
+        loaded = load_model("retrieval", name, args.dtype or made["dtype"])
+        index = VideoIndex.load(args.where, *loaded, name=name, allow_outside=outside)
     else:
         videos, failed = _find_videos([args.where])
         name = args.model or BUNDLED
-        index = VideoIndex.build(*load_model("retrieval", name, args.dtype), videos)
+        model, processor = load_model("retrieval", name, args.dtype)
+        with IsolatedDecoder(deadline=args.deadline) as decoder:
+            index = VideoIndex.build(model, processor, videos, allow_outside=outside, decoder=decoder)
         failed += index.report.failed
     if not len(index):
         _list_failed(failed)

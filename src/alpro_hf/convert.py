@@ -207,14 +207,15 @@ def load_original_checkpoint(path: str | Path) -> dict[str, torch.Tensor]:
 
     Raises:
         FileNotFoundError: There is no such file.
-        CheckpointError: The file is no checkpoint, is damaged, or holds objects that need code to run.
+        CheckpointError: The file is no checkpoint, is damaged, holds objects that need code to run, unpacks to more
+            than its own size, or has tensors that are no weights: sparse, complex, smaller than their shape says,
+            infinite or no numbers.
     """
     path = Path(path)
     with path.open("rb") as file:
         start = file.read(4)
     if start == b"PK\x03\x04":  # an archive, since torch 1.6; before that a pickle
-        if not zipfile.is_zipfile(path):
-            raise CheckpointError(f"{path} is damaged or incomplete: the end of the archive is not there.")
+        _check_archive(path)
     elif start[:1] != b"\x80":
         raise CheckpointError(f"{path} is not a file written by torch.save (it starts with {start!r}).")
     try:
@@ -227,7 +228,7 @@ def load_original_checkpoint(path: str | Path) -> dict[str, torch.Tensor]:
             f"{path} was refused: it holds {reason}, and reading that could run code from the file. Open it where you "
             "trust it and save the state dict alone: torch.save(model.state_dict(), file)."
         ) from error
-    except (RuntimeError, EOFError, LookupError, UnicodeDecodeError) as error:
+    except (RuntimeError, EOFError, LookupError, UnicodeDecodeError, MemoryError, ValueError, TypeError) as error:
         raise CheckpointError(f"{path} is damaged or incomplete ({type(error).__name__}: {error}).") from error
     for wrapper in ("model", "state_dict"):
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
@@ -237,8 +238,53 @@ def load_original_checkpoint(path: str | Path) -> dict[str, torch.Tensor]:
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not a state dict.")
     others = sorted(str(key) for key, value in content.items() if not isinstance(value, torch.Tensor))
     if others:
-        raise CheckpointError(f"{path} is no state dict: these entries are not tensors: {', '.join(others)}.")
+        raise CheckpointError(f"{path} is no state dict: these entries are not tensors: {_some(others)}.")
+    problems = [f"{name!r} {problem}" for name, tensor in content.items() if (problem := _problem_of(name, tensor))]
+    if problems:
+        raise CheckpointError(f"{path} was refused, as these entries are no weights: {_some(problems)}.")
     return content
+
+
+def _check_archive(path: Path) -> None:
+    """Refuse an archive that torch.save does not write, before any of it is unpacked: that may fill the memory."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged or incomplete: {error}.") from error
+    packed = [member.filename for member in members if member.compress_type != zipfile.ZIP_STORED]
+    if packed:
+        raise CheckpointError(f"{path} was refused: torch.save packs nothing, and here {_some(packed)} is compressed.")
+    unpacked = sum(member.file_size for member in members)
+    if unpacked > path.stat().st_size:
+        raise CheckpointError(f"{path} was refused: {path.stat().st_size:,} bytes that unpack to {unpacked:,}.")
+    odd = [
+        name for name in (m.filename for m in members) if "\\" in name or name[:1] == "/" or ".." in name.split("/")
+    ]
+    if odd:
+        raise CheckpointError(f"{path} was refused: its members are named like paths elsewhere: {_some(odd)}.")
+
+
+def _problem_of(name: object, tensor: torch.Tensor) -> str | None:
+    """Why an entry of a state dict cannot be a weight."""
+    if not isinstance(name, str):
+        return "is no name"
+    if type(tensor) not in (torch.Tensor, torch.nn.Parameter) or tensor.layout != torch.strided or tensor.is_quantized:
+        return f"is no plain tensor ({type(tensor).__name__}, {tensor.layout}, {tensor.dtype})"
+    if tensor.device.type != "cpu" or tensor.is_complex():
+        return f"has no real values ({tensor.dtype} on {tensor.device.type})"
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        shape = " x ".join(map(str, tensor.shape))
+        return f"says it has the shape {shape} but holds {tensor.untyped_storage().nbytes():,} bytes"
+    if not tensor.isfinite().all():
+        return "has values that are infinite or no numbers"
+    return None
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first ten, each cut to what can be read."""
+    shown = ", ".join(name if len(name) <= 120 else f"{name[:120]}..." for name in names[:10])
+    return shown if len(names) <= 10 else f"{shown}, and {len(names) - 10} more"
 
 
 def read_answers(path: str | Path) -> dict[str, int]:
@@ -410,13 +456,22 @@ def _shape(state_dict: State, name: str, dimensions: int) -> tuple[int, ...]:
             "A tensor that tells the size of the model has the wrong number of dimensions.",
             misshaped=[f"{name}: {shape}, {dimensions} dimensions needed"],
         )
+    if 0 in shape:
+        raise CheckpointError("A tensor that tells the size of the model is empty.", misshaped=[f"{name}: {shape}"])
     return shape
 
 
 def _depth(state_dict: State, prefix: str) -> int:
     """How many layers `prefix0`, `prefix1`, ... the checkpoint holds."""
     found = (re.match(re.escape(prefix) + r"(\d+)\.", name) for name in state_dict)
-    return max((int(match.group(1)) + 1 for match in found if match), default=0)
+    layers = {int(match.group(1)) for match in found if match}
+    missing = next(number for number in range(len(layers) + 1) if number not in layers)
+    if missing < len(layers):
+        raise CheckpointError(
+            f"The checkpoint has {len(layers)} layers up to number {max(layers)}, and not all in between.",
+            missing=[f"{prefix}{missing}.*"],
+        )
+    return len(layers)
 
 
 def _read_config(

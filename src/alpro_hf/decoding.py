@@ -20,18 +20,21 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import IO, NoReturn, cast
+from functools import partial
+from typing import IO, TYPE_CHECKING, NoReturn, cast
 
 import av
 import av.error
 import numpy as np
-import torch
 from av.container import InputContainer
 from av.sidedata.sidedata import SideData
 from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
+
+if TYPE_CHECKING:
+    import torch  # takes longer to import than a clip to decode: processes that only decode do without
 
 VideoSource = str | os.PathLike[str] | bytes | IO[bytes]
 
@@ -82,6 +85,10 @@ class CorruptVideoError(VideoDecodeError):
 
 class VideoTooLargeError(VideoDecodeError):
     """The input exceeds one of the `VideoLimits`."""
+
+
+class DecoderFailedError(VideoDecodeError):
+    """The process that decoded it crashed or hung, and was ended; see `decoding_worker`."""
 
 
 class _TableMismatchError(Exception):
@@ -153,7 +160,7 @@ class Frames:
         info: the video they come from.
     """
 
-    pixels: torch.Tensor
+    pixels: "torch.Tensor"
     indices: list[int]
     timestamps: list[float]
     info: VideoInfo
@@ -216,6 +223,23 @@ def decode(
         IndexError: a frame number outside the video.
         OSError: the path cannot be read.
     """
+    import torch
+
+    choose = partial(_choose, indices)
+    pixels, chosen, timestamps, info = read(source, choose, height, width, limits, allow_url, allow_truncated)
+    return Frames(torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), chosen, timestamps, info)
+
+
+def read(
+    source: VideoSource,
+    choose: Callable[[VideoInfo], list[int]],
+    height: int | None,
+    width: int | None,
+    limits: VideoLimits,
+    allow_url: bool,
+    allow_truncated: bool,
+) -> tuple[np.ndarray, list[int], list[float], VideoInfo]:
+    """What `decode` makes `Frames` of; the pixels are uint8 (T, height, width, 3)."""
     with _open(source, limits, allow_url) as video:
         for table in video.tables():
             info = video.info(table)
@@ -223,7 +247,7 @@ def decode(
                 problem = f"the file ends early, after {info.num_frames} readable frames"
                 raise TruncatedVideoError(video.name, problem, "Get the whole file, or pass allow_truncated=True")
             try:
-                return video.read(table, info, _choose(indices, info), height, width)
+                return video.read(table, info, choose(info), height, width)
             except _TableMismatchError:
                 continue
             except CorruptVideoError:
@@ -271,13 +295,8 @@ def _open(source: VideoSource, limits: VideoLimits, allow_url: bool) -> Iterator
             file = io.BytesIO(source)
         elif isinstance(source, str | os.PathLike):
             file = stack.enter_context(open(source, "rb"))
-        elif hasattr(source, "read") and not isinstance(source, io.TextIOBase):
-            file = source
         else:
-            raise TypeError(
-                f"A video is a path, bytes or a binary file object, not {type(source).__name__}. "
-                "Arrays, tensors and lists of images go to AlproVideoProcessor."
-            )
+            file = _checked_file(source)
         if not (hasattr(file, "seekable") and file.seekable()):
             file = stack.enter_context(_copy(file, name, limits))
         size = file.seek(0, os.SEEK_END)
@@ -294,6 +313,15 @@ def _name(source: VideoSource) -> str:
         return f"<{len(source)} bytes>"
     name = getattr(source, "name", None)
     return name if isinstance(name, str) else f"<{type(source).__name__}>"
+
+
+def _checked_file(source: object) -> IO[bytes]:
+    if not hasattr(source, "read") or isinstance(source, io.TextIOBase):
+        raise TypeError(
+            f"A video is a path, bytes or a binary file object, not {type(source).__name__}. "
+            "Arrays, tensors and lists of images go to AlproVideoProcessor."
+        )
+    return cast(IO[bytes], source)
 
 
 def _copy(stream: IO[bytes], name: str, limits: VideoLimits) -> IO[bytes]:
@@ -362,6 +390,10 @@ class _Video:
         except av.error.FFmpegError as error:
             raise self._unreadable(error) from error
         streams = [s for s in self.container.streams.video if not s.disposition & Disposition.attached_pic]
+        whole = streams and all(stream.codec_context is not None for stream in streams)
+        if self.truncated and not whole:
+            self.close()
+            raise self._without_index()
         if not streams:
             kinds = ", ".join(sorted({s.type for s in self.container.streams})) or "none"
             self.close()
@@ -388,13 +420,16 @@ class _Video:
     def _unreadable(self, error: av.error.FFmpegError) -> VideoDecodeError:
         head = self.head
         if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
-            problem = "the file is an mp4 or mov that ends before its index, or the index is damaged"
-            return TruncatedVideoError(self.name, problem, "Get the whole file, or finish the interrupted recording")
+            return self._without_index()
         if head.lstrip().startswith((b"#EXTM3U", b"ffconcat", b"v=0")) or b"<MPD" in head:
             problem = "it is a playlist, which only points to other files"
             return NotAVideoError(self.name, problem, "Pass the video itself")
         problem = f"its content is no video or audio format that can be read ({error.strerror})"
         return NotAVideoError(self.name, problem, "Check the file; its name does not matter")
+
+    def _without_index(self) -> TruncatedVideoError:
+        problem = "the file is an mp4 or mov that ends before its index, or the index is damaged"
+        return TruncatedVideoError(self.name, problem, "Get the whole file, or finish the interrupted recording")
 
     def tables(self) -> Iterator[_Table]:
         """Index tables to try, from the fastest to the safest."""
@@ -527,7 +562,9 @@ class _Video:
         yield from self._packets()
         yield None  # makes the decoder give out the frames it still holds
 
-    def read(self, table: _Table, info: VideoInfo, chosen: list[int], height: int | None, width: int | None) -> Frames:
+    def read(
+        self, table: _Table, info: VideoInfo, chosen: list[int], height: int | None, width: int | None
+    ) -> tuple[np.ndarray, list[int], list[float], VideoInfo]:
         """Decodes the chosen frames. Raises `_TableMismatchError` when what comes out is not what the table says."""
         unique = sorted(set(chosen))
         canvas: _Canvas | None = None
@@ -540,10 +577,9 @@ class _Video:
                 if canvas.transposed:
                     info = replace(info, width=info.height, height=info.width)
             stack[slot] = canvas.draw(frame)
-        pixels = torch.from_numpy(stack).permute(0, 3, 1, 2).contiguous()
         if chosen != unique:
-            pixels = pixels[[bisect.bisect_left(unique, i) for i in chosen]]
-        return Frames(pixels, chosen, [self._seconds(table, info, i) for i in chosen], info)
+            stack = stack[[bisect.bisect_left(unique, i) for i in chosen]]
+        return stack, chosen, [self._seconds(table, info, i) for i in chosen], info
 
     def _exact_frames(self, table: _Table, wanted: list[int]) -> Iterator[VideoFrame]:
         """The frames at ascending positions of the table."""
@@ -593,7 +629,7 @@ class _Video:
 
 
 def _ends_early(file: IO[bytes], size: int) -> bool:
-    """Whether an mp4 or Matroska file announces more bytes of pictures than it has."""
+    """Whether an mp4 or Matroska file announces more bytes of pictures, or of their index, than it has."""
     file.seek(0)
     head = file.read(4096)
     if head[4:8] == b"ftyp":
@@ -606,7 +642,7 @@ def _ends_early(file: IO[bytes], size: int) -> bool:
                 length = int.from_bytes(box[8:], "big")
             if length < 8:  # up to the end of the file, or not a box
                 break
-            if box[4:8] == b"mdat" and offset + length > size:
+            if box[4:8] in (b"mdat", b"moov", b"moof") and offset + length > size:
                 return True
             offset += length
     elif head[:4] == b"\x1a\x45\xdf\xa3":

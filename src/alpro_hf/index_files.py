@@ -8,7 +8,7 @@ are stands in the header of its file; the manifest has a line a shard, so that a
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -20,7 +20,10 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from .video_files import inside
+
 MANIFEST = "index.json"
+FAILED = "failed.jsonl"  # what could not be indexed the last time, and why
 FORMAT = 2
 _START_AGAIN = "Delete the folder of the index and index again."
 
@@ -80,7 +83,10 @@ class Shard:
         if self.videos is not None:
             return self.videos
         assert self.file is not None
-        return _entries_in(self.file, self.file.stat().st_mtime_ns)
+        found = _entries_in(self.file, self.file.stat().st_mtime_ns)
+        if len(found) != self.rows:
+            raise VideoIndexError(f"{self.file} is damaged (it names {len(found)} of {self.rows}). {_START_AGAIN}")
+        return found
 
     def tokens_of(self, row: int) -> torch.Tensor:
         """(1, 1 + N, D), the tokens of one video; of a file nothing else is read."""
@@ -111,7 +117,11 @@ def _entries_in(file: Path, mtime_ns: int) -> list[VideoEntry]:
     with _reading(file) as tensors:
         listed = (tensors.metadata() or {}).get("videos", "")
     try:
-        return [VideoEntry(*values) for values in json.loads(listed)]
+        found = [VideoEntry(*values) for values in json.loads(listed)]
+        for entry in found:
+            if not isinstance(entry.path, str) or not type(entry.size) is type(entry.mtime_ns) is int:
+                raise ValueError(f"{entry} is no video")
+        return found
     except (TypeError, ValueError) as error:
         raise VideoIndexError(f"{file} is damaged (it does not say what is in it). {_START_AGAIN}") from error
 
@@ -176,7 +186,8 @@ class Manifest:
         alone) the folder it was made from.
 
         Raises:
-            VideoIndexError: There is none, or it or a shard is damaged, or it is of another version of the format.
+            VideoIndexError: There is none, or it or a shard is damaged, or it is of another version of the format, or
+                it names a shard outside of its folder.
         """
         directory = Path(os.path.abspath(directory))
         path = directory / MANIFEST
@@ -198,6 +209,9 @@ class Manifest:
             video, next_shard = dict(content["video"]), int(content["next_shard"])
             shards = [(directory / one["file"], int(one["rows"]), set(one["removed"])) for one in content["shards"]]
             root = root if root.is_dir() else Path(content["absolute_root"])
+            strangers = [str(file) for file, *_ in shards if not inside(file, directory)]
+            if strangers:
+                raise ValueError(f"the shard {strangers[0]} is outside of the folder of the index")
         except (KeyError, TypeError, ValueError) as error:
             raise VideoIndexError(f"{path} is damaged ({error!r}). {_START_AGAIN}") from error
         return cls(model, video, root, next_shard, [Shard.read(*shard) for shard in shards])
@@ -246,6 +260,14 @@ class IndexFolder:
         listed = json.dumps([[video.path, video.size, video.mtime_ns] for video in videos])
         _write_whole(file, lambda path: save_file(tensors, path, metadata={"videos": listed}))
         return Shard.read(file, len(videos), set())
+
+    def write_failed(self, failed: Iterable[tuple[Path, str]]) -> None:
+        """List files and reasons, one JSON object a line; no file if there are none."""
+        lines = [json.dumps({"path": str(path), "reason": reason}) + "\n" for path, reason in failed]
+        if lines:
+            _write_whole(self.path / FAILED, lambda path: path.write_text("".join(lines), encoding="utf-8"))
+        else:
+            (self.path / FAILED).unlink(missing_ok=True)
 
     def write_manifest(self, manifest: Manifest) -> None:
         """Write the manifest, then drop the shards that it does not need (or that a dead process left behind)."""

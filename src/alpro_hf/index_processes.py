@@ -13,6 +13,7 @@ from typing import Any
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
+from .decoding_worker import IsolatedDecoder
 from .index_files import MANIFEST, IndexFolder, Manifest, VideoEntry
 from .modeling_alpro import AlproForVideoTextRetrieval
 from .retrieval import IndexingReport, VideoIndex, VideoPath
@@ -29,6 +30,8 @@ def build_in_processes(
     shard_size: int = 64,
     progress: bool = True,
     name: str | None = None,
+    allow_outside: bool = False,
+    decoder: IsolatedDecoder | None = None,
 ) -> VideoIndex:
     """What `VideoIndex.build` does, by all processes of `state` together; each calls this with the same arguments.
 
@@ -36,7 +39,8 @@ def build_in_processes(
         model, processor: The same in every process, on the device of the process.
         paths: All videos, in the same order everywhere.
         directory: Folder that all processes see.
-        batch_size, shard_size, progress, name: As in `VideoIndex.build`; the first process shows its own progress.
+        batch_size, shard_size, progress, name, allow_outside, decoder: As in `VideoIndex.build`; the first process
+            shows its own progress.
 
     Returns:
         The whole index, with a report of what all processes did.
@@ -46,9 +50,10 @@ def build_in_processes(
     """
     files = [Path(os.path.abspath(path)) for path in dict.fromkeys(paths)]
     folder = IndexFolder(directory)
-    whole = VideoIndex(model, processor, name=name)
+    known: dict[str, Any] = {"name": name, "allow_outside": allow_outside}
+    whole = VideoIndex(model, processor, **known)
     if (folder.path / MANIFEST).exists():
-        whole = VideoIndex.load(folder.path, model, processor, name=name)
+        whole = VideoIndex.load(folder.path, model, processor, **known)
     else:
         whole._folder = folder
         whole._root = Path(os.path.commonpath([file.parent for file in files])) if files else None
@@ -62,8 +67,8 @@ def build_in_processes(
         except OSError:  # the process whose share it is reports it
             new.append(file)
             continue
-        known = whole._holds(VideoEntry(whole._key(file), stat.st_size, stat.st_mtime_ns))
-        (unchanged if known else new).append(file)
+        there = whole._holds(VideoEntry(whole._key(file), stat.st_size, stat.st_mtime_ns))
+        (unchanged if there else new).append(file)
     state.wait_for_everyone()  # nobody writes before all have read
 
     part = VideoIndex.build(
@@ -74,21 +79,24 @@ def build_in_processes(
         batch_size=batch_size,
         shard_size=shard_size,
         progress=progress and state.is_main_process,
-        name=name,
         root=whole._root,
+        decoder=decoder,
+        **known,
     )
     reports: list[IndexingReport] = gather_object([part.report])
     if state.is_main_process:
         for found in sorted(folder.path.glob(f"part-*/{MANIFEST}")):
-            whole.adopt(VideoIndex.load(found.parent, model, processor, name=name))
+            whole.adopt(VideoIndex.load(found.parent, model, processor, **known))
     state.wait_for_everyone()
     if not state.is_main_process and (folder.path / MANIFEST).exists():
-        whole = VideoIndex.load(folder.path, model, processor, name=name)
+        whole = VideoIndex.load(folder.path, model, processor, **known)
     whole.report = IndexingReport(
         indexed=[path for report in reports for path in report.indexed],
         unchanged=unchanged + [path for report in reports for path in report.unchanged],
         failed=[failure for report in reports for failure in report.failed],
     )
+    if state.is_main_process:
+        folder.write_failed(whole.report.failed)
     return whole
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from .decoding import VideoSource
+from .decoding_worker import IsolatedDecoder
 from .modeling_alpro import AlproForVideoQuestionAnswering
 
 
@@ -26,6 +27,7 @@ def ask(
     questions: Sequence[str],
     *,
     top_k: int = 5,
+    decoder: IsolatedDecoder | None = None,
 ) -> list[list[Answer]]:
     """Answer questions about one video, which is decoded and encoded once.
 
@@ -35,6 +37,7 @@ def ask(
         video: Path, bytes or file object.
         questions: At least one.
         top_k: Answers to each.
+        decoder: Decodes in a process of its own.
 
     Returns:
         The answers to each question, most probable first.
@@ -45,7 +48,8 @@ def ask(
     """
     if not questions or any(not question.strip() for question in questions):
         raise ValueError("A question is blank. Ask something, for instance 'what is the dog doing?'.")
-    inputs = processor(text=list(questions), videos=video, return_tensors="pt").to(model.device)
+    options = {} if decoder is None else {"decoder": decoder.decode}
+    inputs = processor(text=list(questions), videos=video, return_tensors="pt", **options).to(model.device)
     video_index = torch.zeros(len(questions), dtype=torch.long, device=model.device)
     probabilities = model(**inputs, video_index=video_index).logits.float().softmax(dim=1)
     names: Any = model.config.id2label

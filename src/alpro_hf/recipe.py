@@ -81,6 +81,13 @@ class AlproRecipe:
             f"right; out of {', '.join(OPERATIONS)}."
         },
     )
+    isolate_decoding: bool = field(
+        default=False,
+        metadata={
+            "help": "Decode clips in processes of their own, so that one that crashes or hangs the decoder loses its "
+            "row and does not end the training."
+        },
+    )
     mlm_probability: float = field(default=0.15, metadata={"help": "pretrain: share of words masked."})
     pem_threshold: float | None = field(
         default=None, metadata={"help": "pretrain: least probability of a pseudo-label that is learned from."}

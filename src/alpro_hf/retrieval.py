@@ -14,7 +14,7 @@ more than `_KEPT_BYTES` of copies however large the index is.
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, overload
@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from .decoding_worker import IsolatedDecoder
 from .evaluation import vtc_scores, vtm_scores
 from .index_files import (
     MANIFEST,
@@ -36,6 +37,7 @@ from .index_files import (
 )
 from .modeling_alpro import AlproForVideoTextRetrieval
 from .video_features import encode_videos
+from .video_files import inside
 
 VideoPath = str | os.PathLike[str]
 Nearest = Callable[[torch.Tensor, int], Iterable[torch.Tensor]]
@@ -90,11 +92,22 @@ class VideoIndex:
         model: A retrieval model, on the device to compute on. It is put in evaluation mode.
         processor: Its `AlproProcessor`.
         name: What to call the model in the manifest; default where it was loaded from.
+        allow_outside: Whether videos may lie outside of the common folder that an index keeps their paths relative
+            to, by "..", as absolute paths or by links. If not, `add` reports such files, and such results of `search`
+            are an error.
         report: What became of the videos that were added last.
     """
 
-    def __init__(self, model: AlproForVideoTextRetrieval, processor: Any, *, name: str | None = None) -> None:
+    def __init__(
+        self,
+        model: AlproForVideoTextRetrieval,
+        processor: Any,
+        *,
+        name: str | None = None,
+        allow_outside: bool = False,
+    ) -> None:
         self.model, self.processor = model.eval(), processor
+        self.allow_outside = allow_outside
         settings = json.loads(processor.video_processor.to_json_string())
         self._model = {
             "name": name or model.config._name_or_path,
@@ -124,6 +137,8 @@ class VideoIndex:
         progress: bool = True,
         name: str | None = None,
         root: Path | None = None,
+        allow_outside: bool = False,
+        decoder: IsolatedDecoder | None = None,
     ) -> "VideoIndex":
         """Index videos; see `add` for what happens to each.
 
@@ -131,20 +146,28 @@ class VideoIndex:
             directory: Folder to keep the index in, written shard by shard. One that holds an index of the same model
                 is continued. None: the index stays in memory until `save`.
             root: Folder that the index notes paths relative to, if it is new; None: the one that has all videos.
+            allow_outside: As in the class.
+            decoder: As in `add`.
 
         Raises:
             IndexMismatchError: `directory` holds an index of another model.
         """
-        index = cls(model, processor, name=name)
+        index = cls(model, processor, name=name, allow_outside=allow_outside)
         index._root = root
         if directory is not None:
             index._folder = IndexFolder(directory)
-        index.add(paths, batch_size=batch_size, shard_size=shard_size, progress=progress)
+        index.add(paths, batch_size=batch_size, shard_size=shard_size, progress=progress, decoder=decoder)
         return index
 
     @classmethod
     def load(
-        cls, directory: VideoPath, model: AlproForVideoTextRetrieval, processor: Any, *, name: str | None = None
+        cls,
+        directory: VideoPath,
+        model: AlproForVideoTextRetrieval,
+        processor: Any,
+        *,
+        name: str | None = None,
+        allow_outside: bool = False,
     ) -> "VideoIndex":
         """Open an index; what is added to it or removed is written to the folder.
 
@@ -152,7 +175,7 @@ class VideoIndex:
             VideoIndexError: The folder holds no index, or a damaged one.
             IndexMismatchError: The index was made by another model, or with other frames.
         """
-        index = cls(model, processor, name=name)
+        index = cls(model, processor, name=name, allow_outside=allow_outside)
         index._read(IndexFolder(directory))
         return index
 
@@ -232,25 +255,41 @@ class VideoIndex:
         assert self._root is not None
         return Path(os.path.normpath(self._root / entry.path))
 
+    def _checked_path(self, entry: VideoEntry) -> Path:
+        path = self._path(entry)
+        if not self._may_hold(path):
+            raise VideoIndexError(
+                f"The index names {path}, which lies outside of {self._root}, the folder of its videos, or is a link "
+                "that leads out. If you trust it, pass allow_outside=True (--allow-outside)."
+            )
+        return path
+
     def _key(self, path: VideoPath) -> str:
         return Path(os.path.relpath(path, self._root)).as_posix()
 
     # ------------------------------------------------------------------------------------------------------- indexing
 
     def add(
-        self, paths: Iterable[VideoPath], *, batch_size: int = 8, shard_size: int = 64, progress: bool = True
+        self,
+        paths: Iterable[VideoPath],
+        *,
+        batch_size: int = 8,
+        shard_size: int = 64,
+        progress: bool = True,
+        decoder: IsolatedDecoder | None = None,
     ) -> IndexingReport:
         """Encode videos into the index.
 
         A video that is already there and has the same size and time of change is left alone; a changed one is encoded
-        again. A file that cannot be decoded is reported and stops nothing. What is encoded when this is interrupted is
-        kept.
+        again. A file that cannot be decoded is reported and stops nothing; an index in a folder lists such files and
+        the reasons in `failed.jsonl`. What is encoded when this is interrupted is kept.
 
         Args:
             paths: Video files.
             batch_size: Videos encoded at a time.
             shard_size: Videos in a file of the index: what a crash can lose.
             progress: Show a bar on stderr.
+            decoder: Decodes in processes of its own, so that a file that crashes or hangs FFmpeg is reported too.
 
         Raises:
             VideoIndexError: Another process is writing to the index, or a size is not positive.
@@ -269,37 +308,56 @@ class VideoIndex:
                 except OSError as error:
                     report.failed.append((file, error.strerror or str(error)))
                     continue
+                if not self._may_hold(file):
+                    reason = f"it lies outside of {self._root}, the folder of this index, or is a link that leads out"
+                    report.failed.append((file, f"{reason}; allow_outside=True (--allow-outside) takes it"))
+                    continue
                 entry = VideoEntry(self._key(file), stat.st_size, stat.st_mtime_ns)
                 if self._holds(entry):
                     report.unchanged.append(file)
                 else:
                     wanted[file] = entry
-            self._encode(wanted, batch_size, shard_size, progress)
+            try:
+                self._encode(wanted, batch_size, shard_size, progress, decoder)
+            finally:
+                if self._folder:
+                    self._folder.write_failed(report.failed)
         return report
+
+    def _may_hold(self, path: Path) -> bool:
+        return self.allow_outside or self._root is None or inside(path, self._root)
 
     def _holds(self, entry: VideoEntry) -> bool:
         """Whether this very state of a file is in the index."""
         place = self._place_of().get(entry.path)
         return place is not None and place[0].entries()[place[1]] == entry
 
-    def _encode(self, wanted: dict[Path, VideoEntry], batch_size: int, shard_size: int, progress: bool) -> None:
+    def _encode(
+        self,
+        wanted: dict[Path, VideoEntry],
+        batch_size: int,
+        shard_size: int,
+        progress: bool,
+        decoder: IsolatedDecoder | None,
+    ) -> None:
         pending: list[tuple[VideoEntry, torch.Tensor, torch.Tensor]] = []
         bar = tqdm(total=len(wanted), desc="indexing", unit="video", disable=not progress)
         try:
-            for batch in encode_videos(self.model, self.processor, list(wanted), batch_size):
-                for video in batch:
-                    entry = wanted[video.path]
-                    if entry.path in self._place_of():
-                        self._forget(entry.path)  # a changed file must not be found by what it was
-                    if video.embed is None or video.tokens is None:
-                        self.report.failed.append((video.path, video.problem or ""))
-                    else:
-                        pending.append((entry, video.embed, video.tokens))
-                        self.report.indexed.append(video.path)
-                while len(pending) >= shard_size:
-                    self._store(pending[:shard_size])
-                    del pending[:shard_size]
-                bar.update(len(batch))
+            with closing(encode_videos(self.model, self.processor, list(wanted), batch_size, decoder)) as batches:
+                for batch in batches:
+                    for video in batch:
+                        entry = wanted[video.path]
+                        if entry.path in self._place_of():
+                            self._forget(entry.path)  # a changed file must not be found by what it was
+                        if video.embed is None or video.tokens is None:
+                            self.report.failed.append((video.path, video.problem or ""))
+                        else:
+                            pending.append((entry, video.embed, video.tokens))
+                            self.report.indexed.append(video.path)
+                    while len(pending) >= shard_size:
+                        self._store(pending[:shard_size])
+                        del pending[:shard_size]
+                    bar.update(len(batch))
         finally:  # also when interrupted
             bar.close()
             self._store(pending)
@@ -491,7 +549,7 @@ class VideoIndex:
         return [
             SearchResult(
                 rank,
-                self._path(videos[i][0].entries()[videos[i][1]]),
+                self._checked_path(videos[i][0].entries()[videos[i][1]]),
                 scores[i].item(),
                 similarity[i].item(),
                 probabilities.get(i),

@@ -12,6 +12,7 @@ import os
 import platform
 import re
 import shlex
+import signal
 import sys
 from collections.abc import Mapping
 from importlib import import_module
@@ -25,6 +26,7 @@ from transformers import set_seed
 
 from . import __version__
 from .checkpoints import last_complete_checkpoint
+from .cli import Terminated
 from .configuration_alpro import AlproConfig
 from .entities import build_prompter
 from .index_files import _write_whole
@@ -43,7 +45,14 @@ from .recipe import (
     recipe_table,
     value_names,
 )
-from .trainer import AlproTrainer, AlproTrainingArguments, NonFiniteLossError
+from .trainer import (
+    DROPPED,
+    AlproTrainer,
+    AlproTrainingArguments,
+    DroppedRowsError,
+    NonFiniteLossError,
+    StopWhenTold,
+)
 from .training_inputs import (
     TrainError,
     answer_labels,
@@ -62,7 +71,7 @@ RECIPE = "recipe.json"
 _PACKAGES = ("torch", "torchvision", "transformers", "accelerate", "datasets", "av", "numpy")
 # values that may be others when a run goes on, because they have no part in what is learned
 _HARMLESS = re.compile(
-    r"logging_.*|log_.*|save_.*|eval_.*|dataloader_(?!drop_last).*|report_to|run_name|project|trackio_.*|hub_.*"
+    r"logging_.*|log_.*|isolate_decoding|max_dropped_share|save_.*|eval_.*|dataloader_(?!drop_last).*|report_to|run_name|project|trackio_.*|hub_.*"
     r"|push_to_hub|disable_tqdm|ddp_.*|per_device_eval_batch_size|rerank_k|vtm_batch_size|description|skip_memory.*"
 )
 
@@ -147,20 +156,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "in the pseudo-labels of the rows, where there is no --prompter",
     )
     parser.add_argument("--answers", type=Path, metavar="FILE", help="qa: JSON object from answer to index")
+    parser.add_argument(
+        "--allow-outside",
+        action="store_true",
+        help="let annotations (KIND:PATH) name clips outside of their folder, by .., links or absolute paths",
+    )
     parser.add_argument("--plot", action="store_true", help=f"draw the curves into DIR/{PICTURE} at the end")
     add_values(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Carry out `alpro train`; 1 with the reason on stderr when it failed, 130 when it was interrupted."""
-    expected = (OSError, ValueError, DatasetsError, StrictDataclassError, SafetensorError, NonFiniteLossError)
+    """Carry out `alpro train`; 1 with the reason on stderr when it failed, 130 when it was interrupted, and 143 when
+    SIGTERM ended it, which saves a checkpoint."""
+    wrong = (NonFiniteLossError, DroppedRowsError)
+    expected = (OSError, ValueError, DatasetsError, StrictDataclassError, SafetensorError, *wrong)
     try:
-        train(args)
+        if not train(args):
+            _complain("told to end; a checkpoint was saved, from which the same command goes on")
+            return 128 + signal.SIGTERM
+    except Terminated:  # before or after the steps, where there is nothing new to save
+        _complain("told to end; the same command goes on from the newest checkpoint")
+        return 128 + signal.SIGTERM
     except KeyboardInterrupt:
         _complain("interrupted; the same command goes on from the newest checkpoint")
         return 130
     except expected as error:
         _complain(" ".join(str(error).split()))
+        return 1
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):  # torch has no class of its own for it
+            raise
+        _complain(
+            f"a data loading process died ({' '.join(str(error).split())}). The same command goes on from the newest "
+            "checkpoint; with --isolate_decoding a clip that is too much for the decoder loses only its row"
+        )
         return 1
     return 0
 
@@ -173,20 +202,25 @@ def _complain(message: str) -> None:
 # ---------------------------------------------------------------------------------------------------------- a training
 
 
-def train(args: argparse.Namespace) -> None:
-    """Train as the parsed arguments of `alpro train` say, and write everything to `args.output`."""
+def train(args: argparse.Namespace) -> bool:
+    """Train as the parsed arguments of `alpro train` say, and write everything to `args.output`.
+
+    Returns:
+        Whether the training came to its end; not so if SIGTERM ended it.
+    """
     task, recipe, arguments, values = resolve(args)
     _check_arguments(args, task)
     say = print if arguments.process_index == 0 else _nothing
+    outside = {"allow_outside": True} if args.allow_outside else {}
     with arguments.main_process_first(desc="rows"):  # the others find what the first one has cached
         sources = {
-            spec: load_rows(spec, task, videos, args.split, args.output)
+            spec: load_rows(spec, task, videos, args.split, args.output, **outside)
             for spec, videos in zip(args.data, video_folders(args.videos, len(args.data)), strict=True)
         }
         eval_rows = None
         if args.eval_data:
             videos = args.eval_videos or video_folders(args.videos, 1)[0]
-            eval_rows = load_rows(args.eval_data, task, videos, args.eval_split, args.output)
+            eval_rows = load_rows(args.eval_data, task, videos, args.eval_split, args.output, **outside)
     set_seed(arguments.seed)
     labels = answer_labels(args, task, recipe, list(sources.values()))
     entities = pem_entities(args, task, recipe, arguments, list(sources.values()))
@@ -215,8 +249,11 @@ def train(args: argparse.Namespace) -> None:
         eval_dataset=eval_rows,
         prompter=prompter,
         processing_class=processor,
+        callbacks=[told := StopWhenTold()],
     )
     trainer.train(resume_from_checkpoint=checkpoint)
+    if told.told and trainer.state.global_step < trainer.state.max_steps:
+        return False
     trainer.save_model()
     trainer.save_state()
     if eval_rows is not None:
@@ -233,10 +270,12 @@ def train(args: argparse.Namespace) -> None:
         say(f"curves drawn in {args.output / PICTURE}")
     dropped = max((entry.get("dropped_rows", 0) for entry in trainer.state.log_history), default=0)
     if dropped:
-        say(f"{dropped} rows were dropped: their clips cannot be decoded and are named above", file=sys.stderr)
+        listed = f"the clips are listed with the reasons in {args.output / DROPPED}"
+        say(f"{dropped} rows were dropped, as their clips cannot be decoded; {listed}", file=sys.stderr)
     say(f"model and processor saved in {args.output}")
     if arguments.world_size > 1:
         trainer.accelerator.end_training()
+    return True
 
 
 def _nothing(*args: Any, **kwargs: Any) -> None:

@@ -6,6 +6,7 @@ micro-steps tell each other, the log of every part, and the evaluation of retrie
 """
 
 import hashlib
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -49,6 +50,8 @@ PROTOCOLS = ("vtc", "rerank", "reference")
 AlproTrainable = (
     AlproModel | AlproPrompterModel | AlproForPreTraining | AlproForVideoTextRetrieval | AlproForVideoQuestionAnswering
 )
+DROPPED = "dropped_rows.jsonl"  # in the output folder
+_ENOUGH_ROWS = 100  # a share of fewer says nothing
 _WORDS = ("input_ids", "attention_mask", "pixel_values_videos")
 _MLM_INPUTS = ("mlm_input_ids", "mlm_labels", "mlm_count")
 _PEM_INPUTS = ("crop_mask", "pem_targets", "pem_count")
@@ -59,6 +62,10 @@ _MODEL_INPUTS = {
     AlproForPreTraining: (*_WORDS, "video_ids", "text_ids", *_MLM_INPUTS, *_PEM_INPUTS),
     AlproForVideoQuestionAnswering: (*_WORDS, "video_index", "answer_mask", "labels", "label_count"),
 }
+
+
+class DroppedRowsError(RuntimeError):
+    """Too many rows were dropped because their clips cannot be decoded; the message names the list of them."""
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -143,6 +150,13 @@ class AlproTrainingArguments(TrainingArguments):
     )
 
     # Data
+    max_dropped_share: float = field(
+        default=0.5,
+        metadata={
+            "help": "Stop the training when more than this share of the rows read so far was dropped because their "
+            f"clips cannot be decoded, looked at with each log from {_ENOUGH_ROWS} rows on; 1: never."
+        },
+    )
     remove_unused_columns: bool = field(
         default=False,
         metadata={"help": "Must stay off (the library's default is on): the collator reads columns no model knows."},
@@ -163,6 +177,8 @@ class AlproTrainingArguments(TrainingArguments):
             )
         if self.rerank_k < 1 or self.vtm_batch_size < 1:
             raise ValueError(f"rerank_k={self.rerank_k} and vtm_batch_size={self.vtm_batch_size} must be at least 1.")
+        if not 0 <= self.max_dropped_share <= 1:
+            raise ValueError(f"max_dropped_share={self.max_dropped_share} must be between 0 and 1.")
         if self.remove_unused_columns:
             raise ValueError(
                 "remove_unused_columns=True would drop the columns 'video', 'text', 'question' and 'answer' before "
@@ -178,6 +194,36 @@ class _KeepTemperatureInRange(TrainerCallback):
         base = model.base_model
         with torch.no_grad():
             base.temperature.clamp_(base.config.temperature_min, base.config.temperature_max)
+
+
+class StopWhenTold(TrainerCallback):
+    """On SIGTERM, ends the training after the step at work, with a checkpoint from which it goes on exactly.
+
+    The library's `enable_jit_checkpoint` saves in the middle of a step, after its random numbers were drawn. Several
+    processes stop after the same step, whichever was told first.
+
+    Args:
+        told: Whether a signal has come.
+    """
+
+    def __init__(self) -> None:
+        self.told = False
+        self._before: Any = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._before = signal.signal(signal.SIGTERM, self._tell)
+
+    def _tell(self, number: int, frame: Any) -> None:
+        self.told = True
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if in_parallel():
+            self.told = any(gather_object([self.told]))
+        if self.told:
+            control.should_save = control.should_training_stop = True
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        signal.signal(signal.SIGTERM, self._before)
 
 
 class _TellEpoch(TrainerCallback):
@@ -202,7 +248,9 @@ class AlproTrainer(Trainer):
     `loss_vtm`, `vtm_accuracy` and the `temperature`; in pre-training also of `loss_mlm`, `mlm_accuracy`, `loss_pem`,
     `pem_kept` (share of sure pseudo-labels), `pem_entropy` (of the teacher, in nats) and `pem_agreement` (how often
     teacher and student name the same entity); or of the `accuracy` of answers; and `dropped_rows`, all those so far
-    whose clip could not be decoded, once there is one. A loss that is not finite raises `NonFiniteLossError` before it
+    whose clip could not be decoded, and `dropped_share` of all rows, once there is one; `dropped_rows.jsonl` in the
+    output folder lists the clips with the reasons. More than `max_dropped_share` of them raise `DroppedRowsError`. A
+    loss that is not finite raises `NonFiniteLossError` before it
     reaches the weights.
 
     Several processes, and the micro-steps of gradient accumulation, divide a loss by its number of labels in all of
@@ -274,6 +322,10 @@ class AlproTrainer(Trainer):
             ),
             **kwargs,
         )
+        if isinstance(data_collator, AlproCollator):
+            data_collator.allow_empty = True
+            if data_collator.dropped_file is None:
+                data_collator.dropped_file = Path(args.output_dir or ".") / DROPPED
         self.add_callback(_KeepTemperatureInRange())
         self.add_callback(_TellEpoch())
         self.prompter = prompter
@@ -335,8 +387,25 @@ class AlproTrainer(Trainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
     ) -> tuple[list, torch.Tensor | int | None]:
-        """The micro-batches of a step, with all that they must know of each other; see `global_batch`."""
+        """The micro-batches of a step, with all that they must know of each other; see `global_batch`.
+
+        A batch of which no row is left is passed over; where that leaves too few for the last step of an epoch, that
+        step is left out.
+
+        Raises:
+            ValueError: Such a batch came to one of several processes, while the others wait for what it makes of it.
+        """
         batches, count = super().get_batch_samples(epoch_iterator, num_batches, device)
+        while not all(batches):
+            if in_parallel():
+                raise ValueError(
+                    f"No row of a batch is left, because none of its clips can be decoded; they are listed in "
+                    f"{getattr(self.data_collator, 'dropped_file', None)}. Several processes cannot go on without "
+                    "one: mend or remove them, or take a larger batch."
+                )
+            batches = [batch for batch in batches if batch]
+            more, _ = super().get_batch_samples(epoch_iterator, num_batches - len(batches), device)
+            batches = batches + more if more else []
         plain: Any = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
         self._micro_step = 0
         if not batches:
@@ -448,19 +517,33 @@ class AlproTrainer(Trainer):
         )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the parts of the loss, averaged over the steps since the last log and over processes."""
+        """Add the parts of the loss, averaged over the steps since the last log and over processes.
+
+        Raises:
+            DroppedRowsError: See the class.
+        """
+        collator, all_dropped, all_read = None, 0, 0
         if "loss" in logs and self._parts:
             names = sorted(self._parts)
             means = torch.stack([self._parts[name] for name in names]) / self._steps_in_parts
-            dropped = self.data_collator.dropped if isinstance(self.data_collator, AlproCollator) else 0
-            gathered = self.accelerator.gather(torch.cat([means, means.new_tensor([dropped])])[None])
-            logs |= dict(zip(names, gathered[:, :-1].mean(dim=0).tolist(), strict=True))
-            all_dropped = int(gathered[:, -1].sum())
+            if isinstance(self.data_collator, AlproCollator):
+                collator = self.data_collator
+            counts = [0, 0] if collator is None else [collator.dropped, collator.read]
+            gathered = self.accelerator.gather(torch.cat([means, means.new_tensor(counts)])[None])
+            logs |= dict(zip(names, gathered[:, :-2].mean(dim=0).tolist(), strict=True))
+            all_dropped, all_read = (int(count) for count in gathered[:, -2:].sum(dim=0))
             if all_dropped:
-                logs["dropped_rows"] = all_dropped
+                logs["dropped_rows"], logs["dropped_share"] = all_dropped, all_dropped / all_read
         if "loss" in logs or "train_loss" in logs:  # the latter closes a training
             self._parts, self._steps_in_parts = {}, 0
         super().log(logs, start_time)
+        share = logs.get("dropped_share", 0.0)
+        if share > self.args.max_dropped_share and all_read >= _ENOUGH_ROWS:
+            raise DroppedRowsError(
+                f"{all_dropped} of {all_read} rows were dropped, because their clips cannot be decoded; "
+                f"max_dropped_share={self.args.max_dropped_share:g}. They are listed with the reasons in "
+                f"{collator and collator.dropped_file}. Mend or remove them, or raise max_dropped_share."
+            )
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """The library's choice without the temperature, which decay would sharpen whatever the data say."""
@@ -523,7 +606,8 @@ class AlproTrainer(Trainer):
             self.args.eval_protocol if isinstance(model, AlproForVideoTextRetrieval | AlproForPreTraining) else "vtc"
         )
         with self.accelerator.autocast():  # around the model alone: similarities in bfloat16 would be full of ties
-            states = encode_batches(model, dataloader, keep_states=protocol != "vtc", on_batch=self._on_batch)
+            batches = filter(None, dataloader)  # without the empty ones, see AlproCollator
+            states = encode_batches(model, batches, keep_states=protocol != "vtc", on_batch=self._on_batch)
         states = merge_states(gather_states([states])).to(self.args.device)
 
         def score_pairs(pairs: torch.Tensor) -> torch.Tensor:
@@ -543,7 +627,7 @@ class AlproTrainer(Trainer):
     ) -> tuple[torch.Tensor, torch.Tensor, dict[str, float]]:
         rows: dict[int, tuple] = {}  # row id -> (logits, label, answer, answer type)
         count = 0
-        for batch in dataloader:
+        for batch in filter(None, dataloader):  # without the empty ones, see AlproCollator
             names = _model_inputs(model, self.args)
             inputs = self._prepare_inputs({key: batch[key] for key in names if key in batch})
             own_labels = inputs.pop("labels").tolist()
@@ -652,4 +736,11 @@ def _parts_of(
     return losses, facts
 
 
-__all__ = ["AlproTrainer", "AlproTrainingArguments", "NonFiniteLossError"]
+__all__ = [
+    "DROPPED",
+    "AlproTrainer",
+    "AlproTrainingArguments",
+    "DroppedRowsError",
+    "NonFiniteLossError",
+    "StopWhenTold",
+]

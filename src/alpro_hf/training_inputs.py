@@ -21,6 +21,7 @@ from .data.augmentation import OPERATIONS, AlproAugmentation
 from .data.collator import AlproCollator
 from .data.pretraining import AlproPreTrainingCollator
 from .data.sources import MixedRows, _undecoded
+from .decoding_worker import IsolatedDecoder
 from .entities import read_entities
 from .modeling_alpro import (
     AlproForVideoQuestionAnswering,
@@ -344,6 +345,7 @@ def make_collator(
                 (size["height"], size["width"]),
                 operations=operations,
             )
+    decoder = IsolatedDecoder(processes=1) if recipe.isolate_decoding else None
     seed = arguments.seed if arguments.data_seed is None else arguments.data_seed
     if task in ("prompter", "pretrain"):
         return AlproPreTrainingCollator(
@@ -356,6 +358,7 @@ def make_collator(
             image_frames=recipe.image_frames,
             train_sampling=recipe.train_sampling,
             seed=seed,
+            decoder=decoder,
         )
     labels: Any = config.label2id
     return AlproCollator(
@@ -365,6 +368,7 @@ def make_collator(
         train_sampling=recipe.train_sampling,
         seed=seed,
         augmentation=augmentations["video"],
+        decoder=decoder,
     )
 
 

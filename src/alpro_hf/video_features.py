@@ -1,7 +1,7 @@
 """From video files to what an index keeps of them: decoded ahead by threads, encoded in batches."""
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from .decoding import VideoDecodeError
+from .decoding_worker import IsolatedDecoder
 from .modeling_alpro import AlproForVideoTextRetrieval
 
 _DECODERS = 2  # threads that decode ahead; FFmpeg itself uses all cores for one video
@@ -33,29 +34,40 @@ class EncodedVideo:
 
 
 def encode_videos(
-    model: AlproForVideoTextRetrieval, processor: Any, files: Sequence[Path], batch_size: int
-) -> Iterator[list[EncodedVideo]]:
+    model: AlproForVideoTextRetrieval,
+    processor: Any,
+    files: Sequence[Path],
+    batch_size: int,
+    decoder: IsolatedDecoder | None = None,
+) -> Generator[list[EncodedVideo], None, None]:
     """Encode files batch by batch, in their order; the next batch is decoded while the model is at work.
 
-    A file that cannot be decoded (`VideoDecodeError`) or read (`OSError`) comes back with its problem.
+    A file that cannot be decoded (`VideoDecodeError`) or read (`OSError`) comes back with its problem. With a
+    `decoder` that holds for files that crash or hang FFmpeg, too.
     """
+    finished = False
     ahead: deque[list[tuple[Path, Future[torch.Tensor | str]]]] = deque()
     pool = ThreadPoolExecutor(_DECODERS)
     try:
         for start in range(0, len(files), batch_size):
-            ahead.append([(file, pool.submit(_pixels, processor, file)) for file in files[start : start + batch_size]])
+            batch = files[start : start + batch_size]
+            ahead.append([(file, pool.submit(_pixels, processor, file, decoder)) for file in batch])
             if len(ahead) == 2:
                 yield _encode(model, ahead.popleft())
         while ahead:
             yield _encode(model, ahead.popleft())
+        finished = True
     finally:
+        if decoder is not None and not finished:
+            decoder.close()  # lets go of the threads that wait for it
         pool.shutdown(cancel_futures=True)
 
 
-def _pixels(processor: Any, file: Path) -> torch.Tensor | str:
+def _pixels(processor: Any, file: Path, decoder: IsolatedDecoder | None) -> torch.Tensor | str:
     """(T, 3, H, W), or the problem."""
+    options = {} if decoder is None else {"decoder": decoder.decode}
     try:
-        return processor.video_processor(file, return_tensors="pt")["pixel_values_videos"][0]
+        return processor.video_processor(file, return_tensors="pt", **options)["pixel_values_videos"][0]
     except VideoDecodeError as error:
         return f"{error.problem}. {error.advice}"
     except OSError as error:

@@ -46,6 +46,11 @@ def starts_like_a_video(head: bytes) -> bool:
     )
 
 
+def inside(path: str | os.PathLike[str], root: str | os.PathLike[str]) -> bool:
+    """Whether a path lies below a folder once all links are followed."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
+
+
 def find_videos(paths: Iterable[str | Path]) -> tuple[list[Path], list[tuple[Path, str]]]:
     """Collect the videos among files and in folders, however deep, in sorted order and each once.
 

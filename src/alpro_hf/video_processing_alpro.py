@@ -5,6 +5,7 @@ Arrays, tensors and images are resized by the library's torchvision path, whose 
 """
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
@@ -116,6 +117,8 @@ class AlproVideoProcessorKwargs(VideosKwargs, total=False):
         Whether http(s) addresses are downloaded. Only in a call: a checkpoint cannot switch it on.
     video_limits (`dict[str, int | float | None]`, *optional*):
         Fields of `VideoLimits` that differ from its defaults.
+    decoder (`Callable`, *optional*):
+        What decodes files instead of `decoding.decode`, such as `IsolatedDecoder().decode`. Only in a call.
     """
 
     frame_sampling: str | None
@@ -124,6 +127,7 @@ class AlproVideoProcessorKwargs(VideosKwargs, total=False):
     sampling_index: int | list[int] | None
     allow_url: bool | None
     video_limits: dict[str, int | float | None] | None
+    decoder: Any  # Callable[..., Frames] | None, which the library cannot check
 
 
 class AlproVideoProcessor(BaseVideoProcessor):
@@ -161,8 +165,9 @@ class AlproVideoProcessor(BaseVideoProcessor):
     return_tensors = "pt"
 
     def __init__(self, **kwargs: Any) -> None:
-        if kwargs.pop("allow_url", False):
-            raise ValueError("allow_url belongs to the call, processor(videos, allow_url=True), not to the processor.")
+        for name in ("allow_url", "decoder"):
+            if kwargs.pop(name, None):
+                raise ValueError(f"{name} belongs to the call, processor(videos, {name}=...), not to the processor.")
         super().__init__(**kwargs)
         _check_strategy(self.frame_sampling)
 
@@ -206,7 +211,7 @@ class AlproVideoProcessor(BaseVideoProcessor):
             return list(
                 zip(*[self.fetch_videos(video, sample_indices_fn) for video in video_url_or_urls], strict=True)
             )
-        frames = self._decode(video_url_or_urls, sample_indices_fn, None, None, False)
+        frames = self._decode(video_url_or_urls, sample_indices_fn, None, None)
         return frames.pixels, _describe(frames)
 
     def preprocess(self, videos: Any, **kwargs: Unpack[AlproVideoProcessorKwargs]) -> BatchFeature:
@@ -240,12 +245,15 @@ class AlproVideoProcessor(BaseVideoProcessor):
         names = ("num_frames", "fps", "frame_sampling", "sampling_seed", "sampling_epoch")
         sample = partial(self.sample_frames, **{name: setting(name) for name in names})
         height, width = self._decoded_size(setting("do_resize"), setting("size"), setting("resample"))
+        options = {name: setting(name) for name in ("allow_url", "video_limits")} | {
+            "decoder": kwargs.pop("decoder", None)
+        }
 
         loaded, metadata = [], []
         for clip, row, description in zip(clips, rows, described, strict=True):
             choose = partial(sample, sampling_index=row) if setting("do_sample_frames") else None
             if _is_source(clip):
-                frames = self._decode(clip, choose, height, width, bool(setting("allow_url")), setting("video_limits"))
+                frames = self._decode(clip, choose, height, width, **options)
                 loaded.append(frames.pixels)
                 metadata.append(_describe(frames))
             else:
@@ -267,8 +275,9 @@ class AlproVideoProcessor(BaseVideoProcessor):
         choose: Any,
         height: int | None,
         width: int | None,
-        allow_url: bool,
+        allow_url: bool | None = None,
         video_limits: dict[str, Any] | None = None,
+        decoder: Callable[..., Frames] | None = None,
     ) -> Frames:
         def indices(info: VideoInfo) -> list[int]:
             if choose is None:
@@ -277,7 +286,9 @@ class AlproVideoProcessor(BaseVideoProcessor):
             return [int(i) for i in choose(metadata=about)]
 
         limits = VideoLimits(**video_limits or {})
-        return decode(source, indices, height=height, width=width, limits=limits, allow_url=allow_url)
+        return (decoder or decode)(
+            source, indices, height=height, width=width, limits=limits, allow_url=bool(allow_url)
+        )
 
     @staticmethod
     def _decoded_size(do_resize: bool, size: Any, resample: Any) -> tuple[int | None, int | None]:

@@ -20,6 +20,7 @@ from datasets import Dataset, Features, IterableDataset, Value
 from datasets.fingerprint import get_temporary_cache_files_directory
 from tqdm import tqdm
 
+from ..video_files import inside
 from .annotation_formats import Entry, Kind, Source, read_entries
 from .collator import _stable_id
 from .records import AnnotationError, name_of, read_lines, read_records
@@ -75,6 +76,7 @@ class _Plan:
     missing: Path | None
     on_missing: str
     on_empty: str
+    allow_outside: bool
 
 
 @dataclass
@@ -109,6 +111,7 @@ def load_annotations(
     on_empty: Literal["error", "drop"] = "error",
     encoding: str = "utf-8",
     cache_dir: PathLike | None = None,
+    allow_outside: bool = False,
 ) -> Dataset | IterableDataset:
     """Rows `{"video", "text", "video_id"}` from annotations, or for questions `{"video", "question", "answer",
     "answer_type", "video_id"}`; images have `image` instead of `video`. `msrvtt` adds `category` (0 to 19)
@@ -160,6 +163,9 @@ F: `results_2M_<split>.csv` |
         on_empty: `drop`: records without words are left out, with a warning; some copies of the MSVD CSV have such.
         encoding: Of text, CSV and JSON files.
         cache_dir: Where the Arrow file goes; None: a temporary folder that is removed when Python exits.
+        allow_outside: Whether a clip may lie outside of its folder (`videos`, or for `table` without it that of the
+            file): by "..", an absolute path or a link. If not, such paths of a table are an error, and such links in
+            `videos` are passed over, with a warning.
 
     Returns:
         A `Dataset` on a memory-mapped Arrow file, or with `streaming` an `IterableDataset` of one shard.
@@ -191,13 +197,14 @@ F: `results_2M_<split>.csv` |
         source=Source(kind, file, encoding, split, where),
         features=features,
         media=media,
-        folder=None if videos is None else MediaFolder(videos, media, recursive),
+        folder=None if videos is None else MediaFolder(videos, media, recursive, allow_outside),
         only=None if only is None else frozenset(_read_ids(only)),
         without=frozenset(() if without is None else _read_ids(without)),
         names=_read_names(video_names),
         missing=None if missing is None else Path(missing),
         on_missing=on_missing,
         on_empty=on_empty,
+        allow_outside=allow_outside,
     )
     if streaming:
         return IterableDataset.from_generator(_stream, features=features, gen_kwargs={"plan": plan})
@@ -409,6 +416,11 @@ def _locate(entry: Entry, plan: _Plan) -> str | None:
     if plan.source.kind != "table":
         return entry.identity
     path = plan.source.path.parent / names[0]
+    if not (plan.allow_outside or inside(path, plan.source.path.parent)):
+        raise AnnotationError(
+            f"{entry.place}: {names[0]!r} leads out of {plan.source.path.parent}, the folder of the file. If you "
+            "trust the file, pass allow_outside=True (--allow-outside)."
+        )
     return str(path) if path.is_file() else None
 
 

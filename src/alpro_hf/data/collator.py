@@ -1,6 +1,7 @@
 """From rows (a clip and its words) to the batches that the models read."""
 
 import hashlib
+import json
 import logging
 import os
 from collections.abc import Hashable, Mapping, Sequence
@@ -13,6 +14,7 @@ from PIL.Image import Image
 from torch.utils.data import Dataset
 
 from ..decoding import VideoDecodeError
+from ..decoding_worker import IsolatedDecoder
 from ..loss_alpro import IGNORE_INDEX
 from ..video_processing_alpro import SAMPLING_STRATEGIES, SamplingStrategy
 
@@ -116,8 +118,9 @@ class AlproCollator:
     and go through `augmentation`, both as functions of (seed, epoch, index); without one, the processor samples as in
     evaluation and nothing is augmented.
 
-    A clip that cannot be decoded loses its row, never its place to another clip: a warning names the file and
-    `dropped` counts it. A batch without any row left raises `ValueError`.
+    A clip that cannot be decoded loses its row, never its place to another clip: a warning names the file, `dropped`
+    counts it, and `dropped_file` lists it. A batch without any row left raises `ValueError`, or with `allow_empty` (an
+    attribute, which `AlproTrainer` sets) is an empty one.
 
     Args:
         processor: What prepares frames and text at inference too.
@@ -126,6 +129,10 @@ class AlproCollator:
         train_sampling: How frames are drawn in training: `headtail` (as in the paper), `random`, `uniform`, `center`.
         augmentation: Random changes in training, `AlproAugmentation("finetune", size)` in the paper; None: none.
         seed: Of the drawn frames and the augmentation.
+        decoder: Decodes in processes of its own, so that a clip that crashes or hangs FFmpeg loses its row, too,
+            instead of ending the job. Each data loading process starts its own.
+        dropped_file: JSON lines `{"clip", "reason"}` of the clips that could not be decoded, each once; what is there
+            is kept. None: no list. `AlproTrainer` names one in its output folder.
 
     Returns (from a call):
         `input_ids`, `attention_mask` (B, L), `pixel_values_videos` (V, T, 3, height, width) float32; for retrieval
@@ -147,6 +154,8 @@ class AlproCollator:
         train_sampling: SamplingStrategy = "headtail",
         seed: int = 42,
         augmentation: "AlproAugmentation | None" = None,
+        decoder: IsolatedDecoder | None = None,
+        dropped_file: str | os.PathLike[str] | None = None,
     ):
         if task not in ("retrieval", "qa"):
             raise ValueError(f"AlproCollator knows the tasks 'retrieval' and 'qa'; received task={task!r}.")
@@ -162,7 +171,12 @@ class AlproCollator:
         self.train_sampling = train_sampling
         self.augmentation = augmentation
         self.seed = seed
+        self.decoder = decoder
+        self.dropped_file = dropped_file
+        self.allow_empty = False
+        self._listed: set[str] | None = None  # clips in `dropped_file`
         self._dropped = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._read = torch.zeros((), dtype=torch.int64).share_memory_()
         self._ready_shape = _ready_shape(processor.video_processor)
         self._mean, self._std = _pixel_statistics(processor.video_processor)
 
@@ -171,9 +185,14 @@ class AlproCollator:
         """Rows lost to clips that could not be decoded, in all worker processes together."""
         return int(self._dropped)
 
+    @property
+    def read(self) -> int:
+        """Rows that were to be collated, dropped ones among them, in all worker processes together."""
+        return int(self._read)
+
     def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
         collated = self.collate(rows)
-        if not collated.rows:
+        if not collated.rows and not self.allow_empty:
             raise ValueError(
                 f"No row of a batch of {len(rows)} is left, because none of its clips can be decoded:\n"
                 + "\n".join(dict.fromkeys(collated.failures.values()))
@@ -236,6 +255,7 @@ class AlproCollator:
         places: dict[Hashable, int] = {}
         clips: list[torch.Tensor] = []
         failures: dict[Hashable, str] = {}
+        self._read.add_(len(rows))
         for row, key in zip(rows, keys, strict=True):
             if key in places or key in failures:
                 continue
@@ -245,11 +265,25 @@ class AlproCollator:
                 lost = keys.count(key)
                 self._dropped.add_(lost)
                 failures[key] = str(error)
+                self._list(row, str(error))
                 message = "Row dropped" if lost == 1 else f"{lost} rows dropped"
                 logger.warning("%s, %d in all so far: %s", message, self.dropped, error)
                 continue
             places[key] = len(places)
         return places, clips, failures
+
+    def _list(self, row: Row, reason: str) -> None:
+        """Note a clip in `dropped_file`, unless it is there: by another process, or in an earlier epoch or run."""
+        if self.dropped_file is None:
+            return
+        if self._listed is None:
+            self._listed = {one["clip"] for one in dropped_clips(self.dropped_file)}
+        clip = _shown_clip(row)
+        if clip not in self._listed:
+            self._listed.add(clip)
+            os.makedirs(os.path.dirname(os.path.abspath(self.dropped_file)), exist_ok=True)
+            with open(self.dropped_file, "ab", buffering=0) as file:  # one write a line: processes do not mix theirs
+                file.write(json.dumps({"clip": clip, "reason": reason}).encode() + b"\n")
 
     def _frames(self, row: Row) -> torch.Tensor:
         """The frames of a row at their final size, not normalised: (T, 3, height, width)."""
@@ -268,6 +302,8 @@ class AlproCollator:
 
     def _prepare(self, row: Row, clip: Any, augmentation: "AlproAugmentation | None", **options: Any) -> torch.Tensor:
         """One clip through the processor, all but normalised, and through the augmentation: (T, 3, height, width)."""
+        if self.decoder is not None:
+            options["decoder"] = self.decoder.decode
         draw = self._draw(row)
         if draw is not None:
             options |= {
@@ -309,6 +345,27 @@ class AlproCollator:
         """(V, T, 3, height, width) -> float32, the whole batch in one go and bit for bit as the processor does it."""
         pixels = clips.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
         return pixels.sub_(self._mean[:, None, None]).div_(self._std[:, None, None])
+
+
+def dropped_clips(path: str | os.PathLike[str]) -> list[dict[str, str]]:
+    """What a `dropped_file` lists, each clip once: `{"clip", "reason"}`. Nothing if there is no such file."""
+    found: dict[str, dict[str, str]] = {}
+    if os.path.exists(path):
+        with open(path, encoding="utf-8") as file:
+            for line in file:
+                if line.endswith("\n"):  # else a process died while it wrote
+                    one = json.loads(line)
+                    found.setdefault(one["clip"], one)
+    return list(found.values())
+
+
+def _shown_clip(row: Row) -> str:
+    """A name for a clip or image in a list: its path, else its id, else the number of its row."""
+    source = row.get("video") if row.get("video") is not None else row.get("image")
+    path = source.get("path") if isinstance(source, Mapping) else source
+    if isinstance(path, str | os.PathLike):
+        return os.fspath(path)
+    return f"video_id {row['video_id']}" if row.get("video_id") is not None else f"row {row.get('index', 'unknown')}"
 
 
 def _ready_shape(video_processor: Any) -> tuple[int, ...] | None:
@@ -387,4 +444,4 @@ def video_id(row: Row) -> int:
     )
 
 
-__all__ = ["AlproCollator", "Collated", "Draw", "NumberedRows", "video_id"]
+__all__ = ["AlproCollator", "Collated", "Draw", "NumberedRows", "dropped_clips", "video_id"]

@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 from transformers import DataCollatorForLanguageModeling
 
 from ..decoding import VideoDecodeError
+from ..decoding_worker import IsolatedDecoder
 from ..video_processing_alpro import SamplingStrategy
 from .augmentation import AlproAugmentation, draw_crop
 from .collator import AlproCollator, Collated, Draw, Row, _source
@@ -55,7 +56,7 @@ class AlproPreTrainingCollator(AlproCollator):
         patch_size: Pixels of a patch, `config.video_config.patch_size`; boxes are on the grid of patches.
         image_frames: Frames of the clip that an image becomes; None: as many as clips of video have. The model takes
             any number, and 1 is the cheapest.
-        train_sampling, seed: As in `AlproCollator`.
+        train_sampling, seed, decoder, dropped_file: As in `AlproCollator`; images are decoded in this process.
 
     Returns (from a call):
         - `input_ids`, `attention_mask` (B, L), `pixel_values_videos` (B, T, 3, height, width), `video_ids`,
@@ -85,8 +86,17 @@ class AlproPreTrainingCollator(AlproCollator):
         image_frames: int | None = None,
         train_sampling: SamplingStrategy = "headtail",
         seed: int = 42,
+        decoder: IsolatedDecoder | None = None,
+        dropped_file: str | os.PathLike[str] | None = None,
     ):
-        super().__init__(processor, train_sampling=train_sampling, seed=seed, augmentation=video_augmentation)
+        super().__init__(
+            processor,
+            train_sampling=train_sampling,
+            seed=seed,
+            augmentation=video_augmentation,
+            decoder=decoder,
+            dropped_file=dropped_file,
+        )
         if not 0 <= mlm_probability < 1:
             raise ValueError(f"mlm_probability={mlm_probability} must be at least 0 (no MLM) and below 1.")
         if patch_size < 1 or (image_frames is not None and image_frames < 1):

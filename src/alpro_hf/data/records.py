@@ -169,7 +169,7 @@ def _parquet(path: Path) -> Iterator[tuple[str, Record]]:
                 for record in batch.to_pylist():
                     row += 1
                     yield f"{path}, row {row}", record
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last where a text is not UTF-8
             raise AnnotationError(f"{path}, after row {row}: no readable Parquet: {error}") from error
 
 

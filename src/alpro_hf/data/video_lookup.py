@@ -1,5 +1,6 @@
 """The file of a clip or image by its id, among millions: one scan of a folder, 8 bytes and the path for each file."""
 
+import logging
 import os
 from collections.abc import Iterator
 from typing import Literal
@@ -8,9 +9,11 @@ import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
-from ..video_files import _HEAD, VIDEO_EXTENSIONS, starts_like_a_video
+from ..video_files import _HEAD, VIDEO_EXTENSIONS, inside, starts_like_a_video
 from .collator import _stable_id
 from .records import AnnotationError
+
+logger = logging.getLogger(__name__)
 
 _EXTENSIONS = ".avif .bmp .gif .jfif .jpe .jpeg .jpg .png .ppm .tif .tiff .webp"
 IMAGE_EXTENSIONS = frozenset(_EXTENSIONS.split())
@@ -28,6 +31,7 @@ class MediaFolder:
         folder: Where to look; scanned now, once.
         media: `video` or `image`.
         recursive: Whether to look into subfolders too.
+        allow_outside: Whether to take links to files outside of the folder; if not, a warning counts them.
 
     Raises:
         NotADirectoryError: There is no such folder.
@@ -36,7 +40,11 @@ class MediaFolder:
     """
 
     def __init__(
-        self, folder: str | os.PathLike[str], media: Literal["video", "image"] = "video", recursive: bool = True
+        self,
+        folder: str | os.PathLike[str],
+        media: Literal["video", "image"] = "video",
+        recursive: bool = True,
+        allow_outside: bool = False,
     ):
         self.folder = os.fspath(folder)
         self.media = media
@@ -51,13 +59,25 @@ class MediaFolder:
             hashes.append(np.array([_key(_file_id(name)) for name in names], np.int64))
             names.clear()
 
-        for name in tqdm(
-            _files(self.folder, media, recursive), desc=f"Scanning {self.folder}", unit=" files", delay=2
-        ):
+        outside: list[str] = []
+        files = _files(self.folder, media, recursive)
+        for name in tqdm(files, desc=f"Scanning {self.folder}", unit=" files", delay=2):
+            path = os.path.join(self.folder, name)
+            if not allow_outside and os.path.islink(path) and not inside(path, self.folder):
+                outside.append(path)
+                continue
             names.append(name)
             if len(names) == _CHUNK:
                 flush()
         flush()
+        if outside:
+            logger.warning(
+                "%d links that lead out of %s were passed over, the first is %s; allow_outside=True (--allow-outside) "
+                "takes them.",
+                len(outside),
+                self.folder,
+                outside[0],
+            )
         keys = np.concatenate(hashes)
         order = np.argsort(keys, kind="stable")
         self._keys = keys[order]

@@ -1,0 +1,63 @@
+"""Install the lowest versions that pyproject.toml declares, and run the faster tests with them.
+
+    python scripts/test_lowest.py --folder lowest-env
+
+Makes a virtual environment in --folder (kept, and used again), installs each dependency and the extra `test` at
+exactly its lower bound, and runs the tests named below. pip says so if those versions do not go together.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[1]
+# what touches each dependency, without processes, browsers and models of base size
+TESTS = (
+    *("test_configuration.py", "test_modeling.py", "test_modeling_parity.py", "test_loss.py", "test_decoding.py"),
+    *("test_processing.py", "test_video_processing.py", "test_retrieval.py", "test_convert.py", "test_trainer.py"),
+    *("data/test_annotations.py", "data/test_collator.py", "test_evaluation.py", "test_package.py"),
+)
+ANY = {"pytest", "pytest-timeout", "pytest-xdist", "hypothesis"}  # tools, of which any version will do
+# what the tests above do without
+LEFT_OUT = {"mypy", "ruff", "playwright", "onnx", "onnxruntime", "onnxscript", "spacy", "types-tqdm", "evaluate"}
+
+
+def lowest() -> list[str]:
+    """`name==lower bound` of each dependency and of what the tests need."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    found = {}
+    for text in (*project["dependencies"], *project["optional-dependencies"]["test"]):
+        wanted = Requirement(text)
+        bounds = [one.version for one in wanted.specifier if one.operator == ">="]
+        if wanted.name not in LEFT_OUT:
+            pinned = bounds and wanted.name not in ANY
+            found[wanted.name] = f"{wanted.name}=={bounds[0]}" if pinned else wanted.name
+    return list(found.values())
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, default=Path("lowest-env"), help="of the environment")
+    parser.add_argument("--list", action="store_true", help="print the versions and do nothing")
+    args = parser.parse_args()
+    print("\n".join(lowest()))
+    if args.list:
+        return 0
+    python = args.folder / "bin" / "python"
+    if not python.exists():
+        subprocess.run([sys.executable, "-m", "venv", args.folder], check=True)
+    subprocess.run([python, "-m", "pip", "install", "--quiet", *lowest()], check=True)
+    subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", "-e", ROOT], check=True)
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    tests = [str(ROOT / "tests" / name) for name in TESTS]
+    command = [python, "-m", "pytest", "-q", "-m", "not slow", *tests]
+    return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,427 @@
+"""Decoding in processes that may die: a file that crashes or hangs FFmpeg costs its own row and nothing else.
+
+`IsolatedDecoder.decode` takes and gives what `decoding.decode` does. Behind it stand processes that import FFmpeg and
+numpy alone, take one file at a time, and are ended when one takes too long; the next file finds a fresh one. They can
+hold only so much memory. What they answer is JSON and raw pixels, which is read as data.
+
+    with IsolatedDecoder(deadline=60) as decoder:
+        frames = decoder.decode("clip.mp4", [0, 10, 20])
+        pixels = processor.video_processor("clip.mp4", decoder=decoder.decode)
+"""
+
+import importlib.util
+import io
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import IO, TYPE_CHECKING, Any, NoReturn, cast
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from .decoding import FrameChoice, Frames, VideoInfo, VideoLimits, VideoSource
+
+STARTING = 120.0  # seconds that a process may take to start
+MAX_HEADER = 64 * 1024**2  # bytes of JSON that a process may send at once: times and numbers of a million frames
+
+
+class _WorkerDiedError(Exception):
+    """Nothing more comes from the process."""
+
+
+# ------------------------------------------------------------------------------------------------- what both sides say
+
+
+def _send(stream: IO[bytes], message: dict[str, Any], payload: Any = b"") -> None:
+    header = json.dumps(message).encode()
+    stream.write(len(header).to_bytes(8, "big") + header)
+    stream.write(payload)
+    stream.flush()
+
+
+def _receive(stream: IO[bytes]) -> dict[str, Any]:
+    size = int.from_bytes(_exactly(stream, 8), "big")
+    if size > MAX_HEADER:
+        raise _WorkerDiedError
+    try:
+        return json.loads(_exactly(stream, size))
+    except ValueError as error:  # it writes over its own memory
+        raise _WorkerDiedError from error
+
+
+def _exactly(stream: IO[bytes], size: int) -> bytes:
+    data = stream.read(size)
+    if len(data) < size:
+        raise _WorkerDiedError
+    return data
+
+
+# --------------------------------------------------------------------------------------------------- the caller's side
+
+
+class IsolatedDecoder:
+    """`decode` and `probe` as in `decoding`, in processes of their own.
+
+    Threads may share it, and processes too: one that was forked or got it by pickling starts processes of its own.
+    They start when they are first needed and end with `close`, with the process that started them, or by force.
+
+    Args:
+        processes: How many files are decoded at a time; a further caller waits.
+        deadline: Seconds for one file, after which its process is ended.
+        max_memory: Bytes of data that a process may hold, FFmpeg's own included; None: no bound. Kept where the
+            system keeps such bounds (Linux).
+
+    Raises (from `decode` and `probe`, beside what those of `decoding` do):
+        DecoderFailedError: The process crashed, or was ended at the deadline.
+        VideoTooLargeError: The file needs more than `max_memory`.
+    """
+
+    def __init__(self, *, processes: int = 2, deadline: float = 60.0, max_memory: int | None = 4 * 1024**3) -> None:
+        if processes < 1 or deadline <= 0 or (max_memory is not None and max_memory < 1):
+            raise ValueError(
+                f"processes={processes} and max_memory={max_memory} must be at least 1, and deadline={deadline} "
+                "above 0."
+            )
+        self.processes, self.deadline, self.max_memory = processes, deadline, max_memory
+        self._begin()
+
+    def _begin(self) -> None:
+        self._owner = os.getpid()
+        self._free = threading.BoundedSemaphore(self.processes)
+        self._lock = threading.Lock()
+        self._idle: list[_Worker] = []
+        self._busy: set[_Worker] = set()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("processes", "deadline", "max_memory")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._begin()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "IsolatedDecoder":
+        return self  # processors copy their arguments, and a copy would start processes that nobody ends
+
+    def __enter__(self) -> "IsolatedDecoder":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End all processes at once, also those at work; a later call starts new ones."""
+        if self._owner == os.getpid():
+            with self._lock:
+                for worker in self._busy:  # the thread that waits for it cleans up
+                    worker.process.kill()
+                while self._idle:
+                    self._idle.pop().kill()
+
+    def decode(
+        self,
+        source: "VideoSource",
+        indices: "FrameChoice" = None,
+        *,
+        height: int | None = None,
+        width: int | None = None,
+        limits: "VideoLimits | None" = None,
+        allow_url: bool = False,
+        allow_truncated: bool = False,
+    ) -> "Frames":
+        """See `decoding.decode`. A file object is read to its end first."""
+        import torch
+
+        from .decoding import Frames, _choose
+
+        size = {"height": height, "width": width}
+        request: dict[str, Any] = {"do": "decode", **size, "allow_url": allow_url, "allow_truncated": allow_truncated}
+        answer, pixels = self._ask(source, request, limits, lambda info: _choose(indices, info))
+        info = _video_info(answer["info"], source)
+        stack = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+        return Frames(stack, answer["indices"], answer["timestamps"], info)
+
+    def probe(
+        self, source: "VideoSource", *, limits: "VideoLimits | None" = None, allow_url: bool = False
+    ) -> "VideoInfo":
+        """See `decoding.probe`."""
+        answer, _ = self._ask(source, {"do": "probe", "allow_url": allow_url}, limits)
+        return _video_info(answer["info"], source)
+
+    def _ask(
+        self,
+        source: "VideoSource",
+        request: dict[str, Any],
+        limits: "VideoLimits | None",
+        choose: Callable[["VideoInfo"], list[int]] | None = None,
+    ) -> tuple[dict[str, Any], np.ndarray]:
+        from .decoding import DEFAULT_LIMITS
+
+        limits = limits or DEFAULT_LIMITS
+        if isinstance(source, str | os.PathLike):
+            is_url = str(source).lower().startswith(("http://", "https://"))
+            path = os.fspath(source) if is_url else os.path.abspath(source)
+            request["path"], data = os.fsencode(path).decode("latin-1"), b""
+        else:
+            data = _content(source, limits)
+            request["size"] = len(data)
+        request["limits"] = asdict(limits)
+        if self._owner != os.getpid():
+            self._begin()
+        with self._free:
+            worker = self._take()
+            try:
+                return worker.ask(source, request, data, choose, self.deadline)
+            finally:
+                self._put_back(worker)
+
+    def _take(self) -> "_Worker":
+        with self._lock:
+            worker = self._idle.pop() if self._idle else None
+        worker = worker or _Worker(self.max_memory)
+        with self._lock:
+            self._busy.add(worker)
+        return worker
+
+    def _put_back(self, worker: "_Worker") -> None:
+        with self._lock:
+            self._busy.discard(worker)
+            if worker.ready:
+                self._idle.append(worker)
+            else:
+                worker.kill()
+
+
+def _content(source: "VideoSource", limits: "VideoLimits") -> bytes:
+    from .decoding import _checked_file, _copy, _name
+
+    if isinstance(source, bytes | bytearray | memoryview):
+        return bytes(source)
+    file = _checked_file(source)
+    if hasattr(file, "seekable") and file.seekable():
+        file.seek(0)
+    with _copy(file, _name(source), limits) as copy:
+        copy.seek(0)
+        return copy.read()
+
+
+def _video_info(said: dict[str, Any], source: "VideoSource") -> "VideoInfo":
+    from .decoding import VideoInfo, _name
+
+    return replace(VideoInfo(**said), source=_name(source))
+
+
+class _Worker:
+    """A process, seen from the one that started it."""
+
+    def __init__(self, max_memory: int | None) -> None:
+        self.ready = False
+        # by its path: the package would bring torch along, which takes longer to import than most clips to decode
+        command = [sys.executable, "-P", __file__, str(max_memory or 0)]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True, close_fds=True
+        )
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.to, self.answers = self.process.stdin, self.process.stdout
+        timer = threading.Timer(STARTING, self.process.kill)
+        timer.start()
+        try:
+            _receive(self.answers)
+        except _WorkerDiedError as error:
+            self.kill()
+            raise RuntimeError(
+                f"The process that decodes videos did not start ({shown_exit(self.process.returncode)}): "
+                f"{' '.join(command)}"
+            ) from error
+        finally:
+            timer.cancel()
+        self.ready = True
+
+    def kill(self) -> None:
+        self.ready = False
+        self.process.kill()
+        self.process.wait()
+        for stream in (self.to, self.answers):
+            with suppress(OSError):  # what it did not take is lost with it
+                stream.close()
+
+    def ask(
+        self,
+        source: "VideoSource",
+        request: dict[str, Any],
+        data: bytes,
+        choose: Callable[["VideoInfo"], list[int]] | None,
+        deadline: float,
+    ) -> tuple[dict[str, Any], np.ndarray]:
+        from .decoding import DecoderFailedError, _name
+
+        expired = threading.Event()
+
+        def end() -> None:
+            expired.set()
+            self.process.kill()
+
+        self.ready = False  # until the answer is complete
+        timer = threading.Timer(deadline, end)
+        timer.daemon = True
+        timer.start()
+        try:
+            _send(self.to, request | {"deadline": deadline}, data)
+            answer = _receive(self.answers)
+            if choose is not None and "info" in answer and "shape" not in answer:
+                chosen = choose(_video_info(answer["info"], source))
+                _send(self.to, {"indices": chosen})
+                answer = _receive(self.answers)
+            if "error" in answer:
+                self.ready = True
+                _raise(answer, source)
+            shape, limit = answer.get("shape", (0, 0, 0, 3)), request["limits"]["max_decoded_size"]
+            if limit is not None and math.prod(shape) > limit:
+                raise _WorkerDiedError
+            pixels = np.empty(tuple(shape), np.uint8)
+            if pixels.size and cast(io.BufferedReader, self.answers).readinto(pixels.data) < pixels.nbytes:
+                raise _WorkerDiedError
+        except (_WorkerDiedError, BrokenPipeError) as error:
+            code = self.process.wait() if expired.is_set() else _exit_code(self.process)
+            took_too_long = expired.is_set() or code == -signal.SIGALRM
+            problem = (
+                f"decoding it took longer than {deadline:g} seconds and was ended"
+                if took_too_long
+                else f"decoding it ended the decoder ({shown_exit(code)})"
+            )
+            advice = "Re-encode the file or leave it out"
+            raise DecoderFailedError(
+                _name(source), problem, advice + ("; or allow it more time" if took_too_long else "")
+            ) from error
+        finally:
+            timer.cancel()
+        self.ready = True
+        return answer, pixels
+
+
+def _exit_code(process: "subprocess.Popen[bytes]") -> int:
+    """Of a process that is ending, or says what makes no sense and is ended."""
+    try:
+        return process.wait(5)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
+
+
+def shown_exit(code: int) -> str:
+    """How a process ended, for people."""
+    if code >= 0:
+        return f"exit code {code}"
+    name = signal.Signals(-code).name if -code in list(signal.Signals) else f"signal {-code}"
+    return f"{name}, perhaps for want of memory" if name == "SIGKILL" else name
+
+
+def _raise(answer: dict[str, Any], source: "VideoSource") -> NoReturn:
+    """The error of the other side, as if it had happened here."""
+    from . import decoding
+
+    name = decoding._name(source)
+    if "errno" in answer:
+        raise OSError(answer["errno"], answer["error"], name)
+    kind = getattr(decoding, str(answer["error"]), None)
+    if not (isinstance(kind, type) and issubclass(kind, decoding.VideoDecodeError)):
+        kind = decoding.VideoDecodeError
+    raise kind(name, answer["problem"], answer["advice"])
+
+
+# -------------------------------------------------------------------------------------------------- the process's side
+
+
+def _serve(max_memory: int) -> None:
+    decoding = _load_decoding()
+    _bound(max_memory)
+    requests, answers = sys.stdin.buffer, sys.stdout.buffer
+    _send(answers, {"ready": True})
+    while True:
+        try:
+            request = _receive(requests)
+            source: Any = _exactly(requests, request["size"]) if "size" in request else _path(request["path"])
+        except _WorkerDiedError:  # the caller has gone
+            return
+        _set_alarm(request["deadline"])
+        try:
+            _answer(decoding, request, source, requests, answers)
+        except decoding.VideoDecodeError as error:
+            _send(answers, {"error": type(error).__name__, "problem": error.problem, "advice": error.advice})
+        except MemoryError:
+            problem = f"decoding it takes more than {max_memory:,} bytes of memory"
+            advice = "Use a smaller video, or allow max_memory=..."
+            _send(answers, {"error": "VideoTooLargeError", "problem": problem, "advice": advice})
+        except OSError as error:
+            _send(answers, {"error": error.strerror or str(error), "errno": error.errno or 0})
+        _set_alarm(0)
+
+
+def _answer(
+    decoding: ModuleType, request: dict[str, Any], source: Any, requests: IO[bytes], answers: IO[bytes]
+) -> None:
+    limits = decoding.VideoLimits(**request["limits"])
+    if request["do"] == "probe":
+        info = decoding.probe(source, limits=limits, allow_url=request["allow_url"])
+        return _send(answers, {"info": asdict(info)})
+
+    def choose(info: Any) -> list[int]:
+        if not chosen:  # a second try at the same video needs no second question
+            _send(answers, {"info": asdict(info)})
+            chosen.extend(_receive(requests)["indices"])
+        return list(chosen)
+
+    chosen: list[int] = []
+    options = [request[name] for name in ("height", "width")]
+    pixels, indices, timestamps, info = decoding.read(
+        source, choose, *options, limits, request["allow_url"], request["allow_truncated"]
+    )
+    about = {"shape": pixels.shape, "indices": indices, "timestamps": timestamps, "info": asdict(info)}
+    _send(answers, about, np.ascontiguousarray(pixels))
+
+
+def _path(sent: str) -> str:
+    return os.fsdecode(sent.encode("latin-1"))
+
+
+def _load_decoding() -> ModuleType:
+    """The module beside this file, without its package."""
+    spec = importlib.util.spec_from_file_location("decoding", Path(__file__).with_name("decoding.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["decoding"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _bound(max_memory: int) -> None:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if max_memory:
+        resource.setrlimit(resource.RLIMIT_DATA, (max_memory, max_memory))
+
+
+def _set_alarm(deadline: float) -> None:
+    """Ends this process a little after the caller should have, for a caller that has died."""
+    if hasattr(signal, "alarm"):
+        signal.alarm(math.ceil(deadline) + 5 if deadline else 0)
+
+
+if __name__ == "__main__":
+    _serve(int(sys.argv[1]))
+
+
+__all__ = ["IsolatedDecoder"]
