@@ -226,8 +226,13 @@ class _Worker:
         self.ready = False
         # by its path: the package would bring torch along, which takes longer to import than most clips to decode
         command = [sys.executable, "-P", __file__, str(max_memory or 0)]
+        # not our stderr: whoever reads it would wait for a process that hangs after we were killed
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True, close_fds=True
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )
         assert self.process.stdin is not None
         assert self.process.stdout is not None
