@@ -289,11 +289,14 @@ def draw(means: dict[str, dict[str, dict[str, tuple[float, float]]]], path: Path
     for row, (split, by_losses) in zip(axes, means.items(), strict=True):
         for axis, name in zip(row, names, strict=True):
             shown = {losses: spread[name] for losses, spread in by_losses.items() if name in spread}
+            if not shown:  # no retrieval before fine-tuning was measured on this split
+                axis.set_axis_off()
+                continue
             axis.bar(list(shown), [mean for mean, _ in shown.values()], yerr=[std for _, std in shown.values()])
             axis.set_title(f"{name}, {split}")
             axis.set_ylabel("rank" if "rank" in name else "%")
             axis.tick_params(axis="x", rotation=30)
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=80)
     print(f"\nwritten to {path}")
 
 
