@@ -541,8 +541,10 @@ def test_fine_tuning_starts_from_a_pretraining_folder(pretrained):
     retrieval, missing = load(AlproForVideoTextRetrieval, pretrained)
     assert missing == set()  # so it retrieves at once, without fine-tuning
     found = retrieval(*inputs)
-    for name in ("vtm_logits", "logits_per_text", "text_embeds", "video_embeds"):
+    for name in ("logits_per_text", "text_embeds", "video_embeds"):
         assert torch.equal(found[name], expected[name])
+    # pre-training fuses whole sequences, retrieval ends at the CLS token: the same sums in another order
+    torch.testing.assert_close(found["vtm_logits"], expected["vtm_logits"], atol=1e-6, rtol=1e-5)
 
     answering, missing = load(AlproForVideoQuestionAnswering, pretrained, num_labels=11)
     assert missing == {name for name in answering.state_dict() if name.startswith("classifier.")}

@@ -259,6 +259,7 @@ def test_the_first_fused_tokens_are_those_of_all(attention, padded, first_tokens
 def test_answers_need_one_fused_token_and_who_looks_inside_gets_all():
     model, inputs = build(AlproForVideoQuestionAnswering), tiny.inputs(2)
     short = model(**inputs)
+    model.set_attn_implementation("eager")  # the one that tells its weights
     inside = model(**inputs, output_hidden_states=True, output_attentions=True)
     assert short.fusion_model_output.last_hidden_state.shape == (2, 1, 32)
     assert inside.fusion_model_output.last_hidden_state.shape == (2, 12, 32)

@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 from transformers import pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.pipelines.pt_utils import KeyDataset
+from transformers.utils.logging import enable_progress_bar
 
 import alpro_hf
 from alpro_hf import (
@@ -437,6 +438,7 @@ def test_a_new_model_may_be_tried_out(tmp_path, captions) -> None:
 
 
 def test_long_lists_show_their_progress(ask, search, captions, questions, monkeypatch, capsys) -> None:
+    enable_progress_bar()  # which commands switch off, in whatever test ran one before
     ask(questions[:3])
     search(list(captions.values()), videos=list(captions))
     assert capsys.readouterr().err == ""  # it is over before a bar is worth it
@@ -483,6 +485,7 @@ REMOTE = """
 import json, sys
 sys.modules["alpro_hf"] = None  # as where it is not installed
 from transformers import pipeline
+from transformers.utils.logging import enable_progress_bar
 said = []
 for task, folder, again, arguments in json.loads(sys.argv[1]):
     pipe = pipeline(task, model=folder, trust_remote_code=True, device="cpu")

@@ -97,6 +97,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="COLUMN",
         help=f"columns to tell the metrics apart by, beside {', '.join(COLUMNS)} and the number of {WORDS}",
     )
+    data.add_argument(
+        "--allow-outside",
+        action="store_true",
+        help="let annotations (KIND:PATH) name clips outside of their folder, by .., links or absolute paths",
+    )
     model = parser.add_argument_group("model")
     model.add_argument("--model", default=BUNDLED, metavar="M", help="folder, Hub id or 'bundled' (default)")
     model.add_argument("--revision", metavar="REV", help="branch, tag or commit of a Hub id")
@@ -180,6 +185,7 @@ def evaluate(args: argparse.Namespace) -> Results | None:
     state = processes()
     options = {"video_names": args.video_names, "on_missing": args.on_missing}
     options = {name: value for name, value in options.items() if value is not None}
+    options |= {"allow_outside": True} if args.allow_outside else {}
     with state.main_process_first():  # the others find what the first one has cached
         rows = load_rows(args.data, args.task, args.videos, args.split, args.output, **options)
     columns = _columns(args, rows)

@@ -185,8 +185,8 @@ def export(
     elif weights:
         for file in weights:
             shutil.copyfile(file, output / file.name)
-    else:  # weights of another format
-        HEADS[config["architectures"][0]][0].from_pretrained(source).save_pretrained(output)
+    else:  # an old pickle, which the library reads with weights_only=True: whoever publishes it says what it is
+        HEADS[config["architectures"][0]][0].from_pretrained(source, use_safetensors=False).save_pretrained(output)
     if source is not None:
         for file_name in _TRAVELLING:
             if (source / file_name).is_file():
