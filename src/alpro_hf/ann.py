@@ -41,7 +41,7 @@ def build_ann(index: VideoIndex, kind: str | None = None) -> int:
     kind = kind or f"IVF{cells},Flat"
     every = max(1, len(index) // (_TRAINED_ON * cells))  # cells are learned from a sample, spread over the whole index
     sample = torch.cat([block[::every].float() for block in index.features()])
-    made = faiss.index_factory(sample.shape[1], kind, faiss.METRIC_INNER_PRODUCT)
+    made: Any = faiss.index_factory(sample.shape[1], kind, faiss.METRIC_INNER_PRODUCT)
     made.train(sample.numpy())
     for block in index.features():
         made.add(block.float().numpy())
