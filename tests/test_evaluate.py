@@ -106,7 +106,9 @@ def trainer_metrics(task, model_folder, rows, text_length=32, **arguments):
     model, processor = gallery.load(model_folder, task)
     processor.tokenizer.model_max_length = text_length
     collator = AlproCollator(processor, task=task, label2id=model.config.label2id if task == "qa" else None)
-    args = AlproTrainingArguments(output_dir="unused", use_cpu=True, report_to="none", **arguments)
+    args = AlproTrainingArguments(
+        output_dir=str(model_folder.parent / "trainer"), use_cpu=True, report_to="none", **arguments
+    )
     metrics = AlproTrainer(model=model, args=args, data_collator=collator, eval_dataset=rows).evaluate()
     return {name.removeprefix("eval_"): value for name, value in metrics.items()}
 
