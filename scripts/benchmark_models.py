@@ -73,18 +73,27 @@ def every_token(model: Model, text: torch.Tensor, mask: torch.Tensor | None, vid
     return model.vtm_head(model.alpro.fuse(text, mask, video).last_hidden_state[:, 0])
 
 
-def reused_projections(model: Model, text: torch.Tensor, video: torch.Tensor, projected: torch.Tensor) -> torch.Tensor:
-    """`match` whose first layer takes Q, K and V of the clip (B, N, 3D) as given; nothing padded, sdpa."""
-    first, *others = model.alpro.text_model.layers[model.config.text_config.fusion_layer :]
-    hidden, attention = torch.cat([text, video], dim=1), first.attention
-    qkv = torch.cat([attention.qkv(text), projected], dim=1).unflatten(2, (3, -1, attention.head_dim))
-    query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-    seen = torch.nn.functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
-    hidden = first.attention_norm(hidden + attention.proj(seen))
-    hidden = first.mlp_norm(hidden + first.mlp(hidden))
-    for layer in others[:-1]:
-        hidden = layer(hidden)
-    return model.vtm_head(others[-1](hidden, None, 1)[:, 0])
+class Packed(torch.nn.Module):
+    """A linear layer whose weights oneDNN has laid out for the machine, on a CPU; inference only."""
+
+    def __init__(self, linear: torch.nn.Linear, rows: int):
+        super().__init__()
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), rows)
+        self.bias = linear.bias
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+
+
+def packed(model: Model, rows: int) -> Model:
+    """A copy whose fusion layers are `Packed`."""
+    model = copy.deepcopy(model)
+    for layer in model.alpro.text_model.layers[model.config.text_config.fusion_layer :]:
+        for part in layer.modules():
+            for name, linear in list(part.named_children()):
+                if type(linear) is torch.nn.Linear:
+                    setattr(part, name, Packed(linear, rows))
+    return model
 
 
 def clock(device: str) -> str:
@@ -100,18 +109,20 @@ def gemm_peak(dtype: torch.dtype, device: str, size: int) -> float:
 
 @torch.inference_mode()
 def inference(arguments: argparse.Namespace) -> None:
-    device, pairs, clips = arguments.device, arguments.pairs, arguments.clips
+    device, clips, count_texts = arguments.device, arguments.clips, arguments.texts
     ours = build(arguments.size).to(device)
     naive, video_config = plain(ours), ours.config.video_config
     size = video_config.image_size
     pixels = torch.randn(clips, arguments.frames, 3, size, size, device=device)
     vocabulary = ours.config.text_config.vocab_size
     longest = min(PADDED, ours.config.text_config.max_position_embeddings)
-    ids, mask = (tensor.to(device) for tensor in texts(pairs, vocabulary, longest))
+    ids, mask = (tensor.to(device) for tensor in texts(count_texts, vocabulary, longest))
     text = ours.alpro.get_text_features(ids, mask).last_hidden_state
     tokens = 1 + (size // video_config.patch_size) ** 2
-    video = torch.randn(pairs, tokens, text.shape[2], device=device)
-    own = torch.arange(pairs).unsqueeze(1).expand(-1, 2)
+    video = torch.randn(clips, tokens, text.shape[2], device=device)
+    pairs = torch.cartesian_prod(torch.arange(count_texts), torch.arange(clips))  # all: as in an evaluation
+    of_text, of_clip = pairs.to(device).unbind(dim=1)
+    whole = text[of_text], mask[of_text], video[of_clip]
     timed = partial(alternate, rounds=arguments.rounds, device=device)
     peak = {"fp32": gemm_peak(torch.float32, device, arguments.gemm)}
 
@@ -125,20 +136,20 @@ def inference(arguments: argparse.Namespace) -> None:
             "ours": lambda: ours.alpro.get_text_features(ids, mask),
         },
         "pair": {
-            "plain": lambda: every_token(naive, text, mask, video),
-            "ours": lambda: vtm_scores(ours, text, mask, video, own, batch_size=arguments.batch),
+            "plain": lambda: every_token(naive, *whole),
+            "ours": lambda: vtm_scores(ours, text, mask, video, pairs),
         },
     }
-    count = {"clip": clips, "text": pairs, "pair": pairs}
+    count = {"clip": clips, "text": count_texts, "pair": len(pairs)}
     half = {}
     if fast_bfloat16(device):
         peak["bf16"] = gemm_peak(torch.bfloat16, device, arguments.gemm)
         halved = copy.deepcopy(ours).to(torch.bfloat16)
-        states = text.bfloat16(), mask, video.bfloat16(), own
+        states = text.bfloat16(), mask, video.bfloat16(), pairs
         half = {
             "clip": lambda: halved.alpro.get_video_features(pixels),
             "text": lambda: halved.alpro.get_text_features(ids, mask),
-            "pair": lambda: vtm_scores(halved, *states, batch_size=arguments.batch),
+            "pair": lambda: vtm_scores(halved, *states),
         }
     rows, cost = [], {}
     for part, sides in parts.items():
@@ -167,53 +178,76 @@ def inference(arguments: argparse.Namespace) -> None:
         | {"GEMM peak GFLOP/s": {name: value / 1e9 for name, value in peak.items()}},
         {
             "parts": rows,
-            "savings": savings(ours, naive, text, mask, video, timed),
+            "savings": savings(ours, naive, text, mask, video, timed, arguments.compile),
             "evaluation": evaluations(cost, bool(half)),
         },
         device,
     )
 
 
-def savings(ours: Model, naive: Model, text: Any, mask: Any, video: Any, timed: Any) -> list[dict[str, Any]]:
-    """Each exact saving alone, against the pair as the plain way fuses it."""
+def savings(
+    ours: Model, naive: Model, text: Any, mask: Any, video: Any, timed: Any, compiling: bool
+) -> list[dict[str, Any]]:
+    """Each exact saving alone; those before the line of the cache against the pair as the plain way fuses it."""
+    pairs = torch.cartesian_prod(torch.arange(len(text)), torch.arange(len(video)))
+    of_text, of_clip = pairs.to(text.device).unbind(dim=1)
+    whole = text[of_text], mask[of_text], video[of_clip]
     short = int(lengths(len(text)).float().mean())
-    one, nothing_padded = text[:, :short].contiguous(), torch.ones_like(mask[:, :short])
-    projected = ours.alpro.text_model.layers[ours.config.text_config.fusion_layer].attention.qkv(video)
+    one, nothing_padded = text[of_text, :short].contiguous(), torch.ones_like(mask[of_text, :short])
+    eight = slice(0, max(8, len(pairs) // 4))  # pairs enough for what does not depend on how many
+    rows = len(one[eight]) * (short + video.shape[1])
     cases: dict[str, tuple[Callable[[], torch.Tensor], Callable[[], torch.Tensor]]] = {
         "sdpa for eager attention": (
-            lambda: every_token(naive, text, mask, video),
-            lambda: every_token(ours, text, mask, video),
+            lambda: every_token(naive, *whole),
+            lambda: every_token(ours, *whole),
         ),
         "last layer for the CLS token alone": (
-            lambda: every_token(ours, text, mask, video),
-            lambda: ours.match(text, mask, video),
+            lambda: every_token(ours, *whole),
+            lambda: ours.match(*whole),
         ),
         "padded to the batch's longest, batches by length": (
-            lambda: every_token(ours, text, mask, video),
-            lambda: _whole_by_length(ours, text, mask, video),
+            lambda: every_token(ours, *whole),
+            lambda: _whole_by_length(ours, *whole),
         ),
         "no mask where nothing is padded": (
-            lambda: every_token(naive, one, nothing_padded, video),
-            lambda: every_token(naive, one, None, video),
+            lambda: every_token(naive, one[eight], nothing_padded[eight], whole[2][eight]),
+            lambda: every_token(naive, one[eight], None, whole[2][eight]),
         ),
-        "Q, K, V of the clip in the first layer reused (not in the product)": (
-            lambda: ours.match(one, None, video),
-            lambda: reused_projections(ours, one, video, projected),
+        "Q, K, V of a clip once in the first layer": (
+            lambda: ours.match(one, None, whole[2]),
+            lambda: ours.match(one, None, video, of_clip),
+        ),
+        "batches whose activations fit the cache": (
+            lambda: vtm_scores(ours, text, mask, video, pairs, len(pairs)),
+            lambda: vtm_scores(ours, text, mask, video, pairs),
         ),
     }
-    rows = []
+    if text.device.type == "cpu":
+        laid_out = packed(ours, rows)
+        cases["weights laid out by oneDNN (not in the product)"] = (
+            lambda: ours.match(one[eight], None, whole[2][eight]),
+            lambda: laid_out.match(one[eight], None, whole[2][eight]),
+        )
+    if compiling:
+        compiled = torch.compile(ours.match)
+        cases["torch.compile (opt-in)"] = (
+            lambda: ours.match(one[eight], None, whole[2][eight]),
+            lambda: compiled(one[eight], None, whole[2][eight]),
+        )
+    table = []
     for name, (before, after) in cases.items():
         found = timed({"before": before, "after": after})
-        rows.append(
+        counted = "oneDNN" not in name and "compile" not in name  # those the counter cannot look into
+        table.append(
             {
                 "saving": name,
                 "ratio wall": found["before"]["wall"] / found["after"]["wall"],
                 "ratio cpu": found["before"]["cpu"] / found["after"]["cpu"],
-                "ratio FLOP": flops(before) / flops(after),
+                "ratio FLOP": flops(before) / flops(after) if counted else 1.0,
                 "largest difference": (before() - after()).abs().max().item(),
             }
         )
-    return rows
+    return table
 
 
 def _whole_by_length(model: Model, text: Any, mask: Any, video: Any) -> torch.Tensor:
@@ -328,8 +362,11 @@ def training(arguments: argparse.Namespace) -> None:
     pixels = torch.randn(batch, arguments.frames, 3, side, side, device=device)
     vocabulary = ours.config.text_config.vocab_size
     losses: dict[str, float] = {}
+    peak: dict[str, float] = {}
 
     def step(name: str, model: Model, padded: int | None, dtype: torch.dtype | None = None) -> None:
+        if device != "cpu":
+            torch.cuda.reset_peak_memory_stats()
         ids, mask = (tensor.to(device) for tensor in texts(batch, vocabulary, padded))
         inputs = {"input_ids": ids, "attention_mask": mask, "pixel_values_videos": pixels}
         generator = torch.Generator(device).manual_seed(0)
@@ -342,8 +379,22 @@ def training(arguments: argparse.Namespace) -> None:
         loss.backward()
         losses[name] = loss.item()
         model.zero_grad()
+        if device != "cpu":
+            peak[name] = torch.cuda.max_memory_allocated() / 2**20
 
-    sides = {"plain": partial(step, "plain", naive, PADDED), "ours": partial(step, "ours", ours, None)}
+    def checkpointed() -> None:
+        ours.gradient_checkpointing_enable()
+        step("ours, checkpointing", ours, None)
+        ours.gradient_checkpointing_disable()
+
+    sides: dict[str, Callable[[], None]] = {
+        "plain": partial(step, "plain", naive, PADDED),
+        "ours": partial(step, "ours", ours, None),
+        "ours, checkpointing": checkpointed,
+    }
+    if arguments.compile:
+        compiled: Any = torch.compile(ours)
+        sides["ours, compiled"] = partial(step, "ours, compiled", compiled, None)
     if fast_bfloat16(device):
         sides["ours, bf16"] = partial(step, "ours, bf16", ours, None, torch.bfloat16)
     found = alternate(sides, arguments.rounds, device)
@@ -353,16 +404,17 @@ def training(arguments: argparse.Namespace) -> None:
             "wall s": seconds["wall"],
             "cpu s": seconds["cpu"],
             "samples/s": batch / seconds["wall"],
-            "TFLOP": flops(sides[name]) / 1e12,
+            "TFLOP": flops(sides[name if "compiled" not in name else "ours"]) / 1e12,
             "ratio wall": found["plain"]["wall"] / seconds["wall"],
             "ratio cpu": found["plain"]["cpu"] / seconds["cpu"],
             "loss": losses[name],
+            **({"peak MB": peak[name]} if name in peak else {}),
         }
         for name, seconds in found.items()
     ]
     if not fast_bfloat16(device):
         rows.append({"step": "ours, bf16", "wall s": NOT_HERE})
-    memory = {"peak memory MB": torch.cuda.max_memory_allocated() / 2**20 if device != "cpu" else peak_memory_mb()}
+    memory = {} if peak else {"peak memory of all MB": peak_memory_mb()}
     settings = {key: value for key, value in vars(arguments).items() if key != "run"} | memory
     tables = {"step": rows}
     if arguments.data_steps:
@@ -395,8 +447,11 @@ def gpu(arguments: argparse.Namespace) -> None:
         print("not measured: this machine has no GPU. `inference` and `training` are its CPU parts.")
         return
     for name, more in {
-        "gpu-inference": {"run": inference, "pairs": 256, "clips": 16, "frames": 8, "batch": 256, "gemm": 8192},
-        **{f"gpu-training-{n}": {"run": training, "batch": n, "frames": 8, "data_steps": 0} for n in (8, 16, 32, 64)},
+        "gpu-inference": {"run": inference, "texts": 64, "clips": 16, "frames": 8, "compile": True, "gemm": 8192},
+        **{
+            f"gpu-training-{n}": {"run": training, "batch": n, "frames": 8, "data_steps": 0, "compile": True}
+            for n in (8, 16, 32, 64)
+        },
     }.items():
         settings = argparse.Namespace(**(vars(arguments) | {"output": name, "size": "base", "device": "cuda"} | more))
         more["run"](settings)  # type: ignore[operator]
@@ -404,16 +459,18 @@ def gpu(arguments: argparse.Namespace) -> None:
 
 def add_arguments(commands: Any) -> None:
     one = commands.add_parser("inference", help="parts of an evaluation, and the whole by calculation")
-    one.add_argument("--pairs", type=int, default=64)
-    one.add_argument("--clips", type=int, default=2)
+    one.add_argument("--texts", type=int, default=32)
+    one.add_argument("--clips", type=int, default=2, help="each is matched with all texts (default: %(default)s)")
+    one.add_argument("--no-compile", dest="compile", action="store_false", help="leave out torch.compile")
     one.add_argument("--gemm", type=int, default=2048, help="side of the matrices of the GEMM peak")
     two = commands.add_parser("training", help="a training step")
     two.add_argument("--data-steps", type=int, default=20, help="steps to measure the waiting for data in; 0: none")
     two.add_argument("--workers", type=int, nargs="+", default=[1, 2])
-    for name, command, batch in (("inference", one, 64), ("training", two, 4)):
+    two.add_argument("--batch", type=int, default=4)
+    two.add_argument("--compile", action="store_true", help="and the step through torch.compile")
+    for name, command in (("inference", one), ("training", two)):
         command.add_argument("--size", choices=["base", "sprites"], default="base")
         command.add_argument("--frames", type=int, default=8)
-        command.add_argument("--batch", type=int, default=batch)
         command.add_argument("--rounds", type=int, default=3)
         command.add_argument("--device", default="cpu")
         command.add_argument("--output", default=name, help="name of the result in docs/benchmarks")

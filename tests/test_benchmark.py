@@ -39,8 +39,7 @@ def test_both_sides_of_a_comparison_compute_the_same(models, model) -> None:
         models.vtm_scores(model, text, mask, video, torch.arange(4)[:, None].expand(-1, 2)),
     ):
         torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
-    qkv = model.alpro.text_model.layers[2].attention.qkv(video)
-    found = models.reused_projections(model, text, video, qkv)
+    found = models.packed(model, 4 * 12).match(text, None, video)
     torch.testing.assert_close(found, model.match(text, None, video), atol=1e-5, rtol=1e-5)
 
 

@@ -194,7 +194,9 @@ def test_matching_reads_no_padding_beyond_the_longest_text_of_its_batch(model, b
     assert len(lengths.unique()) > 2
     seen, match = [], model.match
     monkeypatch.setattr(
-        model, "match", lambda text, mask, video: seen.append((text.shape[1], mask)) or match(text, mask, video)
+        model,
+        "match",
+        lambda text, mask, *clips, **of: seen.append((text.shape[1], mask)) or match(text, mask, *clips, **of),
     )
     pairs = torch.cartesian_prod(torch.arange(7), torch.arange(5))
     vtm_scores(model, states.text_states, states.text_mask, states.video_states, pairs, batch_size=5)

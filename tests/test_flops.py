@@ -84,7 +84,8 @@ def test_evaluation_encodes_once_and_a_tenth_of_the_pairs_costs_a_tenth():
 
     def score(states, pairs):
         pairs_seen.append(len(pairs))
-        return vtm_scores(model, states.text_states, states.text_mask, states.video_states, pairs)
+        # one by one, or the clips that share a batch share a part of the first layer
+        return vtm_scores(model, states.text_states, states.text_mask, states.video_states, pairs, batch_size=1)
 
     towers = flops(
         lambda: [model.alpro.get_video_features(clips), model.alpro.get_text_features(torch.ones(10, 7).long())]
@@ -93,6 +94,21 @@ def test_evaluation_encodes_once_and_a_tenth_of_the_pairs_costs_a_tenth():
     assert vtc == towers + 2 * 10 * 10 * 12  # and the similarities
     assert pairs_seen[0] == 100 and pairs_seen[1] <= 20
     assert (rerank - vtc) * 100 == (reference - vtc) * pairs_seen[1]
+
+
+@torch.no_grad()
+def test_pairs_of_one_clip_project_it_once():
+    torch.manual_seed(0)
+    model = AlproForVideoTextRetrieval(tiny.config()).eval()
+    text, video = torch.randn(6, 7, 32), torch.randn(2, 5, 32)
+    pairs = torch.cartesian_prod(torch.arange(6), torch.arange(2))
+
+    def cost(batch_size: int) -> int:
+        return flops(lambda: vtm_scores(model, text, None, video, pairs, batch_size))
+
+    projections = 2 * 5 * 32 * 3 * 32  # of the tokens of a clip to their Q, K and V
+    assert cost(1) - cost(6) == (12 - 2) * projections  # sorted by clips: a batch of six is all of one
+    assert cost(1) - cost(12) == (12 - 2) * projections
 
 
 @pytest.mark.parametrize("pem", [False, True])

@@ -255,6 +255,28 @@ def test_the_first_fused_tokens_are_those_of_all(attention, padded, first_tokens
             torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("first_tokens", [None, 1])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_video_that_several_texts_share_is_the_same_as_its_copies(checkpointing, first_tokens):
+    model, inputs = build(AlproForVideoTextRetrieval), tiny.inputs(3)
+    model.train(checkpointing)
+    if checkpointing:
+        model.gradient_checkpointing_enable()
+    text, video, mask = torch.randn(3, 7, 32), torch.randn(2, 5, 32, requires_grad=True), inputs["attention_mask"]
+    index = torch.tensor([1, 0, 1])
+    torch.manual_seed(0)  # of dropout
+    shared = model.alpro.fuse(text, mask, video, first_tokens, index).last_hidden_state
+    torch.manual_seed(0)
+    copies = model.alpro.fuse(text, mask, video[index], first_tokens).last_hidden_state
+    torch.testing.assert_close(shared, copies, atol=1e-6, rtol=1e-5)
+    weight = model.alpro.text_model.layers[2].attention.qkv.weight
+    for of in (video, weight):
+        found, expected = (
+            torch.autograd.grad(out.square().sum(), of, retain_graph=True)[0] for out in (shared, copies)
+        )
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
 @torch.no_grad()
 def test_answers_need_one_fused_token_and_who_looks_inside_gets_all():
     model, inputs = build(AlproForVideoQuestionAnswering), tiny.inputs(2)

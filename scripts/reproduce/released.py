@@ -217,7 +217,7 @@ def reproduce(
     parser.add_argument("--print", action="store_true", help="print the commands, run nothing")
     if add_options is not None:
         add_options(parser)
-    args, evaluation = parser.parse_known_args(argv)  # all else is for alpro evaluate: --workers 8 --bf16
+    args, evaluation = parser.parse_known_args(argv)  # all else is for alpro evaluate: --workers 8 --dtype auto
     if args.dry == (args.released is not None):
         parser.error("name the folder of the released files with --released, or try a miniature with --dry")
     run = Run(args, evaluation)

@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from .assets import bundled_model
 from .breakdown import BREAKDOWN_PICTURE, COLUMNS, WORDS, break_down, groups_of, plot_breakdown
 from .evaluation import RetrievalProtocol
+from .hardware import best_dtype
 from .inference import processes
 from .loading import BUNDLED, CommandError, load_model
 from .measure import Measured, clip_name, measure_answers, measure_retrieval
@@ -118,12 +119,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     work = parser.add_argument_group("work")
     work.add_argument("--batch-size", type=_at_least(1), default=16, metavar="N", help="clips at a time (default: 16)")
     work.add_argument(
-        "--pair-batch-size", type=_at_least(1), default=256, metavar="N", help="pairs matched at a time (default: 256)"
+        "--pair-batch-size",
+        type=_at_least(1),
+        metavar="N",
+        help="pairs matched at a time (default: 256, on a CPU what its cache holds)",
     )
     work.add_argument(
         "--workers", type=_at_least(0), default=0, metavar="N", help="processes that decode ahead (default: none)"
     )
-    work.add_argument("--bf16", action="store_true", help="compute in bfloat16, which is faster on a GPU, not exact")
+    work.add_argument(
+        "--dtype",
+        choices=["auto", "float32", "bfloat16"],
+        default="float32",
+        help="numbers to compute in; bfloat16 is not exact, auto takes it where the machine has it in hardware "
+        "(default: float32)",
+    )
     work.add_argument("--draws", type=_at_least(1), default=1000, metavar="N", help="of the bootstrap (default: 1000)")
     work.add_argument("--no-plot", action="store_true", help="draw no pictures")
     work.add_argument("--json", action="store_true", help="print results.json instead of a table")
@@ -193,8 +203,9 @@ def evaluate(args: argparse.Namespace) -> Results | None:
     kind: Any = "qa" if args.task == "qa" else "towers" if protocol == "vtc" else "retrieval"
     model, processor = load_model(kind, args.model, revision=args.revision, device=state.device)
     _set_inputs(args, model.eval(), processor)
+    dtype = best_dtype(state.device) if args.dtype == "auto" else getattr(torch, args.dtype)
     work: dict[str, Any] = {
-        "computing": torch.autocast(state.device.type, torch.bfloat16, enabled=args.bf16),
+        "computing": torch.autocast(state.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16),
         "batch_size": args.batch_size,
         "workers": args.workers,
         "title": args.task,
@@ -215,7 +226,7 @@ def evaluate(args: argparse.Namespace) -> Results | None:
     how = {
         "seconds": round(time.monotonic() - started, 1),
         "device": state.device.type,
-        "dtype": "bfloat16" if args.bf16 else "float32",
+        "dtype": str(dtype).removeprefix("torch."),
         "processes": state.num_processes,
     }
     results = Results(

@@ -21,6 +21,8 @@ from .modeling_alpro import AlproForVideoTextRetrieval, AlproModel, AlproPreTrai
 
 RetrievalProtocol = Literal["vtc", "rerank", "reference"]
 RECALL_AT = (1, 5, 10)
+_CACHE = 12 * 2**20  # bytes of activations that stay in the cache of most CPUs
+_PAIRS = 256  # fused at a time where there is no such bound
 _CHUNK = 1024  # queries ranked at a time, so that comparisons need little memory next to the scores
 
 
@@ -285,19 +287,20 @@ def vtm_scores(
     text_mask: torch.Tensor | None,
     video_states: torch.Tensor,
     pairs: torch.Tensor,
-    batch_size: int = 256,
+    batch_size: int | None = None,
 ) -> torch.Tensor:
     """Matching logits of chosen text-clip pairs from cached states; nothing is encoded again.
 
-    Pairs are fused in the order of the length of their texts, each batch padded to its own longest text only, and
-    without a mask where nothing is padded: the logits are those of every pair alone, but for rounding.
+    Pairs are fused in the order of the length of their texts and then of their clips: each batch is padded to its own
+    longest text only, goes without a mask where nothing is padded, and takes a clip that occurs several times through
+    the projections of the first layer once. The logits are those of every pair alone, but for rounding.
 
     Args:
         model: In evaluation mode.
         text_states, text_mask: (texts, L, D) from `alpro.get_text_features`, and its (texts, L) mask or None.
         video_states: (videos, 1 + N, D) from `alpro.get_video_features`.
         pairs: int64 (n, 2), index of a text and of a clip.
-        batch_size: Pairs fused at a time.
+        batch_size: Pairs fused at a time. None: 256, on a CPU as many as its cache holds the activations of.
 
     Returns:
         float32 (n, 2) on the model's device; column 1 = matched.
@@ -309,14 +312,23 @@ def vtm_scores(
     if text_mask is not None:  # up to the last token that counts, wherever the padding is
         length = text_mask.shape[1] - text_mask.bool().flip(1).int().argmax(dim=1).cpu()
     length_of_pair = length[pairs[:, 0].cpu()]
-    order = length_of_pair.argsort(stable=True)
+    order = pairs[:, 1].cpu().argsort(stable=True)
+    order = order[length_of_pair[order].argsort(stable=True)]
+    if batch_size is None:
+        tokens = video_states.shape[1] + text_states.shape[1]
+        width = model.config.text_config.intermediate_size  # of the widest activations
+        batch_size = max(1, min(_PAIRS, _CACHE // (4 * width * tokens))) if device.type == "cpu" else _PAIRS
     for rows in order.split(batch_size) if len(order) else ():
         longest = int(length_of_pair[rows[-1]])
         texts, videos = pairs[rows.to(pairs.device)].unbind(dim=1)
         mask = None if text_mask is None else text_mask[texts, :longest]
         if mask is not None:
             mask = None if mask.all() else mask.to(device)
-        chunk = model.match(text_states[texts, :longest].to(device), mask, video_states[videos].to(device))
+        clips, row = videos.unique(return_inverse=True)
+        if len(clips) == len(videos):
+            clips, row = videos, None
+        states = text_states[texts, :longest].to(device), mask, video_states[clips].to(device)
+        chunk = model.match(*states, video_index=None if row is None else row.to(device))
         logits[rows.to(device)] = chunk.float()
     return logits
 

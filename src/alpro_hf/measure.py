@@ -83,7 +83,7 @@ def measure_retrieval(
     *,
     rerank_k: int = 16,
     prior: bool = True,
-    pair_batch_size: int = 256,
+    pair_batch_size: int | None = None,
     computing: AbstractContextManager[Any] | None = None,
     **work: Any,
 ) -> Measured:
@@ -97,7 +97,7 @@ def measure_retrieval(
         processor: Its `AlproProcessor`.
         rows: `{"video", "text"}`, see `AlproCollator`.
         protocol, rerank_k, prior: See `retrieval_scores`; `prior` is of `rerank`.
-        pair_batch_size: Pairs matched at a time.
+        pair_batch_size: Pairs matched at a time; None: see `vtm_scores`.
         computing: Where the model runs, such as an autocast; entered more than once.
         work: `batch_size`, `workers`, `title` of `encode_rows`.
 

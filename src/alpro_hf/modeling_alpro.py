@@ -147,12 +147,21 @@ class AlproAttention(nn.Module):
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         first_tokens: int | None = None,
+        shared: tuple[torch.Tensor, torch.Tensor] | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """What the first `first_tokens` tokens see (None: all of them) when they look at all."""
+        """What the first `first_tokens` tokens see (None: all of them) when they look at all.
+
+        `shared`: tokens (V, N, D) and the row int64 (B,) that ends each of `hidden_states`: projected once for all.
+        """
         batch, length, width = hidden_states.shape
         # called whole whatever is asked for: it may carry an adapter or be quantised, which slices of it would pass by
-        qkv = self.qkv(hidden_states).view(batch, length, 3, -1, self.head_dim)
+        if shared is None:
+            qkv = self.qkv(hidden_states)
+        else:
+            ends, row = shared
+            qkv = torch.cat([self.qkv(hidden_states[:, : -ends.shape[1]]), self.qkv(ends)[row]], dim=1)
+        qkv = qkv.view(batch, length, 3, -1, self.head_dim)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (batch, heads, length, head_dim)
         query = query[:, :, :first_tokens]
         attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
@@ -333,10 +342,11 @@ class AlproTextLayer(GradientCheckpointingLayer):
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         first_tokens: int | None = None,
+        shared: tuple[torch.Tensor, torch.Tensor] | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
-        """(B, L, D) -> the same shape, or (B, first_tokens, D)."""
-        attended, _ = self.attention(hidden_states, attention_mask, first_tokens, **kwargs)
+        """(B, L, D) -> the same shape, or (B, first_tokens, D); `shared` as in `AlproAttention`."""
+        attended, _ = self.attention(hidden_states, attention_mask, first_tokens, shared, **kwargs)
         hidden_states = self.attention_norm(hidden_states[:, :first_tokens] + self.dropout(attended))
         return self.mlp_norm(hidden_states + self.dropout(self.mlp(hidden_states)))
 
@@ -502,6 +512,7 @@ class AlproTextModel(AlproPreTrainedModel):
         attention_mask: torch.Tensor | None,
         video_hidden_states: torch.Tensor,
         first_tokens: int | None = None,
+        video_index: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutput:
         """Run the layers from `fusion_layer` on over text tokens followed by video tokens.
@@ -512,14 +523,20 @@ class AlproTextModel(AlproPreTrainedModel):
             video_hidden_states: (B, 1 + N, D), `last_hidden_state` of the video tower.
             first_tokens: How many tokens are wanted: the last layer computes no others, which changes nothing in
                 these (a head on the CLS token wants 1). None: all.
+            video_index: int64 (B,), the video of each text, where `video_hidden_states` is (V, 1 + N, D) with each
+                video once: what the first layer makes of its tokens alone is then computed once. None: row by row.
 
         Returns:
             `last_hidden_state` (B, L + 1 + N, D), text first, or (B, first_tokens, D).
         """
+        shared = {}
+        if video_index is not None:
+            shared = {"shared": (video_hidden_states, video_index)}
+            video_hidden_states = video_hidden_states[video_index]
         if text_hidden_states.shape[0] != video_hidden_states.shape[0]:
             raise ValueError(
                 f"fuse joins row i of the texts with row i of the videos, but received {text_hidden_states.shape[0]} "
-                f"texts and {video_hidden_states.shape[0]} videos. Repeat or expand one of them."
+                f"texts and {video_hidden_states.shape[0]} videos. Pass video_index, or repeat or expand one of them."
             )
         hidden_states = torch.cat([text_hidden_states, video_hidden_states], dim=1)
         if attention_mask is not None:
@@ -530,7 +547,8 @@ class AlproTextModel(AlproPreTrainedModel):
         )
         layers = self.layers[self.config.fusion_layer :]
         for layer in layers[:-1]:
-            hidden_states = layer(hidden_states, mask, **kwargs)
+            hidden_states = layer(hidden_states, mask, **shared, **kwargs)
+            shared = {}  # from here on a video's tokens have seen their text
         wanted = first_tokens
         if isinstance(mask, torch.Tensor) and mask.ndim == 2 and first_tokens != 1:
             # flash attention takes queries that are fewer than the keys for the last ones; see its _upad_input
@@ -543,7 +561,7 @@ class AlproTextModel(AlproPreTrainedModel):
                 encoder_hidden_states=hidden_states,
             )
         for layer in layers[-1:]:
-            hidden_states = layer(hidden_states, mask, wanted, **kwargs)
+            hidden_states = layer(hidden_states, mask, wanted, **shared, **kwargs)
         return BaseModelOutput(last_hidden_state=hidden_states[:, :first_tokens])
 
 
@@ -616,11 +634,18 @@ class AlproModel(AlproPreTrainedModel):
         attention_mask: torch.Tensor | None,
         video_hidden_states: torch.Tensor,
         first_tokens: int | None = None,
+        video_index: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutput:
-        """Fuse row i of the texts with row i of the videos; see `AlproTextModel.fuse`."""
+        """Fuse row i of the texts with row i of the videos, or `video_index[i]`; see `AlproTextModel.fuse`."""
         return self.text_model.fuse(
-            text_hidden_states, attention_mask, video_hidden_states, first_tokens, return_dict=True, **kwargs
+            text_hidden_states,
+            attention_mask,
+            video_hidden_states,
+            first_tokens,
+            video_index,
+            return_dict=True,
+            **kwargs,
         )
 
     @can_return_tuple
@@ -836,6 +861,7 @@ class AlproForVideoTextRetrieval(AlproPreTrainedModel):
         text_hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None,
         video_hidden_states: torch.Tensor,
+        video_index: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
         """Score row i of the texts with row i of the videos: logits (B, 2), column 1 = matched.
@@ -844,9 +870,10 @@ class AlproForVideoTextRetrieval(AlproPreTrainedModel):
             text_hidden_states: (B, L, D) from `alpro.get_text_features`.
             attention_mask: (B, L) of the text; None: nothing is padded.
             video_hidden_states: (B, 1 + N, D) from `alpro.get_video_features`.
+            video_index: int64 (B,), the video of each text, if `video_hidden_states` (V, 1 + N, D) has each once.
         """
         fused = self.alpro.fuse(
-            text_hidden_states, attention_mask, video_hidden_states, first_tokens=1, return_dict=True, **kwargs
+            text_hidden_states, attention_mask, video_hidden_states, 1, video_index, return_dict=True, **kwargs
         )
         return self.vtm_head(fused.last_hidden_state[:, 0])
 
@@ -956,9 +983,8 @@ class AlproForVideoQuestionAnswering(AlproPreTrainedModel):
         """
         video_outputs = self.alpro.video_model(pixel_values_videos, return_dict=True, **kwargs)
         text_outputs = self.alpro.text_model(input_ids, attention_mask, return_dict=True, **kwargs)
-        video_BND = video_outputs.last_hidden_state
         if video_index is not None:
-            clips = len(video_BND)
+            clips = len(video_outputs.last_hidden_state)
             # a negative number would take another clip without a word; a compiler does not know the numbers
             if not torch.compiler.is_compiling() and not ((video_index >= 0) & (video_index < clips)).all():
                 raise ValueError(
@@ -966,7 +992,6 @@ class AlproForVideoQuestionAnswering(AlproPreTrainedModel):
                     f"{clips - 1}; received {video_index.tolist()}. Index and clips must come from the same batch, "
                     "undivided."
                 )
-            video_BND = video_BND[video_index]
         # the classifier reads the CLS token; who looks inside wants every token
         config = self.alpro.text_model.config
         inside = kwargs.get("output_hidden_states") or config.output_hidden_states
@@ -974,8 +999,9 @@ class AlproForVideoQuestionAnswering(AlproPreTrainedModel):
         fused = self.alpro.fuse(
             text_outputs.last_hidden_state,
             attention_mask,
-            video_BND,
+            video_outputs.last_hidden_state,
             first_tokens=None if inside else 1,
+            video_index=video_index,
             return_dict=True,
             **kwargs,
         )
