@@ -293,12 +293,13 @@ def _open(source: VideoSource, limits: VideoLimits, allow_url: bool) -> Iterator
             file = stack.enter_context(_download(source, limits))
         elif isinstance(source, bytes | bytearray | memoryview):
             file = io.BytesIO(source)
-        elif isinstance(source, str | os.PathLike):
-            file = stack.enter_context(open(source, "rb"))
         else:
-            file = _checked_file(source)
-        if not (hasattr(file, "seekable") and file.seekable()):
-            file = stack.enter_context(_copy(file, name, limits))
+            if isinstance(source, str | os.PathLike):
+                file = stack.enter_context(open(source, "rb"))
+            else:
+                file = _checked_file(source)
+            if not (hasattr(file, "seekable") and file.seekable()):
+                file = stack.enter_context(_copy(file, name, limits))
         size = file.seek(0, os.SEEK_END)
         if size == 0:
             raise EmptyVideoError(name, "the file has zero bytes", "Get the file again")
