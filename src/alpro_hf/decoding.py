@@ -346,6 +346,10 @@ def _download(url: str, limits: VideoLimits) -> IO[bytes]:
         raise VideoDecodeError(url, f"the download failed ({error})", "Check the address and the network") from error
 
 
+# metadata need not be text; from PyAV 19 on they are read without this
+_ANY_METADATA = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
+
+
 class _Reader:
     """The bytes of a file and nothing else: a name would let FFmpeg guess the format from its extension."""
 
@@ -386,7 +390,7 @@ class _Video:
         options = {"protocol_whitelist": ""}
         try:
             self.container = av.open(
-                _Reader(self.file), "r", container_options=options, io_open=_refuse, metadata_errors="ignore"
+                _Reader(self.file), "r", container_options=options, io_open=_refuse, **_ANY_METADATA
             )
         except av.error.FFmpegError as error:
             raise self._unreadable(error) from error
