@@ -22,8 +22,10 @@ frame counts and text lengths, and the export fails where its numbers differ fro
 
 import argparse
 import json
+import sys
 import warnings
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -254,6 +256,8 @@ def main() -> None:
     parser.add_argument("model", help="folder or Hub id, or retrieval or qa for a bundled model")
     parser.add_argument("output", type=Path, help="folder to write to")
     arguments = parser.parse_args()
+    if missing := [name for name in ("onnx", "onnxruntime", "onnxscript") if find_spec(name) is None]:
+        sys.exit(f'Not installed: {", ".join(missing)}. pip install "alpro-hf[onnx]"')
     for path in export(*load(arguments.model), arguments.output):
         print(f"{path}  {path.stat().st_size / 2**20:.1f} MiB")
 

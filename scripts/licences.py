@@ -4,11 +4,16 @@ python scripts/licences.py --extras demo metrics plot
 """
 
 import argparse
-import tomllib
+import sys
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 from packaging.requirements import Requirement
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 ROOT = Path(__file__).parents[1]
 

@@ -7,13 +7,17 @@ It runs the bundled models. ALPRO_MODEL, ALPRO_QA_MODEL and ALPRO_PROMPTER name 
 
 import os
 import signal
+import sys
 from collections.abc import Callable, Sequence
 from functools import wraps
 from html import escape
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
+if find_spec("gradio") is None:
+    sys.exit('The page needs gradio, which is not installed: pip install "alpro-hf[demo]"')
 
 import gradio as gr
 import views

@@ -1,6 +1,7 @@
 """Approximate search: true scores, and what it was not built from is refused."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from alpro_hf.retrieval import VideoIndex
 faiss = pytest.importorskip("faiss")
 
 from alpro_hf.ann import AnnSearch, build_ann  # noqa: E402
+from alpro_hf.cli import main  # noqa: E402
 
 
 @pytest.fixture
@@ -53,3 +55,13 @@ def test_an_older_one_is_refused(index) -> None:
     os.utime(index.folder / "ann.faiss", ns=(2**62, 2**62))
     with pytest.raises(VideoIndexError, match="older than the index"):
         AnnSearch(index)
+
+
+def test_without_faiss(index, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    for use in (build_ann, AnnSearch):
+        with pytest.raises(ImportError, match=r'pip install "alpro-hf\[faiss\]"'):
+            use(index)
+    command = ["search", str(index.folder), "a fox runs", "--ann", "--model", str(tmp_path / "model")]
+    assert main(command) == 1
+    assert 'pip install "alpro-hf[faiss]"' in capsys.readouterr().err

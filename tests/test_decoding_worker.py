@@ -58,6 +58,15 @@ def test_gives_what_decoding_here_gives(decoder, clip, monkeypatch) -> None:
     assert decoder.probe(clip.name) == probe(clip.name)
 
 
+def test_nothing_is_imported_from_the_working_folder(clip, tmp_path, monkeypatch) -> None:
+    for name in ("runpy", "json", "importlib", "numpy", "av", "decoding", "fractions"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'taken')!r}, 'w').write({name!r})")
+    monkeypatch.chdir(tmp_path)
+    with IsolatedDecoder(processes=1) as decoder:
+        assert len(decoder.decode(clip, [0, 5]).pixels) == 2
+    assert not (tmp_path / "taken").exists()
+
+
 def test_errors_are_those_of_decoding_here(decoder, clip, tmp_path) -> None:
     text = tmp_path / "notes.mp4"
     text.write_text("only words " * 100)

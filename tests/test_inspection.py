@@ -139,10 +139,10 @@ def test_relevance_is_attention_times_what_more_of_it_would_change(model, proces
             slopes = []
             for step in (1e-2, -1e-2):  # attention is rounded to single precision
                 change = torch.zeros_like(weights)
-                change[0, head, *place] = step
+                change[(0, head, *place)] = step
                 slopes.append(margin() / step)
             slope = (slopes[0] + slopes[1]) / 2
-            total += max(0.0, slope * weights[0, head, *place].item())
+            total += max(0.0, slope * weights[(0, head, *place)].item())
         assert found.words[1].relevance.flatten()[patch].item() == pytest.approx(total / weights.shape[1], rel=1e-3)
 
 

@@ -2,6 +2,8 @@
 
 import ast
 import json
+import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -36,6 +38,38 @@ print(json.dumps([sorted(sys.modules), alpro_hf.__version__, asked]))
     assert not loaded & {"gradio", "spacy", "evaluate", "datasets", "matplotlib", "hypothesis", "pytest"}
     assert not {name for name in modules if name.startswith("alpro_hf.data") or name == "alpro_hf.trainer"}
     assert version == alpro_hf.__version__
+
+
+def test_models_load_and_the_demo_runs_where_there_is_no_network(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\n"
+        "def refuse(event, args):\n"
+        "    if event in ('socket.connect', 'socket.getaddrinfo', 'socket.gethostbyname', 'socket.sendto'):\n"
+        "        open(__file__ + '.asked', 'a').write(f'{event} {args}')\n"
+        "sys.addaudithook(refuse)\n"
+    )
+    code = """
+from alpro_hf import AlproForVideoTextRetrieval, AlproProcessor, bundled_model
+from alpro_hf.cli import main
+for cls in (AlproForVideoTextRetrieval, AlproProcessor):
+    cls.from_pretrained(bundled_model("retrieval"))
+raise SystemExit(main(["demo", "--output", "demo", "--clips", "4"]))
+"""
+    path = os.pathsep.join((str(tmp_path), *filter(None, (os.environ.get("PYTHONPATH"),))))
+    # its own network, which has not even a loopback; a system that knows no such thing is left with the hook
+    alone = ["unshare", "--map-root-user", "--net"]
+    if not shutil.which("unshare") or subprocess.run([*alone, "true"]).returncode:
+        alone = []
+    ran = subprocess.run(
+        [*alone, sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": path, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "hub")},
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert "The whole gallery" in ran.stdout
+    assert not (tmp_path / "sitecustomize.py.asked").exists(), (tmp_path / "sitecustomize.py.asked").read_text()
 
 
 def test_no_test_so_far_tried_to_reach_another_machine() -> None:

@@ -8,6 +8,8 @@ Needs the extra `faiss`: pip install "alpro-hf[faiss]".
 """
 
 import math
+from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -18,6 +20,17 @@ from .retrieval import VideoIndex
 
 FILE = "ann.faiss"
 _TRAINED_ON = 50  # vectors for each cell of an inverted file
+
+
+def _faiss() -> ModuleType:
+    try:
+        return import_module("faiss")
+    except ModuleNotFoundError as error:
+        if error.name != "faiss":
+            raise
+        raise ImportError(
+            'Approximate search needs FAISS, which is not installed: pip install "alpro-hf[faiss]"'
+        ) from error
 
 
 def build_ann(index: VideoIndex, kind: str | None = None) -> int:
@@ -32,9 +45,9 @@ def build_ann(index: VideoIndex, kind: str | None = None) -> int:
 
     Raises:
         VideoIndexError: The index has no folder or no videos.
+        ImportError: FAISS is not installed.
     """
-    import faiss
-
+    faiss = _faiss()
     if index.folder is None or not len(index):
         raise VideoIndexError("An approximate index is built beside a saved index with videos in it; save it first.")
     cells = max(1, round(math.sqrt(len(index))))
@@ -60,9 +73,11 @@ class AnnSearch:
 
     Raises:
         VideoIndexError: There is no approximate index, or videos came or went since it was built.
+        ImportError: FAISS is not installed.
     """
 
     def __init__(self, index: VideoIndex) -> None:
+        _faiss()
         path = index.folder / FILE if index.folder else None
         if path is None or not path.exists():
             raise VideoIndexError(f"{path or 'The index in memory'} is not there; make it with build_ann(index).")

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -353,6 +354,8 @@ def _search(args: argparse.Namespace) -> int:
 
         if index.folder is None:
             raise CommandError(f"--ann needs an index; make one with alpro index {args.where} --output INDEX.")
+        if find_spec("faiss") is None:
+            raise CommandError('--ann needs FAISS, which is not installed: pip install "alpro-hf[faiss]"')
         if not (index.folder / FILE).exists() or (index.folder / FILE).stat().st_mtime_ns < index.changed_ns():
             print(f"building {index.folder / FILE} ...", file=sys.stderr)
             build_ann(index)

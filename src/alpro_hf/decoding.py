@@ -21,7 +21,7 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
-from typing import IO, TYPE_CHECKING, NoReturn, cast
+from typing import IO, TYPE_CHECKING, Any, NoReturn, cast
 
 import av
 import av.error
@@ -293,12 +293,13 @@ def _open(source: VideoSource, limits: VideoLimits, allow_url: bool) -> Iterator
             file = stack.enter_context(_download(source, limits))
         elif isinstance(source, bytes | bytearray | memoryview):
             file = io.BytesIO(source)
-        elif isinstance(source, str | os.PathLike):
-            file = stack.enter_context(open(source, "rb"))
         else:
-            file = _checked_file(source)
-        if not (hasattr(file, "seekable") and file.seekable()):
-            file = stack.enter_context(_copy(file, name, limits))
+            if isinstance(source, str | os.PathLike):
+                file = stack.enter_context(open(source, "rb"))
+            else:
+                file = _checked_file(source)
+            if not (hasattr(file, "seekable") and file.seekable()):
+                file = stack.enter_context(_copy(file, name, limits))
         size = file.seek(0, os.SEEK_END)
         if size == 0:
             raise EmptyVideoError(name, "the file has zero bytes", "Get the file again")
@@ -345,6 +346,10 @@ def _download(url: str, limits: VideoLimits) -> IO[bytes]:
         raise VideoDecodeError(url, f"the download failed ({error})", "Check the address and the network") from error
 
 
+# metadata need not be text; from PyAV 19 on they are read without this
+_ANY_METADATA: dict[str, Any] = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
+
+
 class _Reader:
     """The bytes of a file and nothing else: a name would let FFmpeg guess the format from its extension."""
 
@@ -385,7 +390,7 @@ class _Video:
         options = {"protocol_whitelist": ""}
         try:
             self.container = av.open(
-                _Reader(self.file), "r", container_options=options, io_open=_refuse, metadata_errors="ignore"
+                _Reader(self.file), "r", container_options=options, io_open=_refuse, **_ANY_METADATA
             )
         except av.error.FFmpegError as error:
             raise self._unreadable(error) from error

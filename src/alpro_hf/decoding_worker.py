@@ -33,6 +33,12 @@ if TYPE_CHECKING:
 STARTING = 120.0  # seconds that a process may take to start
 MAX_HEADER = 64 * 1024**2  # bytes of JSON that a process may send at once: times and numbers of a million frames
 
+# nothing is imported from the working folder, nor from that of the file; `python -P` does this from 3.11 on
+_START = (
+    "import sys; sys.path = [path for path in sys.path if path]; "
+    "import runpy; runpy.run_path(sys.argv[1], None, '__main__')"
+)
+
 
 class _WorkerDiedError(Exception):
     """Nothing more comes from the process."""
@@ -225,7 +231,7 @@ class _Worker:
     def __init__(self, max_memory: int | None) -> None:
         self.ready = False
         # by its path: the package would bring torch along, which takes longer to import than most clips to decode
-        command = [sys.executable, "-P", __file__, str(max_memory or 0)]
+        command = [sys.executable, "-c", _START, __file__, str(max_memory or 0)]
         # not our stderr: whoever reads it would wait for a process that hangs after we were killed
         self.process = subprocess.Popen(
             command,
@@ -426,7 +432,7 @@ def _set_alarm(deadline: float) -> None:
 
 
 if __name__ == "__main__":
-    _serve(int(sys.argv[1]))
+    _serve(int(sys.argv[-1]))
 
 
 __all__ = ["IsolatedDecoder"]

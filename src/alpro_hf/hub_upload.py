@@ -22,6 +22,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils.sha import sha_fileobj
 
 SKIPPED = ("__pycache__", ".*", "*.pyc")
 _CARD = "README.md"
@@ -231,7 +232,7 @@ def _same_content(path: Path, remote: RepoFile) -> bool:
         return False
     if remote.lfs is not None:
         with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == remote.lfs.sha256
+            return sha_fileobj(file).hex() == remote.lfs.sha256
     content = path.read_bytes()
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() == remote.blob_id  # as git names it
 

@@ -472,7 +472,7 @@ class AlproTextModel(AlproPreTrainedModel):
 
     @merge_with_config_defaults
     @capture_outputs
-    def forward(  # type: ignore[misc]  # TransformersKwargs lists position_ids too
+    def forward(  # type: ignore[misc, unused-ignore]  # TransformersKwargs lists position_ids too
         self,
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,

@@ -17,12 +17,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from datasets import Dataset, Video
-from mteb.models.abs_encoder import AbsEncoder
-from mteb.models.model_meta import ModelMeta, ScoringFunction
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from .loading import BUNDLED, load_model
+
+try:
+    from mteb.models.abs_encoder import AbsEncoder
+    from mteb.models.model_meta import ModelMeta, ScoringFunction
+except ModuleNotFoundError as error:
+    if (error.name or "").partition(".")[0] != "mteb":
+        raise
+    raise ImportError('The MTEB harness is not installed: pip install "alpro-hf[mteb]"') from error
 
 if TYPE_CHECKING:
     from mteb.abstasks.task_metadata import TaskMetadata

@@ -2,10 +2,23 @@
 
 from typing import Any
 
-from transformers.processing_utils import ProcessorMixin, TextKwargs, VideosKwargs
+from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, TextKwargs, VideosKwargs
 
 # Tokenizers without a limit of their own carry a number of this order instead of one.
 NO_LENGTH_LIMIT = 10**9
+
+_TEXT_KWARGS: TextKwargs = {
+    "padding": True,
+    "truncation": True,
+    "return_token_type_ids": False,
+    "return_tensors": "pt",
+}
+_VIDEOS_KWARGS: VideosKwargs = {"return_tensors": "pt"}
+
+
+class _Kwargs(ProcessingKwargs, total=False):
+    # where transformers 5.20, the last for Python 3.10, looks for what later ones read off the processor
+    _defaults = {"text_kwargs": _TEXT_KWARGS, "videos_kwargs": _VIDEOS_KWARGS}  # type: ignore[misc]  # noqa: RUF012
 
 
 class AlproProcessor(ProcessorMixin):
@@ -29,13 +42,9 @@ class AlproProcessor(ProcessorMixin):
         ValueError: the tokenizer knows no maximum length.
     """
 
-    text_kwargs: TextKwargs = {  # noqa: RUF012 (the library's way)
-        "padding": True,
-        "truncation": True,
-        "return_token_type_ids": False,
-        "return_tensors": "pt",
-    }
-    videos_kwargs: VideosKwargs = {"return_tensors": "pt"}  # noqa: RUF012
+    text_kwargs = _TEXT_KWARGS
+    videos_kwargs = _VIDEOS_KWARGS
+    valid_processor_kwargs = _Kwargs
 
     def __init__(self, video_processor: Any = None, tokenizer: Any = None, **kwargs: Any) -> None:
         super().__init__(video_processor, tokenizer, **kwargs)
