@@ -7,8 +7,11 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
+from pathlib import Path
 
+import psutil
 import pytest
 import torch
 import yaml
@@ -26,6 +29,7 @@ from alpro_hf import (
     AlproProcessor,
     AlproPrompterModel,
 )
+from alpro_hf.checkpoints import checkpoint_problem
 from alpro_hf.data.augmentation import AlproAugmentation
 from alpro_hf.recipe import AlproRecipe, RecipeError, batch_per_device, read_recipe, recipe_names
 from alpro_hf.train import add_arguments, run
@@ -614,3 +618,55 @@ def test_two_processes_learn_what_one_does(data, tmp_path):
     logs = [[entry["loss_vtc"] for entry in log_of(tmp_path / name) if "loss_vtc" in entry] for name in ("one", "two")]
     assert logs[0] == pytest.approx(logs[1], rel=1e-4)
     assert len(logs[0]) == 2 and logs[0][0] != logs[0][1]
+
+
+@pytest.mark.slow
+def test_a_data_loading_process_that_is_killed_ends_the_run_and_the_same_command_goes_on(data, tmp_path):
+    """A real training, its clip a pipe at which a data loading process waits: SIGKILL finds it there."""
+    rows = [json.loads(line) for line in (data / "clips.jsonl").read_text().splitlines()]
+    pipe = tmp_path / "pipe.mp4"
+    write_lines(tmp_path / "rows.jsonl", [*rows, *rows, rows[0] | {"video": str(pipe)}])
+    run_folder, whole = tmp_path / "run", tmp_path / "whole"
+    argv = ["--recipe", "msrvtt-retrieval", "--data", str(tmp_path / "rows.jsonl"), "--model", str(data / "retrieval")]
+    argv += small(
+        global_batch_size=1,
+        max_steps=9,
+        learning_rate=1e-3,
+        dataloader_num_workers=1,
+        train_sampling_strategy="sequential",
+    )
+    command = [sys.executable, "-m", "alpro_hf", "train", *argv, "--output", str(run_folder)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    os.mkfifo(pipe)
+    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=environment, **streams) as running:
+        try:
+            [worker] = wait_for_children(running, run_folder / "checkpoint-7")  # one batch is read ahead
+            worker.kill()
+            errors = running.communicate(timeout=100)[1]
+        finally:
+            running.kill()
+    assert running.returncode == 1, errors
+    assert "Traceback" not in errors
+    last = errors.splitlines()[-1]
+    assert last.startswith("alpro train: a data loading process died (DataLoader worker"), errors
+    assert f"(pid(s) {worker.pid})" in last or f"(pid {worker.pid})" in last
+
+    pipe.unlink()
+    pipe.write_bytes(Path(rows[0]["video"]).read_bytes())
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert f"goes on from {run_folder / 'checkpoint-7'}" in done.stdout
+    assert run(parse(*argv, "--dataloader_num_workers", "0", "--output", str(whole))) == 0
+    ends = [load_file(folder / "model.safetensors") for folder in (run_folder, whole)]
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[1])
+    assert [entry["step"] for entry in log_of(run_folder) if "loss" in entry] == list(range(1, 10))
+
+
+def wait_for_children(process, checkpoint):
+    """The children of a process, once it has written a checkpoint."""
+    deadline = time.monotonic() + 120
+    while checkpoint_problem(checkpoint) is not None:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    return psutil.Process(process.pid).children()
