@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -239,6 +240,22 @@ def test_sigterm_saves_a_checkpoint_and_the_same_command_goes_on(data, tmp_path,
     assert f"goes on from {tmp_path / 'checkpoint-1'}" in capsys.readouterr().out
     assert (tmp_path / "model.safetensors").exists()
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_ctrl_c_ends_with_a_sentence_and_the_same_command_goes_on(data, tmp_path, capsys, monkeypatch):
+    argv = ["--recipe", "msrvtt-retrieval", "--data", data / "clips.jsonl", "--model", data / "retrieval"]
+
+    def pressed(self, args, state, control, **kwargs):
+        if state.global_step == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(StopWhenTold, "on_step_begin", pressed)
+    assert train(*argv, "--output", tmp_path) == 130
+    said = "alpro train: interrupted; the same command goes on from the newest checkpoint"
+    assert said in capsys.readouterr().err.splitlines()
+    monkeypatch.undo()
+    assert train(*argv, "--output", tmp_path) == 0
+    assert f"goes on from {tmp_path / 'checkpoint-1'}" in capsys.readouterr().out
 
 
 def test_retrieval(data, tmp_path, capsys):
@@ -661,6 +678,28 @@ def test_a_data_loading_process_that_is_killed_ends_the_run_and_the_same_command
     ends = [load_file(folder / "model.safetensors") for folder in (run_folder, whole)]
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[1])
     assert [entry["step"] for entry in log_of(run_folder) if "loss" in entry] == list(range(1, 10))
+
+
+@pytest.mark.slow
+def test_no_room_for_a_checkpoint_is_one_sentence_and_harms_nothing(data, tmp_path):
+    """The weights fit, and what the optimizer knows does not: twice as much."""
+    size = int(1.3 * (data / "retrieval" / "model.safetensors").stat().st_size)
+    argv = ["--recipe", "msrvtt-retrieval", "--data", str(data / "clips.jsonl"), "--model", str(data / "retrieval")]
+    command = [sys.executable, "-m", "alpro_hf", "train", *argv, *small(), "--output", str(tmp_path / "run")]
+    done = subprocess.run(
+        command,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)),
+    )
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("alpro train: ") and last.endswith("Is there room on the disk?")
+    assert str(tmp_path / "run") in last
+    assert checkpoint_problem(tmp_path / "run" / "checkpoint-1") is not None
+    assert run(parse(*argv, *small(), "--output", str(tmp_path / "run"))) == 0  # once there is
 
 
 def wait_for_children(process, checkpoint):
