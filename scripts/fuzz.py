@@ -199,14 +199,24 @@ class Findings:
         self.target, self.folder = target, folder
         self.seen: dict[str, int] = {}
         self.slowest = 0.0
+        self.command = ""  # repeats what was tried, but for the number of files
+
+    def begin(self, name: str, seed: int, seeds: list[bytes]) -> random.Random:
+        """Try the unchanged files, which must be fine; what `changed` draws from for others."""
+        self.command = f"python scripts/fuzz.py {name} --seed {seed} --runs"
+        for data in seeds:
+            self.try_one(data)
+        return random.Random(seed)
 
     def try_one(self, data: bytes) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         start = time.monotonic()
         try:
             result = self.target(data)
-        except BaseException:
+        except BaseException as error:
             (self.folder / "finding").write_bytes(data)
+            again = f", made again by: {self.command} {sum(self.seen.values()) + 1}" if self.command else ""
+            error.add_note(f"The file is {self.folder / 'finding'}{again}")
             (self.folder / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
             raise
         took = time.monotonic() - start
@@ -241,14 +251,14 @@ def main() -> int:
         seeds, target = TARGETS[args.target](folder)
     findings = Findings(target, args.findings)
     start = time.monotonic()
-    for seed in seeds:  # those must be fine
-        findings.try_one(seed)
+    draw = findings.begin(args.target, args.seed, seeds)
 
     def report() -> None:
         print(f"{args.target}: {sum(findings.seen.values())} files in {time.monotonic() - start:.0f} s, "
               f"slowest {findings.slowest:.2f} s: {json.dumps(findings.seen)}", flush=True)  # fmt: skip
 
     if args.atheris:
+        findings.command = ""  # its files follow from more than a seed
         corpus = folder / "corpus"
         corpus.mkdir()
         for i, seed in enumerate(seeds):
@@ -262,7 +272,6 @@ def main() -> int:
         limits = [f"-max_total_time={args.seconds:.0f}", f"-seed={args.seed + 1}", "-max_len=20000", "-timeout=60"]
         atheris.Setup([sys.argv[0], str(corpus), *limits, f"-rss_limit_mb={MEMORY >> 20}"], one)
         atheris.Fuzz()  # exits
-    draw = random.Random(args.seed)
     while (sum(findings.seen.values()) < args.runs) if args.runs else time.monotonic() - start < args.seconds:
         findings.try_one(changed(seeds, draw))
     report()

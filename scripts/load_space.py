@@ -3,14 +3,16 @@
     python scripts/load_space.py --clients 20 --seconds 300
 
 It starts spaces_demo/app.py on a port of 127.0.0.1 and stops it at the end. Printed: answers, refusals and latencies
-by kind of request, memory and open files of the server before and after. The exit code is 1 if the server died, if a
-good request got an error other than that the queue is full, or if an error was no sentence.
+by kind of request, memory and open files of the server before and after, and the tracebacks in its log, counted by
+their last lines. The exit code is 1 if the server died, if a good request got an error other than that the queue is
+full, or if an error was no sentence.
 """
 
 import argparse
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -100,6 +102,23 @@ def is_sentence(text: str) -> bool:
     return text.strip().endswith((".", "!", "”", '"}')) and "Traceback" not in text and 'File "' not in text
 
 
+def tracebacks(log: str) -> Counter[str]:
+    """Last line of each traceback in a log -> how often it occurs. One that led to another counts with it."""
+    found: Counter[str] = Counter()
+    inside = led_to_another = False
+    last = ""
+    for line in [*log.splitlines(), ""]:
+        if "Traceback (most recent call last)" in line:
+            inside = True
+        elif inside and re.match(r"[\w.]+(: |$)", line):  # what was raised, at the margin
+            last, inside, led_to_another = line, False, False
+            found[last[:200]] += 1
+        elif last and line.startswith(("During handling of", "The above exception was")) and not led_to_another:
+            found[last[:200]] -= 1
+            led_to_another = True
+    return +found
+
+
 class Tally:
     """What became of the requests, by their names; threads share it."""
 
@@ -149,6 +168,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=300)
     parser.add_argument("--port", type=int, default=17700)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--log", type=Path, metavar="FILE", help="keep the log of the server")
     args = parser.parse_args()
     from gradio_client import Client
 
@@ -173,8 +193,13 @@ def main() -> int:
         state = "lives" if alive else "DIED"
         print(f"{args.clients} clients, {args.seconds:.0f} s, {os.cpu_count()} cores; the server {state}: ", end="")
         print(f"{json.dumps(before)} before, {json.dumps(used(process))} after")
-        tracebacks = (Path(name) / "space.log").read_text().count("Traceback")
-        print(f"tracebacks in the log of the server: {tracebacks}")
+        log = (Path(name) / "space.log").read_text(errors="replace")
+        if args.log:
+            args.log.write_text(log)
+        found = tracebacks(log)
+        print(f"tracebacks in the log of the server: {found.total()}")
+        for line, count in found.most_common():
+            print(f"  {count} x {line}")
     return 0 if alive and not tally.wrong else 1
 
 

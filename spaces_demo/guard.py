@@ -5,6 +5,8 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
+from starlette.requests import ClientDisconnect
+
 A_MINUTE = 60.0
 KEPT = 600.0  # seconds that an upload may wait until its visit takes it over
 UPLOADS = 30  # a minute, of one address
@@ -55,7 +57,10 @@ class Guard:
             return None
         if is_upload and self.folder is not None:
             sweep(self.folder)
-        return await self.app(scope, receive, send_with_headers)
+        try:
+            await self.app(scope, receive, send_with_headers)
+        except ClientDisconnect:  # in the middle of an upload: nobody is left to tell
+            return None
 
     def _admits(self, address: str) -> bool:
         now = time.monotonic()

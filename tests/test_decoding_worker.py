@@ -4,16 +4,21 @@ import copy
 import os
 import pickle
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 import torch
 from conftest import Encoder
 
+import alpro_hf
 from alpro_hf.decoding import (
     DecoderFailedError,
     NotAVideoError,
@@ -116,6 +121,63 @@ def test_a_crash_costs_one_file(tmp_path, clip, name) -> None:
             decoder.decode(tmp_path / "pipe.mp4")
         assert len(decoder.decode(clip).pixels) == 24
         assert pids(decoder) != [victim]
+
+
+CALLER = """
+import sys
+import threading
+from alpro_hf.decoding_worker import IsolatedDecoder
+
+decoder = IsolatedDecoder(processes=2, deadline=300)
+workers = [decoder._take() for _ in range(2)]
+print(*[worker.process.pid for worker in workers], flush=True)
+for worker in workers:
+    decoder._put_back(worker)
+for path in sys.argv[1:]:
+    arguments = (path, lambda info: [info.num_frames - 1])
+    threading.Thread(target=decoder.decode, args=arguments, kwargs={"height": 16, "width": 16}).start()
+"""
+
+
+def test_processes_at_work_do_not_outlive_a_caller_that_is_killed(tmp_path) -> None:
+    waiting, working = tmp_path / "pipe.avi", tmp_path / "long.avi"
+    os.mkfifo(waiting)
+    decodes_for_a_minute(working)
+    environment = os.environ | {"PYTHONPATH": str(Path(alpro_hf.__file__).parents[1])}
+    command = [sys.executable, "-c", CALLER, str(waiting), str(working)]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as caller:
+        assert caller.stdout is not None
+        workers = [int(pid) for pid in caller.stdout.readline().split()]
+        time.sleep(5)
+        assert [is_alive(pid) for pid in workers] == [True, True]
+        assert caller.poll() is None
+        caller.kill()
+    start = time.monotonic()
+    while any(map(is_alive, workers)) and time.monotonic() - start < 20:
+        time.sleep(0.05)
+    assert [is_alive(pid) for pid in workers] == [False, False]
+
+
+def decodes_for_a_minute(path: Path) -> None:
+    """A few MB: one black picture of 4000 x 4000, 800 times, in a container without an index to seek by."""
+    with av.open(str(path), "w", format="avi") as output:
+        stream = output.add_stream("ffv1", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 4000, 4000, "gray"
+        picture = av.VideoFrame.from_ndarray(np.zeros((4000, 4000), np.uint8), format="gray")
+        [encoded] = [*stream.encode(picture), *stream.encode()]
+        for number in range(800):
+            packet = av.Packet(bytes(encoded))
+            packet.stream, packet.pts, packet.dts, packet.is_keyframe = stream, number, number, True
+            packet.time_base = encoded.time_base
+            output.mux(packet)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether there is such a process and it is more than an exit status that nobody has read."""
+    try:
+        return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def test_memory_is_bounded(clip) -> None:

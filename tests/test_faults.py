@@ -28,7 +28,7 @@ def seen(tmp_path_factory) -> dict:
 
 
 def test_an_index_that_is_killed_keeps_what_it_had_and_goes_on(seen) -> None:
-    assert len(seen["index"]) == faults.MOMENTS["index"]
+    assert len(seen["index"]) == faults.MOMENTS["index"] + faults.MOMENTS["decode"]
     names = [f"{i}.mp4" for i in range(faults.CLIPS)]
     for ended, kept, whole, files in seen["index"]:
         assert ended in (-9, 0) and whole, seen["errors"]
@@ -36,6 +36,15 @@ def test_an_index_that_is_killed_keeps_what_it_had_and_goes_on(seen) -> None:
         assert not [name for name in files if name.endswith(".partial")]
     assert sum(ended == -9 for ended, *_ in seen["index"]) >= faults.MOMENTS["index"] // 2
     assert len({len(kept) for _, kept, *_ in seen["index"]}) > 1  # it was caught at different places
+    decoding = seen["index"][faults.MOMENTS["index"] :]
+    assert [ended for ended, *_ in decoding] == [-9, -9, -9]  # in the midst of clips, the next one being read ahead
+    assert 2 == len(decoding[0][1]) < len(decoding[-1][1]) < faults.CLIPS
+
+
+def test_an_evaluation_that_is_killed_leaves_the_results_there_were(seen) -> None:
+    *killed, last = seen["evaluation"]
+    assert killed == [[-9, True]] * faults.MOMENTS["evaluation"], (seen["folder"] / "evaluation.txt").read_text()
+    assert last == [0, False]
 
 
 def test_results_that_are_killed_are_the_old_the_new_or_an_error_that_says_so(seen) -> None:

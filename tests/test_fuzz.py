@@ -1,28 +1,65 @@
-"""A short, seeded run of scripts/fuzz.py: changed files are read or refused with the typed error of their reader."""
+"""Short runs of scripts/fuzz.py: changed files are read or refused with the typed error of their reader.
+
+The same files each time; and after them as many others, of a new seed, as fit into ALPRO_FUZZ_SECONDS for each kind of
+reader: 30 where CI=true, else none.
+"""
 
 import importlib.util
+import os
 import random
+import time
 from pathlib import Path
 
 import pytest
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "fuzz.py"
 RUNS = {"annotations": 1500, "decoding": 700}
+SECONDS = float(os.environ.get("ALPRO_FUZZ_SECONDS", "30" if os.environ.get("CI") == "true" else "0"))
 
 
-@pytest.mark.parametrize("name", RUNS)
-def test_changed_files_are_read_or_refused(name, tmp_path, caplog) -> None:
+@pytest.fixture(scope="module")
+def fuzz():
     spec = importlib.util.spec_from_file_location("fuzz", SCRIPT)
     assert spec is not None and spec.loader is not None
     fuzz = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(fuzz)
+    return fuzz
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_changed_files_are_read_or_refused(fuzz, name, tmp_path) -> None:
     seeds, target = fuzz.TARGETS[name](tmp_path)
-    findings, draw = fuzz.Findings(target, tmp_path / "findings"), random.Random(20)
-    for seed in seeds:
-        findings.try_one(seed)
+    start, findings = time.monotonic(), fuzz.Findings(target, tmp_path / "findings")
+    draw = findings.begin(name, 20, seeds)
     assert set(findings.seen) == {"frames"} if name == "decoding" else "rows" in findings.seen
     for _ in range(RUNS[name]):
         findings.try_one(fuzz.changed(seeds, draw))
     assert sum(findings.seen.values()) == RUNS[name] + len(seeds)
     assert len(findings.seen) >= 2, findings.seen  # some were read, some refused
-    assert findings.slowest < fuzz.SLOW
+    others = fuzz.Findings(target, tmp_path / "findings")
+    if time.monotonic() - start < SECONDS:
+        draw = others.begin(name, random.SystemRandom().randrange(1 << 32), seeds)
+    while time.monotonic() - start < SECONDS:
+        others.try_one(fuzz.changed(seeds, draw))
+    assert max(findings.slowest, others.slowest) < fuzz.SLOW
+
+
+def test_a_finding_tells_how_it_is_made_again(fuzz, tmp_path) -> None:
+    def target(data: bytes) -> str:
+        return "short" if len(data) < 100 else 1 // 0
+
+    findings, seeds = fuzz.Findings(target, tmp_path), [b"ab" * 40, b"cd" * 40]
+    draw = findings.begin("decoding", 7, seeds)
+
+    def until_one_is_found() -> None:
+        while True:
+            findings.try_one(fuzz.changed(seeds, draw))
+
+    with pytest.raises(ZeroDivisionError) as found:
+        until_one_is_found()
+    number = sum(findings.seen.values()) + 1
+    kept = (tmp_path / "finding").read_bytes()
+    [note] = found.value.__notes__
+    assert f"python scripts/fuzz.py decoding --seed 7 --runs {number}" in note and str(tmp_path / "finding") in note
+    draw = random.Random(7)
+    assert [fuzz.changed(seeds, draw) for _ in range(number - len(seeds))][-1] == kept

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -243,8 +244,8 @@ def test_the_card_is_what_the_hub_expects() -> None:
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The app as a visitor gets it: started by its command, in a process of its own."""
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """The app as a visitor gets it: started by its command, in a process of its own. Its address and its log."""
     folder = tmp_path_factory.mktemp("served")
     log, port = folder / "log.txt", str(17860 + os.getpid() % 1000)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ALPRO_")}
@@ -263,12 +264,17 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
                         break
                 except OSError:
                     time.sleep(0.25)
-            yield f"http://127.0.0.1:{port}"
+            yield f"http://127.0.0.1:{port}", log
         finally:
             process.terminate()
             process.wait(60)
     left = [path for path in folder.rglob("*") if path.suffix == ".mp4" or path.name.startswith("alpro-demo-")]
     assert left == []
+
+
+@pytest.fixture(scope="module")
+def address(served: tuple[str, Path]) -> str:
+    return served[0]
 
 
 @pytest.mark.slow
@@ -381,6 +387,19 @@ def test_uploads_that_come_too_fast_are_turned_away_with_a_sentence(address) -> 
         assert refused.value.code == 429 and "Wait a little" in json.load(refused.value)["detail"]
 
 
+@pytest.mark.slow
+def test_too_large_an_upload_is_refused_by_the_server(served) -> None:
+    address, log = served
+    head = b'--xx\r\nContent-Disposition: form-data; name="files"; filename="big.mp4"\r\n\r\n'
+    body = head + bytes((studio_module.MAX_MEGABYTES + 1) << 20) + b"\r\n--xx--\r\n"
+    headers = {"Content-Type": "multipart/form-data; boundary=xx", "X-Forwarded-For": "192.0.2.8"}
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(urllib.request.Request(f"{address}/gradio_api/upload", body, headers))
+    assert refused.value.code == 413
+    assert "maximum" in refused.value.read().decode().lower()
+    assert "Traceback" not in log.read_text()
+
+
 def test_the_guard_counts_by_address_and_all_together(monkeypatch) -> None:
     now = [1000.0]
     monkeypatch.setattr(guard.time, "monotonic", lambda: now[0])
@@ -392,6 +411,30 @@ def test_the_guard_counts_by_address_and_all_together(monkeypatch) -> None:
     scope = {"headers": [(b"x-forwarded-for", b"made up, 192.0.2.1")], "client": ("127.0.0.1", 5)}
     assert guard._address(scope) == "192.0.2.1"
     assert guard._address({"headers": [], "client": ("127.0.0.1", 5)}) == "127.0.0.1"
+
+
+@pytest.mark.slow
+def test_answers_carry_the_headers_that_browsers_heed(address) -> None:
+    with urllib.request.urlopen(address) as page:
+        given = {name.lower(): value for name, value in page.headers.items()}
+    assert {given[name] for name in ("x-content-type-options", "referrer-policy")} == {"nosniff", "no-referrer"}
+    assert given["permissions-policy"] == "camera=(), microphone=(), geolocation=()"
+    assert "object-src 'none'; frame-ancestors 'self' https://huggingface.co" in given["content-security-policy"]
+
+
+@pytest.mark.slow
+def test_a_visitor_who_leaves_in_the_middle_of_an_upload_is_no_error(served) -> None:
+    address, log = served
+    host, _, port = address.removeprefix("http://").partition(":")
+    head = "POST /gradio_api/upload HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 192.0.2.9\r\nContent-Length: 99999\r\n"
+    head += "Content-Type: multipart/form-data; boundary=xx\r\n\r\n--xx\r\n"
+    for _ in range(3):
+        with socket.create_connection((host, int(port))) as connection:
+            connection.sendall(head.encode())
+            time.sleep(0.5)
+    urllib.request.urlopen(address).close()
+    time.sleep(0.5)
+    assert "ClientDisconnect" not in log.read_text()
 
 
 def test_what_uploads_leave_is_swept_away(tmp_path) -> None:

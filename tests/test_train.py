@@ -4,11 +4,15 @@ import argparse
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
+from pathlib import Path
 
+import psutil
 import pytest
 import torch
 import yaml
@@ -26,6 +30,7 @@ from alpro_hf import (
     AlproProcessor,
     AlproPrompterModel,
 )
+from alpro_hf.checkpoints import checkpoint_problem
 from alpro_hf.data.augmentation import AlproAugmentation
 from alpro_hf.recipe import AlproRecipe, RecipeError, batch_per_device, read_recipe, recipe_names
 from alpro_hf.train import add_arguments, run
@@ -235,6 +240,22 @@ def test_sigterm_saves_a_checkpoint_and_the_same_command_goes_on(data, tmp_path,
     assert f"goes on from {tmp_path / 'checkpoint-1'}" in capsys.readouterr().out
     assert (tmp_path / "model.safetensors").exists()
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_ctrl_c_ends_with_a_sentence_and_the_same_command_goes_on(data, tmp_path, capsys, monkeypatch):
+    argv = ["--recipe", "msrvtt-retrieval", "--data", data / "clips.jsonl", "--model", data / "retrieval"]
+
+    def pressed(self, args, state, control, **kwargs):
+        if state.global_step == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(StopWhenTold, "on_step_begin", pressed)
+    assert train(*argv, "--output", tmp_path) == 130
+    said = "alpro train: interrupted; the same command goes on from the newest checkpoint"
+    assert said in capsys.readouterr().err.splitlines()
+    monkeypatch.undo()
+    assert train(*argv, "--output", tmp_path) == 0
+    assert f"goes on from {tmp_path / 'checkpoint-1'}" in capsys.readouterr().out
 
 
 def test_retrieval(data, tmp_path, capsys):
@@ -614,3 +635,77 @@ def test_two_processes_learn_what_one_does(data, tmp_path):
     logs = [[entry["loss_vtc"] for entry in log_of(tmp_path / name) if "loss_vtc" in entry] for name in ("one", "two")]
     assert logs[0] == pytest.approx(logs[1], rel=1e-4)
     assert len(logs[0]) == 2 and logs[0][0] != logs[0][1]
+
+
+@pytest.mark.slow
+def test_a_data_loading_process_that_is_killed_ends_the_run_and_the_same_command_goes_on(data, tmp_path):
+    """A real training, its clip a pipe at which a data loading process waits: SIGKILL finds it there."""
+    rows = [json.loads(line) for line in (data / "clips.jsonl").read_text().splitlines()]
+    pipe = tmp_path / "pipe.mp4"
+    write_lines(tmp_path / "rows.jsonl", [*rows, *rows, rows[0] | {"video": str(pipe)}])
+    run_folder, whole = tmp_path / "run", tmp_path / "whole"
+    argv = ["--recipe", "msrvtt-retrieval", "--data", str(tmp_path / "rows.jsonl"), "--model", str(data / "retrieval")]
+    argv += small(
+        global_batch_size=1,
+        max_steps=9,
+        learning_rate=1e-3,
+        dataloader_num_workers=1,
+        train_sampling_strategy="sequential",
+    )
+    command = [sys.executable, "-m", "alpro_hf", "train", *argv, "--output", str(run_folder)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    os.mkfifo(pipe)
+    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=environment, **streams) as running:
+        try:
+            [worker] = wait_for_children(running, run_folder / "checkpoint-7")  # one batch is read ahead
+            worker.kill()
+            errors = running.communicate(timeout=100)[1]
+        finally:
+            running.kill()
+    assert running.returncode == 1, errors
+    assert "Traceback" not in errors
+    last = errors.splitlines()[-1]
+    assert last.startswith("alpro train: a data loading process died (DataLoader worker"), errors
+    assert f"(pid(s) {worker.pid})" in last or f"(pid {worker.pid})" in last
+
+    pipe.unlink()
+    pipe.write_bytes(Path(rows[0]["video"]).read_bytes())
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert f"goes on from {run_folder / 'checkpoint-7'}" in done.stdout
+    assert run(parse(*argv, "--dataloader_num_workers", "0", "--output", str(whole))) == 0
+    ends = [load_file(folder / "model.safetensors") for folder in (run_folder, whole)]
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[1])
+    assert [entry["step"] for entry in log_of(run_folder) if "loss" in entry] == list(range(1, 10))
+
+
+@pytest.mark.slow
+def test_no_room_for_a_checkpoint_is_one_sentence_and_harms_nothing(data, tmp_path):
+    """The weights fit, and what the optimizer knows does not: twice as much."""
+    size = int(1.3 * (data / "retrieval" / "model.safetensors").stat().st_size)
+    argv = ["--recipe", "msrvtt-retrieval", "--data", str(data / "clips.jsonl"), "--model", str(data / "retrieval")]
+    command = [sys.executable, "-m", "alpro_hf", "train", *argv, *small(), "--output", str(tmp_path / "run")]
+    done = subprocess.run(
+        command,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)),
+    )
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("alpro train: ") and last.endswith("Is there room on the disk?")
+    assert str(tmp_path / "run") in last
+    assert checkpoint_problem(tmp_path / "run" / "checkpoint-1") is not None
+    assert run(parse(*argv, *small(), "--output", str(tmp_path / "run"))) == 0  # once there is
+
+
+def wait_for_children(process, checkpoint):
+    """The children of a process, once it has written a checkpoint."""
+    deadline = time.monotonic() + 120
+    while checkpoint_problem(checkpoint) is not None:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    return psutil.Process(process.pid).children()

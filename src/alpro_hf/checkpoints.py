@@ -9,7 +9,8 @@ import logging
 import os
 import re
 import zipfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -59,6 +60,19 @@ def checkpoint_problem(checkpoint: str | os.PathLike[str]) -> str | None:
             if problem is not None:
                 return f"{path.name} {problem}"
     return None
+
+
+@contextmanager
+def disk_errors(folder: str) -> Iterator[None]:
+    """What `torch.save` raises where a file cannot be written to its end, as an `OSError` that names the folder."""
+    try:
+        yield
+    except RuntimeError as error:  # it has no class of its own, and says less than the system did
+        if not any(words in str(error) for words in ("iostream error", "PytorchStreamWriter", "unexpected pos")):
+            raise
+        raise OSError(
+            f"A checkpoint in {folder} could not be written ({str(error).splitlines()[0]}). Is there room on the disk?"
+        ) from error
 
 
 def break_seal(checkpoint: str | os.PathLike[str]) -> None:

@@ -14,6 +14,7 @@ import io
 import json
 import math
 import os
+import queue
 import signal
 import subprocess
 import sys
@@ -355,14 +356,13 @@ def _raise(answer: dict[str, Any], source: "VideoSource") -> NoReturn:
 def _serve(max_memory: int) -> None:
     decoding = _load_decoding()
     _bound(max_memory)
-    requests, answers = sys.stdin.buffer, sys.stdout.buffer
+    requests: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(sys.stdin.buffer, requests), daemon=True).start()
+    answers = sys.stdout.buffer
     _send(answers, {"ready": True})
     while True:
-        try:
-            request = _receive(requests)
-            source: Any = _exactly(requests, request["size"]) if "size" in request else _path(request["path"])
-        except _WorkerDiedError:  # the caller has gone
-            return
+        request = requests.get()
+        source: Any = request["data"] if "data" in request else _path(request["path"])
         _set_alarm(request["deadline"])
         try:
             _answer(decoding, request, source, requests, answers)
@@ -377,8 +377,25 @@ def _serve(max_memory: int) -> None:
         _set_alarm(0)
 
 
+def _listen(stream: IO[bytes], requests: "queue.SimpleQueue[dict[str, Any]]") -> None:
+    """Passes on what the caller says, and ends this process when there is no caller any more, whatever the other
+    thread is at: FFmpeg and waiting for a file let threads run."""
+    try:
+        while True:
+            request = _receive(stream)
+            if "size" in request:
+                request["data"] = _exactly(stream, request["size"])
+            requests.put(request)
+    finally:  # also without memory for a request
+        os._exit(1)
+
+
 def _answer(
-    decoding: ModuleType, request: dict[str, Any], source: Any, requests: IO[bytes], answers: IO[bytes]
+    decoding: ModuleType,
+    request: dict[str, Any],
+    source: Any,
+    requests: "queue.SimpleQueue[dict[str, Any]]",
+    answers: IO[bytes],
 ) -> None:
     limits = decoding.VideoLimits(**request["limits"])
     if request["do"] == "probe":
@@ -388,7 +405,7 @@ def _answer(
     def choose(info: Any) -> list[int]:
         if not chosen:  # a second try at the same video needs no second question
             _send(answers, {"info": asdict(info)})
-            chosen.extend(_receive(requests)["indices"])
+            chosen.extend(requests.get()["indices"])
         return list(chosen)
 
     chosen: list[int] = []
@@ -426,7 +443,7 @@ def _bound(max_memory: int) -> None:
 
 
 def _set_alarm(deadline: float) -> None:
-    """Ends this process a little after the caller should have, for a caller that has died."""
+    """Ends this process a little after the caller should have, for a caller that cannot."""
     if hasattr(signal, "alarm"):
         signal.alarm(math.ceil(deadline) + 5 if deadline else 0)
 

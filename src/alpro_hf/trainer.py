@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from transformers import EvalPrediction, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
-from .checkpoints import break_seal, last_complete_checkpoint
+from .checkpoints import break_seal, disk_errors, last_complete_checkpoint
 from .data.collator import AlproCollator, NumberedRows
 from .data.sources import MixedRows
 from .evaluation import (
@@ -365,7 +365,8 @@ class AlproTrainer(Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         if self.args.should_save:
             break_seal(Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}")
-        super()._save_checkpoint(model, trial)
+        with disk_errors(self._get_output_dir(trial=trial)):
+            super()._save_checkpoint(model, trial)
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
