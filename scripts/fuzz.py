@@ -216,7 +216,7 @@ class Findings:
         except BaseException as error:
             (self.folder / "finding").write_bytes(data)
             again = f", made again by: {self.command} {sum(self.seen.values()) + 1}" if self.command else ""
-            error.add_note(f"The file is {self.folder / 'finding'}{again}")
+            error.__notes__ = [f"The file is {self.folder / 'finding'}{again}"]  # shown from Python 3.11 on
             (self.folder / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
             raise
         took = time.monotonic() - start
