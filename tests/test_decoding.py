@@ -149,6 +149,25 @@ def test_only_what_is_needed_is_decoded(encode: Encoder) -> None:
             assert torch.equal(decode(bytes(data), [47], height=HEIGHT, width=WIDTH).pixels[0], reference[47])
 
 
+@pytest.mark.parametrize("name", ["h264_open_gop.mp4", "hevc_open_gop.mp4"])
+def test_a_clip_cut_at_an_open_group(name: str, encode: Encoder) -> None:
+    """Its first packets in order of presentation refer to what was cut off, and may not come out of the decoder."""
+    path = encode(name, **TRANSCODES[name])
+    cut = io.BytesIO()
+    with av.open(str(path)) as source, av.open(cut, "w", format="mp4") as container:
+        stream = container.add_stream_from_template(source.streams.video[0])
+        packets = [packet for packet in source.demux(video=0) if packet.size]
+        second_key = [i for i, packet in enumerate(packets) if packet.is_keyframe][1]
+        for packet in packets[second_key:]:
+            packet.stream = stream
+            container.mux(packet)
+    reference = plain_decode(io.BytesIO(cut.getvalue()))
+    n = len(reference)
+    assert probe(cut).num_frames in (n, len(packets) - second_key)
+    for target in (0, n // 2, n - 1):
+        assert torch.equal(decode(cut, [target], height=HEIGHT, width=WIDTH).pixels[0], reference[target])
+
+
 def test_recording_that_begins_between_key_frames(encode: Encoder) -> None:
     """Cut at the front, as a broadcast is recorded: frame 0 is the first that can be decoded."""
     data = encode("h264.ts").read_bytes()
