@@ -43,7 +43,9 @@ decoder as it comes (ours and PyAV use all cores, torchcodec one thread in its e
 `next best` is the fastest of the others that gave the right frames, by which ours is divided: below 1, ours is faster.
 Two textures move against each other under grain, and each frame shows its number, by which a wrong one is noticed.
 Clips of 60 s and of two hours are shorter ones over and over. Decoders that needed more than 1.6 times the fastest at
-a first try were not measured again, and theirs is that try.""",
+a first try were not measured again, and theirs is that try. A run begins no row after `minutes`, 360p first: sizes
+that are not in the table were not measured. The memory of two hours is the growth of the peak, which importing the
+packages had set.""",
     ),
 }
 ONE_MACHINE = """\
