@@ -32,6 +32,7 @@ from alpro_hf.decoding import (
 
 HEIGHT, WIDTH = 48, 64
 TIMES = np.random.default_rng(0).integers(10, 200, 48).cumsum().tolist()
+LAYERS = "log-level=none:temporal-layers=3:bframes=7:b-adapt=0"
 QUIET = {"x265-params": "log-level=none"}
 TRANSCODES = {
     "h264_key1.mp4": {"gop": 1},
@@ -47,6 +48,9 @@ TRANSCODES = {
     "h264_open_gop.mp4": {"gop": 8, "options": {"x264-params": "open-gop=1:bframes=3"}},
     "h264_intra_refresh.mp4": {"options": {"x264-params": "intra-refresh=1"}},
     "h264_interlaced.ts": {"size": (160, 96), "options": {"flags": "+ildct+ilme", "x264-params": "tff=1"}},
+    "h264_interlaced.mp4": {"size": (160, 96), "options": {"flags": "+ildct+ilme", "x264-params": "tff=1:bframes=3"}},
+    "h264_pyramid.mp4": {"gop": 24, "options": {"x264-params": "bframes=7:b-adapt=0:b-pyramid=normal:ref=4"}},
+    "h264_no_pyramid.mkv": {"gop": 24, "options": {"x264-params": "bframes=5:b-adapt=0:b-pyramid=none"}},
     "h264_vfr.mp4": {"times": TIMES},
     "h264_vfr.mkv": {"times": TIMES},
     "h264_10bit.mp4": {"pix_fmt": "yuv420p10le"},
@@ -55,6 +59,12 @@ TRANSCODES = {
     "hevc_key250.mkv": {"codec": "libx265", "gop": 250, "options": QUIET},
     "hevc_10bit.mp4": {"codec": "libx265", "pix_fmt": "yuv420p10le", "options": QUIET},
     "hevc_open_gop.mp4": {"codec": "libx265", "options": {"x265-params": "log-level=none:open-gop=1:keyint=8"}},
+    "hevc_layers.mp4": {"codec": "libx265", "gop": 24, "options": {"x265-params": LAYERS}},
+    "hevc_pyramid.mkv": {
+        "codec": "libx265",
+        "gop": 24,
+        "options": {"x265-params": "log-level=none:bframes=8:b-adapt=0"},
+    },
     "vp9.webm": {"codec": "libvpx-vp9", "options": {"deadline": "realtime", "cpu-used": "8"}},
     "vp9_odd.webm": {"codec": "libvpx-vp9", "size": (161, 91), "options": {"deadline": "realtime", "cpu-used": "8"}},
     "vp9_alt_ref.mp4": {"codec": "libvpx-vp9", "options": {"auto-alt-ref": "1", "lag-in-frames": "16"}},
@@ -147,6 +157,46 @@ def test_only_what_is_needed_is_decoded(encode: Encoder) -> None:
                 decode(bytes(data), [47], height=HEIGHT, width=WIDTH)
         else:
             assert torch.equal(decode(bytes(data), [47], height=HEIGHT, width=WIDTH).pixels[0], reference[47])
+
+
+@pytest.mark.parametrize("name", ["h264_open_gop.mp4", "hevc_open_gop.mp4"])
+def test_a_clip_cut_at_an_open_group(name: str, encode: Encoder) -> None:
+    """Its first packets in order of presentation refer to what was cut off, and may not come out of the decoder."""
+    path = encode(name, **TRANSCODES[name])
+    cut = io.BytesIO()
+    with av.open(str(path)) as source, av.open(cut, "w", format="mp4") as container:
+        stream = container.add_stream_from_template(source.streams.video[0])
+        packets = [packet for packet in source.demux(video=0) if packet.size]
+        second_key = [i for i, packet in enumerate(packets) if packet.is_keyframe][1]
+        for packet in packets[second_key:]:
+            packet.stream = stream
+            container.mux(packet)
+    reference = plain_decode(io.BytesIO(cut.getvalue()))
+    n = len(reference)
+    assert probe(cut).num_frames in (n, len(packets) - second_key)
+    for target in (0, n // 2, n - 1):
+        assert torch.equal(decode(cut, [target], height=HEIGHT, width=WIDTH).pixels[0], reference[target])
+
+
+@pytest.mark.parametrize("name", ["h264_no_pyramid.mkv", "hevc_pyramid.mkv"])
+def test_pictures_that_nothing_refers_to_are_left_out(name: str, encode: Encoder) -> None:
+    """They may be damaged where others are wanted, which come out exact; they themselves are then refused."""
+    path = encode(name, **TRANSCODES[name])
+    reference = plain_decode(path)
+    with av.open(str(path)) as container:
+        packets = sorted((p.pts, bytes(p)) for p in container.demux(video=0) if p.size)
+    kinds = [(data[4] & 0x60) == 0 if "h264" in name else (data[4] >> 1 & 63) == 0 for _, data in packets]
+    kinds = kinds[:24]
+    unused = kinds.index(True, 12)
+    wanted = kinds.index(False, unused)
+    data = path.read_bytes()
+    place = data.index(packets[unused][1])
+    length = len(packets[unused][1])
+    damaged = data[: place + 6] + bytes(length - 6) + data[place + length :]
+    assert sum(kinds) >= 8
+    assert torch.equal(decode(damaged, [wanted], height=HEIGHT, width=WIDTH).pixels[0], reference[wanted])
+    with pytest.raises(CorruptVideoError):
+        decode(damaged, [unused])
 
 
 def test_recording_that_begins_between_key_frames(encode: Encoder) -> None:

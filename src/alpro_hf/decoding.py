@@ -4,8 +4,9 @@ One decoder for the whole package, on PyAV. What it promises: `indices[k]` of th
 `indices[k]`-th out of the decoder when the file is decoded from its first frame to its last. Frame counts and rates in
 file headers are often wrong, so they are never used: the packets of the stream are listed (without decoding them), and
 their sorted presentation times are the index of the clip. Seeking happens only in containers whose index can be relied
-on and only when it skips something, and every frame that comes out afterwards is checked against that index; at the
-first disagreement the clip is decoded again from its start.
+on and only when it skips something. Pictures of H.264 and H.265 that no other picture is predicted from are left out
+unless they are wanted. Every frame that comes out is checked against the index; at the first disagreement the clip is
+decoded again from its start, whole.
 
     frames = decode("clip.mp4", lambda info: [0, info.num_frames // 2, info.num_frames - 1], height=224, width=224)
     frames.pixels            # torch.uint8 (3, 3, 224, 224)
@@ -16,6 +17,7 @@ import io
 import os
 import tempfile
 import urllib.request
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
@@ -29,6 +31,7 @@ import numpy as np
 from av.container import InputContainer
 from av.sidedata.sidedata import SideData
 from av.stream import Disposition
+from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
@@ -43,7 +46,8 @@ SEEKABLE_FORMATS = frozenset({"mov", "mp4", "matroska", "webm"})
 # VP8 stores frames that are never shown as packets of their own, which only decoding tells apart.
 UNSEEKABLE_CODECS = frozenset({"vp8"})
 # A seek empties the pipeline of decoder threads, so it has to skip at least this many frames to pay.
-MIN_SKIPPED_FRAMES = 8
+MIN_SKIPPED_FRAMES = 2
+READ_SIZE = 1 << 18  # bytes that FFmpeg asks for at a time
 
 
 class VideoDecodeError(ValueError):
@@ -154,7 +158,8 @@ class Frames:
     """Decoded frames.
 
     Args:
-        pixels: `torch.uint8` of shape (T, 3, height, width), RGB, upright.
+        pixels: `torch.uint8` of shape (T, 3, height, width), RGB, upright; a view of memory in the order (T, height,
+            width, 3), which is how FFmpeg and image files keep it.
         indices: the frame number of each, counted from 0.
         timestamps: seconds of each after the first frame of the clip (true ones, also at a variable frame rate).
         info: the video they come from.
@@ -227,7 +232,7 @@ def decode(
 
     choose = partial(_choose, indices)
     pixels, chosen, timestamps, info = read(source, choose, height, width, limits, allow_url, allow_truncated)
-    return Frames(torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), chosen, timestamps, info)
+    return Frames(torch.from_numpy(pixels).permute(0, 3, 1, 2), chosen, timestamps, info)
 
 
 def read(
@@ -270,15 +275,30 @@ def _choose(indices: FrameChoice, info: VideoInfo) -> list[int]:
 
 @dataclass(frozen=True)
 class _Table:
-    """Frames in order of presentation: their times and which of them are key frames."""
+    """Frames in order of presentation: their times, their places in the file, and which of them are key frames."""
 
-    pts: list[int | None]
+    pts: Sequence[int | None]
+    ranks: Sequence[int]
     keys: list[int]
     seekable: bool
     counted: bool  # made by decoding, so decoded frames agree with it by position
 
     def key_before(self, position: int) -> int:
-        return self.keys[max(bisect.bisect_right(self.keys, position) - 1, 0)] if self.keys else 0
+        return self.keys[bisect.bisect_right(self.keys, position) - 1]
+
+    def runs(self, wanted: Sequence[int]) -> Iterator[list[int]]:
+        """Ascending positions in groups, each to be decoded in one go: between groups, a seek pays."""
+        run: list[int] = []
+        for target in wanted:
+            if run and self.seekable and self.key_before(target) - run[-1] > MIN_SKIPPED_FRAMES:
+                yield run
+                run = []
+            run.append(target)
+        yield run
+
+    def last_stored(self, first: int, last: int) -> int | None:
+        """Time of the frame that is stored last of those at the positions `first` to `last`."""
+        return self.pts[max(range(first, last + 1), key=self.ranks.__getitem__)]
 
 
 @contextmanager
@@ -390,7 +410,12 @@ class _Video:
         options = {"protocol_whitelist": ""}
         try:
             self.container = av.open(
-                _Reader(self.file), "r", container_options=options, io_open=_refuse, **_ANY_METADATA
+                _Reader(self.file),
+                "r",
+                container_options=options,
+                io_open=_refuse,
+                buffer_size=READ_SIZE,
+                **_ANY_METADATA,
             )
         except av.error.FFmpegError as error:
             raise self._unreadable(error) from error
@@ -477,24 +502,28 @@ class _Video:
 
     def _packet_table(self) -> _Table | None:
         """The table as the packets tell it, or `None` where they do not give each frame a time of its own."""
-        entries: list[tuple[int, bool]] = []
+        times, is_key = array("q"), bytearray()
         timed = True
+        longest = float("inf") if self.limits.max_duration is None else self.limits.max_duration / self._time_base
         for packet in self._packets():
             if packet.size == 0 or packet.is_discard:
                 continue
             if packet.pts is None:
                 timed = False
                 continue
-            if entries:
-                self._check_duration(abs(packet.pts - entries[0][0]))
-            entries.append((packet.pts, packet.is_keyframe))
-        entries.sort()
-        pts = [time for time, _ in entries]
-        if not timed or not pts or len(set(pts)) < len(pts):
+            times.append(packet.pts)
+            is_key.append(packet.is_keyframe)
+            if abs(packet.pts - times[0]) > longest:
+                self._check_duration(abs(packet.pts - times[0]))
+        ranks = np.argsort(np.array(times), kind="stable")
+        pts = np.array(times)[ranks]
+        if not timed or not times or (np.diff(pts) == 0).any():
             return None
-        keys = [i for i, (_, is_key) in enumerate(entries) if is_key]
+        keys = np.flatnonzero(np.array(is_key)[ranks]).tolist()
         seekable = bool(SEEKABLE_FORMATS & self._formats) and self.stream.codec_context.name not in UNSEEKABLE_CODECS
-        return _Table(list(pts), keys, seekable and bool(keys), counted=False)
+        compact = array("q", pts.tobytes()), array("q", ranks.tobytes())
+        # Frames shown before the first key frame come out of some decoders and not of others: only decoding tells.
+        return _Table(*compact, keys, seekable and keys[:1] == [0], counted=False)
 
     def _decoded_table(self) -> _Table:
         """The table as a decode of the whole clip tells it."""
@@ -505,7 +534,7 @@ class _Video:
             if frame.pts is not None and pts and pts[0] is not None:
                 self._check_duration(frame.pts - pts[0])
             pts.append(frame.pts)
-        return _Table(pts, [], seekable=False, counted=True)
+        return _Table(pts, range(len(pts)), [], seekable=False, counted=True)
 
     @property
     def _formats(self) -> set[str]:
@@ -546,12 +575,12 @@ class _Video:
             truncated=self.truncated,
         )
 
-    def _frames(self, *, late_start: bool = False) -> Iterator[VideoFrame]:
-        """Decodes from the present position to the end. With `late_start`, what cannot be decoded before the first
-        frame that can is skipped: the leading frames of an open group after a seek, a broadcast recorded from its
-        middle."""
+    def _frames(self, packets: Iterator[av.Packet] | None = None, *, late_start: bool = False) -> Iterator[VideoFrame]:
+        """Decodes packets, or all from the present position to the end. With `late_start`, what cannot be decoded
+        before the first frame that can is skipped: the leading frames of an open group after a seek, a broadcast
+        recorded from its middle."""
         started = not late_start
-        for packet in self._packets_then_flush():
+        for packet in self._then_flush(packets or self._packets()):
             try:
                 frames = self.stream.decode(packet)
             except av.error.FFmpegError as error:
@@ -563,8 +592,9 @@ class _Video:
                 started = True
                 yield frame
 
-    def _packets_then_flush(self) -> Iterator[av.Packet | None]:
-        yield from self._packets()
+    @staticmethod
+    def _then_flush(packets: Iterator[av.Packet]) -> Iterator[av.Packet | None]:
+        yield from packets
         yield None  # makes the decoder give out the frames it still holds
 
     def read(
@@ -588,43 +618,63 @@ class _Video:
 
     def _exact_frames(self, table: _Table, wanted: list[int]) -> Iterator[VideoFrame]:
         """The frames at ascending positions of the table."""
-        frames: Iterator[VideoFrame] = iter(())
-        position = -1  # of the frame that the decoder gives out next; -1: not started
-        damaged = False
-        for target in wanted:
-            key = table.key_before(target)
-            if table.seekable and (position < 0 or key - position >= MIN_SKIPPED_FRAMES):
-                frames, position, damaged = self._frames_from(table, key), key, False
-            elif position < 0:
+        for run in table.runs(wanted):
+            left_out: set[int | None] = set()  # times of pictures that are not decoded
+            if table.seekable:
+                position = table.key_before(run[0])
+                frames = self._frames_from(table, position, run, left_out)
+            else:
                 self.container.close()
                 self.open()
                 frames, position = self._frames(late_start=self._broadcast), 0
-            while True:
-                frame = next(frames, None)
-                if frame is None or (frame.pts != table.pts[position] and not table.counted):
-                    raise _TableMismatchError
-                # What the decoder patched up spoils the frames predicted from it, up to the next key frame.
-                damaged = frame.is_corrupt or (damaged and not frame.key_frame)
-                position += 1
-                if position > target:
-                    break
-            if damaged or frame.pts in self.damaged:
-                problem = f"the data of frame {target}, or of one it is predicted from, is damaged"
-                raise CorruptVideoError(self.name, problem, "Re-encode or replace the file")
-            yield frame
+            damaged = False
+            for target in run:
+                while position <= target:
+                    frame = next(frames, None)
+                    while position < target and table.pts[position] in left_out:
+                        position += 1
+                    if frame is None or (frame.pts != table.pts[position] and not table.counted):
+                        raise _TableMismatchError
+                    # What the decoder patched up spoils the frames predicted from it, up to the next key frame.
+                    damaged = frame.is_corrupt or (damaged and not frame.key_frame)
+                    position += 1
+                assert frame is not None
+                if damaged or frame.pts in self.damaged:
+                    problem = f"the data of frame {target}, or of one it is predicted from, is damaged"
+                    raise CorruptVideoError(self.name, problem, "Re-encode or replace the file")
+                yield frame
 
-    def _frames_from(self, table: _Table, key: int) -> Iterator[VideoFrame]:
-        """Decodes from a key frame on, by a seek."""
+    def _frames_from(self, table: _Table, key: int, run: list[int], left_out: set[int | None]) -> Iterator[VideoFrame]:
+        """Decodes from a key frame on, by a seek, what the wanted frames need; notes what it left out."""
         start = table.pts[key]
         assert start is not None
         try:
             self.container.seek(start, stream=self.stream)
         except av.error.FFmpegError as error:
             raise _TableMismatchError from error
-        for frame in self._frames(late_start=True):
+        packets = self._needed_packets(table.last_stored(key, run[-1]), {table.pts[i] for i in run}, left_out)
+        for frame in self._frames(packets, late_start=True):
             # Shown before the key frame but stored behind it, or of an earlier key frame where the seek went too far.
             if frame.pts is None or frame.pts >= start:
                 yield frame
+
+    def _needed_packets(
+        self, last: int | None, wanted: set[int | None], left_out: set[int | None]
+    ) -> Iterator[av.Packet]:
+        """The packets up to the one of a given time, without those of pictures that nobody wants or refers to."""
+        layers = _layers(self.stream.codec_context)
+        lowest = 8  # layer of what was left out: a higher layer may refer to it, against our assumption
+        for packet in self._packets():
+            layer, unused = layers(packet)
+            if layer > lowest:
+                raise _TableMismatchError
+            if unused and packet.pts not in wanted:
+                lowest = min(lowest, layer)
+                left_out.add(packet.pts)
+            else:
+                yield packet
+            if packet.pts == last:
+                break
 
     def _seconds(self, table: _Table, info: VideoInfo, position: int) -> float:
         first, time = table.pts[0], table.pts[position]
@@ -658,6 +708,58 @@ def _ends_early(file: IO[bytes], size: int) -> bool:
             length = int.from_bytes(rest[:width], "big") & unknown
             return length != unknown and len(before) + len(segment) + width + length > size
     return False
+
+
+def _layers(context: VideoCodecContext) -> Callable[[av.Packet], tuple[int, bool]]:
+    """A function that tells of a packet its temporal layer, and whether no picture of the same layer refers to it.
+
+    Where the coded data do not tell (other codecs than H.264 and H.265, streams with start codes) it is (0, False).
+    """
+    head = bytes(context.extradata or b"")
+    if context.name == "h264" and len(head) > 6 and head[0] == 1:
+        return partial(_h264_layer, (head[4] & 3) + 1)
+    if context.name == "hevc" and len(head) > 22 and head[0] == 1:
+        return partial(_hevc_layer, (head[21] & 3) + 1)
+    return lambda packet: (0, False)
+
+
+def _units(packet: av.Packet, length_size: int) -> Iterator[tuple[int, int]]:
+    """The first two bytes of each unit of coded data; of data that is not made of such units (255, 255) at the end."""
+    data = memoryview(packet)
+    place = 0
+    while place + length_size + 2 <= len(data):
+        length = int.from_bytes(data[place : place + length_size], "big")
+        yield data[place + length_size], data[place + length_size + 1]
+        place += length_size + length
+    if place != len(data):
+        yield 255, 255
+
+
+def _h264_layer(length_size: int, packet: av.Packet) -> tuple[int, bool]:
+    unused = False
+    for first, _ in _units(packet, length_size):
+        kind, referred = first & 31, first & 0x60
+        if kind == 1:  # a slice
+            if referred:
+                return 0, False
+            unused = True
+        elif not 6 <= kind <= 12:  # neither a message nor a parameter set, such as a part of another view
+            return 0, False
+    return 0, unused
+
+
+def _hevc_layer(length_size: int, packet: av.Packet) -> tuple[int, bool]:
+    layer, unused = 0, False
+    for first, second in _units(packet, length_size):
+        kind = first >> 1 & 63
+        if kind < 32:  # a slice
+            layer = (second & 7) - 1
+            if kind > 8 or kind % 2 or first & 1 or second >> 3:  # used by others, or not of the base view
+                return layer, False
+            unused = True
+        elif kind > 40:
+            return layer, False
+    return layer, unused
 
 
 class _Canvas:
