@@ -213,9 +213,7 @@ def rewrite(index: Path, **fields: object) -> None:
     save_file(load_file(file), file, metadata={"videos": json.dumps(videos)})
 
 
-@pytest.mark.parametrize(
-    "path", ["/etc/passwd", "../../secret.mp4", "deep/../../../secret.mp4", "a\0.mp4", "\ud800.mp4"]
-)
+@pytest.mark.parametrize("path", ["/etc/passwd", "../../secret.mp4", "deep/../../../secret.mp4", "a\0.mp4"])
 def test_an_index_names_nothing_outside_of_its_folder(loaded, index, path, capsys) -> None:
     rewrite(index, path=path)
     with pytest.raises(VideoIndexError, match=r"which lies outside .*allow_outside=True"):
