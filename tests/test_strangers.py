@@ -213,7 +213,7 @@ def rewrite(index: Path, **fields: object) -> None:
     save_file(load_file(file), file, metadata={"videos": json.dumps(videos)})
 
 
-@pytest.mark.parametrize("path", ["/etc/passwd", "../../secret.mp4", "deep/../../../secret.mp4"])
+@pytest.mark.parametrize("path", ["/etc/passwd", "../../secret.mp4", "deep/../../../secret.mp4", "a\0.mp4"])
 def test_an_index_names_nothing_outside_of_its_folder(loaded, index, path, capsys) -> None:
     rewrite(index, path=path)
     with pytest.raises(VideoIndexError, match=r"which lies outside .*allow_outside=True"):
@@ -284,6 +284,22 @@ def test_annotations_name_nothing_outside_of_their_folder(tmp_path, kind) -> Non
             load_annotations("table", table, videos=folder)
         [row] = load_annotations("table", table, videos=folder, allow_outside=True)
         assert row["video"] == str(folder / "link.mp4")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("clip\0.mp4", "no name that a file"), ("long" * 5000, "missing")],
+)
+@pytest.mark.parametrize("allow_outside", [False, True])
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_annotations_with_names_that_no_file_has(tmp_path, name, said, allow_outside, elsewhere) -> None:
+    """Found by fuzzing: a zero byte in a name."""
+    (tmp_path / "clip.mp4").write_bytes(b"x")
+    table = tmp_path / "rows.jsonl"
+    table.write_text(json.dumps({"video": name, "text": "a dog"}) + "\n")
+    options = {"videos": tmp_path} if elsewhere else {}
+    with pytest.raises(AnnotationError, match="missing" if elsewhere else said):
+        load_annotations("table", table, allow_outside=allow_outside, **options)
 
 
 def test_a_parquet_with_text_that_is_none_is_named(tmp_path) -> None:

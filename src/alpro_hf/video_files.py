@@ -47,8 +47,16 @@ def starts_like_a_video(head: bytes) -> bool:
 
 
 def inside(path: str | os.PathLike[str], root: str | os.PathLike[str]) -> bool:
-    """Whether a path lies below a folder once all links are followed."""
-    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
+    """Whether a path lies below a folder once all links are followed; not so for what no file can be called."""
+    return is_name(path) and Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
+
+
+def is_name(path: str | os.PathLike[str]) -> bool:
+    """Whether a file can be called so: no zero byte, and only what the system has letters for."""
+    try:
+        return b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        return False
 
 
 def find_videos(paths: Iterable[str | Path]) -> tuple[list[Path], list[tuple[Path, str]]]:

@@ -20,7 +20,7 @@ from datasets import Dataset, Features, IterableDataset, Value
 from datasets.fingerprint import get_temporary_cache_files_directory
 from tqdm import tqdm
 
-from ..video_files import inside
+from ..video_files import inside, is_name
 from .annotation_formats import Entry, Kind, Source, read_entries
 from .collator import _stable_id
 from .records import AnnotationError, name_of, read_lines, read_records
@@ -416,12 +416,14 @@ def _locate(entry: Entry, plan: _Plan) -> str | None:
     if plan.source.kind != "table":
         return entry.identity
     path = plan.source.path.parent / names[0]
+    if not is_name(path):
+        raise AnnotationError(f"{entry.place}: {names[0]!r} is no name that a file can have.")
     if not (plan.allow_outside or inside(path, plan.source.path.parent)):
         raise AnnotationError(
             f"{entry.place}: {names[0]!r} leads out of {plan.source.path.parent}, the folder of the file. If you "
             "trust the file, pass allow_outside=True (--allow-outside)."
         )
-    return str(path) if path.is_file() else None
+    return str(path) if os.path.isfile(path) else None  # also of names that are too long
 
 
 def _finish(plan: _Plan, tally: _Tally) -> None:
