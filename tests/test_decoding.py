@@ -426,3 +426,14 @@ def test_a_title_need_not_be_text(name: str, encode: Encoder, tmp_path: Path) ->
     assert content.count(b"HolidayHoliday") == 1
     latin = content.replace(b"HolidayHoliday", b"Caf\xe9Caf\xff\xfe12345")
     assert torch.equal(decode(latin, [7]).pixels, decode(encode("h264_key12.mp4"), [7]).pixels)
+
+
+def test_the_log_of_pyav_is_off_while_decoding(encode: Encoder) -> None:
+    before = av.logging.get_level()
+    av.logging.set_level(av.logging.DEBUG)  # its threads would wait for Python, which waits for them
+    try:
+        for _ in range(20):
+            assert decode(encode("h264_key1.mp4", gop=1), [40]).indices == [40]
+        assert av.logging.get_level() is None
+    finally:
+        av.logging.set_level(before)
