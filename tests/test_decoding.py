@@ -461,3 +461,29 @@ def test_decoding_does_not_leak_files(encode: Encoder) -> None:
         with pytest.raises(IndexError):
             decode(path, [99])
     assert count() <= before
+
+
+@pytest.mark.parametrize("name", ["title.mp4", "title.mkv"])
+def test_a_title_need_not_be_text(name: str, encode: Encoder, tmp_path: Path) -> None:
+    with av.open(str(encode("h264_key12.mp4"))) as source, av.open(str(tmp_path / name), "w") as made:
+        made.metadata["title"] = "HolidayHoliday"
+        stream = made.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                made.mux(packet)
+    content = (tmp_path / name).read_bytes()
+    assert content.count(b"HolidayHoliday") == 1
+    latin = content.replace(b"HolidayHoliday", b"Caf\xe9Caf\xff\xfe12345")
+    assert torch.equal(decode(latin, [7]).pixels, decode(encode("h264_key12.mp4"), [7]).pixels)
+
+
+def test_the_log_of_pyav_is_off_while_decoding(encode: Encoder) -> None:
+    before = av.logging.get_level()
+    av.logging.set_level(av.logging.DEBUG)  # its threads would wait for Python, which waits for them
+    try:
+        for _ in range(20):
+            assert decode(encode("h264_key1.mp4", gop=1), [40]).indices == [40]
+        assert av.logging.get_level() is None
+    finally:
+        av.logging.set_level(before)

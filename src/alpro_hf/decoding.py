@@ -27,6 +27,7 @@ from typing import IO, TYPE_CHECKING, Any, NoReturn, cast
 
 import av
 import av.error
+import av.logging
 import numpy as np
 from av.container import InputContainer
 from av.sidedata.sidedata import SideData
@@ -408,6 +409,10 @@ class _Video:
         self.file.seek(0)
         # Formats that refer to other files (playlists, sdp, concat) get no protocol and no callback to open them with.
         options = {"protocol_whitelist": ""}
+        # PyAV's log calls Python from FFmpeg's threads; closing waits for these and lets no Python run: it hangs.
+        # torchvision 0.24 turns the log on when it is imported.
+        if av.logging.get_level() is not None:
+            av.logging.set_level(None)
         try:
             self.container = av.open(
                 _Reader(self.file),
