@@ -40,9 +40,14 @@ def build(size: str) -> Model:
     return (Model(AlproConfig()) if size == "base" else Model.from_pretrained(bundled_model("retrieval"))).eval()
 
 
+def twin(model: Model) -> Model:
+    """Another model of the same weights, not copies."""
+    return copy.deepcopy(model, memo={id(weight): weight for weight in model.parameters()})
+
+
 def plain(model: Model) -> Model:
-    """The same weights, not copies, with eager attention."""
-    model = copy.deepcopy(model, memo={id(weight): weight for weight in model.parameters()})
+    """The same weights with eager attention."""
+    model = twin(model)
     model.set_attn_implementation("eager")
     return model
 
@@ -382,18 +387,15 @@ def training(arguments: argparse.Namespace) -> None:
         if device != "cpu":
             peak[name] = torch.cuda.max_memory_allocated() / 2**20
 
-    def checkpointed() -> None:
-        ours.gradient_checkpointing_enable()
-        step("ours, checkpointing", ours, None)
-        ours.gradient_checkpointing_disable()
-
+    checkpointed = twin(ours)
+    checkpointed.gradient_checkpointing_enable()
     sides: dict[str, Callable[[], None]] = {
         "plain": partial(step, "plain", naive, PADDED),
         "ours": partial(step, "ours", ours, None),
-        "ours, checkpointing": checkpointed,
+        "ours, checkpointing": partial(step, "ours, checkpointing", checkpointed, None),
     }
     if arguments.compile:
-        compiled: Any = torch.compile(ours)
+        compiled: Any = torch.compile(twin(ours))
         sides["ours, compiled"] = partial(step, "ours, compiled", compiled, None)
     if fast_bfloat16(device):
         sides["ours, bf16"] = partial(step, "ours, bf16", ours, None, torch.bfloat16)
