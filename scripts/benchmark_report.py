@@ -38,8 +38,8 @@ shards and libraries, which the system may drop when it needs them.""",
     ),
     "training": (
         "A training step of the bundled model",
-        """Retrieval (VTC and VTM), forward and backward, without the optimizer. The plain way is eager attention, texts
-padded to 40 tokens, and one pass through the fusion layers for each kind of pair.""",
+        """Retrieval (VTC and VTM), forward and backward, without the optimizer. The plain way is eager attention,
+texts padded to 40 tokens, and one pass through the fusion layers for each kind of pair.""",
     ),
     "training-base": ("A training step of base size", "The same with the model of the paper, four clips of 8 frames."),
     "decoding": (
