@@ -295,7 +295,7 @@ def draw(means: dict[str, dict[str, dict[str, tuple[float, float]]]], path: Path
             axis.bar(list(shown), [mean for mean, _ in shown.values()], yerr=[std for _, std in shown.values()])
             axis.set_title(f"{name}, {split}")
             axis.set_ylabel("rank" if "rank" in name else "%")
-            axis.tick_params(axis="x", rotation=30)
+            axis.set_xticks(range(len(shown)), list(shown), rotation=30, ha="right")
     figure.savefig(path, dpi=80)
     print(f"\nwritten to {path}")
 
