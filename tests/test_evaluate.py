@@ -18,6 +18,7 @@ from alpro_hf.cli import main
 from alpro_hf.compare import compare_results
 from alpro_hf.data.annotations import load_annotations
 from alpro_hf.data.collator import AlproCollator
+from alpro_hf.hardware import best_dtype
 from alpro_hf.results import data_fingerprint, model_source, read_predictions, read_results, row_metrics
 
 TEXTS = [
@@ -205,6 +206,19 @@ def test_zero_shot_from_a_pretrained_checkpoint(data, models, tmp_path, capsys):
     code, _, err = evaluate(capsys, *retrieval_options(data, models, tmp_path / "no", model="towers"))
     assert code == 1
     assert "was not trained for retrieval: it lacks vtm_head" in err
+
+
+def test_the_numbers_to_compute_in_are_chosen_by_name_or_by_the_machine(data, models, tmp_path, capsys):
+    scores = {}
+    for dtype in ("auto", "float32", "bfloat16"):
+        options = ["--protocol", "vtc", "--dtype", dtype, "--no-plot"]
+        code, _, err = evaluate(capsys, *retrieval_options(data, models, tmp_path / dtype), *options)
+        assert code == 0, err
+        results = read_results(tmp_path / dtype)
+        scores[dtype] = results.metrics
+        expected = {"auto": str(best_dtype("cpu")).removeprefix("torch.")}.get(dtype, dtype)
+        assert results.details["run"]["dtype"] == expected
+    assert scores["auto"] == scores[str(best_dtype("cpu")).removeprefix("torch.")]
 
 
 def test_questions(data, models, tmp_path, capsys):
