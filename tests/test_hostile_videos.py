@@ -27,8 +27,8 @@ from alpro_hf.decoding_worker import IsolatedDecoder
 DEADLINE = 30.0  # seconds for one file
 MEMORY = 512 * 1024**2  # bytes of data, in which a process may decode any of the files
 RESIDENT = 256 * 1024**2  # bytes that it may touch
-# of each of the five kinds of file: ALPRO_CUTS=200 ALPRO_FLIPS=400 pytest -n 0 -s tests/test_hostile_videos.py
-CUTS, FLIPS = (int(os.environ.get(name, some)) for name, some in (("ALPRO_CUTS", 40), ("ALPRO_FLIPS", 80)))
+# of each of the five kinds of file: ALPRO_CUTS=200 pytest -n 0 -s tests/test_hostile_videos.py
+CUTS, FLIPS = (int(os.environ.get(name, some)) for name, some in (("ALPRO_CUTS", 40), ("ALPRO_FLIPS", 400)))
 
 
 @pytest.fixture(scope="module")
