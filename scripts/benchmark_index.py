@@ -14,14 +14,17 @@ import subprocess
 import sys
 import tempfile
 import time
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from benchmark import write
 from transformers import BertTokenizer
 
 from alpro_hf import AlproConfig, AlproForVideoTextRetrieval, AlproProcessor, AlproVideoProcessor
+from alpro_hf.frame_table import FrameTable
 from alpro_hf.index_files import IndexFolder, Manifest, VideoEntry
 from alpro_hf.retrieval import VideoIndex
 
@@ -65,6 +68,10 @@ def make(folder: Path, videos: int, shard_size: int) -> None:
     folder.mkdir(parents=True)
     generator = torch.Generator().manual_seed(0)
     centres = torch.randn(1000, WIDTH, generator=generator)  # real clips come in kinds
+    frames = np.arange(900) * 512  # half a minute
+    kept = FrameTable.of_packets(frames, frames % 128_000 == 0, True, (1 << 20, "h264", Fraction(1, 15360)))
+    assert kept is not None
+    table = kept.to_bytes()
     shards = []
     for number, start in enumerate(range(0, videos, shard_size)):
         count = min(shard_size, videos - start)
@@ -72,7 +79,7 @@ def make(folder: Path, videos: int, shard_size: int) -> None:
         vectors = kinds + 0.7 * torch.randn(count, WIDTH, generator=generator)
         entries = [VideoEntry(f"{i // 1000:04d}/{i:07d}.mp4", 1 << 20, i) for i in range(start, start + count)]
         features = torch.nn.functional.normalize(vectors, dim=1)
-        shards.append(target.write_shard(number, features, torch.zeros(count, 1, 1), entries))
+        shards.append(target.write_shard(number, features, torch.zeros(count, 1, 1), entries, [table] * count))
         target.write_manifest(Manifest(empty._model, empty._video, folder.parent, number + 1, shards))
 
 

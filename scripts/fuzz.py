@@ -4,8 +4,8 @@
     python scripts/fuzz.py annotations --seconds 900 --atheris     # pip install atheris; lets coverage lead
 
 Every file must be read, or be refused with the typed error of its reader. The first that does neither is written to
---findings with the traceback, and the exit code is 1. Without --atheris the changes are those of a seeded generator,
-so the same numbers give the same files.
+--findings with the traceback, and the exit code is 1; one that crashes FFmpeg, and us with it, is there as `last`.
+Without --atheris the changes are those of a seeded generator, so the same numbers give the same files.
 """
 
 import argparse
@@ -210,6 +210,7 @@ class Findings:
 
     def try_one(self, data: bytes) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "last").write_bytes(data)  # the finding, if this process does not live to tell
         start = time.monotonic()
         try:
             result = self.target(data)
@@ -225,6 +226,7 @@ class Findings:
             raise TimeoutError(f"A file took {took:.0f} seconds; it is {self.folder / 'slow'}.")
         self.slowest = max(self.slowest, took)
         self.seen[result] = self.seen.get(result, 0) + 1
+        (self.folder / "last").unlink()
 
 
 def main() -> int:

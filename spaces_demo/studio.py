@@ -32,6 +32,7 @@ from alpro_hf.decoding import (
     CorruptVideoError,
     DecoderFailedError,
     EmptyVideoError,
+    Frames,
     NotAVideoError,
     NoVideoStreamError,
     TruncatedVideoError,
@@ -257,7 +258,7 @@ class Studio:
         return ask(*self.qa, clip.path, [question], top_k=ANSWERS, decoder=self.decoder)[0]
 
     def _pixels(self, processor: Any, clip: Clip) -> torch.Tensor:
-        pixels = processor.video_processor(str(clip.path), return_tensors="pt", decoder=self.decoder.decode)
+        pixels = processor.video_processor(str(clip.path), return_tensors="pt", decoder=self._decode)
         return pixels["pixel_values_videos"]
 
     @property
@@ -272,12 +273,16 @@ class Studio:
         processor = self.prompter[1] if self.prompter else self.processor
         info = self.decoder.probe(clip.path)
         seen = processor.video_processor(
-            str(clip.path), return_tensors="pt", return_metadata=True, decoder=self.decoder.decode
+            str(clip.path), return_tensors="pt", return_metadata=True, decoder=self._decode
         )
         indices = list(seen["video_metadata"][0].frames_indices)
         scale = FRAME_SIDE / max(info.width, info.height)
         size = {"height": max(1, round(info.height * scale)), "width": max(1, round(info.width * scale))}
-        return [_jpeg(pixels) for pixels in self.decoder.decode(clip.path, indices, **size).pixels]
+        return [_jpeg(pixels) for pixels in self._decode(clip.path, indices, **size).pixels]
+
+    def _decode(self, source: Any, indices: Any = None, **options: Any) -> Frames:
+        """In a process of its own; the index knows where the frames of the gallery's clips are."""
+        return self.index.decode(source, indices, decoder=self.decoder, **options)
 
     def _prompter(self) -> tuple[AlproPrompterModel, Any]:
         if self.prompter is None:

@@ -27,7 +27,7 @@ def index(tmp_path: Path) -> VideoIndex:
     embeds = torch.nn.functional.normalize(torch.randn(600, trained[0].config.projection_dim, generator=generator))
     for start in range(0, 600, 150):
         index._store(
-            [(VideoEntry(f"{i}.mp4", 1, i), embeds[i], torch.zeros(5, 32)) for i in range(start, start + 150)]
+            [(VideoEntry(f"{i}.mp4", 1, i), embeds[i], torch.zeros(5, 32), b"") for i in range(start, start + 150)]
         )
     index.remove([clip])
     return VideoIndex.load(tmp_path / "index", *trained)

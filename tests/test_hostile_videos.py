@@ -21,7 +21,15 @@ import torch
 from conftest import RATE, Encoder
 from fixtures import hostile_videos as hostile
 
-from alpro_hf.decoding import DecoderFailedError, Frames, NotAVideoError, VideoDecodeError, decode
+from alpro_hf.decoding import (
+    DecoderFailedError,
+    FrameChoice,
+    Frames,
+    NotAVideoError,
+    VideoDecodeError,
+    VideoInfo,
+    decode,
+)
 from alpro_hf.decoding_worker import IsolatedDecoder
 
 DEADLINE = 30.0  # seconds for one file
@@ -51,19 +59,26 @@ def survives(decoder: IsolatedDecoder) -> Iterator[None]:
         assert int(peak.split()[1]) * 1024 < RESIDENT
 
 
-def outcome(decoder: IsolatedDecoder, source: Path | bytes, **options: bool) -> Frames | VideoDecodeError:
+def outcome(
+    decoder: IsolatedDecoder, source: Path | bytes, indices: FrameChoice = None, **options: bool
+) -> Frames | VideoDecodeError:
     """Any other error is a failure of the test, and so is a crash."""
     start = time.monotonic()
     try:
-        found: Frames | VideoDecodeError = decoder.decode(source, height=48, width=48, **options)
+        found: Frames | VideoDecodeError = decoder.decode(source, indices, height=48, width=48, **options)
     except VideoDecodeError as error:
         found = error
     assert not isinstance(found, DecoderFailedError), found
     assert time.monotonic() - start < DEADLINE
     if isinstance(found, Frames):
-        assert found.pixels.shape == (found.info.num_frames, 3, 48, 48)
+        assert found.pixels.shape == (len(found.indices), 3, 48, 48)
+        assert indices is not None or len(found.indices) == found.info.num_frames
         assert all(math.isfinite(second) for second in found.timestamps)
     return found
+
+
+def apart(info: VideoInfo) -> list[int]:
+    return [0, info.num_frames // 2, info.num_frames - 1]
 
 
 def plain_decode(data: bytes) -> torch.Tensor:
@@ -118,8 +133,30 @@ def test_changed_bytes(decoder, encode: Encoder, name: str) -> None:
         found = outcome(decoder, damaged)
         right = isinstance(found, Frames) and torch.equal(found.pixels, reference)
         seen["right" if right else "other pixels" if isinstance(found, Frames) else type(found).__name__] += 1
+        few = outcome(decoder, damaged, apart)  # with seeks
+        if right and isinstance(few, Frames):
+            assert torch.equal(few.pixels, reference[few.indices])
     print(f"{FLIPS} changes of {name}: {dict(seen)}")
     assert seen["right"] and len(seen) >= 2, seen
+
+
+def test_a_damaged_key_frame_after_a_seek(decoder, encode: Encoder) -> None:
+    """FFmpeg's VP9 decoder with a thread a frame called what was not there: wherever the second key frame's head is
+    changed."""
+    data = encode(
+        "vp9_key3.webm", num_frames=6, gop=3, codec="libvpx-vp9", options={"deadline": "realtime"}
+    ).read_bytes()
+    with av.open(io.BytesIO(data)) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+        assert [packet.is_keyframe for packet in packets] == [True, False, False] * 2
+        place = data.index(bytes(packets[3]))
+    seen = Counter()
+    for bit in range(24):
+        damaged = bytearray(data)
+        damaged[place + bit // 8] ^= 0x80 >> bit % 8
+        for _ in range(3):
+            seen[type(outcome(decoder, bytes(damaged), apart)).__name__] += 1
+    assert seen["CorruptVideoError"] > 36, seen
 
 
 class Counting(http.server.SimpleHTTPRequestHandler):

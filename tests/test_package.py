@@ -18,7 +18,8 @@ from alpro_hf import AlproConfig, AlproForVideoQuestionAnswering, AlproModel, Al
 
 SOURCE = Path(alpro_hf.__file__).parent
 # the files that go to a Hub repository beside the weights, and what they may import
-TRAVELLING = [*sorted(path.name for path in SOURCE.glob("*_alpro.py")), "decoding.py"]
+DECODING = ["coded_data.py", "decoding.py", "frame_table.py", "video_info.py", "video_source.py"]
+TRAVELLING = [*sorted(path.name for path in SOURCE.glob("*_alpro.py")), *DECODING]
 ALLOWED = {"torch", "torchvision", "transformers", "huggingface_hub", "av", "numpy", "PIL"}
 TINY = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 

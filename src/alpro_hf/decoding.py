@@ -3,24 +3,21 @@
 One decoder for the whole package, on PyAV. What it promises: `indices[k]` of the result is the frame that comes
 `indices[k]`-th out of the decoder when the file is decoded from its first frame to its last. Frame counts and rates in
 file headers are often wrong, so they are never used: the packets of the stream are listed (without decoding them), and
-their sorted presentation times are the index of the clip. Seeking happens only in containers whose index can be relied
-on and only when it skips something. Pictures of H.264 and H.265 that no other picture is predicted from are left out
-unless they are wanted. Every frame that comes out is checked against the index; at the first disagreement the clip is
-decoded again from its start, whole.
+their sorted presentation times are the table of the clip's frames. Seeking happens only in containers that find a key
+frame by its time and only when it skips something. Pictures of H.264 and H.265 that no other picture is predicted from
+are left out unless they are wanted. Every frame that comes out is checked against the table; at the first disagreement
+the clip is decoded again from its start, whole.
 
     frames = decode("clip.mp4", lambda info: [0, info.num_frames // 2, info.num_frames - 1], height=224, width=224)
     frames.pixels            # torch.uint8 (3, 3, 224, 224)
 """
 
 import bisect
-import io
 import os
-import tempfile
-import urllib.request
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, replace
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import partial
 from typing import IO, TYPE_CHECKING, Any, NoReturn, cast
@@ -32,126 +29,41 @@ import numpy as np
 from av.container import InputContainer
 from av.sidedata.sidedata import SideData
 from av.stream import Disposition
-from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
+from .coded_data import ends_early, layers_of
+from .frame_table import FrameTable
+from .video_info import (
+    DEFAULT_LIMITS,
+    CorruptVideoError,
+    DecoderFailedError,
+    EmptyVideoError,
+    NotAVideoError,
+    NoVideoStreamError,
+    TruncatedVideoError,
+    VideoDecodeError,
+    VideoInfo,
+    VideoLimits,
+    VideoTooLargeError,
+)
+from .video_source import VideoSource, opened
+
 if TYPE_CHECKING:
     import torch  # takes longer to import than a clip to decode: processes that only decode do without
-
-VideoSource = str | os.PathLike[str] | bytes | IO[bytes]
 
 # Containers with an index that FFmpeg seeks by exactly: seeks in MPEG-PS/TS land late, times in AVI are not monotonic.
 SEEKABLE_FORMATS = frozenset({"mov", "mp4", "matroska", "webm"})
 # VP8 stores frames that are never shown as packets of their own, which only decoding tells apart.
 UNSEEKABLE_CODECS = frozenset({"vp8"})
-# A seek empties the pipeline of decoder threads, so it has to skip at least this many frames to pay.
-MIN_SKIPPED_FRAMES = 2
+# FFmpeg's decoder, with a thread a frame, calls what is not there if the first key frame after a seek is damaged.
+ONE_FRAME_AT_A_TIME = frozenset({"vp9"})
 READ_SIZE = 1 << 18  # bytes that FFmpeg asks for at a time
 
 
-class VideoDecodeError(ValueError):
-    """A video cannot be decoded exactly. Base of the errors below.
-
-    Args:
-        source (`str`): path or description of the input.
-        problem (`str`): what is wrong with it.
-        advice (`str`): what the user can do.
-    """
-
-    def __init__(self, source: str, problem: str, advice: str) -> None:
-        super().__init__(source, problem, advice)  # all three in `args`: the error must survive a worker process
-        self.source, self.problem, self.advice = source, problem, advice
-
-    def __str__(self) -> str:
-        return f"{self.source}: {self.problem}. {self.advice}"
-
-
-class NotAVideoError(VideoDecodeError):
-    """The content is no media format that FFmpeg knows, or a playlist that points at other files."""
-
-
-class NoVideoStreamError(VideoDecodeError):
-    """A media file without moving pictures: audio, subtitles, or audio with a cover image."""
-
-
-class EmptyVideoError(VideoDecodeError):
-    """Zero bytes, or a video stream without a single frame."""
-
-
-class TruncatedVideoError(VideoDecodeError):
-    """The file ends before the video does."""
-
-
-class CorruptVideoError(VideoDecodeError):
-    """Damaged data inside the clip: a wanted frame would only be the decoder's guess."""
-
-
-class VideoTooLargeError(VideoDecodeError):
-    """The input exceeds one of the `VideoLimits`."""
-
-
-class DecoderFailedError(VideoDecodeError):
-    """The process that decoded it crashed or hung, and was ended; see `decoding_worker`."""
-
-
 class _TableMismatchError(Exception):
-    """Decoded frames disagree with the index table: try again in a slower, safer way."""
-
-
-@dataclass(frozen=True)
-class VideoLimits:
-    """What a video may cost before it is refused. `None` switches a limit off.
-
-    Args:
-        max_pixels: width x height of one stored frame. The default admits 8K.
-        max_duration: seconds.
-        max_file_size: bytes of the file, buffer or download.
-        max_decoded_size: bytes of all frames that one call returns.
-    """
-
-    max_pixels: int | None = 8192 * 4608
-    max_duration: float | None = 6 * 3600.0
-    max_file_size: int | None = 16 * 1024**3
-    max_decoded_size: int | None = 4 * 1024**3
-
-    def check(self, limit: str, value: float, source: str, what: str) -> None:
-        """Raises `VideoTooLargeError` if `value` is over the field named `limit`."""
-        allowed = getattr(self, limit)
-        if allowed is not None and value > allowed:
-            problem = f"{what} {value:,.6g}, and the limit is {allowed:,.6g}"
-            raise VideoTooLargeError(source, problem, f"Use a smaller video, or pass VideoLimits({limit}=...)")
-
-
-DEFAULT_LIMITS = VideoLimits()
-
-
-@dataclass(frozen=True)
-class VideoInfo:
-    """What the packets of a video say.
-
-    Args:
-        source: path or description of the input.
-        num_frames: number of frames.
-        fps: average frames per second over the clip; `None` for a single frame without a rate.
-        duration: seconds, `num_frames / fps`; 0 where `fps` is unknown.
-        width, height: pixels of a frame. From `decode` as shown; from `probe` as stored, because that a camera was
-            held upright is only known once a frame is decoded.
-        codec: FFmpeg's name, such as `h264`.
-        container: FFmpeg's name, such as `mov,mp4,m4a,3gp,3g2,mj2`.
-        truncated: the file ends before the video does; the other fields describe the readable part.
-    """
-
-    source: str
-    num_frames: int
-    fps: float | None
-    duration: float
-    width: int
-    height: int
-    codec: str
-    container: str
-    truncated: bool = False
+    """Decoded frames disagree with the table: try again in a slower, safer way."""
 
 
 @dataclass(frozen=True)
@@ -164,12 +76,15 @@ class Frames:
         indices: the frame number of each, counted from 0.
         timestamps: seconds of each after the first frame of the clip (true ones, also at a variable frame rate).
         info: the video they come from.
+        table: where its frames are, to be passed to the next decode of the same file; `None` where only decoding finds
+            them, and for damaged and truncated files.
     """
 
     pixels: "torch.Tensor"
     indices: list[int]
     timestamps: list[float]
     info: VideoInfo
+    table: FrameTable | None = field(default=None, repr=False, compare=False)
 
     @property
     def repeated(self) -> bool:
@@ -203,6 +118,8 @@ def decode(
     limits: VideoLimits = DEFAULT_LIMITS,
     allow_url: bool = False,
     allow_truncated: bool = False,
+    table: FrameTable | None = None,
+    threads: int = 0,
 ) -> Frames:
     """Decodes the frames `indices` of a video, exactly.
 
@@ -220,6 +137,9 @@ def decode(
         limits: what to refuse.
         allow_url: whether `source` may be an http(s) URL.
         allow_truncated: decode what is there of a file that ends early, rather than raise `TruncatedVideoError`.
+        table: `Frames.table` of an earlier decode of this file, which saves listing its packets. One of another file,
+            by size, codec or what comes out, is left aside.
+        threads: of FFmpeg; 0 for as many as there are cores, 1 where other clips are decoded at the same time.
 
     Returns:
         `Frames`, with `pixels` of shape (len(indices), 3, height, width).
@@ -232,8 +152,8 @@ def decode(
     import torch
 
     choose = partial(_choose, indices)
-    pixels, chosen, timestamps, info = read(source, choose, height, width, limits, allow_url, allow_truncated)
-    return Frames(torch.from_numpy(pixels).permute(0, 3, 1, 2), chosen, timestamps, info)
+    pixels, *about = read(source, choose, height, width, limits, allow_url, allow_truncated, table, threads)
+    return Frames(torch.from_numpy(pixels).permute(0, 3, 1, 2), *about)
 
 
 def read(
@@ -244,16 +164,22 @@ def read(
     limits: VideoLimits,
     allow_url: bool,
     allow_truncated: bool,
-) -> tuple[np.ndarray, list[int], list[float], VideoInfo]:
+    kept: FrameTable | None,
+    threads: int,
+) -> tuple[np.ndarray, list[int], list[float], VideoInfo, FrameTable | None]:
     """What `decode` makes `Frames` of; the pixels are uint8 (T, height, width, 3)."""
-    with _open(source, limits, allow_url) as video:
-        for table in video.tables():
+    if threads < 0:
+        raise ValueError(f"threads={threads} must be 0 (one for each core) or more.")
+    with _open(source, limits, allow_url, threads) as video:
+        for table in video.tables(kept):
             info = video.info(table)
             if info.truncated and not allow_truncated:
                 problem = f"the file ends early, after {info.num_frames} readable frames"
                 raise TruncatedVideoError(video.name, problem, "Get the whole file, or pass allow_truncated=True")
             try:
-                return video.read(table, info, choose(info), height, width)
+                result = video.read(table, info, choose(info), height, width)
+                certain = not (table.counted or video.truncated or video.damaged)
+                return *result, table if certain else None
             except _TableMismatchError:
                 continue
             except CorruptVideoError:
@@ -274,97 +200,13 @@ def _choose(indices: FrameChoice, info: VideoInfo) -> list[int]:
     return chosen
 
 
-@dataclass(frozen=True)
-class _Table:
-    """Frames in order of presentation: their times, their places in the file, and which of them are key frames."""
-
-    pts: Sequence[int | None]
-    ranks: Sequence[int]
-    keys: list[int]
-    seekable: bool
-    counted: bool  # made by decoding, so decoded frames agree with it by position
-
-    def key_before(self, position: int) -> int:
-        return self.keys[bisect.bisect_right(self.keys, position) - 1]
-
-    def runs(self, wanted: Sequence[int]) -> Iterator[list[int]]:
-        """Ascending positions in groups, each to be decoded in one go: between groups, a seek pays."""
-        run: list[int] = []
-        for target in wanted:
-            if run and self.seekable and self.key_before(target) - run[-1] > MIN_SKIPPED_FRAMES:
-                yield run
-                run = []
-            run.append(target)
-        yield run
-
-    def last_stored(self, first: int, last: int) -> int | None:
-        """Time of the frame that is stored last of those at the positions `first` to `last`."""
-        return self.pts[max(range(first, last + 1), key=self.ranks.__getitem__)]
-
-
 @contextmanager
-def _open(source: VideoSource, limits: VideoLimits, allow_url: bool) -> Iterator["_Video"]:
-    name = _name(source)
-    with ExitStack() as stack:
-        file: IO[bytes]
-        if isinstance(source, str) and source.lower().startswith(("http://", "https://")):
-            if not allow_url:
-                problem = "web addresses are not opened by default"
-                raise VideoDecodeError(name, problem, "Download the file, or pass allow_url=True")
-            file = stack.enter_context(_download(source, limits))
-        elif isinstance(source, bytes | bytearray | memoryview):
-            file = io.BytesIO(source)
-        else:
-            if isinstance(source, str | os.PathLike):
-                file = stack.enter_context(open(source, "rb"))
-            else:
-                file = _checked_file(source)
-            if not (hasattr(file, "seekable") and file.seekable()):
-                file = stack.enter_context(_copy(file, name, limits))
-        size = file.seek(0, os.SEEK_END)
-        if size == 0:
-            raise EmptyVideoError(name, "the file has zero bytes", "Get the file again")
-        limits.check("max_file_size", size, name, "the file size in bytes is")
-        yield stack.enter_context(closing(_Video(name, file, size, limits)))
-
-
-def _name(source: VideoSource) -> str:
-    if isinstance(source, str | os.PathLike):
-        return os.fspath(source)
-    if isinstance(source, bytes | bytearray | memoryview):
-        return f"<{len(source)} bytes>"
-    name = getattr(source, "name", None)
-    return name if isinstance(name, str) else f"<{type(source).__name__}>"
-
-
-def _checked_file(source: object) -> IO[bytes]:
-    if not hasattr(source, "read") or isinstance(source, io.TextIOBase):
-        raise TypeError(
-            f"A video is a path, bytes or a binary file object, not {type(source).__name__}. "
-            "Arrays, tensors and lists of images go to AlproVideoProcessor."
-        )
-    return cast(IO[bytes], source)
-
-
-def _copy(stream: IO[bytes], name: str, limits: VideoLimits) -> IO[bytes]:
-    """Everything in a stream that cannot seek, in memory or on disk if large."""
-    copy = cast(IO[bytes], tempfile.SpooledTemporaryFile(max_size=64 * 1024**2))  # noqa: SIM115 (the caller closes it)
-    try:
-        while chunk := stream.read(1024**2):
-            copy.write(chunk)
-            limits.check("max_file_size", copy.tell(), name, "bytes received so far are")
-    except BaseException:
-        copy.close()
-        raise
-    return copy
-
-
-def _download(url: str, limits: VideoLimits) -> IO[bytes]:
-    try:
-        with urllib.request.urlopen(url, timeout=30) as response:
-            return _copy(response, url, limits)
-    except OSError as error:
-        raise VideoDecodeError(url, f"the download failed ({error})", "Check the address and the network") from error
+def _open(source: VideoSource, limits: VideoLimits, allow_url: bool, threads: int = 0) -> Iterator["_Video"]:
+    with (
+        opened(source, limits, allow_url) as (name, file, size),
+        closing(_Video(name, file, size, limits, threads)) as video,
+    ):
+        yield video
 
 
 # metadata need not be text; from PyAV 19 on they are read without this
@@ -394,9 +236,9 @@ def _refuse(url: str, flags: int, options: dict[str, str]) -> NoReturn:
 class _Video:
     """An open video: lists its packets, and decodes them in order or from a key frame on."""
 
-    def __init__(self, name: str, file: IO[bytes], size: int, limits: VideoLimits) -> None:
-        self.name, self.file, self.size, self.limits = name, file, size, limits
-        self.truncated = _ends_early(file, size)
+    def __init__(self, name: str, file: IO[bytes], size: int, limits: VideoLimits, threads: int) -> None:
+        self.name, self.file, self.size, self.limits, self.threads = name, file, size, limits, threads
+        self.truncated = ends_early(file, size)
         self.damaged: set[int | None] = set()  # times of packets that the container calls damaged
         self.container: InputContainer
         self.stream: VideoStream
@@ -446,8 +288,8 @@ class _Video:
         context.options = {"err_detect": "explode+crccheck"}
         if self.limits.max_pixels is not None:  # for frames larger than the header says; padding may double small ones
             context.options = {**context.options, "max_pixels": str(2 * self.limits.max_pixels)}
-        context.thread_type = "AUTO"
-        context.thread_count = 0
+        context.thread_type = "SLICE" if context.name in ONE_FRAME_AT_A_TIME else "AUTO"
+        context.thread_count = self.threads
 
     def close(self) -> None:
         self.container.close()
@@ -466,8 +308,12 @@ class _Video:
         problem = "the file is an mp4 or mov that ends before its index, or the index is damaged"
         return TruncatedVideoError(self.name, problem, "Get the whole file, or finish the interrupted recording")
 
-    def tables(self) -> Iterator[_Table]:
-        """Index tables to try, from the fastest to the safest."""
+    def tables(self, kept: FrameTable | None = None) -> Iterator[FrameTable]:
+        """Tables to try, from the fastest to the safest."""
+        if kept is not None and kept.origin == self._origin and not (kept.counted or self.truncated):
+            yield kept
+            self.container.close()
+            self.open()
         table = self._packet_table()
         if table is not None:
             yield table
@@ -505,7 +351,7 @@ class _Video:
         elif held is not None:
             yield held
 
-    def _packet_table(self) -> _Table | None:
+    def _packet_table(self) -> FrameTable | None:
         """The table as the packets tell it, or `None` where they do not give each frame a time of its own."""
         times, is_key = array("q"), bytearray()
         timed = True
@@ -520,17 +366,12 @@ class _Video:
             is_key.append(packet.is_keyframe)
             if abs(packet.pts - times[0]) > longest:
                 self._check_duration(abs(packet.pts - times[0]))
-        ranks = np.argsort(np.array(times), kind="stable")
-        pts = np.array(times)[ranks]
-        if not timed or not times or (np.diff(pts) == 0).any():
-            return None
-        keys = np.flatnonzero(np.array(is_key)[ranks]).tolist()
         seekable = bool(SEEKABLE_FORMATS & self._formats) and self.stream.codec_context.name not in UNSEEKABLE_CODECS
-        compact = array("q", pts.tobytes()), array("q", ranks.tobytes())
-        # Frames shown before the first key frame come out of some decoders and not of others: only decoding tells.
-        return _Table(*compact, keys, seekable and keys[:1] == [0], counted=False)
+        if not timed:
+            return None
+        return FrameTable.of_packets(np.array(times, np.int64), np.array(is_key, bool), seekable, self._origin)
 
-    def _decoded_table(self) -> _Table:
+    def _decoded_table(self) -> FrameTable:
         """The table as a decode of the whole clip tells it."""
         self.container.close()
         self.open()
@@ -539,7 +380,11 @@ class _Video:
             if frame.pts is not None and pts and pts[0] is not None:
                 self._check_duration(frame.pts - pts[0])
             pts.append(frame.pts)
-        return _Table(pts, range(len(pts)), [], seekable=False, counted=True)
+        return FrameTable(pts, range(len(pts)), [], seekable=False, counted=True, origin=self._origin)
+
+    @property
+    def _origin(self) -> tuple[int, str, Fraction]:
+        return self.size, self.stream.codec_context.name, self._time_base
 
     @property
     def _formats(self) -> set[str]:
@@ -556,7 +401,7 @@ class _Video:
     def _time_base(self) -> Fraction:
         return self.stream.time_base or Fraction(1, 1)
 
-    def info(self, table: _Table) -> VideoInfo:
+    def info(self, table: FrameTable) -> VideoInfo:
         """Raises `EmptyVideoError` if the table has no frame."""
         n = len(table.pts)
         if n == 0:
@@ -603,7 +448,7 @@ class _Video:
         yield None  # makes the decoder give out the frames it still holds
 
     def read(
-        self, table: _Table, info: VideoInfo, chosen: list[int], height: int | None, width: int | None
+        self, table: FrameTable, info: VideoInfo, chosen: list[int], height: int | None, width: int | None
     ) -> tuple[np.ndarray, list[int], list[float], VideoInfo]:
         """Decodes the chosen frames. Raises `_TableMismatchError` when what comes out is not what the table says."""
         unique = sorted(set(chosen))
@@ -621,7 +466,7 @@ class _Video:
             stack = stack[[bisect.bisect_left(unique, i) for i in chosen]]
         return stack, chosen, [self._seconds(table, info, i) for i in chosen], info
 
-    def _exact_frames(self, table: _Table, wanted: list[int]) -> Iterator[VideoFrame]:
+    def _exact_frames(self, table: FrameTable, wanted: list[int]) -> Iterator[VideoFrame]:
         """The frames at ascending positions of the table."""
         for run in table.runs(wanted):
             left_out: set[int | None] = set()  # times of pictures that are not decoded
@@ -649,7 +494,9 @@ class _Video:
                     raise CorruptVideoError(self.name, problem, "Re-encode or replace the file")
                 yield frame
 
-    def _frames_from(self, table: _Table, key: int, run: list[int], left_out: set[int | None]) -> Iterator[VideoFrame]:
+    def _frames_from(
+        self, table: FrameTable, key: int, run: list[int], left_out: set[int | None]
+    ) -> Iterator[VideoFrame]:
         """Decodes from a key frame on, by a seek, what the wanted frames need; notes what it left out."""
         start = table.pts[key]
         assert start is not None
@@ -667,7 +514,7 @@ class _Video:
         self, last: int | None, wanted: set[int | None], left_out: set[int | None]
     ) -> Iterator[av.Packet]:
         """The packets up to the one of a given time, without those of pictures that nobody wants or refers to."""
-        layers = _layers(self.stream.codec_context)
+        layers = layers_of(self.stream.codec_context)
         lowest = 8  # layer of what was left out: a higher layer may refer to it, against our assumption
         for packet in self._packets():
             layer, unused = layers(packet)
@@ -681,90 +528,11 @@ class _Video:
             if packet.pts == last:
                 break
 
-    def _seconds(self, table: _Table, info: VideoInfo, position: int) -> float:
+    def _seconds(self, table: FrameTable, info: VideoInfo, position: int) -> float:
         first, time = table.pts[0], table.pts[position]
         if first is None or time is None:
             return position / info.fps if info.fps else 0.0
         return float((time - first) * self._time_base)
-
-
-def _ends_early(file: IO[bytes], size: int) -> bool:
-    """Whether an mp4 or Matroska file announces more bytes of pictures, or of their index, than it has."""
-    file.seek(0)
-    head = file.read(4096)
-    if head[4:8] == b"ftyp":
-        offset, length = 0, 0
-        while offset + 16 <= size:
-            file.seek(offset)
-            box = file.read(16)
-            length = int.from_bytes(box[:4], "big")
-            if length == 1:
-                length = int.from_bytes(box[8:], "big")
-            if length < 8:  # up to the end of the file, or not a box
-                break
-            if box[4:8] in (b"mdat", b"moov", b"moof") and offset + length > size:
-                return True
-            offset += length
-    elif head[:4] == b"\x1a\x45\xdf\xa3":
-        before, segment, rest = head.partition(b"\x18\x53\x80\x67")  # the element that holds everything else
-        if segment and rest:
-            width = 9 - rest[0].bit_length()  # the leading zero bits of a number tell how many bytes it has
-            unknown = (1 << 7 * width) - 1  # all ones, as a live recording writes
-            length = int.from_bytes(rest[:width], "big") & unknown
-            return length != unknown and len(before) + len(segment) + width + length > size
-    return False
-
-
-def _layers(context: VideoCodecContext) -> Callable[[av.Packet], tuple[int, bool]]:
-    """A function that tells of a packet its temporal layer, and whether no picture of the same layer refers to it.
-
-    Where the coded data do not tell (other codecs than H.264 and H.265, streams with start codes) it is (0, False).
-    """
-    head = bytes(context.extradata or b"")
-    if context.name == "h264" and len(head) > 6 and head[0] == 1:
-        return partial(_h264_layer, (head[4] & 3) + 1)
-    if context.name == "hevc" and len(head) > 22 and head[0] == 1:
-        return partial(_hevc_layer, (head[21] & 3) + 1)
-    return lambda packet: (0, False)
-
-
-def _units(packet: av.Packet, length_size: int) -> Iterator[tuple[int, int]]:
-    """The first two bytes of each unit of coded data; of data that is not made of such units (255, 255) at the end."""
-    data = memoryview(packet)
-    place = 0
-    while place + length_size + 2 <= len(data):
-        length = int.from_bytes(data[place : place + length_size], "big")
-        yield data[place + length_size], data[place + length_size + 1]
-        place += length_size + length
-    if place != len(data):
-        yield 255, 255
-
-
-def _h264_layer(length_size: int, packet: av.Packet) -> tuple[int, bool]:
-    unused = False
-    for first, _ in _units(packet, length_size):
-        kind, referred = first & 31, first & 0x60
-        if kind == 1:  # a slice
-            if referred:
-                return 0, False
-            unused = True
-        elif not 6 <= kind <= 12:  # neither a message nor a parameter set, such as a part of another view
-            return 0, False
-    return 0, unused
-
-
-def _hevc_layer(length_size: int, packet: av.Packet) -> tuple[int, bool]:
-    layer, unused = 0, False
-    for first, second in _units(packet, length_size):
-        kind = first >> 1 & 63
-        if kind < 32:  # a slice
-            layer = (second & 7) - 1
-            if kind > 8 or kind % 2 or first & 1 or second >> 3:  # used by others, or not of the base view
-                return layer, False
-            unused = True
-        elif kind > 40:
-            return layer, False
-    return layer, unused
 
 
 class _Canvas:
@@ -797,3 +565,24 @@ def _orientation(frame: VideoFrame) -> tuple[bool, bool, bool]:
     if b and c and not (a or d):
         return True, b < 0, c < 0
     return False, False, False
+
+
+__all__ = [
+    "DEFAULT_LIMITS",
+    "CorruptVideoError",
+    "DecoderFailedError",
+    "EmptyVideoError",
+    "FrameChoice",
+    "FrameTable",
+    "Frames",
+    "NoVideoStreamError",
+    "NotAVideoError",
+    "TruncatedVideoError",
+    "VideoDecodeError",
+    "VideoInfo",
+    "VideoLimits",
+    "VideoSource",
+    "VideoTooLargeError",
+    "decode",
+    "probe",
+]

@@ -9,7 +9,8 @@ hold only so much memory. What they answer is JSON and raw pixels, which is read
         pixels = processor.video_processor("clip.mp4", decoder=decoder.decode)
 """
 
-import importlib.util
+import base64
+import importlib
 import io
 import json
 import math
@@ -30,6 +31,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from .decoding import FrameChoice, Frames, VideoInfo, VideoLimits, VideoSource
+    from .frame_table import FrameTable
 
 STARTING = 120.0  # seconds that a process may take to start
 MAX_HEADER = 64 * 1024**2  # bytes of JSON that a process may send at once: times and numbers of a million frames
@@ -143,18 +145,32 @@ class IsolatedDecoder:
         limits: "VideoLimits | None" = None,
         allow_url: bool = False,
         allow_truncated: bool = False,
+        table: "FrameTable | None" = None,
+        threads: int = 0,
     ) -> "Frames":
         """See `decoding.decode`. A file object is read to its end first."""
         import torch
 
         from .decoding import Frames, _choose
+        from .frame_table import FrameTable
 
-        size = {"height": height, "width": width}
-        request: dict[str, Any] = {"do": "decode", **size, "allow_url": allow_url, "allow_truncated": allow_truncated}
+        request: dict[str, Any] = {
+            "do": "decode",
+            "height": height,
+            "width": width,
+            "allow_url": allow_url,
+            "allow_truncated": allow_truncated,
+            "table": _sent(table),
+            "threads": threads,
+        }
         answer, pixels = self._ask(source, request, limits, lambda info: _choose(indices, info))
         info = _video_info(answer["info"], source)
         stack = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
-        return Frames(stack, answer["indices"], answer["timestamps"], info)
+        try:
+            found = FrameTable.from_bytes(base64.b64decode(answer["table"])) if answer["table"] else None
+        except ValueError:  # the process writes over its own memory; a table is a help and not the result
+            found = None
+        return Frames(stack, answer["indices"], answer["timestamps"], info, found)
 
     def probe(
         self, source: "VideoSource", *, limits: "VideoLimits | None" = None, allow_url: bool = False
@@ -170,7 +186,7 @@ class IsolatedDecoder:
         limits: "VideoLimits | None",
         choose: Callable[["VideoInfo"], list[int]] | None = None,
     ) -> tuple[dict[str, Any], np.ndarray]:
-        from .decoding import DEFAULT_LIMITS
+        from .video_info import DEFAULT_LIMITS
 
         limits = limits or DEFAULT_LIMITS
         if isinstance(source, str | os.PathLike):
@@ -208,22 +224,23 @@ class IsolatedDecoder:
 
 
 def _content(source: "VideoSource", limits: "VideoLimits") -> bytes:
-    from .decoding import _checked_file, _copy, _name
+    from .video_source import checked_file, copied, source_name
 
     if isinstance(source, bytes | bytearray | memoryview):
         return bytes(source)
-    file = _checked_file(source)
+    file = checked_file(source)
     if hasattr(file, "seekable") and file.seekable():
         file.seek(0)
-    with _copy(file, _name(source), limits) as copy:
+    with copied(file, source_name(source), limits) as copy:
         copy.seek(0)
         return copy.read()
 
 
 def _video_info(said: dict[str, Any], source: "VideoSource") -> "VideoInfo":
-    from .decoding import VideoInfo, _name
+    from .video_info import VideoInfo
+    from .video_source import source_name
 
-    return replace(VideoInfo(**said), source=_name(source))
+    return replace(VideoInfo(**said), source=source_name(source))
 
 
 class _Worker:
@@ -274,7 +291,8 @@ class _Worker:
         choose: Callable[["VideoInfo"], list[int]] | None,
         deadline: float,
     ) -> tuple[dict[str, Any], np.ndarray]:
-        from .decoding import DecoderFailedError, _name
+        from .video_info import DecoderFailedError
+        from .video_source import source_name
 
         expired = threading.Event()
 
@@ -289,7 +307,7 @@ class _Worker:
         try:
             _send(self.to, request | {"deadline": deadline}, data)
             answer = _receive(self.answers)
-            if choose is not None and "info" in answer and "shape" not in answer:
+            while choose is not None and "info" in answer and "shape" not in answer:
                 chosen = choose(_video_info(answer["info"], source))
                 _send(self.to, {"indices": chosen})
                 answer = _receive(self.answers)
@@ -312,7 +330,7 @@ class _Worker:
             )
             advice = "Re-encode the file or leave it out"
             raise DecoderFailedError(
-                _name(source), problem, advice + ("; or allow it more time" if took_too_long else "")
+                source_name(source), problem, advice + ("; or allow it more time" if took_too_long else "")
             ) from error
         finally:
             timer.cancel()
@@ -339,14 +357,15 @@ def shown_exit(code: int) -> str:
 
 def _raise(answer: dict[str, Any], source: "VideoSource") -> NoReturn:
     """The error of the other side, as if it had happened here."""
-    from . import decoding
+    from . import video_info
+    from .video_source import source_name
 
-    name = decoding._name(source)
+    name = source_name(source)
     if "errno" in answer:
         raise OSError(answer["errno"], answer["error"], name)
-    kind = getattr(decoding, str(answer["error"]), None)
-    if not (isinstance(kind, type) and issubclass(kind, decoding.VideoDecodeError)):
-        kind = decoding.VideoDecodeError
+    kind = getattr(video_info, str(answer["error"]), None)
+    if not (isinstance(kind, type) and issubclass(kind, video_info.VideoDecodeError)):
+        kind = video_info.VideoDecodeError
     raise kind(name, answer["problem"], answer["advice"])
 
 
@@ -402,19 +421,33 @@ def _answer(
         info = decoding.probe(source, limits=limits, allow_url=request["allow_url"])
         return _send(answers, {"info": asdict(info)})
 
-    def choose(info: Any) -> list[int]:
-        if not chosen:  # a second try at the same video needs no second question
-            _send(answers, {"info": asdict(info)})
-            chosen.extend(requests.get()["indices"])
-        return list(chosen)
+    chosen: dict[Any, list[int]] = {}
 
-    chosen: list[int] = []
-    options = [request[name] for name in ("height", "width")]
-    pixels, indices, timestamps, info = decoding.read(
-        source, choose, *options, limits, request["allow_url"], request["allow_truncated"]
+    def choose(info: Any) -> list[int]:
+        if info not in chosen:  # a second try that finds as many frames needs no second question
+            _send(answers, {"info": asdict(info)})
+            chosen[info] = requests.get()["indices"]
+        return list(chosen[info])
+
+    height, width, allow_url, allow_truncated, sent, threads = (
+        request[name] for name in ("height", "width", "allow_url", "allow_truncated", "table", "threads")
     )
-    about = {"shape": pixels.shape, "indices": indices, "timestamps": timestamps, "info": asdict(info)}
+    kept = decoding.FrameTable.from_bytes(base64.b64decode(sent)) if sent else None
+    pixels, indices, timestamps, info, table = decoding.read(
+        source, choose, height, width, limits, allow_url, allow_truncated, kept, threads
+    )
+    about = {
+        "shape": pixels.shape,
+        "indices": indices,
+        "timestamps": timestamps,
+        "info": asdict(info),
+        "table": _sent(table),
+    }
     _send(answers, about, np.ascontiguousarray(pixels))
+
+
+def _sent(table: "FrameTable | None") -> str | None:
+    return base64.b64encode(table.to_bytes()).decode() if table is not None and not table.counted else None
 
 
 def _path(sent: str) -> str:
@@ -422,14 +455,11 @@ def _path(sent: str) -> str:
 
 
 def _load_decoding() -> ModuleType:
-    """The module beside this file, without its package."""
-    spec = importlib.util.spec_from_file_location("decoding", Path(__file__).with_name("decoding.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["decoding"] = module
-    spec.loader.exec_module(module)
-    return module
+    """The module of this package, without what the package imports beside it."""
+    package = ModuleType("alpro_hf")
+    package.__path__ = [str(Path(__file__).parent)]
+    sys.modules["alpro_hf"] = package
+    return importlib.import_module("alpro_hf.decoding")
 
 
 def _bound(max_memory: int) -> None:

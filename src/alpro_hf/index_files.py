@@ -8,13 +8,14 @@ are stands in the header of its file; the manifest has a line a shard, so that a
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
@@ -25,6 +26,8 @@ from .video_files import inside
 MANIFEST = "index.json"
 FAILED = "failed.jsonl"  # what could not be indexed the last time, and why
 FORMAT = 2
+BLOCK = 1 << 14  # videos compared at a time: small shards are put together up to as many
+KEPT_BYTES = 1 << 28  # of blocks that were put together; above, they are put together anew in each search
 _START_AGAIN = "Delete the folder of the index and index again."
 
 
@@ -50,6 +53,15 @@ class VideoEntry:
     mtime_ns: int
 
 
+@dataclass
+class IndexingReport:
+    """What became of the videos given to `VideoIndex.add`; `failed` holds (path, reason)."""
+
+    indexed: list[Path] = field(default_factory=list)
+    unchanged: list[Path] = field(default_factory=list)
+    failed: list[tuple[Path, str]] = field(default_factory=list)
+
+
 @dataclass(eq=False)
 class Shard:
     """The tensors of some videos, in memory or in a file.
@@ -61,6 +73,7 @@ class Shard:
         features: (rows, P); of a file it is a view into the memory map, which the system may drop.
         tokens: (rows, 1 + N, D), None if they are in the file.
         videos: What the rows are, None if that is in the file.
+        tables: Of each row a `FrameTable` as bytes, none where it is not known; None if they are in the file.
     """
 
     rows: int
@@ -69,6 +82,7 @@ class Shard:
     features: torch.Tensor = field(default_factory=lambda: torch.empty(0))
     tokens: torch.Tensor | None = None
     videos: list[VideoEntry] | None = None
+    tables: list[bytes] | None = None
 
     @classmethod
     def read(cls, file: Path, rows: int, removed: set[int]) -> "Shard":
@@ -96,6 +110,18 @@ class Shard:
         with _reading(self.file) as file:
             return file.get_slice("tokens")[row : row + 1]
 
+    def table_of(self, row: int) -> bytes:
+        """Where the frames of one video are, see `FrameTable.from_bytes`; nothing if that is not known."""
+        if self.tables is not None:
+            return self.tables[row]
+        assert self.file is not None
+        with _reading(self.file) as file:
+            if "table_ends" not in file.keys():  # of an index made before tables were kept  # noqa: SIM118
+                return b""
+            ends, kept = file.get_tensor("table_ends"), file.get_slice("tables")
+            start, end = int(ends[row - 1]) if row else 0, int(ends[row])
+            return bytes(kept[start:end].numpy())
+
     def live(self) -> list[int]:
         """Rows that are part of the index."""
         return [row for row in range(self.rows) if row not in self.removed]
@@ -110,6 +136,40 @@ class Shard:
 
     def __len__(self) -> int:
         return self.rows - len(self.removed)
+
+
+@dataclass
+class Block:
+    """Videos that are compared in one product: those of one large shard, or of small ones put together."""
+
+    shards: list[Shard]
+    keep: bool
+    kept: torch.Tensor | None = None
+
+    def features(self) -> torch.Tensor:
+        """(n, P): of one whole shard the memory-mapped file itself."""
+        if self.kept is not None:
+            return self.kept
+        parts = [shard.features[shard.live()] if shard.removed else shard.features for shard in self.shards]
+        joined = parts[0] if len(parts) == 1 else torch.cat(parts)
+        if self.keep:
+            self.kept = joined
+        return joined
+
+
+def blocks_of(shards: Sequence[Shard]) -> list[Block]:
+    """The shards in blocks to compare with queries, in their order."""
+    blocks: list[Block] = []
+    bytes_kept = 0
+    group: list[Shard] = []
+    for number, shard in enumerate(shards, start=1):
+        group.append(shard)
+        if (size := sum(map(len, group))) >= BLOCK or number == len(shards):
+            copied = len(group) > 1 or bool(group[0].removed)
+            bytes_kept += size * shard.features.shape[1] * shard.features.element_size() if copied else 0
+            blocks.append(Block(group, keep=bytes_kept <= KEPT_BYTES))
+            group = []
+    return blocks
 
 
 @lru_cache(maxsize=32)
@@ -255,8 +315,21 @@ class IndexFolder:
             return None
         return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
-    def write_shard(self, shard: int, features: torch.Tensor, tokens: torch.Tensor, videos: list[VideoEntry]) -> Shard:
-        file, tensors = self.shard_file(shard), {"features": features, "tokens": tokens}
+    def write_shard(
+        self,
+        shard: int,
+        features: torch.Tensor,
+        tokens: torch.Tensor,
+        videos: list[VideoEntry],
+        tables: list[bytes],
+    ) -> Shard:
+        file, ends = self.shard_file(shard), np.cumsum([len(table) for table in tables])
+        tensors = {
+            "features": features,
+            "tokens": tokens,
+            "tables": torch.from_numpy(np.frombuffer(b"".join(tables), np.uint8).copy()),
+            "table_ends": torch.from_numpy(ends),
+        }
         listed = json.dumps([[video.path, video.size, video.mtime_ns] for video in videos])
         _write_whole(file, lambda path: save_file(tensors, path, metadata={"videos": listed}))
         return Shard.read(file, len(videos), set())

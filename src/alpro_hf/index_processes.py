@@ -14,9 +14,9 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from .decoding_worker import IsolatedDecoder
-from .index_files import MANIFEST, IndexFolder, Manifest, VideoEntry
+from .index_files import MANIFEST, IndexFolder, IndexingReport, Manifest, VideoEntry
 from .modeling_alpro import AlproForVideoTextRetrieval
-from .retrieval import IndexingReport, VideoIndex, VideoPath
+from .retrieval import VideoIndex, VideoPath
 
 
 def build_in_processes(

@@ -2,20 +2,22 @@
 
 An index keeps two things of each video: the unit vector that contrastive similarity (VTC) compares with a query, and
 the tokens that the matching head (VTM) reads together with it; neither searching nor re-ranking opens a video again.
+Beside them it keeps where the frames of each video are, so that showing some of them is quick (`VideoIndex.decode`).
 How the two scores combine is the protocol `rerank` of `evaluation`: the best candidates by cosine similarity are
 reordered by matching logit plus cosine similarity, and the others follow in the order of similarity.
 
-On disk an index is a folder: `index.json`, and shards of `features` (n, P) and `tokens` (n, 1 + N, D) of n videos. A
-shard is written as soon as it is full, so that an interrupted job, even a killed one, goes on from there. Shards are
-memory-mapped: a search reads the features, block by block, and the tokens of what it re-ranks, and holds in memory no
-more than `_KEPT_BYTES` of copies however large the index is.
+On disk an index is a folder: `index.json`, and shards of `features` (n, P) and `tokens` (n, 1 + N, D) of n videos, and
+their frame tables end to end (`tables` uint8, `table_ends` (n,)). A shard is written as soon as it is full, so that an
+interrupted job, even a killed one, goes on from there. Shards are memory-mapped: a search reads the features, block by
+block, and the tokens of what it re-ranks, and holds in memory no more than `KEPT_BYTES` of copies however large the
+index is.
 """
 
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
@@ -23,16 +25,20 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from .decoding import Frames, FrameTable, decode
 from .decoding_worker import IsolatedDecoder
 from .evaluation import vtc_scores, vtm_scores
 from .index_files import (
     MANIFEST,
+    Block,
     IndexFolder,
+    IndexingReport,
     IndexMismatchError,
     Manifest,
     Shard,
     VideoEntry,
     VideoIndexError,
+    blocks_of,
     model_fingerprint,
 )
 from .modeling_alpro import AlproForVideoTextRetrieval
@@ -40,10 +46,9 @@ from .video_features import encode_videos
 from .video_files import inside
 
 VideoPath = str | os.PathLike[str]
+_Row = tuple[VideoEntry, torch.Tensor, torch.Tensor, bytes]  # entry, vector (P,), tokens (1 + N, D), frame table
 Nearest = Callable[[torch.Tensor, int], Iterable[torch.Tensor]]
 _FUSED_AT_ONCE = 64
-_BLOCK = 1 << 14  # videos compared at a time: small shards are put together up to as many
-_KEPT_BYTES = 1 << 28  # of blocks that were put together; above, they are put together anew in each search
 
 # the settings of the video processor that decide what the model sees
 _VIDEO_SETTINGS = ("num_frames", "fps", "frame_sampling", "size", "resample", "image_mean", "image_std")
@@ -68,15 +73,6 @@ class SearchResult:
     score: float
     similarity: float
     match_probability: float | None = None
-
-
-@dataclass
-class IndexingReport:
-    """What became of the videos given to `VideoIndex.add`; `failed` holds (path, reason)."""
-
-    indexed: list[Path] = field(default_factory=list)
-    unchanged: list[Path] = field(default_factory=list)
-    failed: list[tuple[Path, str]] = field(default_factory=list)
 
 
 class VideoIndex:
@@ -118,7 +114,7 @@ class VideoIndex:
         self._root: Path | None = None
         self._shards: list[Shard] = []
         self._places: dict[str, tuple[Shard, int]] | None = {}  # of each path; None: not read yet
-        self._blocks: list[_Block] | None = None
+        self._blocks: list[Block] | None = None
         self._next_shard = 0  # numbers are not used twice: a reader must not find other videos under one it knows
         self._folder: IndexFolder | None = None
         self._stamp: object = None
@@ -340,7 +336,7 @@ class VideoIndex:
         progress: bool,
         decoder: IsolatedDecoder | None,
     ) -> None:
-        pending: list[tuple[VideoEntry, torch.Tensor, torch.Tensor]] = []
+        pending: list[_Row] = []
         bar = tqdm(total=len(wanted), desc="indexing", unit="video", disable=not progress)
         try:
             with closing(encode_videos(self.model, self.processor, list(wanted), batch_size, decoder)) as batches:
@@ -352,7 +348,8 @@ class VideoIndex:
                         if video.embed is None or video.tokens is None:
                             self.report.failed.append((video.path, video.problem or ""))
                         else:
-                            pending.append((entry, video.embed, video.tokens))
+                            table = b"" if video.table is None else video.table.to_bytes()
+                            pending.append((entry, video.embed, video.tokens, table))
                             self.report.indexed.append(video.path)
                     while len(pending) >= shard_size:
                         self._store(pending[:shard_size])
@@ -362,17 +359,17 @@ class VideoIndex:
             bar.close()
             self._store(pending)
 
-    def _store(self, videos: Sequence[tuple[VideoEntry, torch.Tensor, torch.Tensor]]) -> None:
+    def _store(self, videos: Sequence["_Row"]) -> None:
         """Make one shard of some videos, and note in the folder what the index holds now."""
         if videos:
             number, self._next_shard = self._next_shard, self._next_shard + 1
-            entries = [entry for entry, *_ in videos]
-            features = torch.stack([feature for _, feature, _ in videos])
-            tokens = torch.stack([token for *_, token in videos])
+            entries, tables = [entry for entry, *_ in videos], [table for *_, table in videos]
+            features = torch.stack([feature for _, feature, _, _ in videos])
+            tokens = torch.stack([token for _, _, token, _ in videos])
             if self._folder:
-                shard = self._folder.write_shard(number, features, tokens, entries)
+                shard = self._folder.write_shard(number, features, tokens, entries, tables)
             else:
-                shard = Shard(len(videos), features=features, tokens=tokens, videos=entries)
+                shard = Shard(len(videos), features=features, tokens=tokens, videos=entries, tables=tables)
             self._shards.append(shard)
             self._place_of().update({entry.path: (shard, row) for row, entry in enumerate(entries)})
         self._write()
@@ -439,7 +436,49 @@ class VideoIndex:
             self._folder, self._shards, self._places, self._next_shard = folder, [], {}, 0
             for start in range(0, len(videos), shard_size):
                 part = videos[start : start + shard_size]
-                self._store([(old.entries()[row], old.features[row], old.tokens_of(row)[0]) for old, row in part])
+                self._store(
+                    [
+                        (old.entries()[row], old.features[row], old.tokens_of(row)[0], old.table_of(row))
+                        for old, row in part
+                    ]
+                )
+
+    def decode(
+        self, source: Any, indices: Any = None, *, decoder: IsolatedDecoder | None = None, **options: Any
+    ) -> Frames:
+        """Frames of an indexed video, as `decoding.decode` gives them, without listing its packets again.
+
+        It also decodes what is not in the index, or has changed since, so it may stand wherever `decode` may, such as
+        in `processor.video_processor(path, decoder=index.decode)`.
+
+        Args:
+            source, indices, options: As in `decoding.decode`.
+            decoder: Decodes in a process of its own.
+        """
+        if isinstance(source, str | os.PathLike):
+            options = {"table": self.frame_table(source)} | options
+        return (decoder.decode if decoder else decode)(source, indices, **options)
+
+    def frame_table(self, path: VideoPath) -> FrameTable | None:
+        """Where the frames of a video are; None: it is not in the index, has changed, or only decoding can tell.
+
+        Raises:
+            VideoIndexError: The index is damaged.
+        """
+        place = self._place_of().get(self._key(path)) if self._root is not None else None
+        if place is None:
+            return None
+        shard, row = place
+        try:
+            stat = os.stat(path)
+        except OSError:  # whoever opens it is told
+            return None
+        entry = shard.entries()[row]
+        kept = shard.table_of(row) if (entry.size, entry.mtime_ns) == (stat.st_size, stat.st_mtime_ns) else b""
+        try:
+            return FrameTable.from_bytes(kept) if kept else None
+        except ValueError as error:
+            raise VideoIndexError(f"{shard.file} is damaged ({error}). Index again, into a new folder.") from error
 
     # ------------------------------------------------------------------------------------------------------ searching
 
@@ -500,7 +539,7 @@ class VideoIndex:
     def features(self) -> Iterator[torch.Tensor]:
         """All unit vectors in the order of `paths`, as blocks (n, P); those of large shards are memory-mapped."""
         if self._blocks is None:
-            self._blocks = _blocks(self._shards)
+            self._blocks = blocks_of(self._shards)
         for block in self._blocks:
             yield block.features()
 
@@ -562,36 +601,3 @@ class VideoIndex:
         tokens = torch.cat([shard.tokens_of(row) for shard, row in videos])
         pairs = torch.tensor([[0, video] for video in range(len(videos))])
         return vtm_scores(self.model, text, None, tokens, pairs).cpu()
-
-
-@dataclass
-class _Block:
-    """Videos that are compared in one product: those of one large shard, or of small ones put together."""
-
-    shards: list[Shard]
-    keep: bool
-    kept: torch.Tensor | None = None
-
-    def features(self) -> torch.Tensor:
-        """(n, P): of one whole shard the memory-mapped file itself."""
-        if self.kept is not None:
-            return self.kept
-        parts = [shard.features[shard.live()] if shard.removed else shard.features for shard in self.shards]
-        joined = parts[0] if len(parts) == 1 else torch.cat(parts)
-        if self.keep:
-            self.kept = joined
-        return joined
-
-
-def _blocks(shards: Sequence[Shard]) -> list[_Block]:
-    blocks: list[_Block] = []
-    bytes_kept = 0
-    group: list[Shard] = []
-    for number, shard in enumerate(shards, start=1):
-        group.append(shard)
-        if (size := sum(map(len, group))) >= _BLOCK or number == len(shards):
-            copied = len(group) > 1 or bool(group[0].removed)
-            bytes_kept += size * shard.features.shape[1] * shard.features.element_size() if copied else 0
-            blocks.append(_Block(group, keep=bytes_kept <= _KEPT_BYTES))
-            group = []
-    return blocks

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from .decoding import VideoDecodeError
+from .decoding import Frames, FrameTable, VideoDecodeError, decode
 from .decoding_worker import IsolatedDecoder
 from .modeling_alpro import AlproForVideoTextRetrieval
 
@@ -24,13 +24,18 @@ class EncodedVideo:
         path: The file.
         embed: float32 unit vector (P,); None for a file that cannot be decoded.
         tokens: (1 + N, D), what the fusion layers read; None for a file that cannot be decoded.
+        table: Where its frames are, for the next decode of it; None where only decoding tells.
         problem: Why it cannot be decoded.
     """
 
     path: Path
     embed: torch.Tensor | None = None
     tokens: torch.Tensor | None = None
+    table: FrameTable | None = None
     problem: str | None = None
+
+
+_Loaded = tuple[torch.Tensor, FrameTable | None]  # (T, 3, H, W)
 
 
 def encode_videos(
@@ -46,12 +51,12 @@ def encode_videos(
     `decoder` that holds for files that crash or hang FFmpeg, too.
     """
     finished = False
-    ahead: deque[list[tuple[Path, Future[torch.Tensor | str]]]] = deque()
+    ahead: deque[list[tuple[Path, Future[_Loaded | str]]]] = deque()
     pool = ThreadPoolExecutor(_DECODERS)
     try:
         for start in range(0, len(files), batch_size):
             batch = files[start : start + batch_size]
-            ahead.append([(file, pool.submit(_pixels, processor, file, decoder)) for file in batch])
+            ahead.append([(file, pool.submit(_load, processor, file, decoder)) for file in batch])
             if len(ahead) == 2:
                 yield _encode(model, ahead.popleft())
         while ahead:
@@ -63,11 +68,18 @@ def encode_videos(
         pool.shutdown(cancel_futures=True)
 
 
-def _pixels(processor: Any, file: Path, decoder: IsolatedDecoder | None) -> torch.Tensor | str:
-    """(T, 3, H, W), or the problem."""
-    options = {} if decoder is None else {"decoder": decoder.decode}
+def _load(processor: Any, file: Path, decoder: IsolatedDecoder | None) -> _Loaded | str:
+    """What the model sees, and where it was found; or the problem."""
+    tables: list[FrameTable | None] = []
+
+    def decode_and_note(*source: Any, **options: Any) -> Frames:
+        frames = (decoder.decode if decoder else decode)(*source, **options)
+        tables.append(frames.table)
+        return frames
+
     try:
-        return processor.video_processor(file, return_tensors="pt", **options)["pixel_values_videos"][0]
+        seen = processor.video_processor(file, return_tensors="pt", decoder=decode_and_note)
+        return seen["pixel_values_videos"][0], tables[-1]
     except VideoDecodeError as error:
         return f"{error.problem}. {error.advice}"
     except OSError as error:
@@ -76,18 +88,18 @@ def _pixels(processor: Any, file: Path, decoder: IsolatedDecoder | None) -> torc
 
 @torch.inference_mode()
 def _encode(
-    model: AlproForVideoTextRetrieval, batch: Sequence[tuple[Path, Future[torch.Tensor | str]]]
+    model: AlproForVideoTextRetrieval, batch: Sequence[tuple[Path, Future[_Loaded | str]]]
 ) -> list[EncodedVideo]:
     decoded = [(file, future.result()) for file, future in batch]
-    clips = [pixels for _, pixels in decoded if isinstance(pixels, torch.Tensor)]
+    clips = [loaded[0] for _, loaded in decoded if not isinstance(loaded, str)]
     one_size = len({clip.shape for clip in clips}) == 1  # not so where the processor samples by frame rate
     stacks = [torch.stack(clips)] if one_size else [clip[None] for clip in clips]
     outputs = [model.alpro.get_video_features(stack.to(model.device)) for stack in stacks]
     embeds = (embed for output in outputs for embed in output.pooler_output.float().cpu())
     tokens = (token for output in outputs for token in output.last_hidden_state.cpu())
     return [
-        EncodedVideo(file, problem=pixels)
-        if isinstance(pixels, str)
-        else EncodedVideo(file, embed=next(embeds), tokens=next(tokens))
-        for file, pixels in decoded
+        EncodedVideo(file, problem=loaded)
+        if isinstance(loaded, str)
+        else EncodedVideo(file, embed=next(embeds), tokens=next(tokens), table=loaded[1])
+        for file, loaded in decoded
     ]

@@ -6,14 +6,15 @@ import logging
 import os
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from PIL.Image import Image
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
-from ..decoding import VideoDecodeError
+from ..decoding import VideoDecodeError, decode
 from ..decoding_worker import IsolatedDecoder
 from ..loss_alpro import IGNORE_INDEX
 from ..video_processing_alpro import SAMPLING_STRATEGIES, SamplingStrategy
@@ -302,8 +303,9 @@ class AlproCollator:
 
     def _prepare(self, row: Row, clip: Any, augmentation: "AlproAugmentation | None", **options: Any) -> torch.Tensor:
         """One clip through the processor, all but normalised, and through the augmentation: (T, 3, height, width)."""
-        if self.decoder is not None:
-            options["decoder"] = self.decoder.decode
+        decoder = decode if self.decoder is None else self.decoder.decode
+        # workers decode side by side, and share the cores with the model
+        options["decoder"] = decoder if get_worker_info() is None else partial(decoder, threads=1)
         draw = self._draw(row)
         if draw is not None:
             options |= {
