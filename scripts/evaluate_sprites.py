@@ -181,7 +181,7 @@ def main() -> None:
     if arguments.output:
         settings = {
             "rerank_k": RERANK_K,
-            "matching": "float32" if arguments.fp32 else "bfloat16",
+            "matching": "bfloat16" if fast_bfloat16("cpu") else "float32",
             "seconds": round(time.time() - started),
             "torch": torch.__version__,
         }

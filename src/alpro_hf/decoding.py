@@ -152,8 +152,10 @@ def decode(
     import torch
 
     choose = partial(_choose, indices)
-    pixels, *about = read(source, choose, height, width, limits, allow_url, allow_truncated, table, threads)
-    return Frames(torch.from_numpy(pixels).permute(0, 3, 1, 2), *about)
+    pixels, chosen, timestamps, info, found = read(
+        source, choose, height, width, limits, allow_url, allow_truncated, table, threads
+    )
+    return Frames(torch.from_numpy(pixels).permute(0, 3, 1, 2), chosen, timestamps, info, found)
 
 
 def read(
