@@ -199,8 +199,8 @@ def savings(
     whole = text[of_text], mask[of_text], video[of_clip]
     short = int(lengths(len(text)).float().mean())
     one, nothing_padded = text[of_text, :short].contiguous(), torch.ones_like(mask[of_text, :short])
-    eight = slice(0, max(8, len(pairs) // 4))  # pairs enough for what does not depend on how many
-    rows = len(one[eight]) * (short + video.shape[1])
+    quarter = slice(0, max(8, len(pairs) // 4))  # pairs enough for what does not depend on how many
+    rows = len(one[quarter]) * (short + video.shape[1])
     cases: dict[str, tuple[Callable[[], torch.Tensor], Callable[[], torch.Tensor]]] = {
         "sdpa for eager attention": (
             lambda: every_token(naive, *whole),
@@ -215,8 +215,8 @@ def savings(
             lambda: _whole_by_length(ours, *whole),
         ),
         "no mask where nothing is padded": (
-            lambda: every_token(naive, one[eight], nothing_padded[eight], whole[2][eight]),
-            lambda: every_token(naive, one[eight], None, whole[2][eight]),
+            lambda: every_token(naive, one[quarter], nothing_padded[quarter], whole[2][quarter]),
+            lambda: every_token(naive, one[quarter], None, whole[2][quarter]),
         ),
         "Q, K, V of a clip once in the first layer": (
             lambda: ours.match(one, None, whole[2]),
@@ -230,14 +230,14 @@ def savings(
     if text.device.type == "cpu":
         laid_out = packed(ours, rows)
         cases["weights laid out by oneDNN (not in the product)"] = (
-            lambda: ours.match(one[eight], None, whole[2][eight]),
-            lambda: laid_out.match(one[eight], None, whole[2][eight]),
+            lambda: ours.match(one[quarter], None, whole[2][quarter]),
+            lambda: laid_out.match(one[quarter], None, whole[2][quarter]),
         )
     if compiling:
         compiled = torch.compile(ours.match)
         cases["torch.compile (opt-in)"] = (
-            lambda: ours.match(one[eight], None, whole[2][eight]),
-            lambda: compiled(one[eight], None, whole[2][eight]),
+            lambda: ours.match(one[quarter], None, whole[2][quarter]),
+            lambda: compiled(one[quarter], None, whole[2][quarter]),
         )
     table = []
     for name, (before, after) in cases.items():

@@ -378,7 +378,8 @@ def numbered_outputs(size, seed=0):
 
 def pairs_of(rows):
     """What `matching_rows` returns, as a list of (text, video, label), after a look at the masks."""
-    text, mask, video, labels = rows
+    text, mask, videos, video_index, labels = rows
+    video = videos[video_index]
     if mask is not None:
         assert torch.equal(mask.sum(dim=1) - 1, text[:, 0, 0].long())
     assert torch.equal(text, text[:, :1, :1].expand_as(text))
@@ -432,10 +433,10 @@ def test_local_negatives_are_one_draw_per_text_then_one_per_video(base_model):
 
 def test_unpadded_texts_need_no_mask(base_model):
     outputs, mask = numbered_outputs(4)
-    text, none, video, labels = base_model.matching_rows(outputs, None, generator=torch.Generator().manual_seed(1))
+    text, none, *rest = base_model.matching_rows(outputs, None, generator=torch.Generator().manual_seed(1))
     assert none is None
     masked = base_model.matching_rows(outputs, mask, generator=torch.Generator().manual_seed(1))
-    for one, other in ((text, masked[0]), (video, masked[2]), (labels, masked[3])):
+    for one, other in zip([text, *rest], [masked[0], *masked[2:]], strict=True):
         assert torch.equal(one, other)
 
 
@@ -517,11 +518,11 @@ def test_states_from_other_processes_keep_their_gradients(base_model):
         video_model_output=AlproVideoModelOutput(last_hidden_state=parts[1]),
     )
     gathered = {id(part): tensor for part, tensor in zip(parts, whole, strict=True)}
-    _, _, video, labels = base_model.matching_rows(
+    _, _, videos, video_index, labels = base_model.matching_rows(
         local, parts[4], gather=lambda part: gathered[id(part)], negatives="global"
     )
     assert labels.tolist() == [1, 0, 0]
-    video[1].sum().backward()
+    videos[video_index[1]].sum().backward()
     assert states.grad[1].abs().max() > 0
     assert states.grad[0].abs().max() == 0
 

@@ -742,7 +742,7 @@ class AlproModel(AlproPreTrainedModel):
         rank: int = 0,
         generator: torch.Generator | None = None,
         negatives: Literal["local", "global"] = "local",
-    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor, torch.Tensor, torch.Tensor]:
         """What VTM fuses: B true pairs, B texts with a wrong video and B videos with a wrong text (section 3.2).
 
         Args:
@@ -755,7 +755,8 @@ class AlproModel(AlproPreTrainedModel):
                 all of them (`global`, for which every process needs texts of equal length L and as many rows).
 
         Returns:
-            Text states (3B, L, D), their mask (3B, L) or None, video states (3B, 1 + N, D), labels int64 (3B,).
+            Text states (3B, L, D), their mask (3B, L) or None, video states (V, 1 + N, D) that begin with those of the
+            B videos, which of them each text meets (`video_index` of `fuse`, int64 (3B,)), labels int64 (3B,).
         """
         if negatives not in ("local", "global"):
             raise ValueError(f"negatives={negatives!r} is unknown; use 'local' or 'global'.")
@@ -784,10 +785,15 @@ class AlproModel(AlproPreTrainedModel):
         mask = None
         if attention_mask is not None and pool_mask is not None:
             mask = torch.cat([attention_mask, attention_mask, pool_mask[wrong_text[mine]]])
+        own = torch.arange(batch, device=text_BLD.device)
+        videos, wrong = video_BND, wrong_video
+        if pool_video is not video_BND:
+            videos, wrong = torch.cat([video_BND, pool_video[wrong_video[mine]]]), batch + own
         return (
             torch.cat([text_BLD, text_BLD, pool_text[wrong_text[mine]]]),
             mask,
-            torch.cat([video_BND, pool_video[wrong_video[mine]], video_BND]),
+            videos,
+            torch.cat([own, wrong, own]),
             vtm_labels(video_valid[mine], text_valid[mine]),
         )
 
@@ -918,10 +924,10 @@ class AlproForVideoTextRetrieval(AlproPreTrainedModel):
         loss_vtc = self.alpro.contrastive_loss(
             outputs.video_embeds, outputs.text_embeds, video_ids, text_ids, gather, rank
         )
-        text, mask, video, labels = self.alpro.matching_rows(
+        text, mask, videos, video_index, labels = self.alpro.matching_rows(
             outputs, attention_mask, video_ids, text_ids, gather, rank, generator, negatives
         )
-        logits = self.match(text, mask, video)
+        logits = self.match(text, mask, videos, video_index)
         loss_vtm = classification_loss(logits, labels)
         outputs.loss = loss_vtc + loss_vtm
         return AlproRetrievalOutput(

@@ -490,7 +490,9 @@ class TextVideoRetrievalPipeline(AlproPipeline):
         texts, videos = (states, queries) if candidates.kind == "text" else (queries, states)
         lengths = torch.tensor([len(text) for text in texts], device=self.device)
         padded = pad_sequence(texts, batch_first=True)
-        mask = (torch.arange(padded.shape[1], device=self.device) < lengths[:, None]).long()
+        mask = None  # nothing is padded where one text meets many videos
+        if (lengths < padded.shape[1]).any():
+            mask = (torch.arange(padded.shape[1], device=self.device) < lengths[:, None]).long()
         fused = self._towers.fuse(padded, mask, torch.stack(videos), first_tokens=1)
         return self.model.vtm_head(fused.last_hidden_state[:, 0]).float().cpu()
 

@@ -156,21 +156,24 @@ class AlproForPreTraining(AlproPreTrainedModel):
         video_BND = outputs.video_model_output.last_hidden_state
 
         if return_loss:
-            text, mask, video, labels = self.alpro.matching_rows(
+            text, mask, videos, video_index, labels = self.alpro.matching_rows(
                 outputs, attention_mask, video_ids, text_ids, gather, rank, generator, negatives
             )
             if masked:
-                text, video = torch.cat([text, mlm_states]), torch.cat([video, video_BND])
+                text, video_index = torch.cat([text, mlm_states]), torch.cat([video_index, video_index[:batch]])
                 mask = None if mask is None or attention_mask is None else torch.cat([mask, attention_mask])
         else:
-            text, mask, video = outputs.text_model_output.last_hidden_state, attention_mask, video_BND
+            text, mask, videos = outputs.text_model_output.last_hidden_state, attention_mask, video_BND
+            video_index = torch.arange(batch, device=text.device)
         words = length if masked or not return_loss else 1  # tokens of a row that a head reads, beside those of PEM
         own = batch if crop_mask is not None and self.pem_head is not None else 0  # rows whose clip's tokens PEM reads
         parts = []
         for rows, first_tokens in ((slice(0, own), None), (slice(own, None), words)):
             if len(text[rows]):
                 part_mask = None if mask is None else mask[rows]
-                part = self.alpro.fuse(text[rows], part_mask, video[rows], first_tokens, return_dict=True, **kwargs)
+                part = self.alpro.fuse(
+                    text[rows], part_mask, videos, first_tokens, video_index[rows], return_dict=True, **kwargs
+                )
                 parts.append(part.last_hidden_state)
         fused = torch.cat([part[:, :words] for part in parts])
         vtm_logits = self.vtm_head(fused[: 3 * batch if return_loss else batch, 0])
