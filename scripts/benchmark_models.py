@@ -341,8 +341,10 @@ def plain_step(model: Model, batch: dict[str, torch.Tensor], generator: torch.Ge
     """The losses of a retrieval step, one fusion pass a kind of pair, every token through the last layer."""
     outputs = model.alpro(**batch, return_dict=True)
     loss = model.alpro.contrastive_loss(outputs.video_embeds, outputs.text_embeds)
-    text, mask, video, labels = model.alpro.matching_rows(outputs, batch["attention_mask"], generator=generator)
-    size = len(text) // 3
+    text, mask, videos, video_index, labels = model.alpro.matching_rows(
+        outputs, batch["attention_mask"], generator=generator
+    )
+    size, video = len(text) // 3, videos[video_index]
     logits = [
         every_token(model, text[i : i + size], None if mask is None else mask[i : i + size], video[i : i + size])
         for i in range(0, 3 * size, size)
