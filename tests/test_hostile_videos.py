@@ -141,8 +141,8 @@ def test_changed_bytes(decoder, encode: Encoder, name: str) -> None:
 
 
 def test_a_damaged_key_frame_after_a_seek(decoder, encode: Encoder) -> None:
-    """FFmpeg's VP9 decoder with a thread a frame called what was not there: wherever the second key frame's head is
-    changed."""
+    """FFmpeg's VP9 decoder, with a thread a frame and at work before, called what was not there, wherever the head of
+    the second key frame is changed."""
     data = encode(
         "vp9_key3.webm", num_frames=6, gop=3, codec="libvpx-vp9", options={"deadline": "realtime"}
     ).read_bytes()

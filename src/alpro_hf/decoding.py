@@ -57,8 +57,9 @@ if TYPE_CHECKING:
 SEEKABLE_FORMATS = frozenset({"mov", "mp4", "matroska", "webm"})
 # VP8 stores frames that are never shown as packets of their own, which only decoding tells apart.
 UNSEEKABLE_CODECS = frozenset({"vp8"})
-# FFmpeg's decoder, with a thread a frame, calls what is not there if the first key frame after a seek is damaged.
-ONE_FRAME_AT_A_TIME = frozenset({"vp9"})
+# FFmpeg's decoder, with a thread a frame, calls what is not there if it was at work before a seek and the key frame that
+# comes then is damaged. A new one does not.
+NEW_DECODER_AFTER_SEEK = frozenset({"vp9"})
 READ_SIZE = 1 << 18  # bytes that FFmpeg asks for at a time
 
 
@@ -290,7 +291,7 @@ class _Video:
         context.options = {"err_detect": "explode+crccheck"}
         if self.limits.max_pixels is not None:  # for frames larger than the header says; padding may double small ones
             context.options = {**context.options, "max_pixels": str(2 * self.limits.max_pixels)}
-        context.thread_type = "SLICE" if context.name in ONE_FRAME_AT_A_TIME else "AUTO"
+        context.thread_type = "AUTO"
         context.thread_count = self.threads
 
     def close(self) -> None:
@@ -473,6 +474,9 @@ class _Video:
         for run in table.runs(wanted):
             left_out: set[int | None] = set()  # times of pictures that are not decoded
             if table.seekable:
+                if run[0] != wanted[0] and self.stream.codec_context.name in NEW_DECODER_AFTER_SEEK:
+                    self.container.close()
+                    self.open()
                 position = table.key_before(run[0])
                 frames = self._frames_from(table, position, run, left_out)
             else:
