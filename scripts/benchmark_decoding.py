@@ -6,6 +6,7 @@ decoder returned.
 
 import argparse
 import importlib.metadata
+import json
 import os
 import statistics
 import subprocess
@@ -21,7 +22,7 @@ from typing import Any
 
 import av
 import numpy as np
-from benchmark import peak_memory_mb, write
+from benchmark import RESULTS, peak_memory_mb, write
 
 from alpro_hf.decoding import FrameTable, decode, probe
 
@@ -305,7 +306,7 @@ print(time.process_time() - start, status("VmHWM") - before, sum(frame.nbytes fo
 """
 
 
-def two_hours(there: dict[str, Any]) -> list[dict[str, Any]]:
+def long_files(there: dict[str, Any]) -> list[dict[str, Any]]:
     """What long files cost: a short clip of 360p over and over; each decoder in a process of its own."""
     rows = []
     for seconds, count in ((600, 8), (7200, 8), (7200, 16)):
@@ -341,8 +342,8 @@ def run(arguments: argparse.Namespace) -> None:
         except RuntimeError as error:  # torchcodec without FFmpeg's libraries
             missing[name] = str(error).split(".")[0]
             del there[name]
-    by_clock: dict[str, list[dict[str, Any]]] = {CPU: [], WALL: []}
-    right, clips = dict.fromkeys(there, 0), 0
+    before = json.loads((RESULTS / "decoding.json").read_text())["tables"] if arguments.update else {}
+    by_clock = {clock: {row["clip"]: row for row in before.get(clock, [])} for clock in (CPU, WALL)}
     start = time.monotonic()
     for height, seconds, codec, gop in product(arguments.heights, arguments.seconds, arguments.codecs, arguments.gops):
         if seconds > SHORT and height > 360:
@@ -356,14 +357,15 @@ def run(arguments: argparse.Namespace) -> None:
             exact, costs = first_try(there, path, wanted)
             repeat_fast(there, path, wanted, exact, costs, arguments.rounds)
             about = f"{codec} {height}p, key every {gop}, {seconds} s, {count} frames"
-            found, clips = medians(exact, costs), clips + 1
+            found = medians(exact, costs)
             for clock, title in enumerate((CPU, WALL)):
-                by_clock[title].append(row_of(about, found, clock))
-                print(title, by_clock[title][-1], flush=True)
-            for name in there:
-                right[name] += all(exact[name])
-    print("end of rounds", flush=True)
-    exactness = [{"decoder": name, "exact": f"{number} of {clips}"} for name, number in right.items()]
+                by_clock[title][about] = row_of(about, found, clock)
+                print(title, by_clock[title][about], flush=True)
+    rows = {clock: list(found.values()) for clock, found in by_clock.items()}
+    exactness = []
+    for name in there:
+        wrong = {row["clip"] for found in rows.values() for row in found if isinstance(row[name], str)}
+        exactness.append({"decoder": name, "exact": f"{len(rows[CPU]) - len(wrong)} of {len(rows[CPU])}"})
     exactness += [{"decoder": name, "exact": f"not measured: {why}"} for name, why in missing.items()]
     settings = {
         "rounds": arguments.rounds,
@@ -374,10 +376,10 @@ def run(arguments: argparse.Namespace) -> None:
         },
     }
     tables = {
-        "summary": summary(by_clock),
-        **by_clock,
+        "summary": summary(rows),
+        **rows,
         "exactness": exactness,
-        "two hours": two_hours(there),
+        "long files": before.get("long files") or long_files(there),
     }
     write("decoding", settings, tables)
 
@@ -391,4 +393,5 @@ def add_arguments(commands: Any) -> None:
     command.add_argument("--frames", type=int, nargs="+", default=[8, 16])
     command.add_argument("--minutes", type=float, default=60, help="then no further row is begun")
     command.add_argument("--rounds", type=int, default=3)
+    command.add_argument("--update", action="store_true", help="keep the results of clips that are not measured now")
     command.set_defaults(run=run)

@@ -394,6 +394,8 @@ def training(arguments: argparse.Namespace) -> None:
     sides: dict[str, Callable[[], None]] = {
         "plain": partial(step, "plain", naive, PADDED),
         "ours": partial(step, "ours", ours, None),
+        # short sequences on a CPU: what the sprite scripts train with
+        "ours, eager attention": partial(step, "ours, eager attention", plain(ours), None),
         "ours, checkpointing": partial(step, "ours, checkpointing", checkpointed, None),
     }
     if arguments.compile:

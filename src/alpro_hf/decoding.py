@@ -58,8 +58,8 @@ SEEKABLE_FORMATS = frozenset({"mov", "mp4", "matroska", "webm"})
 # VP8 stores frames that are never shown as packets of their own, which only decoding tells apart.
 UNSEEKABLE_CODECS = frozenset({"vp8"})
 # FFmpeg's decoder, with a thread a frame, calls what is not there if it was at work before a seek and the key frame that
-# comes then is damaged. A new one does not.
-NEW_DECODER_AFTER_SEEK = frozenset({"vp9"})
+# comes then is damaged.
+NO_THREADS_A_FRAME_OVER_SEEKS = frozenset({"vp9"})
 READ_SIZE = 1 << 18  # bytes that FFmpeg asks for at a time
 
 
@@ -471,12 +471,12 @@ class _Video:
 
     def _exact_frames(self, table: FrameTable, wanted: list[int]) -> Iterator[VideoFrame]:
         """The frames at ascending positions of the table."""
-        for run in table.runs(wanted):
+        runs = list(table.runs(wanted))
+        if len(runs) > 1 and self.stream.codec_context.name in NO_THREADS_A_FRAME_OVER_SEEKS:
+            self.stream.codec_context.thread_type = "SLICE"
+        for run in runs:
             left_out: set[int | None] = set()  # times of pictures that are not decoded
             if table.seekable:
-                if run[0] != wanted[0] and self.stream.codec_context.name in NEW_DECODER_AFTER_SEEK:
-                    self.container.close()
-                    self.open()
                 position = table.key_before(run[0])
                 frames = self._frames_from(table, position, run, left_out)
             else:
