@@ -80,7 +80,8 @@ def test_a_table_of_something_else_changes_nothing(encode: Encoder) -> None:
     right = decode(path, [0, 20, 47])
     assert right.table is not None
     shifted = FrameTable.of_packets(np.array(right.table.pts) + 7, np.ones(48, bool), True, right.table.origin)
-    for table in (decode(other, [0]).table, made_up(48), shifted):
+    endless = FrameTable.of_packets(np.arange(48) << 50, np.arange(48) == 0, True, right.table.origin)
+    for table in (decode(other, [0]).table, made_up(48), shifted, endless):
         found = decode(path, [0, 20, 47], table=table)
         assert torch.equal(found.pixels, right.pixels)
         assert found.table == right.table

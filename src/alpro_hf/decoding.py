@@ -17,10 +17,10 @@ import os
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from fractions import Fraction
 from functools import partial
-from typing import IO, TYPE_CHECKING, Any, NoReturn, cast
+from typing import IO, Any, NoReturn, cast
 
 import av
 import av.error
@@ -40,6 +40,7 @@ from .video_info import (
     CorruptVideoError,
     DecoderFailedError,
     EmptyVideoError,
+    Frames,
     NotAVideoError,
     NoVideoStreamError,
     TruncatedVideoError,
@@ -50,47 +51,18 @@ from .video_info import (
 )
 from .video_source import VideoSource, opened
 
-if TYPE_CHECKING:
-    import torch  # takes longer to import than a clip to decode: processes that only decode do without
-
 # Containers with an index that FFmpeg seeks by exactly: seeks in MPEG-PS/TS land late, times in AVI are not monotonic.
 SEEKABLE_FORMATS = frozenset({"mov", "mp4", "matroska", "webm"})
 # VP8 stores frames that are never shown as packets of their own, which only decoding tells apart.
 UNSEEKABLE_CODECS = frozenset({"vp8"})
-# FFmpeg's decoder, with a thread a frame, calls what is not there if it was at work before a seek and the key frame that
-# comes then is damaged.
+# With a thread a frame, FFmpeg's decoder calls what is not there if it was at work before a seek and then meets a
+# damaged key frame.
 NO_THREADS_A_FRAME_OVER_SEEKS = frozenset({"vp9"})
 READ_SIZE = 1 << 18  # bytes that FFmpeg asks for at a time
 
 
 class _TableMismatchError(Exception):
     """Decoded frames disagree with the table: try again in a slower, safer way."""
-
-
-@dataclass(frozen=True)
-class Frames:
-    """Decoded frames.
-
-    Args:
-        pixels: `torch.uint8` of shape (T, 3, height, width), RGB, upright; a view of memory in the order (T, height,
-            width, 3), which is how FFmpeg and image files keep it.
-        indices: the frame number of each, counted from 0.
-        timestamps: seconds of each after the first frame of the clip (true ones, also at a variable frame rate).
-        info: the video they come from.
-        table: where its frames are, to be passed to the next decode of the same file; `None` where only decoding finds
-            them, and for damaged and truncated files.
-    """
-
-    pixels: "torch.Tensor"
-    indices: list[int]
-    timestamps: list[float]
-    info: VideoInfo
-    table: FrameTable | None = field(default=None, repr=False, compare=False)
-
-    @property
-    def repeated(self) -> bool:
-        """Whether a frame occurs more than once, as it must in a clip shorter than the frames asked for."""
-        return len(set(self.indices)) < len(self.indices)
 
 
 FrameChoice = Sequence[int] | Callable[[VideoInfo], Sequence[int]] | None
@@ -313,7 +285,7 @@ class _Video:
 
     def tables(self, kept: FrameTable | None = None) -> Iterator[FrameTable]:
         """Tables to try, from the fastest to the safest."""
-        if kept is not None and kept.origin == self._origin and not (kept.counted or self.truncated):
+        if kept is not None and self._may_use(kept):
             yield kept
             self.container.close()
             self.open()
@@ -323,6 +295,12 @@ class _Video:
             if table.seekable:
                 yield replace(table, seekable=False)
         yield self._decoded_table()
+
+    def _may_use(self, kept: FrameTable) -> bool:
+        if kept.counted or self.truncated or kept.origin != self._origin:
+            return False
+        first, last = kept.pts[0], kept.pts[-1]
+        return first is not None and last is not None and last - first <= self._longest
 
     def _packets(self) -> Iterator[av.Packet]:
         """The packets of the stream, from the present position; notes in `damaged` what cannot be certain."""
@@ -357,8 +335,7 @@ class _Video:
     def _packet_table(self) -> FrameTable | None:
         """The table as the packets tell it, or `None` where they do not give each frame a time of its own."""
         times, is_key = array("q"), bytearray()
-        timed = True
-        longest = float("inf") if self.limits.max_duration is None else self.limits.max_duration / self._time_base
+        timed, longest = True, self._longest
         for packet in self._packets():
             if packet.size == 0 or packet.is_discard:
                 continue
@@ -396,6 +373,11 @@ class _Video:
     @property
     def _broadcast(self) -> bool:
         return not SEEKABLE_FORMATS & self._formats
+
+    @property
+    def _longest(self) -> float:
+        """Ticks that a video may last."""
+        return float("inf") if self.limits.max_duration is None else float(self.limits.max_duration / self._time_base)
 
     def _check_duration(self, ticks: int) -> None:
         self.limits.check("max_duration", float(ticks * self._time_base), self.name, "the duration in seconds is")

@@ -1,6 +1,12 @@
 """What a video is and costs, and why one is refused: the plain facts that `decoding.py` and its callers share."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from .frame_table import FrameTable
+
+if TYPE_CHECKING:
+    import torch  # takes longer to import than a clip to decode: processes that only decode do without
 
 
 class VideoDecodeError(ValueError):
@@ -100,3 +106,29 @@ class VideoInfo:
     codec: str
     container: str
     truncated: bool = False
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Decoded frames.
+
+    Args:
+        pixels: `torch.uint8` of shape (T, 3, height, width), RGB, upright; a view of memory in the order (T, height,
+            width, 3), which is how FFmpeg and image files keep it.
+        indices: the frame number of each, counted from 0.
+        timestamps: seconds of each after the first frame of the clip (true ones, also at a variable frame rate).
+        info: the video they come from.
+        table: where its frames are, to be passed to the next decode of the same file; `None` where only decoding finds
+            them, and for damaged and truncated files.
+    """
+
+    pixels: "torch.Tensor"
+    indices: list[int]
+    timestamps: list[float]
+    info: VideoInfo
+    table: FrameTable | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def repeated(self) -> bool:
+        """Whether a frame occurs more than once, as it must in a clip shorter than the frames asked for."""
+        return len(set(self.indices)) < len(self.indices)
