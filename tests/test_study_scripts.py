@@ -1,6 +1,7 @@
 """What the scripts of the pre-training study measure and print is what they say."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ from fixtures import tiny
 
 from alpro_hf import AlproForPreTraining
 from alpro_hf.data.sprite_world import Actor, Scene
+
+DOCS = Path(__file__).parents[1] / "docs"
 
 
 @pytest.fixture(autouse=True)
@@ -87,3 +90,25 @@ def test_checkpointing_keeps_less_for_the_backward_pass(monkeypatch):
     assert 0 < cost.kept_for_backward(model, batch) < 0.7 * whole
     operations, _ = cost.counted(lambda: torch.ones(3, 4) @ torch.ones(4, 5))
     assert operations == 2 * 3 * 4 * 5
+
+
+@pytest.mark.parametrize("folder", ["study", "study/scale4"])
+def test_the_log_has_the_tables_of_the_results(folder, tmp_path, capsys):
+    from pretrain_sprites import table
+
+    for path in (DOCS / folder).glob("seed*.json"):
+        shutil.copy(path, tmp_path)
+    table(tmp_path, ["test", "test-hard"])
+    printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert len(printed) == 2 * (2 + 5)
+    assert set(printed) <= set((DOCS / "experiments.md").read_text().splitlines())
+
+
+def test_the_log_has_the_numbers_of_the_models_trained_on(capsys):
+    from retrain_sprites import print_table
+
+    print_table(json.loads((DOCS / "study" / "retrain.json").read_text()))
+    printed = [line.split("|")[2:] for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    shown = [line.split("|")[2:] for line in (DOCS / "experiments.md").read_text().splitlines()]
+    assert len(printed) == 2 * (2 + 3)
+    assert all(cells in shown for cells in printed)
