@@ -127,6 +127,14 @@ def test_real_clips_are_frame_exact(name: str, real_clips: dict[str, Path]) -> N
     assert_exact(real_clips[name], draws=1)
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_getscheduler"), reason="the system has no such policies")
+def test_encoding_leaves_the_tests_no_precedence(encode: Encoder) -> None:
+    before = os.sched_getscheduler(0)
+    assert before not in (os.SCHED_FIFO, os.SCHED_RR)
+    encode("av1_precedence.mp4", codec="libsvtav1", num_frames=4, options={"preset": "12"})
+    assert os.sched_getscheduler(0) == before
+
+
 def test_header_counts_are_not_trusted(real_clips: dict[str, Path]) -> None:
     with av.open(str(real_clips["b.avi"])) as container:
         assert container.streams.video[0].frames == 151

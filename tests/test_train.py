@@ -247,7 +247,7 @@ def test_ctrl_c_ends_with_a_sentence_and_the_same_command_goes_on(data, tmp_path
 
     def pressed(self, args, state, control, **kwargs):
         if state.global_step == 1:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)  # to this thread; `os.kill` may hand it to another, and so later
 
     monkeypatch.setattr(StopWhenTold, "on_step_begin", pressed)
     assert train(*argv, "--output", tmp_path) == 130
