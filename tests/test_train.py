@@ -242,7 +242,15 @@ def test_sigterm_saves_a_checkpoint_and_the_same_command_goes_on(data, tmp_path,
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_ctrl_c_ends_with_a_sentence_and_the_same_command_goes_on(data, tmp_path, capsys, monkeypatch):
+@pytest.fixture
+def ctrl_c():
+    """Heeded, also where the tests run behind a shell that has its jobs ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_ends_with_a_sentence_and_the_same_command_goes_on(data, tmp_path, capsys, monkeypatch, ctrl_c):
     argv = ["--recipe", "msrvtt-retrieval", "--data", data / "clips.jsonl", "--model", data / "retrieval"]
 
     def pressed(self, args, state, control, **kwargs):
