@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from alpro_hf.assets import bundled_model
-from alpro_hf.data.sprite_render import write_split
+from alpro_hf.sprites.render import write_split
 
 # kind of choice, type of question -> how the row of the table begins
 CHOICES = {
