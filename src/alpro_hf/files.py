@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import torch
 
 
-def _write_whole(path: Path, write: Callable[[Path], object]) -> None:
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Make a file appear complete under its name: written under another one, flushed to the disk, renamed."""
     partial = path.with_name(f".{path.name}.partial")
     write(partial)

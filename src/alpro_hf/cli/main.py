@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from ..loading import BUNDLED, CommandError, load_model
 from ..version import __version__
-from .options import Terminated, _code, _complain, _number, _text, _why
+from .options import Terminated, complain, exit_code_of, nonblank, reason_of, whole_number
 from .search import (
     ASK_EPILOG,
     INDEX_EPILOG,
@@ -83,12 +83,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             return args.run(args)
     except KeyboardInterrupt as stopped:
-        return _complain(args, _why(stopped), code=_code(stopped))
+        return complain(args, reason_of(stopped), code=exit_code_of(stopped))
     except BrokenPipeError:  # the reader of our output, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except _expected_errors() as error:
-        return _complain(args, " ".join(str(error).split()))
+        return complain(args, " ".join(str(error).split()))
 
 
 @contextmanager
@@ -144,16 +144,20 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
 
     demo = command("demo", _demo, "render a gallery of small clips, search it and ask it questions", DEMO_EPILOG)
     demo.add_argument("--output", type=Path, default=Path("alpro-demo"), metavar="DIR", help="default: alpro-demo")
-    demo.add_argument("--clips", type=_number(1), default=36, metavar="N", help="size of the gallery (default: 36)")
-    demo.add_argument("--seed", type=_number(0), default=0, help="another seed, another gallery (default: 0)")
+    demo.add_argument(
+        "--clips", type=whole_number(1), default=36, metavar="N", help="size of the gallery (default: 36)"
+    )
+    demo.add_argument("--seed", type=whole_number(0), default=0, help="another seed, another gallery (default: 0)")
 
     index = command("index", _index, "look at every video once and keep what a search needs", INDEX_EPILOG)
     index.add_argument("paths", nargs="+", type=Path, metavar="DIR", help="folders, or single videos")
     index.add_argument("--output", type=Path, required=True, metavar="INDEX", help="folder to keep the index in")
-    index.add_argument("--batch-size", type=_number(1), default=8, metavar="N", help="encoded at a time (default: 8)")
+    index.add_argument(
+        "--batch-size", type=whole_number(1), default=8, metavar="N", help="encoded at a time (default: 8)"
+    )
     index.add_argument(
         "--shard-size",
-        type=_number(1),
+        type=whole_number(1),
         default=64,
         metavar="N",
         help="videos in a file of the index, which is what a crash can lose (default: 64)",
@@ -161,11 +165,11 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
 
     search = command("search", _search, "find the videos that a text describes", SEARCH_EPILOG)
     search.add_argument("where", type=Path, metavar="INDEX-or-DIR", help="an index, or a folder of videos")
-    search.add_argument("query", type=_text, help="what to look for, in plain language")
-    search.add_argument("--top-k", type=_number(1), default=10, metavar="N", help="results to show (default: 10)")
+    search.add_argument("query", type=nonblank, help="what to look for, in plain language")
+    search.add_argument("--top-k", type=whole_number(1), default=10, metavar="N", help="results to show (default: 10)")
     search.add_argument(
         "--rerank",
-        type=_number(0),
+        type=whole_number(0),
         default=16,
         metavar="K",
         help="candidates to look at twice, 0 for none (default: 16)",
@@ -173,8 +177,8 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
 
     ask = command("ask", _ask, "ask a video a question", ASK_EPILOG)
     ask.add_argument("video", type=Path)
-    ask.add_argument("question", type=_text)
-    ask.add_argument("--top-k", type=_number(1), default=5, metavar="N", help="answers to show (default: 5)")
+    ask.add_argument("question", type=nonblank)
+    ask.add_argument("--top-k", type=whole_number(1), default=5, metavar="N", help="answers to show (default: 5)")
 
     for sub in (index, search):
         sub.add_argument(
@@ -184,7 +188,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         )
         sub.add_argument(
             "--deadline",
-            type=_number(1),
+            type=whole_number(1),
             default=300,
             metavar="SECONDS",
             help="give up on a video that takes longer to decode (default: 300)",

@@ -23,7 +23,7 @@ from ..training.pseudo_labels import (
     read_skipped,
     summarise,
 )
-from .options import _at_least
+from .options import whole_number
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "then, in Python:\n"
         '  rows = datasets.load_from_disk("clips-labelled")'
     )
-    whole = {"type": _at_least(1), "metavar": "N"}
+    whole = {"type": whole_number(1), "metavar": "N"}
     parser.add_argument("data", type=Path, metavar="DATA", help="a file or a folder of rows")
     parser.add_argument("--prompter", required=True, metavar="DIR", help="folder or Hub id of the prompter")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder to write")
@@ -52,11 +52,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--processor", metavar="DIR", help="folder or Hub id of the processor (default: the prompter's)"
     )
-    parser.add_argument("--epoch", type=_at_least(0), default=0, metavar="N", help="whose draws to label (default: 0)")
-    parser.add_argument("--seed", type=_at_least(0), default=42, help="of all draws (default: 42)")
+    parser.add_argument(
+        "--epoch", type=whole_number(0), default=0, metavar="N", help="whose draws to label (default: 0)"
+    )
+    parser.add_argument("--seed", type=whole_number(0), default=42, help="of all draws (default: 42)")
     parser.add_argument("--batch-size", default=32, **whole, help="clips encoded at a time (default: 32)")
     parser.add_argument(
-        "--workers", type=_at_least(0), default=0, metavar="N", help="processes that decode (default: 0)"
+        "--workers", type=whole_number(0), default=0, metavar="N", help="processes that decode (default: 0)"
     )
     parser.add_argument(
         "--shard-size", default=1000, **whole, help="rows that an interruption can lose (default: 1000)"

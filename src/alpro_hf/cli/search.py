@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..loading import BUNDLED, CommandError, load_model
-from .options import _code, _complain, _why
+from .options import complain, exit_code_of, reason_of
 
 WHAT_IS_A_VIDEO = """\
 In a folder, a file is a video if its extension is a well-known one of videos (.mp4, .mkv, .avi, ...) or if its first
@@ -79,7 +79,7 @@ def _index(args: argparse.Namespace) -> int:
                 index = VideoIndex.build(model, processor, videos, directory=args.output, **options)
     except KeyboardInterrupt as stopped:
         kept = "what is done is kept, and the same command goes on from there"
-        return _complain(args, f"{_why(stopped)}; {kept}", code=_code(stopped))
+        return complain(args, f"{reason_of(stopped)}; {kept}", code=exit_code_of(stopped))
     if not first:  # one process speaks for all
         return 0
     failed += index.report.failed

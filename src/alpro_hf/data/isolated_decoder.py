@@ -129,7 +129,7 @@ class IsolatedDecoder:
         """See `decoding.decode`. A file object is read to its end first."""
         import torch
 
-        from ..model.decoding import _choose
+        from ..model.decoding import choose_frames
         from ..model.decoding_table import FrameTable
         from ..model.decoding_types import Frames
 
@@ -142,7 +142,7 @@ class IsolatedDecoder:
             "table": _sent(table),
             "threads": threads,
         }
-        answer, pixels = self._ask(source, request, limits, lambda info: _choose(indices, info))
+        answer, pixels = self._ask(source, request, limits, lambda info: choose_frames(indices, info))
         info = _video_info(answer["info"], source)
         stack = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
         try:

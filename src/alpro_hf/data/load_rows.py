@@ -9,7 +9,7 @@ from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 from datasets.exceptions import DatasetsError
 
 from .annotations import load_annotations
-from .rows import _undecoded
+from .rows import undecoded
 
 _LOADERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
 
@@ -100,7 +100,7 @@ def load_rows(
         )
     for name in WORD_COLUMNS[task]:
         _check_words(spec, rows, name)
-    return _undecoded(rows)
+    return undecoded(rows)
 
 
 def missing_list(spec: str, output: Path) -> Path | None:

@@ -15,7 +15,7 @@ from datasets import IterableDataset
 from datasets.distributed import split_dataset_by_node
 from torch.utils.data import get_worker_info
 
-from .rows import KINDS, NumberedRows, Row, _undecoded
+from .rows import KINDS, NumberedRows, Row, undecoded
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -114,7 +114,7 @@ class MixedRows(NumberedRows):
                 raise ValueError(f"MixedRows needs {name} of at least 1; received {size}.")
         if not sources:
             raise ValueError("MixedRows needs at least one source; received none.")
-        super().__init__({name: _undecoded(_known(name, source)) for name, source in sources.items()}, training=True)
+        super().__init__({name: undecoded(_known(name, source)) for name, source in sources.items()}, training=True)
         self.names = list(sources)
         self.steps = steps
         self.batch_size = batch_size

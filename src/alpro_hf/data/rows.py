@@ -149,7 +149,7 @@ def video_id(row: Row) -> int:
 KINDS = ("video", "image")
 
 
-def _undecoded(source: Any) -> Any:
+def undecoded(source: Any) -> Any:
     """Decoding is left to the collator: a shuffle buffer of decoded clips would not fit into memory."""
     if isinstance(source, ArrowDataset | IterableDataset):
         features = source.features or {}

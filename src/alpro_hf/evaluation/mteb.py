@@ -97,7 +97,7 @@ class AlproEncoder(AbsEncoder):
         if given == ["text"]:
             parts = [self._texts(batch["text"]) for batch in tqdm(inputs, desc="texts", disable=hidden)]
         elif given == ["video"]:
-            loader = _undecoded(inputs)
+            loader = undecoded(inputs)
             parts = [self._clips(batch) for batch in tqdm(loader, desc="clips", disable=hidden)]
         else:
             raise ValueError(
@@ -119,7 +119,7 @@ class AlproEncoder(AbsEncoder):
         return self.model.get_video_features(pixels.to(self.model.device)).pooler_output.float()
 
 
-def _undecoded(inputs: DataLoader[Any]) -> DataLoader[Any]:
+def undecoded(inputs: DataLoader[Any]) -> DataLoader[Any]:
     """The same rows with the files of their clips."""
     rows: Any = inputs.dataset
     if not isinstance(rows.features["video"], Video):

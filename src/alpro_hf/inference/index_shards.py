@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from ..files import _write_whole, inside
+from ..files import inside, write_whole
 
 MANIFEST = "index.json"
 FAILED = "failed.jsonl"  # what could not be indexed the last time, and why
@@ -330,21 +330,21 @@ class IndexFolder:
             "table_ends": torch.from_numpy(ends),
         }
         listed = json.dumps([[video.path, video.size, video.mtime_ns] for video in videos])
-        _write_whole(file, lambda path: save_file(tensors, path, metadata={"videos": listed}))
+        write_whole(file, lambda path: save_file(tensors, path, metadata={"videos": listed}))
         return Shard.read(file, len(videos), set())
 
     def write_failed(self, failed: Iterable[tuple[Path, str]]) -> None:
         """List files and reasons, one JSON object a line; no file if there are none."""
         lines = [json.dumps({"path": str(path), "reason": reason}) + "\n" for path, reason in failed]
         if lines:
-            _write_whole(self.path / FAILED, lambda path: path.write_text("".join(lines), encoding="utf-8"))
+            write_whole(self.path / FAILED, lambda path: path.write_text("".join(lines), encoding="utf-8"))
         else:
             (self.path / FAILED).unlink(missing_ok=True)
 
     def write_manifest(self, manifest: Manifest) -> None:
         """Write the manifest, then drop the shards that it does not need (or that a dead process left behind)."""
         text = json.dumps(manifest.to_json(self.path), indent=1) + "\n"
-        _write_whole(self.path / MANIFEST, lambda path: path.write_text(text, encoding="utf-8"))
+        write_whole(self.path / MANIFEST, lambda path: path.write_text(text, encoding="utf-8"))
         needed = {shard.file for shard in manifest.shards}
         # a part that still has a manifest of its own is being built, see index_processes
         parts = [part for part in self.path.glob("part-*") if not (part / MANIFEST).exists()]

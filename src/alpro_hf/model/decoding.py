@@ -122,7 +122,7 @@ def decode(
     """
     import torch
 
-    choose = partial(_choose, indices)
+    choose = partial(choose_frames, indices)
     pixels, chosen, timestamps, info, found = read(
         source, choose, height, width, limits, allow_url, allow_truncated, table, threads
     )
@@ -161,7 +161,7 @@ def read(
         raise CorruptVideoError(video.name, "two decodes of it give different frames", "Re-encode the file")
 
 
-def _choose(indices: FrameChoice, info: VideoInfo) -> list[int]:
+def choose_frames(indices: FrameChoice, info: VideoInfo) -> list[int]:
     if indices is None:
         return list(range(info.num_frames))
     chosen = [int(i) for i in (indices(info) if callable(indices) else indices)]

@@ -26,7 +26,7 @@ from transformers.pipelines.base import Pipeline
 from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 from transformers.utils import logging
 
-from .video_processing_alpro import _is_frame, _is_source
+from .video_processing_alpro import is_frame, is_video_source
 
 Row = dict[str, Any]
 _FUSED_AT_ONCE = 64  # pairs
@@ -539,8 +539,10 @@ def _one_shape(rows: list[Row]) -> list[list[Row]]:
 def _is_one_video(given: Any) -> bool:
     """Whether an argument is a video rather than several of them; a list of images is a clip."""
     if isinstance(given, list | tuple):
-        return bool(given) and all(_is_frame(item) for item in given)
-    return _is_source(given) or _is_frame(given) or (isinstance(given, np.ndarray | torch.Tensor) and given.ndim == 4)
+        return bool(given) and all(is_frame(item) for item in given)
+    return (
+        is_video_source(given) or is_frame(given) or (isinstance(given, np.ndarray | torch.Tensor) and given.ndim == 4)
+    )
 
 
 def _text(text: Any) -> str:

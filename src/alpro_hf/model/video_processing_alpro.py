@@ -254,7 +254,7 @@ class AlproVideoProcessor(BaseVideoProcessor):
         loaded, metadata = [], []
         for clip, row, description in zip(clips, rows, described, strict=True):
             choose = partial(sample, sampling_index=row) if setting("do_sample_frames") else None
-            if _is_source(clip):
+            if is_video_source(clip):
                 frames = self._decode(clip, choose, height, width, **options)
                 loaded.append(frames.pixels)
                 metadata.append(_describe(frames))
@@ -338,24 +338,24 @@ def _sample_array(pixels: torch.Tensor, given: Any, choose: Any) -> tuple[torch.
     return pixels, about
 
 
-def _is_source(video: Any) -> bool:
+def is_video_source(video: Any) -> bool:
     return isinstance(video, str | os.PathLike | bytes | bytearray | memoryview) or hasattr(video, "read")
 
 
-def _is_frame(item: Any) -> bool:
+def is_frame(item: Any) -> bool:
     return isinstance(item, Image) or (isinstance(item, np.ndarray | torch.Tensor) and item.ndim == 3)
 
 
 def _split(videos: Any) -> list[Any]:
     """A flat list of clips: sources, or arrays and tensors with four dimensions."""
-    if _is_source(videos):
+    if is_video_source(videos):
         return [videos]
-    if _is_frame(videos):
+    if is_frame(videos):
         return [_stack([videos])]
     if isinstance(videos, np.ndarray | torch.Tensor) and videos.ndim in (4, 5):
         return [videos] if videos.ndim == 4 else list(videos)
     if isinstance(videos, list | tuple):
-        if videos and all(_is_frame(item) for item in videos):
+        if videos and all(is_frame(item) for item in videos):
             return [_stack(videos)]
         return [clip for item in videos for clip in _split(item)]
     shape = f" of shape {tuple(videos.shape)}" if hasattr(videos, "shape") else ""

@@ -23,8 +23,8 @@ from tqdm.auto import tqdm
 
 from ..data.collator import Collated
 from ..data.pretraining_collator import KINDS, AlproPreTrainingCollator
-from ..data.rows import NumberedRows, Row, _undecoded
-from ..files import _write_whole, model_fingerprint
+from ..data.rows import NumberedRows, Row, undecoded
+from ..files import model_fingerprint, write_whole
 from ..model.loss_alpro import crop_on_black
 from ..model.pretraining_alpro import AlproPrompterModel
 
@@ -97,7 +97,7 @@ def pseudo_label(
     shards = {
         shard: range(shard * shard_size, min((shard + 1) * shard_size, len(dataset))) for shard in folder.missing()
     }
-    rows = NumberedRows(_undecoded(dataset), training=True)
+    rows = NumberedRows(undecoded(dataset), training=True)
     rows.set_epoch(epoch)
     batches = [list(part[i : i + batch_size]) for part in shards.values() for i in range(0, len(part), batch_size)]
     loader = iter(DataLoader(rows, batch_sampler=batches, num_workers=workers, collate_fn=_Batches(collator)))
@@ -211,7 +211,7 @@ class _Folder:
                 raise PseudoLabelError(f"{self.path} holds something other than pseudo-labels; name a new folder.")
             self.path.mkdir(parents=True, exist_ok=True)
             text = json.dumps(description, indent=1) + "\n"
-            _write_whole(manifest, lambda path: path.write_text(text, encoding="utf-8"))
+            write_whole(manifest, lambda path: path.write_text(text, encoding="utf-8"))
             return
         try:
             begun = json.loads(manifest.read_text(encoding="utf-8"))
@@ -243,10 +243,10 @@ class _Folder:
 
         text = "".join(json.dumps(row) + "\n" for row in skipped)
         if text:
-            _write_whole(self._skipped(shard), lambda path: path.write_text(text, encoding="utf-8"))
+            write_whole(self._skipped(shard), lambda path: path.write_text(text, encoding="utf-8"))
         else:
             self._skipped(shard).unlink(missing_ok=True)
-        _write_whole(self.files[shard], write)
+        write_whole(self.files[shard], write)
 
     def _skipped(self, shard: int) -> Path:
         return self.files[shard].with_suffix(".skipped.jsonl")
@@ -255,7 +255,7 @@ class _Folder:
         """Make the shards one data set, gather what was skipped, and load it."""
         lists = filter(Path.exists, map(self._skipped, range(len(self.files))))
         skipped = "".join(path.read_text(encoding="utf-8") for path in lists)
-        _write_whole(self.path / SKIPPED, lambda path: path.write_text(skipped, encoding="utf-8"))
+        write_whole(self.path / SKIPPED, lambda path: path.write_text(skipped, encoding="utf-8"))
         filled = [file for file in self.files if len(Dataset.from_file(str(file)))]
         if not filled:
             reasons = {json.loads(line)["reason"] for line in skipped.splitlines()[:3]}
@@ -272,7 +272,7 @@ class _Folder:
             "_split": None,
         }
         text = json.dumps(state, indent=2) + "\n"
-        _write_whole(self.path / "state.json", lambda path: path.write_text(text, encoding="utf-8"))
+        write_whole(self.path / "state.json", lambda path: path.write_text(text, encoding="utf-8"))
         return load_from_disk(str(self.path))
 
 

@@ -21,7 +21,7 @@ from typing import Any
 from transformers import set_seed
 
 from ..data.load_rows import is_labelled, load_rows, video_folders
-from ..files import _write_whole
+from ..files import write_whole
 from ..model.configuration_alpro import AlproConfig
 from ..model.pretraining_alpro import AlproPrompterModel
 from ..version import __version__
@@ -278,7 +278,7 @@ def _write_recipe(output: Path, values: Mapping[str, Any], facts: dict[str, Any]
             )
     if writes:
         output.mkdir(parents=True, exist_ok=True)
-        _write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+        write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
     return checkpoint
 
 
