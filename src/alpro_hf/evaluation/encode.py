@@ -102,6 +102,7 @@ def encode_rows(
     for identity, numbers in clips.items():
         ids[numbers] = identity
 
+    # parts hold either clips or texts; the other half of a part is empty, and `merge_states` joins both
     empty = torch.zeros(0, base.config.projection_dim, device=base.device)
     none = torch.zeros(0, dtype=torch.int64)
     parts: list[RetrievalStates] = []
@@ -111,7 +112,7 @@ def encode_rows(
         rows, _cut(firsts, batch_size), AlproCollator(processor), workers, title and f"{title}: clips"
     ):
         lost |= {chosen[place]: reason for place, reason in collated.failures.items()}
-        if not collated.rows:
+        if not collated.rows:  # no clip of the batch can be decoded
             continue
         embeds, states = _clip_features(base, collated.batch["pixel_values_videos"], keep_states)
         parts.append(RetrievalStates(none, none, empty, collated.batch["video_ids"], embeds, video_states=states))
@@ -119,7 +120,7 @@ def encode_rows(
         words = processor(text=[texts[number] for number in batch], return_tensors="pt").to(base.device)
         text = base.get_text_features(words["input_ids"], words["attention_mask"])
         tokens = (text.last_hidden_state, words["attention_mask"]) if keep_states else (None, None)
-        places = torch.tensor(batch)
+        places = torch.tensor(batch)  # in the list of texts, which is also the number of the row
         parts.append(RetrievalStates(places, ids[places], text.pooler_output.float(), none, empty, *tokens))
 
     parts, skipped = gather_states(parts), _skipped(lost, clips)
@@ -137,6 +138,7 @@ def gather_states(parts: list[RetrievalStates]) -> list[RetrievalStates]:
     """
     if processes().num_processes == 1:
         return parts
+    # objects are exchanged by pickling, and a tensor on a GPU would be restored on the device of its sender
     return _together([part.to("cpu") for part in parts])
 
 
@@ -159,6 +161,7 @@ def _skipped(lost: dict[int, str], clips: Mapping[int, Sequence[int]]) -> list[S
     Raises:
         ValueError: None of the clips can be decoded, or there are none.
     """
+    # collective: every process has to come here, also one without failures
     reasons = {number: reason for part in _together([lost]) for number, reason in part.items()}
     skipped = [Skipped(n, reasons[n], len(numbers)) for numbers in clips.values() if (n := numbers[0]) in reasons]
     if not clips:
@@ -208,7 +211,7 @@ def encode_batches(
     count = 0
     for batch in batches:
         video_ids = batch["video_ids"].cpu()
-        first: dict[int, int] = {}
+        first: dict[int, int] = {}  # clip that no batch had before -> its first row in this one
         for row, video in enumerate(video_ids.tolist()):
             if video not in seen:
                 first.setdefault(video, row)
@@ -248,6 +251,8 @@ def merge_states(parts: Sequence[RetrievalStates]) -> RetrievalStates:
     Returns:
         States in ascending order of `row_ids` and `video_ids`.
     """
+    # The sampler of several processes repeats rows to give all of them the same number, and a clip may have been
+    # encoded by two processes.
     rows = torch.cat([part.row_ids for part in parts])
     videos = torch.cat([part.video_ids for part in parts])
     row_ids, row_order = _first_occurrences(rows)
@@ -310,6 +315,7 @@ def match_pairs(
     assert states.text_states is not None
     assert states.video_states is not None
     order = pairs[:, 1].argsort(stable=True)
+    # the batches must not depend on the number of processes, or the logits would differ in their last bits
     batches = pairs[order].split(_PAIRS if batch_size is None else 8 * batch_size)
     own = [
         vtm_scores(model, states.text_states, states.text_mask, states.video_states, batch, batch_size)
@@ -370,6 +376,7 @@ def answer_rows(
         equal = (logits == own).scatter(1, right.clamp(min=0)[:, None], False)
         # an answer that the model does not know has the label -100; it is never found
         ranks = torch.where(right >= 0, expected_rank(logits > own, equal), torch.inf)
+        # one table is exchanged instead of four tensors; float64 holds row numbers and float32 exactly
         columns = (collated.batch["row_ids"], found.indices, found.values, ranks)
         parts.append(torch.stack([column.double() for column in columns], dim=1))
     parts, skipped = _together(parts), _skipped(lost, clips)

@@ -62,7 +62,7 @@ def rerank_curve(
             f"{tuple(similarity.shape)}, {tuple(text_to_video.shape)} and {max_k}."
         )
     targets = text_to_video.to(similarity.device).long()
-    asked = targets.unique()
+    asked = targets.unique()  # a video without a caption is a candidate but not a query
     for_text, for_video, matching = match_candidates(similarity, max_k, score_pairs)
     for_video = for_video[asked]
     is_target = for_text == targets[:, None]
@@ -110,7 +110,7 @@ def plot_rerank_curve(curve: RerankCurve) -> "Figure":
         ):
             axes.plot(curve.k, recall, style, color=colour, label=f"{name}, {prior}")
         axes.axhline(curve.with_prior[direction][0], color=colour, linestyle=":", label=f"{name}, not re-ranked")
-    axes.set_xscale("log", base=2)
+    axes.set_xscale("log", base=2)  # most of the gain lies at small k
     axes.xaxis.set_major_formatter("{x:g}")
     axes.set_xlim(1, max(2, curve.k[-1]))
     axes.legend(fontsize=8)
@@ -135,7 +135,7 @@ def plot_ranks(ranks: Mapping[str, Any], candidates: Mapping[str, int] | None = 
     last = max([last, 10.0, *(candidates or {}).values()])  # the axis ends at the worst possible rank
     for colour, direction in zip(("C0", "C1"), [name for name in _QUERIES if name in ranks], strict=False):
         values = np.sort(np.asarray(ranks[direction], float))
-        steps = np.unique(values[np.isfinite(values)])
+        steps = np.unique(values[np.isfinite(values)])  # ranks may be halves, see `expected_rank`
         recall = 100.0 * np.searchsorted(values, steps, side="right") / len(values)
         label = f"{_QUERIES[direction]}, median rank {np.median(values):g}, {len(values)} queries"
         axes.step(

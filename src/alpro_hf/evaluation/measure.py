@@ -125,6 +125,8 @@ def measure_retrieval(
     if matching is not None:
         # these protocols need no further forward pass: `matching` holds the logits of all their pairs
         metrics |= {f"vtc_{name}": value for name, value in _Ranked(states, "vtc").metrics().items()}
+        # how much does the similarity add to matching? The protocol `reference` matches all pairs, so its counterpart
+        # is to re-rank all candidates with the prior
         if protocol == "rerank":
             settings |= {"rerank_k": rerank_k, "prior": prior}
             other = _Ranked(states, "rerank", matching, rerank_k, not prior)
@@ -159,6 +161,7 @@ class _Ranked:
 
     def metrics(self) -> dict[str, float]:
         """The metrics of `retrieval_metrics`, and recall at 50."""
+        # `row_metrics` groups captions by video for confidence intervals, which are not needed here
         ranks = [{"direction": "t2v", "rank": rank, "video": 0} for rank in self.t2v.tolist()]
         ranks += [{"direction": "v2t", "rank": rank} for rank in self.v2t.tolist()]
         return {name: float(metric.statistic(metric.values)) for name, metric in row_metrics(ranks).items()}
@@ -203,6 +206,7 @@ def measure_answers(
     given = [id2label[label] for label in found.labels.tolist()]
     names = [clip_name(row, number) for row, number in zip(asked, numbers, strict=True)]
     predictions = [
+        # JSON has no infinity: an answer that the model does not know has no rank
         row | {"probability": probability, "rank": rank if np.isfinite(rank) else None}
         for row, probability, rank in zip(
             question_rows(questions, answers, given, known, videos=names, answer_types=types),

@@ -35,6 +35,7 @@ def retrieval_metrics(
     for direction, ranks in zip(("t2v", "v2t"), retrieval_ranks(scores, text_to_video, scores_v2t), strict=True):
         for k in RECALL_AT:
             metrics[f"{direction}_r{k}"] = 100.0 * (ranks <= k).double().mean().item()
+        # numpy's median, because torch takes the lower of the two middle values
         metrics[f"{direction}_median_rank"] = float(np.median(ranks.cpu().numpy()))
         metrics[f"{direction}_mean_rank"] = ranks.mean().item()
     return metrics
@@ -54,7 +55,7 @@ def retrieval_ranks(
     Raises:
         ValueError: The shapes do not fit, a target is outside the videos, or a score is NaN.
     """
-    t2v = torch.as_tensor(scores)
+    t2v = torch.as_tensor(scores)  # no copy of a numpy array
     v2t = t2v if scores_v2t is None else torch.as_tensor(scores_v2t)
     targets = torch.as_tensor(text_to_video, device=t2v.device).long()
     if t2v.ndim != 2 or t2v.shape != v2t.shape or targets.shape != t2v.shape[:1] or not len(targets):
@@ -75,7 +76,7 @@ def retrieval_ranks(
         own = rows.gather(1, target[:, None])
         text_ranks.append(expected_rank(rows > own, (rows == own).scatter(1, target[:, None], False)))
     video_ranks = []
-    for videos in targets.unique().split(_CHUNK):
+    for videos in targets.unique().split(_CHUNK):  # only described videos are queries
         rows = v2t[:, videos].t()
         is_own = targets[None, :] == videos[:, None]
         # other captions of the same video neither beat the best one nor tie with it

@@ -102,7 +102,7 @@ def region_masks(grid: tuple[int, int], share: float = BOX_SHARE) -> torch.Tenso
         raise ValueError(f"Regions need a grid of patches and a share in (0, 1]; received {grid} and {share}.")
     masks = []
     sizes = [[max(1, rounded(side * math.sqrt(share))) for side in grid] for rounded in (math.floor, math.ceil)]
-    for height, width in dict.fromkeys(map(tuple, sizes)):
+    for height, width in dict.fromkeys(map(tuple, sizes)):  # one size where rounding gives the same
         for top in _places(grid[0] - height, height):
             for left in _places(grid[1] - width, width):
                 mask = torch.zeros(grid, dtype=torch.bool)
@@ -145,6 +145,7 @@ def box_entities(
     if not masks.flatten(1).any(dim=1).all():
         empty = (~masks.flatten(1).any(dim=1)).nonzero().flatten().tolist()
         raise ValueError(f"masks {empty} hold no patch. Make the boxes larger.")
+    # all boxes of one clip at once would multiply the memory of the clip by their number
     clip, found = pixel_values_videos.to(prompter.device), []
     for some in masks.to(prompter.device).split(_ENCODED_AT_ONCE):
         crops = crop_on_black(clip.expand(len(some), -1, -1, -1, -1), some, black)
@@ -202,10 +203,11 @@ def word_maps(
     # gradients start at the text states: the towers need none, and a frozen model works too
     with torch.enable_grad():
         fused = model.alpro.fuse(text_BLD.requires_grad_(), mask, video_BND, output_attentions=True)
-        logits = model.vtm_head(fused.last_hidden_state[:, 0])[0]
+        logits = model.vtm_head(fused.last_hidden_state[:, 0])[0]  # (2,); not `match`, which returns no attention
         gradients = torch.autograd.grad(logits[1] - logits[0], fused.attentions)
     relevance = _relevance([weights[0].detach() for weights in fused.attentions], [g[0] for g in gradients])
     length = ids.shape[1]
+    # columns: `length` text tokens, the CLS token of the clip, its patches
     to_patches = relevance[:length, length + 1 :].unflatten(1, patch_grid(model, pixel_values_videos)).float().cpu()
     return SentenceMaps(
         match_probability=logits.softmax(dim=0)[1].item(),
@@ -232,7 +234,7 @@ def _words(tokens: Any, text: str, to_patches: torch.Tensor, unknown: int) -> li
     words = []
     for word, places in pieces.items():
         start, end = tokens.word_to_chars(0, word)
-        if any(map(str.isalnum, text[start:end])):
+        if any(map(str.isalnum, text[start:end])):  # the tokenizer counts punctuation as words
             known = unknown not in tokens["input_ids"][0, places].tolist()
             words.append(WordMap(text[start:end], known, to_patches[places].sum(dim=0)))
     return words

@@ -101,6 +101,7 @@ class Shard:
             features = tensors.get_tensor("features")
         if len(features) != rows:
             raise VideoIndexError(f"{file} is damaged (it has {len(features)} videos, not {rows}). {_START_AGAIN}")
+        # the file is closed, but its memory map lives as long as `features`
         return cls(rows, removed, file, features)
 
     def entries(self) -> list[VideoEntry]:
@@ -142,7 +143,7 @@ class Shard:
         for gone in sorted(self.removed):
             if gone > place:
                 break
-            place += 1
+            place += 1  # each removed row before it moves the row by one
         return place
 
     def __len__(self) -> int:
@@ -182,7 +183,7 @@ def blocks_of(shards: Sequence[Shard]) -> list[Block]:
     for number, shard in enumerate(shards, start=1):
         group.append(shard)
         if (size := sum(map(len, group))) >= BLOCK or number == len(shards):
-            copied = len(group) > 1 or bool(group[0].removed)
+            copied = len(group) > 1 or bool(group[0].removed)  # else the block is the memory map and costs nothing
             bytes_kept += size * shard.features.shape[1] * shard.features.element_size() if copied else 0
             blocks.append(Block(group, keep=bytes_kept <= KEPT_BYTES))
             group = []
@@ -289,6 +290,7 @@ class Manifest:
             model = {key: content["model"][key] for key in ("name", "dtype", "fingerprint")}
             video, next_shard = dict(content["video"]), int(content["next_shard"])
             shards = [(directory / one["file"], int(one["rows"]), set(one["removed"])) for one in content["shards"]]
+            # the relative root comes first: index and videos may have been moved together
             root = root if root.is_dir() else Path(content["absolute_root"])
             # an index may come from a stranger: it must not make us open files elsewhere
             outside = [str(file) for file, *_ in shards if not inside(file, directory)]
@@ -326,7 +328,7 @@ class IndexFolder:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         try:
-            with FileLock(self.path / ".lock", timeout=0):
+            with FileLock(self.path / ".lock", timeout=0):  # fail at once: the other process may run for hours
                 yield
         except Timeout as error:
             raise VideoIndexError(f"Another process is writing to the index {self.path}. Try again later.") from error
@@ -344,6 +346,7 @@ class IndexFolder:
             stat = (self.path / MANIFEST).stat()
         except FileNotFoundError:
             return None
+        # a manifest is replaced and not overwritten, so its inode changes even within one tick of the clock
         return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
     def write_shard(
@@ -365,6 +368,7 @@ class IndexFolder:
         tensors = {
             "features": features,
             "tokens": tokens,
+            # rows of different lengths end to end, as safetensors has no ragged arrays; `copy`: bytes are read-only
             "tables": torch.from_numpy(np.frombuffer(b"".join(tables), np.uint8).copy()),
             "table_ends": torch.from_numpy(ends),
         }

@@ -52,7 +52,9 @@ def ask(
         )
     options = {} if decoder is None else {"decoder": decoder.decode}
     inputs = processor(text=list(questions), videos=video, return_tensors="pt", **options).to(model.device)
+    # every question is about clip 0, so the clip is encoded once however many questions there are
     video_index = torch.zeros(len(questions), dtype=torch.long, device=model.device)
+    # a softmax in half precision would round different probabilities to equal ones
     probabilities = model(**inputs, video_index=video_index).logits.float().softmax(dim=1)
     names: Any = model.config.id2label
     best = probabilities.topk(min(top_k, probabilities.shape[1]), dim=1)

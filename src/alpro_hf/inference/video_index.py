@@ -298,7 +298,7 @@ class VideoIndex:
 
     def _path(self, entry: VideoEntry) -> Path:
         assert self.root is not None
-        return Path(os.path.normpath(self.root / entry.path))
+        return Path(os.path.normpath(self.root / entry.path))  # not resolved: a link keeps the name it was given
 
     def _checked_path(self, entry: VideoEntry) -> Path:
         path = self._path(entry)
@@ -310,6 +310,7 @@ class VideoIndex:
         return path
 
     def _key(self, path: VideoPath) -> str:
+        # with "/" on every platform, so that an index can be moved between them
         return Path(os.path.relpath(path, self.root)).as_posix()
 
     # ------------------------------------------------------------------------------------------------------- indexing
@@ -345,7 +346,7 @@ class VideoIndex:
         if batch_size < 1 or shard_size < 1:
             raise VideoIndexError(f"batch_size={batch_size} and shard_size={shard_size} must be at least 1.")
         self.report = report = IndexingReport()
-        files = [Path(os.path.abspath(path)) for path in dict.fromkeys(paths)]
+        files = [Path(os.path.abspath(path)) for path in dict.fromkeys(paths)]  # each once, in order
         with self._writing():
             if self.root is None and files:
                 self.root = Path(os.path.commonpath([file.parent for file in files]))
@@ -401,6 +402,7 @@ class VideoIndex:
         pending: list[_Row] = []
         bar = tqdm(total=len(wanted), desc="indexing", unit="video", disable=not progress)
         try:
+            # `closing`: an exception must end the threads that decode ahead now, not when garbage is collected
             with closing(encode_videos(self.model, self.processor, list(wanted), batch_size, decoder)) as batches:
                 for batch in batches:
                     for video in batch:
@@ -413,6 +415,7 @@ class VideoIndex:
                             table = b"" if video.table is None else video.table.to_bytes()
                             pending.append((entry, video.embed, video.tokens, table))
                             self.report.indexed.append(video.path)
+                    # a batch may be larger than a shard, and what is left over waits for the next batch
                     while len(pending) >= shard_size:
                         self._store(pending[:shard_size])
                         del pending[:shard_size]
@@ -437,7 +440,7 @@ class VideoIndex:
         self._write()
 
     def _write(self) -> None:
-        self._shards = [shard for shard in self._shards if len(shard)]
+        self._shards = [shard for shard in self._shards if len(shard)]  # an emptied shard loses its file, too
         self._blocks = None
         if self._folder and self.root is not None:
             self._folder.write_manifest(
@@ -478,7 +481,7 @@ class VideoIndex:
         if gone:
             with self._writing():
                 keys = [self._key(path) for path in gone]
-                for key in keys:
+                for key in keys:  # all are checked before one is removed
                     if key not in self._place_of():
                         raise KeyError(key)
                 for key in keys:
@@ -504,7 +507,7 @@ class VideoIndex:
         with folder.locked():
             self._folder, self._shards, self._places, self._next_shard = folder, [], {}, 0
             for start in range(0, len(videos), shard_size):
-                part = videos[start : start + shard_size]
+                part = videos[start : start + shard_size]  # shards are cut anew, without removed rows
                 self._store(
                     [
                         (old.entries()[row], old.features[row], old.tokens_of(row)[0], old.table_of(row))
@@ -585,7 +588,7 @@ class VideoIndex:
             The results of the query; for several queries a list of such lists.
 
         Raises:
-            VideoIndexError: The index is empty, a query is blank, or a number makes no sense.
+            VideoIndexError: The index is empty, a query is blank, or a number is out of range.
         """
         if isinstance(queries, str):
             return self.search([queries], top_k=top_k, rerank=rerank, nearest=nearest)[0]
@@ -596,6 +599,7 @@ class VideoIndex:
         if any(not query.strip() for query in queries):
             raise VideoIndexError("A query is blank. Describe what to look for, for instance 'a dog runs'.")
         texts = [self._encode_text(query) for query in queries]
+        # re-ranking may bring a video to the top that similarity alone would have cut off
         found = (nearest or self.nearest)(torch.cat([embed for _, embed in texts]), max(top_k, rerank))
         return [
             self._rank(text, embed[0], positions, top_k, rerank)
@@ -635,6 +639,7 @@ class VideoIndex:
             top = vtc_scores(embeds, features).topk(min(k, len(features)), dim=1)
             best, places = torch.cat([best, top.values], dim=1), torch.cat([places, start + top.indices], dim=1)
             start += len(features)
+            # the best so far are cut to k after each block, so memory does not grow with the index
             if best.shape[1] > k:
                 kept = best.topk(k, dim=1)
                 best, places = kept.values, places.gather(1, kept.indices)
@@ -643,7 +648,7 @@ class VideoIndex:
     def _rank(
         self, text: torch.Tensor, embed: torch.Tensor, positions: torch.Tensor, top_k: int, rerank: int
     ) -> list[SearchResult]:
-        ends = np.cumsum([len(shard) for shard in self._shards])
+        ends = np.cumsum([len(shard) for shard in self._shards])  # position of the first video after each shard
         videos = []
         for position in positions.tolist():
             number = int(np.searchsorted(ends, position, side="right"))

@@ -100,6 +100,7 @@ def video_qa_metrics(
     correct_of_type: dict[str, list[bool]] = {}
     correct = []
     for given, right, kind in zip(predictions, references, types, strict=True):
+        # an unknown answer is wrong even if it was predicted, as in the papers, where a model could not give it
         correct.append(given == right and (known is None or right in known))
         if kind is not None:
             correct_of_type.setdefault(kind.replace(" ", "_"), []).append(correct[-1])
