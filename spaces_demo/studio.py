@@ -50,6 +50,7 @@ from alpro_hf.model.decoding_types import (
     VideoInfo,
     VideoTooLargeError,
 )
+from alpro_hf.model.matching_alpro import most_similar, rerank_order
 from alpro_hf.sprites.language import DOING
 from alpro_hf.sprites.render import write_clip
 from alpro_hf.sprites.world import SEEN_SPRITES, Scene, content, draw_group, draw_scene
@@ -245,10 +246,11 @@ class Studio:
         for index in (self.index, visit.index):
             if index is not None and len(index):
                 found += index.search(text, top_k=len(index), rerank=RERANK)
-        # each index re-ranks its own best; together those include the best of all, and no others must count
-        similar = sorted(found, key=lambda result: -result.similarity)
-        before = {result.path: rank for rank, result in enumerate(similar, start=1)}
-        after = [*sorted(similar[:RERANK], key=lambda result: -result.score), *similar[RERANK:]]
+        # each index re-ranks its own best candidates; those include the best of all, and only these may count
+        similarity = torch.tensor([result.similarity for result in found])
+        scores = torch.tensor([result.score for result in found])
+        before = {found[i].path: rank for rank, i in enumerate(most_similar(similarity, len(found)).tolist(), start=1)}
+        after = [found[i] for i in rerank_order(similarity, scores, RERANK).tolist()]
         return [
             Found(
                 clip=clips[result.path],

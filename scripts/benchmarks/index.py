@@ -80,7 +80,7 @@ def make(folder: Path, videos: int, shard_size: int) -> None:
         entries = [VideoEntry(f"{i // 1000:04d}/{i:07d}.mp4", 1 << 20, i) for i in range(start, start + count)]
         features = torch.nn.functional.normalize(vectors, dim=1)
         shards.append(target.write_shard(number, features, torch.zeros(count, 1, 1), entries, [table] * count))
-        target.write_manifest(Manifest(empty._model, empty._video, folder.parent, number + 1, shards))
+        target.write_manifest(Manifest(empty.model_facts, empty.video_settings, folder.parent, number + 1, shards))
 
 
 def measure(folder: Path, videos: int, shard_size: int) -> list[dict[str, Any]]:

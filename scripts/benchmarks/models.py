@@ -27,9 +27,10 @@ from alpro_hf.data.collator import AlproCollator
 from alpro_hf.data.rows import NumberedRows
 from alpro_hf.evaluation.encode import encode_batches
 from alpro_hf.evaluation.metrics import retrieval_metrics
-from alpro_hf.evaluation.protocols import retrieval_scores, vtm_scores
+from alpro_hf.evaluation.protocols import retrieval_scores
 from alpro_hf.loading import fast_bfloat16
 from alpro_hf.model.loss_alpro import classification_loss
+from alpro_hf.model.matching_alpro import vtm_scores
 from alpro_hf.sprites.rows import SpriteRows
 
 PADDED, ENCODED_FOR = 40, 64

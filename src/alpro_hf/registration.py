@@ -1,5 +1,8 @@
 """Registration with the Auto classes and the pipelines of transformers, once, when this module is imported."""
 
+import os
+from typing import Any
+
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -45,3 +48,13 @@ for _task, _pipeline, _auto_model in (
     ("text-video-retrieval", TextVideoRetrievalPipeline, AutoModelForNextSentencePrediction),
 ):
     PIPELINE_REGISTRY.register_pipeline(_task, pipeline_class=_pipeline, pt_model=_auto_model, type="multimodal")
+
+
+def _open_index(folder: str | os.PathLike[str], model: Any, processor: Any) -> Any:
+    from .inference.video_index import VideoIndex  # only imported by those who pass a folder
+
+    return VideoIndex.load(folder, model, processor)
+
+
+# the module of the pipelines travels with checkpoints and knows nothing of indexes
+TextVideoRetrievalPipeline.open_index = _open_index

@@ -10,7 +10,8 @@ import torch
 from alpro_hf import AlproConfig, AlproForVideoTextRetrieval
 from alpro_hf.evaluation.encode import encode_batches, merge_states
 from alpro_hf.evaluation.metrics import question_answering_metrics, retrieval_metrics
-from alpro_hf.evaluation.protocols import retrieval_scores, vtm_scores
+from alpro_hf.evaluation.protocols import retrieval_scores
+from alpro_hf.model.matching_alpro import vtm_scores
 
 REFERENCE = json.loads((Path(__file__).parents[1] / "fixtures" / "retrieval_metrics.json").read_text())
 

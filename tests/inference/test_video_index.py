@@ -237,6 +237,33 @@ def test_takes_up_what_another_process_added(trained, clips, tmp_path) -> None:
     assert set(VideoIndex.load(tmp_path / "index", *trained).paths) == set(clips[1:])
 
 
+def test_parts_are_adopted_where_they_are(trained, clips, tmp_path) -> None:
+    """The work of several processes, one after the other."""
+    root = clips[0].parent
+    whole = VideoIndex.open(tmp_path / "index", *trained, root=root)
+    assert (len(whole), whole.root) == (0, root)
+    assert not whole.is_current(clips[0])
+    parts = [whole.part_folder(process) for process in (0, 1)]
+    for share, part in zip((clips[:4], clips[3:]), parts, strict=True):
+        VideoIndex.build(*trained, share, directory=part, shard_size=2, progress=False, root=root)
+    assert IndexFolder(tmp_path / "index").parts() == sorted(parts)
+    shards = {file: file.stat().st_ino for file in (tmp_path / "index").glob("*/*.safetensors")}
+    for part in parts:
+        whole.adopt(VideoIndex.load(part, *trained))
+    assert IndexFolder(tmp_path / "index").parts() == []
+    assert {file: file.stat().st_ino for file in (tmp_path / "index").glob("*/*.safetensors")} == shards
+    assert whole.part_folder(0) not in parts
+
+    again = VideoIndex.open(tmp_path / "index", *trained)
+    assert sorted(again.paths) == sorted(clips)
+    assert all(again.is_current(clip) for clip in clips)
+    alone = VideoIndex.build(*trained, clips, progress=False)
+    for found, expected in zip(again.search(QUERIES[0]), alone.search(QUERIES[0]), strict=True):
+        assert (found.path, found.score) == (expected.path, pytest.approx(expected.score, abs=1e-5))
+    with pytest.raises(FileNotFoundError):
+        again.is_current(tmp_path / "gone.mp4")
+
+
 def test_wrong_arguments_are_named(trained, clips, tmp_path) -> None:
     empty = VideoIndex(*trained)
     with pytest.raises(VideoIndexError, match="nothing to search"):

@@ -9,7 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from alpro_hf import AlproConfig, AlproForPreTraining, AlproForVideoQuestionAnswering, AlproForVideoTextRetrieval
 from alpro_hf.evaluation.encode import encode_batches
-from alpro_hf.evaluation.protocols import retrieval_scores, vtm_scores
+from alpro_hf.evaluation.protocols import retrieval_scores
+from alpro_hf.model.matching_alpro import vtm_scores
 
 TEXT, WIDTH = 12, 768  # tokens of a caption as MSR-VTT has them on average
 GIGA = 1e9

@@ -31,6 +31,7 @@ from alpro_hf import (
     VideoIndex,
 )
 from alpro_hf.hub.export import add_remote_code
+from alpro_hf.inference.video_index import SearchResult
 from alpro_hf.model import pipeline_alpro
 from alpro_hf.model.decoding import decode
 from alpro_hf.sprites.render import write_split
@@ -338,6 +339,20 @@ def test_an_index_gives_what_its_search_gives(search, by_hand, captions, tmp_pat
         assert_same(list(search(iter(texts), index=given, top_k=4, rerank=rerank)), expected)
     own = search(texts, videos=list(captions), top_k=4, rerank=rerank)
     assert_same(own, expected)
+
+
+def test_a_folder_is_opened_by_the_package_alone(search, tmp_path, monkeypatch) -> None:
+    """The code that travels with a checkpoint takes anything with the `search` of an index, but opens no folder."""
+    monkeypatch.setattr(pipeline_alpro.TextVideoRetrievalPipeline, "open_index", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install alpro-hf.*VideoIndex\.load\(folder, pipe\.model"):
+        search("a fox", index=tmp_path)
+
+    class Index:
+        def search(self, query: str, *, top_k: int, rerank: int) -> list[Any]:
+            return [SearchResult(1, Path(f"{query} {top_k} {rerank}"), 2.0, 0.5, 0.75)]
+
+    [found] = search("a fox", index=Index(), rerank=3)
+    assert found == {"video": "a fox 10 3", "score": 2.0, "similarity": 0.5, "match_probability": 0.75}
 
 
 def test_arguments_of_the_pipeline_are_defaults_of_its_calls(captions) -> None:

@@ -1,11 +1,13 @@
-"""Two pictures of a retrieval: how deep its targets lie, and how far re-ranking more candidates helps."""
+"""Figures of a retrieval evaluation: recall over rank, and recall over the number of re-ranked candidates."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+
+from .protocols import ScorePairs, match_candidates
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,9 +26,9 @@ class RerankCurve:
 
     Args:
         k: int64 (K,), 1 to K. Re-ranking one candidate changes nothing, so the first point is that of `vtc`.
-        with_prior: Direction (`t2v`, `v2t`) to float64 (K,): candidates ordered by matching logit plus similarity, the
-            protocol `rerank`.
-        without_prior: The same for the matching logit alone.
+        with_prior: Direction (`t2v`, `v2t`) -> float64 (K,), R@1 of candidates ordered by matching logit plus
+            similarity, the protocol `rerank`.
+        without_prior: The same for candidates ordered by the matching logit alone.
     """
 
     k: np.ndarray
@@ -36,21 +38,20 @@ class RerankCurve:
 
 def rerank_curve(
     similarity: torch.Tensor,
-    score_pairs: Callable[[torch.Tensor], torch.Tensor],
+    score_pairs: ScorePairs,
     text_to_video: torch.Tensor,
     max_k: int = 64,
 ) -> RerankCurve:
-    """R@1 for every number of re-ranked candidates up to `max_k`, each pair being scored once.
+    """R@1 for every number of re-ranked candidates up to `max_k`. Each pair is scored once.
 
-    Equal to `retrieval_scores(..., "rerank", rerank_k=k)` with `retrieval_metrics`, for every k: a video is found by
-    the best of its captions, and a target that ties with another candidate is no hit. Only where candidates have the
-    same similarity to the last bit is it arbitrary, here as there, which of them are among the first k.
+    For every k the result equals `retrieval_scores(..., "rerank", rerank_k=k)` with `retrieval_metrics`: a video is
+    found by the best of its captions, and a target that ties with another candidate is not a hit.
 
     Args:
         similarity: (texts, videos) cosine similarities, see `vtc_scores`.
-        score_pairs: From int64 (n, 2) pairs of text and video to matching logits (n, 2), such as `vtm_scores`.
+        score_pairs: From int64 (n, 2) pairs of text and video to matching logits (n, 2), for instance by `vtm_scores`.
         text_to_video: int64 (texts,), the video that each text describes.
-        max_k: Largest number of candidates, of a text and of a video.
+        max_k: Largest number of candidates of a text and of a video.
 
     Raises:
         ValueError: `max_k` is not positive, or the shapes do not fit.
@@ -60,36 +61,32 @@ def rerank_curve(
             "rerank_curve needs a matrix (texts, videos), the video of each text and max_k of at least 1; received "
             f"{tuple(similarity.shape)}, {tuple(text_to_video.shape)} and {max_k}."
         )
-    texts, videos = similarity.shape
     targets = text_to_video.to(similarity.device).long()
-    asked = targets.unique()
-    for_text = similarity.topk(min(max_k, videos), dim=1).indices
-    for_video = similarity[:, asked].topk(min(max_k, texts), dim=0).indices.t()
-    text_pairs = torch.arange(texts, device=similarity.device)[:, None] * videos + for_text
-    video_pairs = for_video * videos + asked[:, None]
-    numbers, place = torch.cat([text_pairs.flatten(), video_pairs.flatten()]).unique(return_inverse=True)
-    pairs = torch.stack([numbers // videos, numbers % videos], dim=1)
-    matched = score_pairs(pairs)[:, 1].to(similarity.device, similarity.dtype)
-    summed = matched + similarity[pairs[:, 0], pairs[:, 1]]
-    of_text, of_video = (
-        place[: text_pairs.numel()].view_as(text_pairs),
-        place[text_pairs.numel() :].view_as(video_pairs),
-    )
+    asked = targets.unique()  # a video without a caption is a candidate but not a query
+    for_text, for_video, matching = match_candidates(similarity, max_k, score_pairs)
+    for_video = for_video[asked]
     is_target = for_text == targets[:, None]
     is_caption = targets[for_video] == asked[:, None]
     length = max(for_text.shape[1], for_video.shape[1])
 
     def curves(scores: torch.Tensor) -> dict[str, np.ndarray]:
         return {
-            "t2v": _recall_at_one(scores[of_text], is_target, length),
-            "v2t": _recall_at_one(scores[of_video], is_caption, length),
+            "t2v": _recall_at_one(scores.gather(1, for_text), is_target, length),
+            "v2t": _recall_at_one(scores.t()[asked].gather(1, for_video), is_caption, length),
         }
 
-    return RerankCurve(np.arange(1, length + 1), curves(summed), curves(matched))
+    return RerankCurve(np.arange(1, length + 1), curves(matching + similarity), curves(matching))
 
 
 def _recall_at_one(scores: torch.Tensor, is_own: torch.Tensor, length: int) -> np.ndarray:
-    """Percent of the queries whose own candidate leads among the first k, for all k; past the last one, as there."""
+    """Percent of the queries whose own candidate leads among the first k, for all k.
+
+    Args:
+        scores: (queries, K), the candidates of each query, most similar first.
+        is_own: bool (queries, K), whether a candidate is a target of the query.
+        length: Length of the result; values past K repeat the last one.
+    """
+    # Without running maxima each k would need a matrix of its own. Before the first target, `own` is -inf: no hit.
     own = scores.masked_fill(~is_own, float("-inf")).cummax(dim=1).values
     other = scores.masked_fill(is_own, float("-inf")).cummax(dim=1).values
     recall = 100.0 * (own > other).double().mean(dim=0).cpu().numpy()
@@ -97,7 +94,10 @@ def _recall_at_one(scores: torch.Tensor, is_own: torch.Tensor, length: int) -> n
 
 
 def plot_rerank_curve(curve: RerankCurve) -> "Figure":
-    """Draw R@1 against k, for both directions, with and without the similarity; save it with `savefig`.
+    """Draw R@1 against k, for both directions, with and without the similarity. Save the figure with `savefig`.
+
+    Args:
+        curve: Result of `rerank_curve`.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -110,7 +110,7 @@ def plot_rerank_curve(curve: RerankCurve) -> "Figure":
         ):
             axes.plot(curve.k, recall, style, color=colour, label=f"{name}, {prior}")
         axes.axhline(curve.with_prior[direction][0], color=colour, linestyle=":", label=f"{name}, not re-ranked")
-    axes.set_xscale("log", base=2)
+    axes.set_xscale("log", base=2)  # most of the gain lies at small k
     axes.xaxis.set_major_formatter("{x:g}")
     axes.set_xlim(1, max(2, curve.k[-1]))
     axes.legend(fontsize=8)
@@ -118,11 +118,11 @@ def plot_rerank_curve(curve: RerankCurve) -> "Figure":
 
 
 def plot_ranks(ranks: Mapping[str, Any], candidates: Mapping[str, int] | None = None) -> "Figure":
-    """Draw the distribution of ranks as recall over rank, with a logarithmic axis; save it with `savefig`.
+    """Draw recall over rank, with a logarithmic axis of ranks. Save the figure with `savefig`.
 
     Args:
-        ranks: Direction (`t2v`, `v2t`, or `qa` for answers) to (queries,) ranks; infinite ones are never found.
-        candidates: Direction to the number of candidates, for the line of a random order; left out if None.
+        ranks: Direction (`t2v`, `v2t`, or `qa` for answers) -> (queries,) ranks. Infinite ranks are never found.
+        candidates: Direction -> number of candidates, for the line of a random order; None: no such line.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -132,10 +132,10 @@ def plot_ranks(ranks: Mapping[str, Any], candidates: Mapping[str, int] | None = 
         raise ValueError(f"plot_ranks needs the ranks of t2v, v2t or both, or qa; received those of {sorted(ranks)}.")
     figure, axes = new_figure("Recall over rank", "rank", "queries with at most this rank (%)")
     last = max(float(np.max(values, where=np.isfinite(values), initial=1)) for values in ranks.values())
-    last = max([last, 10.0, *(candidates or {}).values()])
+    last = max([last, 10.0, *(candidates or {}).values()])  # the axis ends at the worst possible rank
     for colour, direction in zip(("C0", "C1"), [name for name in _QUERIES if name in ranks], strict=False):
         values = np.sort(np.asarray(ranks[direction], float))
-        steps = np.unique(values[np.isfinite(values)])
+        steps = np.unique(values[np.isfinite(values)])  # ranks may be halves, see `expected_rank`
         recall = 100.0 * np.searchsorted(values, steps, side="right") / len(values)
         label = f"{_QUERIES[direction]}, median rank {np.median(values):g}, {len(values)} queries"
         axes.step(
@@ -153,6 +153,7 @@ def plot_ranks(ranks: Mapping[str, Any], candidates: Mapping[str, int] | None = 
                 f"{share:.1f}",
                 (k, share),
                 textcoords="offset points",
+                # left above and right below the curves, so that labels of two directions do not overlap
                 xytext=(-24, 5) if direction == "v2t" else (5, -10),
                 fontsize=8,
                 color=colour,
@@ -171,7 +172,10 @@ def plot_ranks(ranks: Mapping[str, Any], candidates: Mapping[str, int] | None = 
 
 
 def new_figure(title: str, x: str, y: str) -> tuple["Figure", "Axes"]:
-    """A figure with labelled axes; needs no display.
+    """A figure with labelled axes. It needs no display.
+
+    Args:
+        title, x, y: Title of the figure and labels of its axes.
 
     Raises:
         ImportError: matplotlib is not installed.

@@ -1,4 +1,4 @@
-"""From a model and rows to metrics, a prediction for every row, and the curves behind them."""
+"""Evaluate a model on rows: metrics, a prediction for every row, and figures."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -9,34 +9,35 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from ..model.matching_alpro import vtc_scores
 from ..model.modeling_alpro import AlproForVideoQuestionAnswering, AlproPreTrainedModel
 from .encode import Skipped, answer_rows, encode_rows, match_pairs
 from .figures import RANKS_PICTURE, RERANK_PICTURE, plot_ranks, plot_rerank_curve, rerank_curve
 from .metrics import question_answering_metrics, retrieval_ranks
-from .protocols import RetrievalProtocol, RetrievalStates, retrieval_scores, vtc_scores
+from .protocols import RetrievalProtocol, RetrievalStates, ScorePairs, retrieval_scores
 from .results import Row, question_rows, retrieval_rows, row_metrics
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-CLASSIFIER = "classifier"  # the protocol of questions: the most probable of the answers that the model knows
-_CURVE_K = 256  # length of the re-ranking curve where all pairs are scored anyway
+CLASSIFIER = "classifier"  # protocol of question answering: the most probable of the answers that the model knows
+_CURVE_K = 256  # length of the re-ranking curve if all pairs are scored anyway
 
 Rows = Sequence[Mapping[str, Any]]
 
 
 @dataclass
-class Measured:
-    """What an evaluation finds out.
+class EvaluationOutcome:
+    """Metrics, predictions and figures of one evaluation.
 
     Args:
         protocol, metrics: As in `Results`.
-        predictions: Rows as in `predictions.jsonl`: of questions, or of texts and then of videos.
-        numbers: Of the rows that were asked, which the first predictions are about.
+        predictions: Rows as in `predictions.jsonl`: those of questions, or those of texts and then of videos.
+        numbers: Numbers of the evaluated rows. The first predictions are about these rows, in this order.
         skipped: Clips that cannot be decoded.
-        counts: How many texts and videos, or questions.
+        counts: Numbers of texts and videos, or of questions and videos.
         details: As in `Results`.
-        pictures: File name to what draws it.
+        pictures: File name -> function that draws the figure.
     """
 
     protocol: dict[str, Any]
@@ -50,16 +51,18 @@ class Measured:
 
 
 class PairScores:
-    """Matching logits of pairs, each of them computed once however often it is asked for.
+    """Cache of matching logits: each pair is scored once, however often it is asked for.
+
+    Several protocols and the re-ranking curve are computed from one evaluation, and matching is its main cost.
 
     Args:
-        score: From int64 (n, 2) pairs of text and video to logits (n, 2), such as `vtm_scores`.
-        shape: Texts and videos.
+        score: From int64 (n, 2) pairs of text and video to logits (n, 2), for instance by `vtm_scores`.
+        shape: Numbers of texts and videos.
     """
 
-    def __init__(self, score: Callable[[torch.Tensor], torch.Tensor], shape: tuple[int, int]):
+    def __init__(self, score: ScorePairs, shape: tuple[int, int]):
         self._score = score
-        self._logits = torch.full((*shape, 2), torch.nan)
+        self._logits = torch.full((*shape, 2), torch.nan)  # NaN: not scored yet
 
     def __call__(self, pairs: torch.Tensor) -> torch.Tensor:
         texts, videos = pairs.cpu().unbind(dim=1)
@@ -80,20 +83,21 @@ def measure_retrieval(
     pair_batch_size: int | None = None,
     computing: AbstractContextManager[Any] | None = None,
     **work: Any,
-) -> Measured:
-    """Search the clips of rows by their texts, and the texts by their clips.
+) -> EvaluationOutcome:
+    """Evaluate retrieval: find the clip of each text, and the texts of each clip.
 
-    Beside the metrics of the protocol there are, under the prefix `vtc_`, those of the two towers alone, and under
-    `with_prior_` or `without_prior_` those of the other way to combine matching and similarity.
+    Besides the metrics of the protocol, the result has those of the two towers alone, with the prefix `vtc_`, and
+    those of the other way to combine matching and similarity, with the prefix `with_prior_` or `without_prior_`.
 
     Args:
-        model: A retrieval model; for the protocol `vtc` any with both towers. On its device, in evaluation mode.
+        model: A retrieval model; for the protocol `vtc`, any model with both towers. On its device, in evaluation
+            mode.
         processor: Its `AlproProcessor`.
         rows: `{"video", "text"}`, see `AlproCollator`.
-        protocol, rerank_k, prior: See `retrieval_scores`; `prior` is of `rerank`.
+        protocol, rerank_k, prior: See `retrieval_scores`; `prior` applies to `rerank` only.
         pair_batch_size: Pairs matched at a time; None: see `vtm_scores`.
-        computing: Where the model runs, such as an autocast; entered more than once.
-        work: `batch_size`, `workers`, `title` of `encode_rows`.
+        computing: Context in which the model runs, such as autocast. It is entered more than once.
+        work: `batch_size`, `workers` and `title` of `encode_rows`.
 
     Raises:
         ValueError: There are no rows, or none of their clips can be decoded.
@@ -119,7 +123,10 @@ def measure_retrieval(
     }
     settings: dict[str, Any] = {"name": protocol}
     if matching is not None:
+        # these protocols need no further forward pass: `matching` holds the logits of all their pairs
         metrics |= {f"vtc_{name}": value for name, value in _Ranked(states, "vtc").metrics().items()}
+        # how much does the similarity add to matching? The protocol `reference` matches all pairs, so its counterpart
+        # is to re-rank all candidates with the prior
         if protocol == "rerank":
             settings |= {"rerank_k": rerank_k, "prior": prior}
             other = _Ranked(states, "rerank", matching, rerank_k, not prior)
@@ -140,11 +147,11 @@ def measure_retrieval(
     numbers = states.row_ids.tolist()
     predictions = list(found.rows(_video_names(states, rows), [rows[number]["text"] for number in numbers]))
     counts = {"texts": shape[0], "videos": shape[1]}
-    return Measured(settings, metrics, predictions, numbers, skipped, counts, details, pictures)
+    return EvaluationOutcome(settings, metrics, predictions, numbers, skipped, counts, details, pictures)
 
 
 class _Ranked:
-    """Scores of texts and videos under a protocol, and the ranks they give."""
+    """Scores of texts and videos under a protocol, and the ranks that follow from them."""
 
     def __init__(self, states: RetrievalStates, protocol: RetrievalProtocol, *args: Any, **kwargs: Any):
         t2v, v2t = retrieval_scores(states, protocol, *args, **kwargs)
@@ -153,7 +160,8 @@ class _Ranked:
         self.t2v, self.v2t = retrieval_ranks(self.scores, self.targets, self.scores_v2t)
 
     def metrics(self) -> dict[str, float]:
-        """As `retrieval_metrics`, and recall at 50."""
+        """The metrics of `retrieval_metrics`, and recall at 50."""
+        # `row_metrics` groups captions by video for confidence intervals, which are not needed here
         ranks = [{"direction": "t2v", "rank": rank, "video": 0} for rank in self.t2v.tolist()]
         ranks += [{"direction": "v2t", "rank": rank} for rank in self.v2t.tolist()]
         return {name: float(metric.statistic(metric.values)) for name, metric in row_metrics(ranks).items()}
@@ -174,15 +182,15 @@ def measure_answers(
     *,
     computing: AbstractContextManager[Any] | None = None,
     **work: Any,
-) -> Measured:
-    """Ask the questions of rows.
+) -> EvaluationOutcome:
+    """Evaluate question answering: the accuracy of the answers to the questions of rows.
 
     Args:
         model: On its device, in evaluation mode.
         processor: Its `AlproProcessor`.
         rows: `{"video", "question", "answer"[, "answer_type"]}`, see `AlproCollator`.
-        computing: Where the model runs, such as an autocast.
-        work: `batch_size`, `workers`, `title` of `answer_rows`.
+        computing: Context in which the model runs, such as autocast.
+        work: `batch_size`, `workers` and `title` of `answer_rows`.
 
     Raises:
         ValueError: There are no rows, or none of their clips can be decoded.
@@ -198,6 +206,7 @@ def measure_answers(
     given = [id2label[label] for label in found.labels.tolist()]
     names = [clip_name(row, number) for row, number in zip(asked, numbers, strict=True)]
     predictions = [
+        # JSON has no infinity: an answer that the model does not know has no rank
         row | {"probability": probability, "rank": rank if np.isfinite(rank) else None}
         for row, probability, rank in zip(
             question_rows(questions, answers, given, known, videos=names, answer_types=types),
@@ -206,7 +215,7 @@ def measure_answers(
             strict=True,
         )
     ]
-    return Measured(
+    return EvaluationOutcome(
         protocol={"name": CLASSIFIER, "answers": len(known)},
         metrics=question_answering_metrics(given, answers, types, known),
         predictions=predictions,
@@ -218,7 +227,7 @@ def measure_answers(
 
 
 def _video_names(states: RetrievalStates, rows: Rows) -> list[str]:
-    """What the encoded clips are called."""
+    """Names of the encoded clips: each clip has that of the first row about it."""
     first: dict[int, int] = {}
     for number, video in zip(states.row_ids.tolist(), states.text_to_video.tolist(), strict=True):
         first.setdefault(video, number)
@@ -226,7 +235,7 @@ def _video_names(states: RetrievalStates, rows: Rows) -> list[str]:
 
 
 def clip_name(row: Mapping[str, Any], number: int) -> str:
-    """What results call a clip: its id, else the name of its file, else the number of the row."""
+    """Name of a clip in results: its id, else the name of its file, else the number of the row."""
     if row.get("video_id") is not None:
         return str(row["video_id"])
     video = row["video"]
@@ -235,4 +244,4 @@ def clip_name(row: Mapping[str, Any], number: int) -> str:
     return os.path.basename(os.fspath(video)) if isinstance(video, str | os.PathLike) else f"row {number}"
 
 
-__all__ = ["CLASSIFIER", "Measured", "PairScores", "clip_name", "measure_answers", "measure_retrieval"]
+__all__ = ["CLASSIFIER", "EvaluationOutcome", "PairScores", "clip_name", "measure_answers", "measure_retrieval"]

@@ -1,4 +1,4 @@
-"""TODO docstring."""
+"""Metrics of retrieval and question answering, as pure functions of scores and answers."""
 
 from collections import defaultdict
 from collections.abc import Collection, Sequence
@@ -7,9 +7,7 @@ import numpy as np
 import torch
 
 RECALL_AT = (1, 5, 10)
-
-
-_CHUNK = 1024  # queries ranked at a time, so that comparisons need little memory next to the scores
+_CHUNK = 1024  # queries ranked at a time: comparisons then need little memory next to the scores
 
 
 def retrieval_metrics(
@@ -19,9 +17,8 @@ def retrieval_metrics(
 ) -> dict[str, float]:
     """Recall and ranks of text-to-video (`t2v_*`) and video-to-text (`v2t_*`) retrieval.
 
-    The rank of a target is its expected place if candidates of equal score come in random order: 1 + the number of
-    better candidates + half the number of equal ones. So a model that gives every pair the same score gets no recall.
-    A video with several captions is found by the best of them, and its other captions are not competitors.
+    Ranks are those of `expected_rank`, so a model that gives every pair the same score gets no recall. A video with
+    several captions is found by the best of them, and its other captions do not compete with it.
 
     Args:
         scores: (texts, videos), higher is better.
@@ -32,12 +29,13 @@ def retrieval_metrics(
         For both directions `r1`, `r5`, `r10` in percent, `median_rank` and `mean_rank` (best: 1).
 
     Raises:
-        ValueError: shapes that do not fit, a target outside the videos, or scores that are not numbers.
+        ValueError: The shapes do not fit, a target is outside the videos, or a score is NaN.
     """
     metrics = {}
     for direction, ranks in zip(("t2v", "v2t"), retrieval_ranks(scores, text_to_video, scores_v2t), strict=True):
         for k in RECALL_AT:
             metrics[f"{direction}_r{k}"] = 100.0 * (ranks <= k).double().mean().item()
+        # numpy's median, because torch takes the lower of the two middle values
         metrics[f"{direction}_median_rank"] = float(np.median(ranks.cpu().numpy()))
         metrics[f"{direction}_mean_rank"] = ranks.mean().item()
     return metrics
@@ -48,16 +46,16 @@ def retrieval_ranks(
     text_to_video: torch.Tensor | np.ndarray | Sequence[int],
     scores_v2t: torch.Tensor | np.ndarray | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ranks behind `retrieval_metrics`, which takes the same arguments and explains them.
+    """Ranks that `retrieval_metrics` summarises; arguments as there.
 
     Returns:
         float64 (texts,), the rank of the video of each text, and (described videos,), the rank of the best caption of
         each video that has one, in ascending order of videos; on the device of the scores.
 
     Raises:
-        ValueError: shapes that do not fit, a target outside the videos, or scores that are not numbers.
+        ValueError: The shapes do not fit, a target is outside the videos, or a score is NaN.
     """
-    t2v = torch.as_tensor(scores)
+    t2v = torch.as_tensor(scores)  # no copy of a numpy array
     v2t = t2v if scores_v2t is None else torch.as_tensor(scores_v2t)
     targets = torch.as_tensor(text_to_video, device=t2v.device).long()
     if t2v.ndim != 2 or t2v.shape != v2t.shape or targets.shape != t2v.shape[:1] or not len(targets):
@@ -76,17 +74,30 @@ def retrieval_ranks(
     text_ranks = []
     for rows, target in zip(t2v.split(_CHUNK), targets.split(_CHUNK), strict=True):
         own = rows.gather(1, target[:, None])
-        text_ranks.append(_expected_rank(rows > own, (rows == own).scatter(1, target[:, None], False)))
+        text_ranks.append(expected_rank(rows > own, (rows == own).scatter(1, target[:, None], False)))
     video_ranks = []
-    for videos in targets.unique().split(_CHUNK):
+    for videos in targets.unique().split(_CHUNK):  # only described videos are queries
         rows = v2t[:, videos].t()
         is_own = targets[None, :] == videos[:, None]
+        # other captions of the same video neither beat the best one nor tie with it
         best = rows.masked_fill(~is_own, float("-inf")).amax(dim=1, keepdim=True)
-        video_ranks.append(_expected_rank((rows > best) & ~is_own, (rows == best) & ~is_own))
+        video_ranks.append(expected_rank((rows > best) & ~is_own, (rows == best) & ~is_own))
     return torch.cat(text_ranks), torch.cat(video_ranks)
 
 
-def _expected_rank(better: torch.Tensor, equal: torch.Tensor) -> torch.Tensor:
+def expected_rank(better: torch.Tensor, equal: torch.Tensor) -> torch.Tensor:
+    """Expected rank of each target if candidates of equal score come in random order.
+
+    It is 1 + the number of better candidates + half the number of equal ones. `metrics/video_text_retrieval` counts
+    the same in numpy, because that file must work alone on the Hub; a test holds the two equal.
+
+    Args:
+        better: bool (queries, candidates), whether a candidate scores higher than the target.
+        equal: bool (queries, candidates), whether another candidate scores as high as the target.
+
+    Returns:
+        float64 (queries,); 1 is best.
+    """
     return 1 + better.sum(dim=1).double() + equal.sum(dim=1).double() / 2
 
 
@@ -100,8 +111,8 @@ def question_answering_metrics(
 
     Args:
         predictions: One answer per question.
-        answers: The right one. It counts as wrong, whatever the prediction, where it is not a known answer.
-        answer_types: Type of each question, such as `what`; None where a question, or the data set, has none.
+        answers: The right answers. A question whose answer is not a known one counts as wrong.
+        answer_types: Type of each question, such as `what`; None for a question, or a data set, without types.
         known_answers: The list that the model chooses from.
 
     Returns:
@@ -109,7 +120,7 @@ def question_answering_metrics(
         `out_of_list_share` (percent) of questions whose answer the model cannot give; `n`, the number of questions.
 
     Raises:
-        ValueError: sequences of different lengths, or none at all.
+        ValueError: The sequences have different lengths, or are empty.
     """
     types = [None] * len(answers) if answer_types is None else list(answer_types)
     if not len(predictions) == len(answers) == len(types) or not len(answers):

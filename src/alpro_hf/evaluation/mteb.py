@@ -1,12 +1,11 @@
-"""The two towers as an encoder that the MTEB harness can drive: `pip install "alpro-hf[mteb]"`.
+"""The two towers as an encoder for the MTEB harness: `pip install "alpro-hf[mteb]"`.
 
-The harness hands over its data undecoded, so clips go through the package's own decoder and sampling, as everywhere
-else; torchcodec is not needed. What is measured is the protocol `vtc`: the harness compares embeddings, and the
-matching head of ALPRO gives none.
+The harness passes its clips undecoded, so the package's own decoder and frame sampling are used and torchcodec is not
+needed. The harness compares embeddings, so it measures the protocol `vtc`; the matching head gives no embeddings.
 
 Example:
     >>> import mteb
-    >>> from alpro_hf.mteb_encoder import AlproEncoder
+    >>> from alpro_hf.evaluation.mteb import AlproEncoder
     >>> tasks = mteb.get_tasks(tasks=["MSVDT2VRetrieval"])
     >>> mteb.evaluate(AlproEncoder("my-alpro"), tasks)
 """
@@ -21,6 +20,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from ..loading import BUNDLED, load_model
+from ..model.matching_alpro import encode_clips
 
 try:
     from mteb.models.abs_encoder import AbsEncoder
@@ -34,21 +34,22 @@ if TYPE_CHECKING:
     from mteb.abstasks.task_metadata import TaskMetadata
     from mteb.types import PromptType
 
-_COLUMNS = ("text", "image", "audio", "video")
+_MODALITIES = ("text", "image", "audio", "video")  # columns of the harness that hold input
 
 
 class AlproEncoder(AbsEncoder):
-    """Texts and clips to unit vectors of one space, by the towers of any ALPRO checkpoint.
+    """Encodes texts and clips as unit vectors in one space, with the towers of any ALPRO checkpoint.
 
     Args:
         model_name: Folder, Hub id, or `bundled`.
         revision: Of a Hub id.
-        device: Where to compute; default the GPU if there is one.
-        kwargs: What else the harness passes to a loader; there is nothing else.
+        device: Device to compute on; default: the GPU if there is one.
+        kwargs: The harness may pass more arguments to a loader; none are supported.
 
     Raises:
-        CommandError: The model is none of ALPRO.
-        OSError: It cannot be found or read.
+        CommandError: The checkpoint is not an ALPRO model.
+        OSError: The checkpoint cannot be found or read.
+        TypeError: There are other arguments.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class AlproEncoder(AbsEncoder):
         self.model = model.eval()
         self.mteb_model_meta = ModelMeta.create_empty(
             {
-                # the harness wants an owner in front, which a folder has not
+                # the harness requires names of the form owner/name; a folder has no owner
                 "name": model_name if model_name.count("/") == 1 else f"local/{Path(model_name).name}",
                 "revision": revision or getattr(model.config, "_commit_hash", None),
                 "n_parameters": model.num_parameters(),
@@ -85,14 +86,23 @@ class AlproEncoder(AbsEncoder):
         show_progress_bar: bool = True,
         **kwargs: Any,
     ) -> np.ndarray:
-        """Embeddings float32 (rows, P) of a loader over rows that have either texts or clips.
+        """Embeddings of rows that have either texts or clips.
+
+        Args:
+            inputs: Loader over the rows.
+            task_metadata: Metadata of the task, named in errors.
+            hf_split, hf_subset, prompt_type, kwargs: Part of the interface of the harness; not used.
+            show_progress_bar: Show a bar on stderr.
+
+        Returns:
+            float32 (rows, P) unit vectors.
 
         Raises:
-            ValueError: The rows have images, sound, or both texts and clips, of which there is no one embedding.
+            ValueError: The rows have images or sound, or both texts and clips.
             VideoDecodeError: A clip cannot be decoded.
         """
         columns = inputs.dataset.column_names if isinstance(inputs.dataset, Dataset) else ["text"]
-        given = [name for name in _COLUMNS if name in columns]
+        given = [name for name in _MODALITIES if name in columns]
         hidden = not show_progress_bar
         if given == ["text"]:
             parts = [self._texts(batch["text"]) for batch in tqdm(inputs, desc="texts", disable=hidden)]
@@ -113,17 +123,20 @@ class AlproEncoder(AbsEncoder):
     def _clips(self, rows: list[dict[str, Any]]) -> torch.Tensor:
         video_processor = self.processor.video_processor
         clips = [row["video"]["bytes"] or row["video"]["path"] for row in rows]
-        pixels = torch.cat(
-            [video_processor(videos=clip, return_tensors="pt")["pixel_values_videos"] for clip in clips]
-        )
-        return self.model.get_video_features(pixels.to(self.model.device)).pooler_output.float()
+        # one call for each clip: sampled by frame rate, clips may differ in their number of frames
+        pixels = [video_processor(videos=clip, return_tensors="pt")["pixel_values_videos"][0] for clip in clips]
+        return torch.stack([clip.embed for clip in encode_clips(self.model, pixels)])
 
 
 def undecoded(inputs: DataLoader[Any]) -> DataLoader[Any]:
-    """The same rows with the files of their clips."""
+    """A loader over the same rows that gives the files of clips instead of decoded frames.
+
+    Raises:
+        ValueError: The rows hold no files of clips.
+    """
     rows: Any = inputs.dataset
     if not isinstance(rows.features["video"], Video):
-        raise ValueError(f"The column 'video' holds {rows.features['video']}, where files of clips are needed.")
+        raise ValueError(f"The column 'video' holds {rows.features['video']}, not files of clips.")
     rows = rows.select_columns(["video"]).cast_column("video", Video(decode=False))
     return DataLoader(rows, batch_size=inputs.batch_size, collate_fn=list, num_workers=inputs.num_workers)
 

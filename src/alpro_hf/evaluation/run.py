@@ -21,7 +21,7 @@ from ..data.load_rows import load_rows, missing_list
 from ..loading import BUNDLED, CommandError, best_dtype, load_model
 from .breakdown import BREAKDOWN_PICTURE, COLUMNS, WORDS, break_down, groups_of, plot_breakdown
 from .encode import processes
-from .measure import Measured, clip_name, measure_answers, measure_retrieval
+from .measure import EvaluationOutcome, clip_name, measure_answers, measure_retrieval
 from .protocols import RetrievalProtocol
 from .results import RESULTS, Results, data_fingerprint, metric_intervals, model_source, write_results
 
@@ -186,7 +186,7 @@ def _data(args: argparse.Namespace, rows: Dataset) -> dict[str, Any]:
     return found
 
 
-def _draw(folder: Path, found: Measured, breakdown: Mapping[str, Any]) -> None:
+def _draw(folder: Path, found: EvaluationOutcome, breakdown: Mapping[str, Any]) -> None:
     pictures = dict(found.pictures)
     if breakdown:
         pictures[BREAKDOWN_PICTURE] = lambda: plot_breakdown(dict(breakdown))

@@ -1,12 +1,12 @@
-"""What a model sees: the entities of every region of a clip, and the patches that each word of a sentence reads.
+"""Explain a model: the entities in each region of a clip, and the patches that each word of a sentence reads.
 
-Regions are what prompting entity modeling learns from (section 3.3 of the paper): a box, the same in all frames, shown
-to the prompter on black. Words are explained by the attention of the fusion layers, weighted by its gradient (the
-relevance of Chefer, Gur and Wolf, arXiv 2103.15679): attention counts as far as more of it would make the matching
-head surer that sentence and clip belong together.
+Regions are the input of prompting entity modeling (section 3.3 of the paper): a box at the same place in all frames,
+shown to the prompter on black. Words are explained by the attention of the fusion layers, weighted by its gradient
+(the relevance of Chefer, Gur and Wolf, arXiv 2103.15679). Attention counts as far as more of it would raise the
+matching logit.
 
-Both give maps on the grid of patches, (rows, columns). A map holds for all frames: the prompter sees a box in all of
-them at once, and the video tower averages patches over time before any word reads them.
+Both kinds of map lie on the grid of patches, (rows, columns), and hold for all frames: the prompter sees a box in all
+frames at once, and the video tower averages patches over time before any word reads them.
 """
 
 import math
@@ -20,19 +20,19 @@ from ..model.loss_alpro import crop_on_black
 from ..model.modeling_alpro import AlproForVideoTextRetrieval
 from ..model.pretraining_alpro import AlproPrompterModel, PromptKind
 
-BOX_SHARE = 0.4  # of the area: the middle of what PEM draws
-_PLACES = 5  # of a region along each side, at most; bounds the cost on fine grids
+BOX_SHARE = 0.4  # of the area: the middle of the range that PEM draws boxes from
+_PLACES = 5  # of a region along each side, at most; limits the cost on fine grids
 _ENCODED_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
 class EntityMaps:
-    """What the prompter sees where.
+    """Entities that the prompter sees in each region of a clip.
 
     Args:
-        regions: bool (R, rows, columns), the boxes that were looked at.
+        regions: bool (R, rows, columns), the boxes that were shown to the prompter.
         probabilities: float32 (R, entities), of each box; rows sum to 1.
-        maps: float32 (entities, rows, columns): for each patch the mean probability over the boxes that hold it.
+        maps: float32 (entities, rows, columns), for each patch the mean probability over the boxes that hold it.
     """
 
     regions: torch.Tensor
@@ -42,12 +42,12 @@ class EntityMaps:
 
 @dataclass(frozen=True)
 class WordMap:
-    """Where a word looks.
+    """Patches that a word reads.
 
     Args:
-        word: As it stands in the sentence.
-        known: Whether the vocabulary of the model has it; the model reads all words it does not know alike.
-        relevance: float32 (rows, columns), not negative; comparable between the words of a sentence.
+        word: The word as written in the sentence.
+        known: Whether the model's vocabulary has the word. All unknown words are the same token to the model.
+        relevance: float32 (rows, columns), not negative. Comparable between the words of one sentence.
     """
 
     word: str
@@ -57,11 +57,11 @@ class WordMap:
 
 @dataclass(frozen=True)
 class SentenceMaps:
-    """How a sentence reads a clip.
+    """Patches that a sentence and its words read.
 
     Args:
-        match_probability: That they belong together, in [0, 1].
-        sentence: float32 (rows, columns), what the matching head rests on: the map of the token it reads.
+        match_probability: Probability that sentence and clip belong together, in [0, 1].
+        sentence: float32 (rows, columns), the map of the token that the matching head reads.
         words: One map for each word.
     """
 
@@ -71,7 +71,7 @@ class SentenceMaps:
 
 
 def patch_grid(model: Any, pixel_values_videos: torch.Tensor) -> tuple[int, int]:
-    """Rows and columns of patches of a clip (..., H, W)."""
+    """Rows and columns of the patches of a clip (..., H, W)."""
     patch = model.config.video_config.patch_size
     height, width = pixel_values_videos.shape[-2:]
     return height // patch, width // patch
@@ -84,18 +84,25 @@ def black_pixel(video_processor: Any) -> torch.Tensor:
 
 
 def region_masks(grid: tuple[int, int], share: float = BOX_SHARE) -> torch.Tensor:
-    """Boxes of about a share of the grid, in two sizes and at all places (at most 5 x 5 of each size).
+    """Boxes that cover about a share of the grid, in two sizes, at up to 5 x 5 places for each size.
 
-    The sizes are the square root of `share` of each side, rounded down and up to whole patches.
+    Each side of a box is the square root of `share` of the side of the grid, rounded down and up to whole patches.
+
+    Args:
+        grid: Rows and columns of patches.
+        share: Area of a box as a share of the grid, in (0, 1].
 
     Returns:
         bool (R, rows, columns); every patch is inside at least one box of each size.
+
+    Raises:
+        ValueError: The grid is empty, or the share is outside (0, 1].
     """
     if min(grid) < 1 or not 0 < share <= 1:
         raise ValueError(f"Regions need a grid of patches and a share in (0, 1]; received {grid} and {share}.")
     masks = []
     sizes = [[max(1, rounded(side * math.sqrt(share))) for side in grid] for rounded in (math.floor, math.ceil)]
-    for height, width in dict.fromkeys(map(tuple, sizes)):
+    for height, width in dict.fromkeys(map(tuple, sizes)):  # one size where rounding gives the same
         for top in _places(grid[0] - height, height):
             for left in _places(grid[1] - width, width):
                 mask = torch.zeros(grid, dtype=torch.bool)
@@ -105,7 +112,7 @@ def region_masks(grid: tuple[int, int], share: float = BOX_SHARE) -> torch.Tenso
 
 
 def _places(last: int, size: int) -> list[int]:
-    """Starts from 0 to `last`, evenly spread and without a gap between boxes of this size."""
+    """Start positions from 0 to `last`, evenly spread, so close that boxes of this size leave no gap."""
     count = min(last + 1, max(_PLACES, math.ceil(last / size) + 1))
     return sorted({round(i * last / max(1, count - 1)) for i in range(count)})
 
@@ -118,9 +125,10 @@ def box_entities(
     black: torch.Tensor,
     kind: PromptKind = "video",
 ) -> torch.Tensor:
-    """How probable each entity is in each of some boxes of one clip.
+    """Probability of each entity in some boxes of one clip.
 
     Args:
+        prompter: On its device, in evaluation mode.
         pixel_values_videos: (1, T, 3, H, W), normalised frames.
         masks: bool (R, rows, columns) on the grid of patches, True inside the box.
         black: (3,), see `black_pixel`.
@@ -133,9 +141,11 @@ def box_entities(
         ValueError: More than one clip, or a box without a patch.
     """
     if len(pixel_values_videos) != 1:
-        raise ValueError(f"box_entities looks at one clip; received {len(pixel_values_videos)}.")
+        raise ValueError(f"box_entities needs exactly one clip; received {len(pixel_values_videos)}.")
     if not masks.flatten(1).any(dim=1).all():
-        raise ValueError("A box holds no patch. Make it larger.")
+        empty = (~masks.flatten(1).any(dim=1)).nonzero().flatten().tolist()
+        raise ValueError(f"masks {empty} hold no patch. Make the boxes larger.")
+    # all boxes of one clip at once would multiply the memory of the clip by their number
     clip, found = pixel_values_videos.to(prompter.device), []
     for some in masks.to(prompter.device).split(_ENCODED_AT_ONCE):
         crops = crop_on_black(clip.expand(len(some), -1, -1, -1, -1), some, black)
@@ -146,30 +156,31 @@ def box_entities(
 def entity_maps(
     prompter: AlproPrompterModel, pixel_values_videos: torch.Tensor, black: torch.Tensor, kind: PromptKind = "video"
 ) -> EntityMaps:
-    """Look at every region of one clip; arguments as in `box_entities`, regions of `region_masks`."""
+    """Probabilities of entities in the regions of one clip, see `region_masks`; arguments as in `box_entities`."""
     regions = region_masks(patch_grid(prompter, pixel_values_videos))
     probabilities = box_entities(prompter, pixel_values_videos, regions, black, kind)
-    weights = regions.float() / regions.sum(dim=0)  # every patch: equal weights of the boxes that hold it
+    weights = regions.float() / regions.sum(dim=0)  # for each patch, the boxes that hold it have equal weights
     return EntityMaps(regions, probabilities, torch.einsum("re,rhw->ehw", probabilities, weights))
 
 
 def word_maps(
     model: AlproForVideoTextRetrieval, processor: Any, text: str, pixel_values_videos: torch.Tensor
 ) -> SentenceMaps:
-    """Which patches each word of a sentence attends to in the fusion layers, as far as it bears on the match.
+    """Patches that each word of a sentence reads in the fusion layers, weighted by their effect on the match.
 
     In each fusion layer the attention of every head is multiplied by the gradient of the matching logit (matched minus
-    not matched); what is negative is dropped, heads are averaged, and layers are chained with their residual
-    connections. The last layer is only read at its first token, so at least two are needed to say something of words.
+    not matched). Negative products are dropped, heads are averaged, and layers are chained with their residual
+    connections. The head reads only the first token of the last layer, so words need at least two fusion layers.
 
     Args:
-        model: With `attn_implementation="eager"`, the only one that returns its attention.
+        model: Loaded with `attn_implementation="eager"`, the only one that returns its attention.
         processor: Its `AlproProcessor`.
-        text: A sentence; words beyond what the model reads are left out.
+        text: A sentence. Words beyond the longest text that the model reads are left out.
         pixel_values_videos: (1, T, 3, H, W), normalised frames.
 
     Raises:
-        ValueError: A blank text, another attention, fewer than two fusion layers, or more than one clip.
+        ValueError: The text is blank, the attention is not eager, there are fewer than two fusion layers, or there is
+            more than one clip.
     """
     if not text.strip():
         raise ValueError("The sentence is blank. Describe the clip, for instance 'a dog runs'.")
@@ -182,19 +193,21 @@ def word_maps(
     if text_config.num_hidden_layers - text_config.fusion_layer < 2:
         raise ValueError("word_maps needs at least two fusion layers; the words of the last one are never read.")
     if len(pixel_values_videos) != 1:
-        raise ValueError(f"word_maps looks at one clip; received {len(pixel_values_videos)}.")
+        raise ValueError(f"word_maps needs exactly one clip; received {len(pixel_values_videos)}.")
     limit = text_config.max_position_embeddings
     tokens = processor.tokenizer([text], truncation=True, max_length=limit, return_tensors="pt")
     ids, mask = tokens["input_ids"].to(model.device), tokens["attention_mask"].to(model.device)
     with torch.no_grad():
         video_BND = model.alpro.get_video_features(pixel_values_videos.to(model.device)).last_hidden_state
         text_BLD = model.alpro.get_text_features(ids, mask).last_hidden_state
-    with torch.enable_grad():  # a frozen model has gradients of its input too
+    # gradients start at the text states: the towers need none, and a frozen model works too
+    with torch.enable_grad():
         fused = model.alpro.fuse(text_BLD.requires_grad_(), mask, video_BND, output_attentions=True)
-        logits = model.vtm_head(fused.last_hidden_state[:, 0])[0]
+        logits = model.vtm_head(fused.last_hidden_state[:, 0])[0]  # (2,); not `match`, which returns no attention
         gradients = torch.autograd.grad(logits[1] - logits[0], fused.attentions)
     relevance = _relevance([weights[0].detach() for weights in fused.attentions], [g[0] for g in gradients])
     length = ids.shape[1]
+    # columns: `length` text tokens, the CLS token of the clip, its patches
     to_patches = relevance[:length, length + 1 :].unflatten(1, patch_grid(model, pixel_values_videos)).float().cpu()
     return SentenceMaps(
         match_probability=logits.softmax(dim=0)[1].item(),
@@ -204,7 +217,8 @@ def word_maps(
 
 
 def _relevance(attentions: Sequence[torch.Tensor], gradients: Sequence[torch.Tensor]) -> torch.Tensor:
-    """(S, S): how much each token took from each, through all layers; attentions and gradients are (heads, S, S)."""
+    """(S, S), how much each token has read from each other one; attentions and gradients are (heads, S, S)."""
+    # the identity is the residual connection: a token keeps its own content
     relevance = torch.eye(attentions[0].shape[-1], device=attentions[0].device)
     for weights, gradient in zip(attentions, gradients, strict=True):
         relevance = relevance + (weights * gradient).clamp(min=0).mean(dim=0).float() @ relevance
@@ -212,7 +226,7 @@ def _relevance(attentions: Sequence[torch.Tensor], gradients: Sequence[torch.Ten
 
 
 def _words(tokens: Any, text: str, to_patches: torch.Tensor, unknown: int) -> list[WordMap]:
-    """One map a word, the sum of its pieces; punctuation is left out."""
+    """One map for each word, the sum of the maps of its pieces. Punctuation is left out."""
     pieces: dict[int, list[int]] = {}
     for place, word in enumerate(tokens.word_ids(0)):
         if word is not None:
@@ -220,7 +234,7 @@ def _words(tokens: Any, text: str, to_patches: torch.Tensor, unknown: int) -> li
     words = []
     for word, places in pieces.items():
         start, end = tokens.word_to_chars(0, word)
-        if any(map(str.isalnum, text[start:end])):
+        if any(map(str.isalnum, text[start:end])):  # the tokenizer counts punctuation as words
             known = unknown not in tokens["input_ids"][0, places].tolist()
             words.append(WordMap(text[start:end], known, to_patches[places].sum(dim=0)))
     return words

@@ -1,4 +1,4 @@
-"""From video files to what an index keeps of them: decoded ahead by threads, encoded in batches."""
+"""Encode video files for an index: threads decode ahead while the model encodes batches."""
 
 from collections import deque
 from collections.abc import Generator, Sequence
@@ -13,6 +13,7 @@ from ..data.isolated_decoder import IsolatedDecoder
 from ..model.decoding import decode
 from ..model.decoding_table import FrameTable
 from ..model.decoding_types import Frames, VideoDecodeError
+from ..model.matching_alpro import encode_clips
 from ..model.modeling_alpro import AlproForVideoTextRetrieval
 
 _DECODERS = 2  # threads that decode ahead; FFmpeg itself uses all cores for one video
@@ -20,13 +21,13 @@ _DECODERS = 2  # threads that decode ahead; FFmpeg itself uses all cores for one
 
 @dataclass(frozen=True)
 class EncodedVideo:
-    """What a model makes of one file, on the CPU.
+    """Features of one file, on the CPU, or the reason why there are none.
 
     Args:
         path: The file.
         embed: float32 unit vector (P,); None for a file that cannot be decoded.
         tokens: (1 + N, D), what the fusion layers read; None for a file that cannot be decoded.
-        table: Where its frames are, for the next decode of it; None where only decoding tells.
+        table: Where its frames are, which makes the next decoding quick; None if the file gives no table.
         problem: Why it cannot be decoded.
     """
 
@@ -47,10 +48,20 @@ def encode_videos(
     batch_size: int,
     decoder: IsolatedDecoder | None = None,
 ) -> Generator[list[EncodedVideo], None, None]:
-    """Encode files batch by batch, in their order; the next batch is decoded while the model is at work.
+    """Encode files batch by batch, in their order. The next batch is decoded while the model encodes.
 
-    A file that cannot be decoded (`VideoDecodeError`) or read (`OSError`) comes back with its problem. With a
-    `decoder` that holds for files that crash or hang FFmpeg, too.
+    A file that cannot be decoded (`VideoDecodeError`) or read (`OSError`) is returned with its problem. With a
+    `decoder` this includes files that crash or hang FFmpeg.
+
+    Args:
+        model: In evaluation mode and on its device.
+        processor: Its `AlproProcessor`.
+        files: Video files.
+        batch_size: Files encoded at a time.
+        decoder: Decodes in processes of its own. It is closed if the generator is closed early.
+
+    Yields:
+        One `EncodedVideo` for each file of a batch.
     """
     finished = False
     ahead: deque[list[tuple[Path, Future[_Loaded | str]]]] = deque()
@@ -66,12 +77,12 @@ def encode_videos(
         finished = True
     finally:
         if decoder is not None and not finished:
-            decoder.close()  # lets go of the threads that wait for it
+            decoder.close()  # the threads of the pool wait for it, and `shutdown` waits for them
         pool.shutdown(cancel_futures=True)
 
 
 def _load(processor: Any, file: Path, decoder: IsolatedDecoder | None) -> _Loaded | str:
-    """What the model sees, and where it was found; or the problem."""
+    """Pixels of a file and its frame table, or the problem."""
     tables: list[FrameTable | None] = []
 
     def decode_and_note(*source: Any, **options: Any) -> Frames:
@@ -94,14 +105,12 @@ def _encode(
 ) -> list[EncodedVideo]:
     decoded = [(file, future.result()) for file, future in batch]
     clips = [loaded[0] for _, loaded in decoded if not isinstance(loaded, str)]
-    one_size = len({clip.shape for clip in clips}) == 1  # not so where the processor samples by frame rate
-    stacks = [torch.stack(clips)] if one_size else [clip[None] for clip in clips]
-    outputs = [model.alpro.get_video_features(stack.to(model.device)) for stack in stacks]
-    embeds = (embed for output in outputs for embed in output.pooler_output.float().cpu())
-    tokens = (token for output in outputs for token in output.last_hidden_state.cpu())
-    return [
-        EncodedVideo(file, problem=loaded)
-        if isinstance(loaded, str)
-        else EncodedVideo(file, embed=next(embeds), tokens=next(tokens), table=loaded[1])
-        for file, loaded in decoded
-    ]
+    encoded = iter(encode_clips(model, clips))
+    videos = []
+    for file, loaded in decoded:
+        if isinstance(loaded, str):
+            videos.append(EncodedVideo(file, problem=loaded))
+        else:
+            clip = next(encoded)
+            videos.append(EncodedVideo(file, clip.embed.cpu(), clip.tokens.cpu(), table=loaded[1]))
+    return videos

@@ -1,8 +1,9 @@
 """Approximate search for millions of videos: FAISS, by way of the library `datasets`.
 
-An exact search reads every feature vector, 1 KB a video at 256 numbers each. Where that is too slow, FAISS looks at a
-part of them; what it finds is then compared and re-ranked exactly, so an approximate search returns true scores and
-can only miss a video. The FAISS index is a file beside the shards and is valid for the videos it was built from.
+An exact search reads every feature vector, which is 1 KB for each video at 256 numbers. Where that is too slow, FAISS
+reads only some of them. The candidates that it finds are compared and re-ranked exactly, so an approximate search
+returns exact scores but may miss a video. The FAISS index is a file beside the shards, valid for the videos that it
+was built from.
 
 Needs the extra `faiss`: pip install "alpro-hf[faiss]".
 """
@@ -38,10 +39,10 @@ def build_ann(index: VideoIndex, kind: str | None = None) -> int:
 
     Args:
         index: Loaded from, or saved to, a folder.
-        kind: FAISS factory string; None: an inverted file of sqrt(n) cells with whole vectors, `IVF<cells>,Flat`.
+        kind: FAISS factory string; None: `IVF<cells>,Flat`, an inverted file of sqrt(n) cells with whole vectors.
 
     Returns:
-        Number of videos in it.
+        Number of videos in the approximate index.
 
     Raises:
         VideoIndexError: The index has no folder or no videos.
@@ -49,7 +50,7 @@ def build_ann(index: VideoIndex, kind: str | None = None) -> int:
     """
     faiss = _faiss()
     if index.folder is None or not len(index):
-        raise VideoIndexError("An approximate index is built beside a saved index with videos in it; save it first.")
+        raise VideoIndexError("An approximate index needs a saved index with videos. Call index.save(...) first.")
     cells = max(1, round(math.sqrt(len(index))))
     kind = kind or f"IVF{cells},Flat"
     every = max(1, len(index) // (_TRAINED_ON * cells))  # cells are learned from a sample, spread over the whole index
@@ -58,21 +59,24 @@ def build_ann(index: VideoIndex, kind: str | None = None) -> int:
     made.train(sample.numpy())
     for block in index.features():
         made.add(block.float().numpy())
-    if kind.startswith("IVF"):
+    if kind.startswith("IVF"):  # FAISS looks at one cell by default, which misses too many neighbours
         made.nprobe = max(8, cells // 16)
     FaissIndex(custom_index=made).save(index.folder / FILE)
     return int(made.ntotal)
 
 
 class AnnSearch:
-    """The nearest videos, nearly: give its `nearest` to `VideoIndex.search`.
+    """Approximate nearest videos. Pass its method `nearest` to `VideoIndex.search`.
 
     Example:
         >>> build_ann(index)
         >>> index.search("a dog runs into the sea", nearest=AnnSearch(index).nearest)
 
+    Args:
+        index: A saved index, for which `build_ann` was called.
+
     Raises:
-        VideoIndexError: There is no approximate index, or videos came or went since it was built.
+        VideoIndexError: There is no approximate index, or videos were added or removed since it was built.
         ImportError: FAISS is not installed.
     """
 
@@ -80,14 +84,16 @@ class AnnSearch:
         _faiss()
         path = index.folder / FILE if index.folder else None
         if path is None or not path.exists():
-            raise VideoIndexError(f"{path or 'The index in memory'} is not there; make it with build_ann(index).")
+            missing = f"{path} is not there" if path else "The index is in memory, so an approximate one is not there"
+            raise VideoIndexError(f"{missing}. Save the index, then call build_ann(index).")
         self._found: Any = FaissIndex.load(path)
         if path.stat().st_mtime_ns < index.changed_ns() or self._found.faiss_index.ntotal != len(index):
-            raise VideoIndexError(f"{path} is older than the index beside it; make it again with build_ann(index).")
+            raise VideoIndexError(f"{path} is older than the index beside it. Call build_ann(index) again.")
 
     def nearest(self, embeds: torch.Tensor, k: int) -> list[torch.Tensor]:
-        """As `VideoIndex.nearest`, for each text int64 (k,), or fewer if the cells looked at hold no more."""
+        """As `VideoIndex.nearest`; int64 (k,) for each text, or fewer if the cells that were read hold fewer."""
         _, places = self._found.search_batch(embeds.float().numpy(), k)
+        # FAISS fills missing places with -1
         return [torch.from_numpy(row[row >= 0]) for row in places]
 
 

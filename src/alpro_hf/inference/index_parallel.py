@@ -1,8 +1,7 @@
-"""Build one index with several processes, of one machine or of many that share a folder.
+"""Build one index with several processes, on one machine or on several that share a folder.
 
-Each process encodes its share of the videos into an index of its own below the folder (`part-<number>-<process>`);
-at the end their shards become part of the one index by a new manifest, and no shard is copied. What an interrupted run
-has done is taken up by the next one.
+Each process encodes its share of the videos into an index of its own below the folder (`part-<number>-<process>`).
+At the end a new manifest names the shards of all parts; no shard is copied. The next run continues an interrupted one.
 """
 
 import os
@@ -15,7 +14,7 @@ from accelerate.utils import gather_object
 
 from ..data.isolated_decoder import IsolatedDecoder
 from ..model.modeling_alpro import AlproForVideoTextRetrieval
-from .index_shards import MANIFEST, IndexFolder, IndexingReport, Manifest, VideoEntry
+from .index_shards import IndexFolder, IndexingReport, Manifest
 from .video_index import VideoIndex, VideoPath
 
 
@@ -33,63 +32,58 @@ def build_in_processes(
     allow_outside: bool = False,
     decoder: IsolatedDecoder | None = None,
 ) -> VideoIndex:
-    """What `VideoIndex.build` does, by all processes of `state` together; each calls this with the same arguments.
+    """Build an index as `VideoIndex.build` does, with several processes that each call this with the same arguments.
 
     Args:
         model, processor: The same in every process, on the device of the process.
-        paths: All videos, in the same order everywhere.
-        directory: Folder that all processes see.
-        batch_size, shard_size, progress, name, allow_outside, decoder: As in `VideoIndex.build`; the first process
-            shows its own progress.
+        paths: All videos, in the same order in every process.
+        directory: Folder that all processes can read and write.
+        state: The processes.
+        batch_size, shard_size, progress, name, allow_outside, decoder: As in `VideoIndex.build`. Only the first
+            process shows its progress.
 
     Returns:
-        The whole index, with a report of what all processes did.
+        The whole index, with a report that covers all processes.
 
     Raises:
         IndexMismatchError: `directory` holds an index of another model.
+        VideoIndexError: `directory` holds a damaged index, or as in `VideoIndex.add`.
     """
     files = [Path(os.path.abspath(path)) for path in dict.fromkeys(paths)]
     folder = IndexFolder(directory)
     known: dict[str, Any] = {"name": name, "allow_outside": allow_outside}
-    whole = VideoIndex(model, processor, **known)
-    if (folder.path / MANIFEST).exists():
-        whole = VideoIndex.load(folder.path, model, processor, **known)
-    else:
-        whole._folder = folder
-        whole._root = Path(os.path.commonpath([file.parent for file in files])) if files else None
-        for left in sorted(folder.path.glob(f"part-*/{MANIFEST}")):  # of an interrupted run
-            whole._root = Manifest.read(left.parent).root
+    root = Path(os.path.commonpath([file.parent for file in files])) if files else None
+    for unfinished in folder.parts():  # of an interrupted run: its entries are relative to the root of that run
+        root = Manifest.read(unfinished).root
+    whole = VideoIndex.open(directory, model, processor, root=root, **known)
     new: list[Path] = []
     unchanged: list[Path] = []
     for file in files:
         try:
-            stat = file.stat()
-        except OSError:  # the process whose share it is reports it
+            (unchanged if whole.is_current(file) else new).append(file)
+        except OSError:  # the process that gets this file reports it
             new.append(file)
-            continue
-        there = whole._holds(VideoEntry(whole._key(file), stat.st_size, stat.st_mtime_ns))
-        (unchanged if there else new).append(file)
-    state.wait_for_everyone()  # nobody writes before all have read
+    state.wait_for_everyone()  # no process may write before all have read, or they would share the files differently
 
     part = VideoIndex.build(
         model,
         processor,
         new[state.process_index :: state.num_processes],
-        directory=folder.path / f"part-{whole._next_shard:05d}-{state.process_index:03d}",
+        directory=whole.part_folder(state.process_index),
         batch_size=batch_size,
         shard_size=shard_size,
         progress=progress and state.is_main_process,
-        root=whole._root,
+        root=whole.root,
         decoder=decoder,
         **known,
     )
     reports: list[IndexingReport] = gather_object([part.report])
     if state.is_main_process:
-        for found in sorted(folder.path.glob(f"part-*/{MANIFEST}")):
-            whole.adopt(VideoIndex.load(found.parent, model, processor, **known))
+        for built in folder.parts():  # also those of an interrupted run
+            whole.adopt(VideoIndex.load(built, model, processor, **known))
     state.wait_for_everyone()
-    if not state.is_main_process and (folder.path / MANIFEST).exists():
-        whole = VideoIndex.load(folder.path, model, processor, **known)
+    if not state.is_main_process:
+        whole = VideoIndex.open(directory, model, processor, root=root, **known)
     whole.report = IndexingReport(
         indexed=[path for report in reports for path in report.indexed],
         unchanged=unchanged + [path for report in reports for path in report.unchanged],

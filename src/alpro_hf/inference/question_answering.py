@@ -1,4 +1,4 @@
-"""Ask a video a question: the answers a model knows, best first."""
+"""Ask questions about a video. The answers come from the closed list that the model knows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from ..model.modeling_alpro import AlproForVideoQuestionAnswering
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer from the model's list and its probability, in [0, 1]."""
+    """An answer from the model's list, and its probability in [0, 1] among all answers of the list."""
 
     answer: str
     probability: float
@@ -29,14 +29,14 @@ def ask(
     top_k: int = 5,
     decoder: IsolatedDecoder | None = None,
 ) -> list[list[Answer]]:
-    """Answer questions about one video, which is decoded and encoded once.
+    """Answer questions about one video. The video is decoded and encoded once.
 
     Args:
         model: On the device to compute on, in evaluation mode.
         processor: Its `AlproProcessor`.
         video: Path, bytes or file object.
-        questions: At least one.
-        top_k: Answers to each.
+        questions: One or more questions.
+        top_k: Number of answers to each; all answers, if the model knows fewer.
         decoder: Decodes in a process of its own.
 
     Returns:
@@ -44,13 +44,17 @@ def ask(
 
     Raises:
         VideoDecodeError: The video cannot be decoded.
-        ValueError: A question is blank, or there is none.
+        ValueError: A question is blank, or there are no questions.
     """
     if not questions or any(not question.strip() for question in questions):
-        raise ValueError("A question is blank. Ask something, for instance 'what is the dog doing?'.")
+        raise ValueError(
+            f"A question is blank, or there is none: {list(questions)}. Ask, for instance, 'what is the dog doing?'."
+        )
     options = {} if decoder is None else {"decoder": decoder.decode}
     inputs = processor(text=list(questions), videos=video, return_tensors="pt", **options).to(model.device)
+    # every question is about clip 0, so the clip is encoded once however many questions there are
     video_index = torch.zeros(len(questions), dtype=torch.long, device=model.device)
+    # a softmax in half precision would round different probabilities to equal ones
     probabilities = model(**inputs, video_index=video_index).logits.float().softmax(dim=1)
     names: Any = model.config.id2label
     best = probabilities.topk(min(top_k, probabilities.shape[1]), dim=1)

@@ -1,16 +1,14 @@
-"""Search a collection of videos by text: every video is encoded once, and every query costs one short text.
+"""Search a collection of videos by text. Every video is encoded once; a query costs one short text.
 
-An index keeps two things of each video: the unit vector that contrastive similarity (VTC) compares with a query, and
-the tokens that the matching head (VTM) reads together with it; neither searching nor re-ranking opens a video again.
-Beside them it keeps where the frames of each video are, so that showing some of them is quick (`VideoIndex.decode`).
-How the two scores combine is the protocol `rerank` of `evaluation`: the best candidates by cosine similarity are
-reordered by matching logit plus cosine similarity, and the others follow in the order of similarity.
+An index keeps two things for each video: the unit vector that is compared with a query (VTC), and the tokens that the
+matching head reads together with it (VTM). Neither searching nor re-ranking opens a video again. The index also keeps
+where the frames of each video are, so that decoding a few of them is quick (`VideoIndex.decode`). Results have the
+order of the protocol `rerank`, see `model.matching_alpro.rerank`.
 
-On disk an index is a folder: `index.json`, and shards of `features` (n, P) and `tokens` (n, 1 + N, D) of n videos, and
+On disk an index is a folder: `index.json`, and shards of `features` (n, P) and `tokens` (n, 1 + N, D) of n videos with
 their frame tables end to end (`tables` uint8, `table_ends` (n,)). A shard is written as soon as it is full, so that an
-interrupted job, even a killed one, goes on from there. Shards are memory-mapped: a search reads the features, block by
-block, and the tokens of what it re-ranks, and holds in memory no more than `KEPT_BYTES` of copies however large the
-index is.
+interrupted or killed job can be continued. Shards are memory-mapped. A search reads the features block by block, and
+the tokens of the videos that it re-ranks. It copies at most `KEPT_BYTES` into memory, however large the index is.
 """
 
 import json
@@ -26,15 +24,17 @@ import torch
 from tqdm.auto import tqdm
 
 from ..data.isolated_decoder import IsolatedDecoder
-from ..evaluation.protocols import vtc_scores, vtm_scores
 from ..files import inside, model_fingerprint
 from ..model.decoding import decode
 from ..model.decoding_table import FrameTable
 from ..model.decoding_types import Frames
+from ..model.matching_alpro import rerank as rerank_candidates
+from ..model.matching_alpro import vtc_scores, vtm_scores
 from ..model.modeling_alpro import AlproForVideoTextRetrieval
 from .index_encode import encode_videos
 from .index_shards import (
     MANIFEST,
+    PART,
     Block,
     IndexFolder,
     IndexingReport,
@@ -49,9 +49,8 @@ from .index_shards import (
 VideoPath = str | os.PathLike[str]
 _Row = tuple[VideoEntry, torch.Tensor, torch.Tensor, bytes]  # entry, vector (P,), tokens (1 + N, D), frame table
 Nearest = Callable[[torch.Tensor, int], Iterable[torch.Tensor]]
-_FUSED_AT_ONCE = 64
 
-# the settings of the video processor that decide what the model sees
+# settings of the video processor that change the pixels; an index is only valid for the ones it was made with
 _VIDEO_SETTINGS = ("num_frames", "fps", "frame_sampling", "size", "resample", "image_mean", "image_std")
 
 
@@ -62,11 +61,11 @@ class SearchResult:
     Args:
         rank: 1 is the best.
         path: The file.
-        score: What the order is made by: `similarity`, plus the matching logit where the video was re-ranked. The
-            second kind only compares with its like; re-ranked videos come before all others.
-        similarity: Cosine between query and video (VTC), in [-1, 1].
-        match_probability: That query and video belong together, according to the matching head (VTM), in [0, 1]; None
-            where the video was not re-ranked.
+        score: `similarity`, plus the matching logit if the video was re-ranked. Only scores of the same kind can be
+            compared; re-ranked videos come before all others.
+        similarity: Cosine similarity of query and video (VTC), in [-1, 1].
+        match_probability: Probability that query and video belong together, from the matching head (VTM), in [0, 1];
+            None if the video was not re-ranked.
     """
 
     rank: int
@@ -77,7 +76,7 @@ class SearchResult:
 
 
 class VideoIndex:
-    """Videos encoded by one model, to be searched by text.
+    """Videos that one model has encoded, for search by text.
 
     Example:
         >>> index = VideoIndex.build(model, processor, Path("holiday").glob("*.mp4"))
@@ -88,11 +87,15 @@ class VideoIndex:
     Args:
         model: A retrieval model, on the device to compute on. It is put in evaluation mode.
         processor: Its `AlproProcessor`.
-        name: What to call the model in the manifest; default where it was loaded from.
-        allow_outside: Whether videos may lie outside of the common folder that an index keeps their paths relative
-            to, by "..", as absolute paths or by links. If not, `add` reports such files, and such results of `search`
-            are an error.
-        report: What became of the videos that were added last.
+        name: Name of the model in the manifest. Default: the folder or Hub id it was loaded from.
+        allow_outside: Whether videos may lie outside of `root`, by "..", as absolute paths or by links. If not, `add`
+            reports such files as failed, and `search` raises an error when it finds one.
+
+    Attributes:
+        model_facts: `name`, `dtype` and `fingerprint` of the model, as in the manifest.
+        video_settings: Settings of the video processor that change the pixels, as in the manifest.
+        root: Folder that the paths of the videos are relative to; None: no video was added yet.
+        report: Results of the last `add`.
     """
 
     def __init__(
@@ -106,17 +109,17 @@ class VideoIndex:
         self.model, self.processor = model.eval(), processor
         self.allow_outside = allow_outside
         settings = json.loads(processor.video_processor.to_json_string())
-        self._model = {
+        self.model_facts = {
             "name": name or model.config._name_or_path,
             "dtype": str(model.dtype).removeprefix("torch."),
             "fingerprint": model_fingerprint(model),
         }
-        self._video = {key: settings.get(key) for key in _VIDEO_SETTINGS}
-        self._root: Path | None = None
+        self.video_settings = {key: settings.get(key) for key in _VIDEO_SETTINGS}
+        self.root: Path | None = None
         self._shards: list[Shard] = []
-        self._places: dict[str, tuple[Shard, int]] | None = {}  # of each path; None: not read yet
+        self._places: dict[str, tuple[Shard, int]] | None = {}  # path -> shard and row; None: not read yet
         self._blocks: list[Block] | None = None
-        self._next_shard = 0  # numbers are not used twice: a reader must not find other videos under one it knows
+        self._next_shard = 0  # never reused: a reader must not find other videos in a shard file that it knows
         self._folder: IndexFolder | None = None
         self._stamp: object = None
         self.report = IndexingReport()
@@ -140,19 +143,23 @@ class VideoIndex:
         """Index videos; see `add` for what happens to each.
 
         Args:
-            directory: Folder to keep the index in, written shard by shard. One that holds an index of the same model
-                is continued. None: the index stays in memory until `save`.
-            root: Folder that the index notes paths relative to, if it is new; None: the one that has all videos.
-            allow_outside: As in the class.
-            decoder: As in `add`.
+            model, processor, name, allow_outside: As in the class.
+            paths, batch_size, shard_size, progress, decoder: As in `add`.
+            directory: Folder to keep the index in, written shard by shard. An index that it already holds is
+                continued. None: the index stays in memory until `save`.
+            root: Folder that paths are stored relative to, if the index is new. None: the deepest folder that holds
+                all videos.
 
         Raises:
             IndexMismatchError: `directory` holds an index of another model.
+            VideoIndexError: `directory` holds a damaged index, or as in `add`.
         """
-        index = cls(model, processor, name=name, allow_outside=allow_outside)
-        index._root = root
-        if directory is not None:
-            index._folder = IndexFolder(directory)
+        facts: dict[str, Any] = {"name": name, "allow_outside": allow_outside}
+        if directory is None:
+            index = cls(model, processor, **facts)
+            index.root = root
+        else:
+            index = cls.open(directory, model, processor, root=root, **facts)
         index.add(paths, batch_size=batch_size, shard_size=shard_size, progress=progress, decoder=decoder)
         return index
 
@@ -166,7 +173,11 @@ class VideoIndex:
         name: str | None = None,
         allow_outside: bool = False,
     ) -> "VideoIndex":
-        """Open an index; what is added to it or removed is written to the folder.
+        """Open the index of a folder. Later changes are written to the folder.
+
+        Args:
+            directory: The folder of the index.
+            model, processor, name, allow_outside: As in the class.
 
         Raises:
             VideoIndexError: The folder holds no index, or a damaged one.
@@ -176,32 +187,63 @@ class VideoIndex:
         index._read(IndexFolder(directory))
         return index
 
+    @classmethod
+    def open(
+        cls,
+        directory: VideoPath,
+        model: AlproForVideoTextRetrieval,
+        processor: Any,
+        *,
+        root: Path | None = None,
+        name: str | None = None,
+        allow_outside: bool = False,
+    ) -> "VideoIndex":
+        """Open the index of a folder, or begin an empty one that `add` will write there.
+
+        Args:
+            directory: The folder; it need not exist.
+            model, processor, name, allow_outside: As in the class.
+            root: As in `build`.
+
+        Raises:
+            VideoIndexError: The folder holds a damaged index.
+            IndexMismatchError: Its index was made by another model, or with other frames.
+        """
+        index = cls(model, processor, name=name, allow_outside=allow_outside)
+        folder = IndexFolder(directory)
+        if folder.stamp() is None:
+            index._folder, index.root = folder, root
+        else:
+            index._read(folder)
+        return index
+
     def _read(self, folder: IndexFolder) -> None:
         stamp = folder.stamp()
         found = Manifest.read(folder.path)
-        if found.model["dtype"] != self._model["dtype"]:
+        if found.model["dtype"] != self.model_facts["dtype"]:
             raise IndexMismatchError(
                 f"The index {folder.path} was made in {found.model['dtype']}, but the model computes in "
-                f"{self._model['dtype']}. Load it with dtype={found.model['dtype']!r}, or index again elsewhere."
+                f"{self.model_facts['dtype']}. Load the model with dtype={found.model['dtype']!r}, or index again "
+                "into a new folder."
             )
-        if found.model["fingerprint"] != self._model["fingerprint"]:
+        if found.model["fingerprint"] != self.model_facts["fingerprint"]:
             raise IndexMismatchError(
                 f"The index {folder.path} was made by the model {found.model['name']!r}, whose weights differ from "
-                f"those of {self._model['name']!r}. Search with that model, or index again into a new folder."
+                f"those of {self.model_facts['name']!r}. Search with that model, or index again into a new folder."
             )
-        if found.video != self._video:
-            was, now = (set(map(str, video.items())) for video in (found.video, self._video))
+        if found.video != self.video_settings:
+            was, now = (set(map(str, video.items())) for video in (found.video, self.video_settings))
             raise IndexMismatchError(
                 f"The index {folder.path} was made from other frames, with {', '.join(sorted(was - now))}, and not "
                 f"{', '.join(sorted(now - was))}. Use the processor it was made with, or index again elsewhere."
             )
-        self._folder, self._model["name"], self._root = folder, found.model["name"], found.root
+        self._folder, self.model_facts["name"], self.root = folder, found.model["name"], found.root
         self._stamp, self._next_shard = stamp, found.next_shard
         self._shards, self._places, self._blocks = found.shards, None, None
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """Keep other processes from writing to the folder, and take up what they have written since we read it."""
+        """Lock the folder for writing, and read it again if another process has changed it since."""
         if self._folder is None:
             yield
             return
@@ -219,7 +261,7 @@ class VideoIndex:
         return [self._path(shard.entries()[row]) for shard in self._shards for row in shard.live()]
 
     def _place_of(self) -> dict[str, tuple[Shard, int]]:
-        """Where each video is; changing an index needs all of them in memory, searching does not."""
+        """Shard and row of each video. Only changes of an index need this; a search works without it."""
         if self._places is None:
             self._places = {
                 entries[row].path: (shard, row)
@@ -230,18 +272,24 @@ class VideoIndex:
         return self._places
 
     def _forget(self, key: str) -> None:
-        """Take one video out.
+        """Remove one video.
 
         Raises:
-            KeyError: It is not in.
+            KeyError: It is not in the index.
         """
         shard, row = self._place_of().pop(key)
         shard.removed.add(row)
 
     @property
     def folder(self) -> Path | None:
-        """Where the index is kept; None: in memory."""
+        """The folder of the index; None: it is in memory."""
         return self._folder.path if self._folder else None
+
+    def part_folder(self, process: int) -> Path:
+        """Folder below that of the index for the part that one of several processes builds, see `adopt`."""
+        assert self._folder is not None
+        # the number of the next shard tells the parts of one run from those of a later one
+        return self._folder.path / f"{PART}{self._next_shard:05d}-{process:03d}"
 
     def changed_ns(self) -> int:
         """Time of the last change of a saved index, in nanoseconds."""
@@ -249,20 +297,21 @@ class VideoIndex:
         return (self._folder.path / MANIFEST).stat().st_mtime_ns
 
     def _path(self, entry: VideoEntry) -> Path:
-        assert self._root is not None
-        return Path(os.path.normpath(self._root / entry.path))
+        assert self.root is not None
+        return Path(os.path.normpath(self.root / entry.path))  # not resolved: a link keeps the name it was given
 
     def _checked_path(self, entry: VideoEntry) -> Path:
         path = self._path(entry)
         if not self._may_hold(path):
             raise VideoIndexError(
-                f"The index names {path}, which lies outside of {self._root}, the folder of its videos, or is a link "
-                "that leads out. If you trust it, pass allow_outside=True (--allow-outside)."
+                f"The index names {path}, which lies outside of {self.root}, the folder of its videos, or is a link "
+                "that leads out. If you trust the index, pass allow_outside=True (--allow-outside)."
             )
         return path
 
     def _key(self, path: VideoPath) -> str:
-        return Path(os.path.relpath(path, self._root)).as_posix()
+        # with "/" on every platform, so that an index can be moved between them
+        return Path(os.path.relpath(path, self.root)).as_posix()
 
     # ------------------------------------------------------------------------------------------------------- indexing
 
@@ -277,16 +326,19 @@ class VideoIndex:
     ) -> IndexingReport:
         """Encode videos into the index.
 
-        A video that is already there and has the same size and time of change is left alone; a changed one is encoded
-        again. A file that cannot be decoded is reported and stops nothing; an index in a folder lists such files and
-        the reasons in `failed.jsonl`. What is encoded when this is interrupted is kept.
+        A video that the index already holds, with the same size and modification time, is skipped. A changed one is
+        encoded again. A file that cannot be decoded is reported and stops nothing; an index in a folder lists such
+        files and the reasons in `failed.jsonl`. If this is interrupted, the videos encoded so far are kept.
 
         Args:
             paths: Video files.
             batch_size: Videos encoded at a time.
-            shard_size: Videos in a file of the index: what a crash can lose.
+            shard_size: Videos in one file of the index, which is also how many a crash can lose.
             progress: Show a bar on stderr.
             decoder: Decodes in processes of its own, so that a file that crashes or hangs FFmpeg is reported too.
+
+        Returns:
+            The files that were indexed, unchanged or failed; also kept in `report`.
 
         Raises:
             VideoIndexError: Another process is writing to the index, or a size is not positive.
@@ -294,23 +346,22 @@ class VideoIndex:
         if batch_size < 1 or shard_size < 1:
             raise VideoIndexError(f"batch_size={batch_size} and shard_size={shard_size} must be at least 1.")
         self.report = report = IndexingReport()
-        files = [Path(os.path.abspath(path)) for path in dict.fromkeys(paths)]
+        files = [Path(os.path.abspath(path)) for path in dict.fromkeys(paths)]  # each once, in order
         with self._writing():
-            if self._root is None and files:
-                self._root = Path(os.path.commonpath([file.parent for file in files]))
+            if self.root is None and files:
+                self.root = Path(os.path.commonpath([file.parent for file in files]))
             wanted: dict[Path, VideoEntry] = {}
             for file in files:
                 try:
-                    stat = file.stat()
+                    entry = self._entry(file)
                 except OSError as error:
                     report.failed.append((file, error.strerror or str(error)))
                     continue
                 if not self._may_hold(file):
-                    reason = f"it lies outside of {self._root}, the folder of this index, or is a link that leads out"
+                    reason = f"it lies outside of {self.root}, the folder of this index, or is a link that leads out"
                     report.failed.append((file, f"{reason}; allow_outside=True (--allow-outside) takes it"))
                     continue
-                entry = VideoEntry(self._key(file), stat.st_size, stat.st_mtime_ns)
-                if self._holds(entry):
+                if self._has(entry):
                     report.unchanged.append(file)
                 else:
                     wanted[file] = entry
@@ -322,10 +373,21 @@ class VideoIndex:
         return report
 
     def _may_hold(self, path: Path) -> bool:
-        return self.allow_outside or self._root is None or inside(path, self._root)
+        return self.allow_outside or self.root is None or inside(path, self.root)
 
-    def _holds(self, entry: VideoEntry) -> bool:
-        """Whether this very state of a file is in the index."""
+    def is_current(self, path: VideoPath) -> bool:
+        """Whether the index holds a file in its present state, by size and modification time.
+
+        Raises:
+            OSError: The file is not there or cannot be read.
+        """
+        return self._has(self._entry(path))
+
+    def _entry(self, path: VideoPath) -> VideoEntry:
+        stat = os.stat(path)
+        return VideoEntry(self._key(path), stat.st_size, stat.st_mtime_ns)
+
+    def _has(self, entry: VideoEntry) -> bool:
         place = self._place_of().get(entry.path)
         return place is not None and place[0].entries()[place[1]] == entry
 
@@ -340,28 +402,30 @@ class VideoIndex:
         pending: list[_Row] = []
         bar = tqdm(total=len(wanted), desc="indexing", unit="video", disable=not progress)
         try:
+            # `closing`: an exception must end the threads that decode ahead now, not when garbage is collected
             with closing(encode_videos(self.model, self.processor, list(wanted), batch_size, decoder)) as batches:
                 for batch in batches:
                     for video in batch:
                         entry = wanted[video.path]
                         if entry.path in self._place_of():
-                            self._forget(entry.path)  # a changed file must not be found by what it was
+                            self._forget(entry.path)  # a changed file must not be found by its old content
                         if video.embed is None or video.tokens is None:
                             self.report.failed.append((video.path, video.problem or ""))
                         else:
                             table = b"" if video.table is None else video.table.to_bytes()
                             pending.append((entry, video.embed, video.tokens, table))
                             self.report.indexed.append(video.path)
+                    # a batch may be larger than a shard, and what is left over waits for the next batch
                     while len(pending) >= shard_size:
                         self._store(pending[:shard_size])
                         del pending[:shard_size]
                     bar.update(len(batch))
-        finally:  # also when interrupted
+        finally:  # also when interrupted: what is encoded is kept
             bar.close()
             self._store(pending)
 
     def _store(self, videos: Sequence["_Row"]) -> None:
-        """Make one shard of some videos, and note in the folder what the index holds now."""
+        """Make one shard of some videos, and write a manifest that includes it."""
         if videos:
             number, self._next_shard = self._next_shard, self._next_shard + 1
             entries, tables = [entry for entry, *_ in videos], [table for *_, table in videos]
@@ -376,45 +440,48 @@ class VideoIndex:
         self._write()
 
     def _write(self) -> None:
-        self._shards = [shard for shard in self._shards if len(shard)]
+        self._shards = [shard for shard in self._shards if len(shard)]  # an emptied shard loses its file, too
         self._blocks = None
-        if self._folder and self._root is not None:
-            self._folder.write_manifest(Manifest(self._model, self._video, self._root, self._next_shard, self._shards))
+        if self._folder and self.root is not None:
+            self._folder.write_manifest(
+                Manifest(self.model_facts, self.video_settings, self.root, self._next_shard, self._shards)
+            )
             self._stamp = self._folder.stamp()
 
     def adopt(self, part: "VideoIndex") -> None:
-        """Make the shards of another index part of this one, where they are: nothing is copied.
+        """Take over the shards of another index without copying them.
 
         Args:
-            part: An index of the same model in a folder below that of this one, with the same root. Where both know a
-                video, what `part` knows of it counts. Its manifest is deleted, for it is no index of its own any more.
+            part: An index of the same model with the same root, in a folder below that of this one. If both hold a
+                video, the entry of `part` counts. The manifest of `part` is deleted: it stops being an index.
         """
         assert self._folder is not None and part._folder is not None
         with self._writing():
-            self._root = self._root or part._root
+            self.root = self.root or part.root
+            # shards are not copied: rows that both indexes hold are marked as removed in the older shard
             for key in part._place_of().keys() & self._place_of().keys():
                 self._forget(key)
             self._shards += part._shards
             self._place_of().update(part._place_of())
-            self._next_shard += 1  # so that the next parts have other names
+            self._next_shard += 1  # the next parts must have other names, see `part_folder`
             self._write()
         part._folder.dissolve()
 
     def missing(self) -> list[Path]:
-        """Indexed files that are no longer there."""
+        """Indexed files that no longer exist."""
         return [path for path in self.paths if not path.exists()]
 
     def remove(self, paths: Iterable[VideoPath]) -> None:
-        """Take videos out of the index.
+        """Remove videos from the index.
 
         Raises:
-            KeyError: A video that is not in the index.
+            KeyError: A video is not in the index; then nothing is removed.
         """
         gone = list(paths)
         if gone:
             with self._writing():
                 keys = [self._key(path) for path in gone]
-                for key in keys:
+                for key in keys:  # all are checked before one is removed
                     if key not in self._place_of():
                         raise KeyError(key)
                 for key in keys:
@@ -422,7 +489,11 @@ class VideoIndex:
                 self._write()
 
     def save(self, directory: VideoPath, *, shard_size: int = 64) -> None:
-        """Write the whole index to a folder without one; later changes go there too.
+        """Write the whole index to a folder that holds none. Later changes are written there too.
+
+        Args:
+            directory: The folder; it need not exist.
+            shard_size: Videos in one file of the index.
 
         Raises:
             VideoIndexError: The folder already holds an index, or there is nothing to save.
@@ -436,7 +507,7 @@ class VideoIndex:
         with folder.locked():
             self._folder, self._shards, self._places, self._next_shard = folder, [], {}, 0
             for start in range(0, len(videos), shard_size):
-                part = videos[start : start + shard_size]
+                part = videos[start : start + shard_size]  # shards are cut anew, without removed rows
                 self._store(
                     [
                         (old.entries()[row], old.features[row], old.tokens_of(row)[0], old.table_of(row))
@@ -447,32 +518,35 @@ class VideoIndex:
     def decode(
         self, source: Any, indices: Any = None, *, decoder: IsolatedDecoder | None = None, **options: Any
     ) -> Frames:
-        """Frames of an indexed video, as `decoding.decode` gives them, without listing its packets again.
+        """Decode frames of an indexed video without listing its packets again.
 
-        It also decodes what is not in the index, or has changed since, so it may stand wherever `decode` may, such as
-        in `processor.video_processor(path, decoder=index.decode)`.
+        It also decodes videos that are not in the index or have changed, so it can replace `decoding.decode`
+        anywhere, for instance in `processor.video_processor(path, decoder=index.decode)`.
 
         Args:
             source, indices, options: As in `decoding.decode`.
             decoder: Decodes in a process of its own.
+
+        Returns:
+            The frames, as `decoding.decode` returns them.
         """
         if isinstance(source, str | os.PathLike):
             options = {"table": self.frame_table(source)} | options
         return (decoder.decode if decoder else decode)(source, indices, **options)
 
     def frame_table(self, path: VideoPath) -> FrameTable | None:
-        """Where the frames of a video are; None: it is not in the index, has changed, or only decoding can tell.
+        """Where the frames of a video are; None: it is not in the index, has changed, or has no table.
 
         Raises:
             VideoIndexError: The index is damaged.
         """
-        place = self._place_of().get(self._key(path)) if self._root is not None else None
+        place = self._place_of().get(self._key(path)) if self.root is not None else None
         if place is None:
             return None
         shard, row = place
         try:
             stat = os.stat(path)
-        except OSError:  # whoever opens it is told
+        except OSError:  # the caller opens the file next, and that raises the error
             return None
         entry = shard.entries()[row]
         kept = shard.table_of(row) if (entry.size, entry.mtime_ns) == (stat.st_size, stat.st_mtime_ns) else b""
@@ -504,17 +578,17 @@ class VideoIndex:
 
         Args:
             queries: One text, or several.
-            top_k: Results of a query.
-            rerank: How many of the best videos by VTC similarity the matching head reorders; 0: none (`vtc`). All
-                videos (`rerank=len(index)`) is slow and looks at every pair.
-            nearest: How to find candidates: `AnnSearch(index).nearest` for an approximate search among millions;
-                None: by comparison with every video, as `nearest` of this class does.
+            top_k: Results for each query.
+            rerank: How many of the best videos by VTC similarity the matching head reorders; 0: none (`vtc`).
+                `rerank=len(index)` matches every video, which is slow.
+            nearest: Finds candidates, as the method `nearest` does: `AnnSearch(index).nearest` for an approximate
+                search among millions. None: exact comparison with every video.
 
         Returns:
-            Results of the query, or a list of them for each of several.
+            The results of the query; for several queries a list of such lists.
 
         Raises:
-            VideoIndexError: The index is empty, a query is blank, or a number makes no sense.
+            VideoIndexError: The index is empty, a query is blank, or a number is out of range.
         """
         if isinstance(queries, str):
             return self.search([queries], top_k=top_k, rerank=rerank, nearest=nearest)[0]
@@ -525,6 +599,7 @@ class VideoIndex:
         if any(not query.strip() for query in queries):
             raise VideoIndexError("A query is blank. Describe what to look for, for instance 'a dog runs'.")
         texts = [self._encode_text(query) for query in queries]
+        # re-ranking may bring a video to the top that similarity alone would have cut off
         found = (nearest or self.nearest)(torch.cat([embed for _, embed in texts]), max(top_k, rerank))
         return [
             self._rank(text, embed[0], positions, top_k, rerank)
@@ -532,23 +607,27 @@ class VideoIndex:
         ]
 
     def _encode_text(self, query: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """Tokens (1, L, D) on the model's device and unit vector (1, P) on the CPU; nothing is padded."""
+        """Tokens (1, L, D) on the model's device and unit vector (1, P) on the CPU.
+
+        Queries are encoded one by one: a query has the same scores whatever other queries are asked with it.
+        """
         inputs = self.processor(text=[query], return_tensors="pt").to(self.model.device)
         text = self.model.alpro.get_text_features(inputs["input_ids"])
         return text.last_hidden_state, text.pooler_output.float().cpu()
 
     def features(self) -> Iterator[torch.Tensor]:
-        """All unit vectors in the order of `paths`, as blocks (n, P); those of large shards are memory-mapped."""
+        """All unit vectors in the order of `paths`, as blocks (n, P). Blocks of large shards are memory-mapped."""
         if self._blocks is None:
             self._blocks = blocks_of(self._shards)
         for block in self._blocks:
             yield block.features()
 
     def nearest(self, embeds: torch.Tensor, k: int) -> torch.Tensor:
-        """The k videos (all, if there are fewer) of highest cosine similarity, by exact comparison with every one.
+        """Find the videos of highest cosine similarity by exact comparison with every video.
 
         Args:
             embeds: Unit vectors (n, P) of texts, on the CPU.
+            k: How many videos; all, if there are fewer.
 
         Returns:
             int64 (n, k), places in `paths`, best first.
@@ -560,6 +639,7 @@ class VideoIndex:
             top = vtc_scores(embeds, features).topk(min(k, len(features)), dim=1)
             best, places = torch.cat([best, top.values], dim=1), torch.cat([places, start + top.indices], dim=1)
             start += len(features)
+            # the best so far are cut to k after each block, so memory does not grow with the index
             if best.shape[1] > k:
                 kept = best.topk(k, dim=1)
                 best, places = kept.values, places.gather(1, kept.indices)
@@ -568,37 +648,32 @@ class VideoIndex:
     def _rank(
         self, text: torch.Tensor, embed: torch.Tensor, positions: torch.Tensor, top_k: int, rerank: int
     ) -> list[SearchResult]:
-        ends = np.cumsum([len(shard) for shard in self._shards])
+        ends = np.cumsum([len(shard) for shard in self._shards])  # position of the first video after each shard
         videos = []
         for position in positions.tolist():
             number = int(np.searchsorted(ends, position, side="right"))
             shard = self._shards[number]
             videos.append((shard, shard.live_row(position - int(ends[number]) + len(shard))))
         features = torch.stack([shard.features[row] for shard, row in videos]).float()
-        similarity = (features * embed).sum(dim=1)  # row by row: the same whatever else is compared in one call
-        order = similarity.argsort(descending=True, stable=True)
-        scores, probabilities = similarity.clone(), {}
-        if rerank:
-            candidates = order[:rerank]
-            logits = torch.cat(
-                [self._match(text, [videos[i] for i in chunk.tolist()]) for chunk in candidates.split(_FUSED_AT_ONCE)]
-            )
-            scores[candidates] += logits[:, 1]
-            probabilities = dict(zip(candidates.tolist(), logits.softmax(dim=1)[:, 1].tolist(), strict=True))
-            order = torch.cat([candidates[scores[candidates].argsort(descending=True, stable=True)], order[rerank:]])
+        # not a matrix product, whose last bits would depend on the other videos: a video has the same similarity
+        # whether candidates came from an exact or an approximate search
+        similarity = (features * embed).sum(dim=1)
+        found = rerank_candidates(
+            similarity, rerank, lambda places: self._match(text, [videos[i] for i in places.tolist()])
+        )
         return [
             SearchResult(
                 rank,
                 self._checked_path(videos[i][0].entries()[videos[i][1]]),
-                scores[i].item(),
+                found.scores[i].item(),
                 similarity[i].item(),
-                probabilities.get(i),
+                found.probabilities.get(i),
             )
-            for rank, i in enumerate(order[:top_k].tolist(), start=1)
+            for rank, i in enumerate(found.order[:top_k].tolist(), start=1)
         ]
 
     def _match(self, text: torch.Tensor, videos: Sequence[tuple[Shard, int]]) -> torch.Tensor:
         """Matching logits (n, 2) of one text (1, L, D) with n videos, whose tokens are read from the shards."""
         tokens = torch.cat([shard.tokens_of(row) for shard, row in videos])
         pairs = torch.tensor([[0, video] for video in range(len(videos))])
-        return vtm_scores(self.model, text, None, tokens, pairs).cpu()
+        return vtm_scores(self.model, text, None, tokens, pairs)

@@ -1,4 +1,4 @@
-"""Pipelines of the library's kind: `video-question-answering` and `text-video-retrieval`.
+"""Pipelines for the transformers library: `video-question-answering` and `text-video-retrieval`.
 
     from transformers import pipeline
 
@@ -7,15 +7,15 @@
     ask = pipeline("video-question-answering", model="folder or Hub id")
     ask("fox.mp4", ["which way does the fox run?", "how many animals are there?"])
 
-Items flow as in every pipeline: a single input gives its result, a list gives a list, and a dataset or a generator
-gives an iterator that computes as it is read. Each clip is decoded and encoded once, however many texts meet it.
+As in every pipeline, a single input gives its result, a list gives a list, and a dataset or a generator gives an
+iterator that computes while it is read. Each clip is decoded and encoded once, however many texts it is compared with.
 """
 
-import importlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from itertools import groupby
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -26,28 +26,29 @@ from transformers.pipelines.base import Pipeline
 from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 from transformers.utils import logging
 
+from .matching_alpro import encode_clips, rerank, vtm_scores
 from .video_processing_alpro import is_frame, is_video_source
 
 Row = dict[str, Any]
-_FUSED_AT_ONCE = 64  # pairs
-_TEXTS_AT_ONCE = 64
+_TEXTS = 64  # encoded at a time
 _BAR_AFTER = 2.0  # seconds: short work needs no bar
 
+# Class names instead of classes: remote code defines classes of its own, which `isinstance` would not recognise.
 _ANSWERS = frozenset({"AlproForVideoQuestionAnswering"})
 _MATCHES = frozenset({"AlproForVideoTextRetrieval", "AlproForPreTraining"})
 
 
 class AlproPipeline(Pipeline):
-    """What both pipelines share: videos in, batches of any clips, saving with the processor.
+    """Base of both pipelines: reads videos, batches clips of any shape, and saves model and processor.
 
     Args:
-        model: An ALPRO model with the head of the task; it is put in evaluation mode.
+        model: An ALPRO model with the head of the task. It is put in evaluation mode.
         processor: Its `AlproProcessor`.
-        batch_size, num_workers: Defaults for calls: clips or texts encoded at a time, processes that decode ahead.
-        kwargs: Defaults for the other arguments of a call, and the library's `device`, `dtype`, ...
+        batch_size, num_workers: Defaults for calls: clips or texts encoded at a time, and processes that decode ahead.
+        kwargs: Defaults for the other arguments of a call, and arguments of `Pipeline` such as `device` and `dtype`.
     """
 
-    model: Any  # no class of ours: remote code makes its own
+    model: Any  # not typed with our classes, see `_ANSWERS`
     processor: Any
     _load_processor = True  # type: ignore[assignment]
     _load_tokenizer = False  # type: ignore[assignment]
@@ -62,14 +63,18 @@ class AlproPipeline(Pipeline):
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
         """Write model and processor to a folder that `pipeline(task, model=folder)` opens again.
 
-        A pipeline that came from a repository's own code writes that code too, so that the folder opens in the same
-        way; one of the installed package leaves it out, and its folder needs no `trust_remote_code`.
+        A pipeline that was loaded with a repository's own code writes that code too. A pipeline of the installed
+        package does not, so its folder opens without `trust_remote_code`.
+
+        Args:
+            save_directory: The folder; it need not exist.
+            kwargs: Passed to `save_pretrained` of model and processor.
         """
         os.makedirs(save_directory, exist_ok=True)
         if type(self).__module__.startswith("transformers_modules."):
             custom_object_save(self, save_directory)
         elif hasattr(self.model.config, "custom_pipelines"):
-            del self.model.config.custom_pipelines  # it would name files that the folder does not hold
+            del self.model.config.custom_pipelines  # it names code files that the folder will not hold
         self.model.save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory, **kwargs)
 
@@ -82,13 +87,13 @@ class AlproPipeline(Pipeline):
         forward_params: dict[str, Any],
         postprocess_params: dict[str, Any],
     ) -> Iterator[Any]:
-        """Results one by one; unlike the library's, batches may hold clips of different shapes and texts unpadded."""
+        """Results one by one. Unlike in the library, a batch may hold clips of different shapes and unpadded texts."""
         dataset: Any
         if isinstance(inputs, Sized):
             dataset = PipelineDataset(inputs, self.preprocess, preprocess_params)
         else:
             dataset = PipelineIterator(inputs, self.preprocess, preprocess_params)
-            num_workers = min(num_workers, 1)  # each worker would read the whole stream
+            num_workers = min(num_workers, 1)  # with more, each worker would read the whole stream
         loader: Iterable[Any] = DataLoader(dataset, batch_size, num_workers=num_workers, collate_fn=_as_they_are)
         for batch in loader:
             for output in self.forward(batch, **forward_params):
@@ -104,7 +109,7 @@ class AlproPipeline(Pipeline):
         return next(self.get_iterator([inputs], 0, 1, preprocess_params, forward_params, postprocess_params))
 
     def _all(self, inputs: Sequence[Any], params: tuple[Any, ...], progress: bool, what: str) -> list[Any]:
-        """Results of a list, with a bar on stderr where they take long."""
+        """Results of a list, with a progress bar on stderr if they take long."""
         bar = logging.tqdm(
             self.get_iterator(inputs, *params),
             total=len(inputs),
@@ -116,7 +121,7 @@ class AlproPipeline(Pipeline):
         return list(bar)
 
     def _size(self, batch_size: int | None, num_workers: int | None) -> tuple[int, int]:
-        """(num_workers, batch_size) of the call, of the pipeline, or the library's defaults."""
+        """(num_workers, batch_size) of the call, else of the pipeline, else the library's defaults."""
         size = batch_size if batch_size is not None else self._batch_size if self._batch_size is not None else 1
         workers = num_workers if num_workers is not None else self._num_workers or 0
         if size < 1:
@@ -124,7 +129,7 @@ class AlproPipeline(Pipeline):
         return workers, size
 
     def _parameters(self, kwargs: Row) -> tuple[Row, Row, Row]:
-        """Those of the pipeline, and over them those of the call."""
+        """Parameters of the three steps: those of the call replace those of the pipeline."""
         own = (self._preprocess_params, self._forward_params, self._postprocess_params)
         called = self._sanitize_parameters(**kwargs)
         return (own[0] | called[0], own[1] | called[1], own[2] | called[2])
@@ -135,8 +140,8 @@ class AlproPipeline(Pipeline):
         known = self.processor.video_processor.valid_kwargs.__annotations__
         if unknown := sorted(options.keys() - known.keys()):
             raise TypeError(
-                f"The {self.task} pipeline takes no argument {', '.join(unknown)}. It takes those of its "
-                "__call__, and those of AlproVideoProcessor, such as num_frames."
+                f"The {self.task} pipeline has no argument {', '.join(unknown)}. It takes the arguments of its "
+                "__call__ and those of AlproVideoProcessor, such as num_frames."
             )
         return dict(options)
 
@@ -153,8 +158,15 @@ class AlproPipeline(Pipeline):
         return self.processor(text=list(texts), return_tensors="pt").to(self.device)
 
     def _refuse_new_head(self, head: torch.nn.Module | None, name: str, holders: frozenset[str]) -> None:
-        """A head that the checkpoint lacked is random: what it says has no meaning."""
+        """Raise an error if the checkpoint lacks the head: a random head gives meaningless results.
+
+        Args:
+            head: The head of the model, if it has one.
+            name: Name of the head in the error.
+            holders: Names of the classes whose checkpoints hold this head.
+        """
         made = set(self.model.config.architectures or holders)
+        # A new head has zero biases. So a head that was trained in memory is accepted, whatever its checkpoint was.
         biases = [] if head is None else [bias for key, bias in head.named_parameters() if key.endswith("bias")]
         if not made & holders and not any(bias.any() for bias in biases):
             raise ValueError(
@@ -164,12 +176,12 @@ class AlproPipeline(Pipeline):
 
 
 class VideoQuestionAnsweringPipeline(AlproPipeline):
-    """Answers questions about videos, out of the answers the model was trained on (`config.id2label`).
+    """Answers questions about videos with one of the answers that the model was trained on (`config.id2label`).
 
     Example:
         >>> from transformers import pipeline
         >>> import alpro_hf
-        >>> from alpro_hf.data.sprite_render import write_split
+        >>> from alpro_hf.sprites.render import write_split
         >>> clips = write_split("gallery", "test", 3, progress=False) / "clips"
         >>> ask = pipeline("video-question-answering", model=alpro_hf.bundled_model("qa"))
         >>> ask(clips / "00000.mp4", "what does the bell do?", top_k=1)[0]["answer"]
@@ -205,21 +217,21 @@ class VideoQuestionAnsweringPipeline(AlproPipeline):
         Args:
             video: One video (path, bytes, file object, array or tensor (T, H, W, C) or (T, C, H, W), list of images),
                 a list of videos, or a dataset or generator of videos. Without `question`: rows
-                `{"video": ..., "question": ...}` in place of videos, in which `question` may be a list too.
-            question: Asked of every video; a list of questions costs each clip once.
+                `{"video": ..., "question": ...}` in place of videos, where `question` may be a list too.
+            question: One question or a list of questions, asked about every video. Each clip is encoded once.
             batch_size: Clips encoded at a time.
             num_workers: Processes that decode ahead.
             progress: Show a bar on stderr when a list takes more than two seconds.
             kwargs: `top_k` (answers to each question, 5), and arguments of `AlproVideoProcessor` such as `num_frames`.
 
         Returns:
-            For one question to one video a list of `{"answer": str, "score": probability}`, most probable first. For
-            several questions a list of such lists; for a list of videos or rows a list over them. In a list, rows
-            with the same video share its clip. A dataset or generator gives an iterator.
+            For one question about one video: a list of `{"answer": str, "score": probability}`, most probable first.
+            For several questions: a list of such lists. For a list of videos or rows: a list over them, in which rows
+            with the same video share its clip. For a dataset or generator: an iterator.
 
         Raises:
-            ValueError: A question is missing or blank, or a number makes no sense.
-            TypeError: What should be a video, a question or a row is none.
+            ValueError: A question is missing or blank, or a number is out of range.
+            TypeError: A video, a question or a row has the wrong type.
             VideoDecodeError: A video cannot be decoded; the message names the file.
         """
         preprocess, forward, postprocess = self._parameters(kwargs)
@@ -253,7 +265,7 @@ class VideoQuestionAnsweringPipeline(AlproPipeline):
 
     def _forward(self, input_tensors: list[Row]) -> list[Row]:  # type: ignore[override]
         outputs = []
-        for rows in _one_shape(input_tensors):
+        for rows in _same_shapes(input_tensors):
             counts = torch.tensor([len(row["questions"]) for row in rows])
             texts = self._tokenize([question for row in rows for question in row["questions"]])
             clips = torch.cat([row["pixel_values_videos"] for row in rows])
@@ -277,13 +289,13 @@ class VideoQuestionAnsweringPipeline(AlproPipeline):
 
 @dataclass
 class _Candidates:
-    """Texts or clips that were encoded, on the CPU.
+    """Encoded texts or clips, on the CPU.
 
     Args:
-        kind: What they are.
-        names: Text, or path; None for a clip that is no file.
+        kind: Texts or videos.
+        names: The text, or the path of the video; None for a video that is not a file.
         embeds: Unit vectors (P,).
-        states: (L, D) without padding, or (1 + N, D).
+        states: (L, D) of a text, without padding; (1 + N, D) of a clip.
     """
 
     kind: Literal["text", "video"]
@@ -295,10 +307,15 @@ class _Candidates:
 class TextVideoRetrievalPipeline(AlproPipeline):
     """Ranks videos for a text, or texts for a video, among candidates or in an index.
 
+    Attributes:
+        open_index: From a folder, the model and the processor to an index. `alpro_hf` sets it when it registers the
+            pipelines, so that `index=` also takes the folder of an index. This file opens no folder by itself: it
+            travels with a checkpoint, without the code of indexes, and then `open_index` is None.
+
     Example:
         >>> from transformers import pipeline
         >>> import alpro_hf
-        >>> from alpro_hf.data.sprite_render import write_split
+        >>> from alpro_hf.sprites.render import write_split
         >>> clips = sorted(write_split("gallery", "test", 3, progress=False).glob("clips/*.mp4"))
         >>> search = pipeline("text-video-retrieval", model=alpro_hf.bundled_model("retrieval"))
         >>> best = search("a bell bounces", videos=clips, rerank=2)[0]
@@ -307,6 +324,8 @@ class TextVideoRetrievalPipeline(AlproPipeline):
         >>> search(clips[1], texts=["a bell bounces", "a door sways"])[0]["text"]
         'a door sways'
     """
+
+    open_index: ClassVar[Callable[[str | os.PathLike[str], Any, Any], Any] | None] = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -347,39 +366,40 @@ class TextVideoRetrievalPipeline(AlproPipeline):
     ) -> Any:
         """Rank candidates for each query. Pass exactly one of `videos`, `texts` and `index`.
 
-        Candidates are encoded by this call, once for all its queries; keep them in an index to search them again.
+        The call encodes its candidates once for all its queries. Build an index to search candidates again.
 
         Args:
-            queries: One, a list, or a dataset or generator of them. With `videos` or `index`, texts; with `texts`,
-                videos (see `VideoQuestionAnsweringPipeline` for what a video is).
+            queries: One query, a list, or a dataset or generator of queries. With `videos` or `index` these are texts;
+                with `texts` these are videos, of any kind that `VideoQuestionAnsweringPipeline` takes.
             videos: The candidates: a list, dataset or generator of videos, which need not fit in memory together.
             texts: The candidates: texts.
-            index: A `VideoIndex` (searched with its own model), or the folder of one, which is read in each call.
+            index: A `VideoIndex`, or another object with its `search`. It searches with its own model. With `alpro_hf`
+                installed and imported, also the folder of an index, which is read in each call.
             batch_size: Videos encoded at a time.
             num_workers: Processes that decode ahead.
             progress: Show a bar on stderr when a list takes more than two seconds.
             kwargs: `rerank` (how many of the best candidates by similarity the matching head reorders; 0), `top_k`
-                (results of a query; all candidates, and 10 with an index), and arguments of `AlproVideoProcessor`.
+                (results for each query; all candidates, or 10 with an index), and arguments of `AlproVideoProcessor`.
 
         Returns:
-            For a query a list of results, best first, for a list of queries a list of those, else an iterator. A
-            result is a dictionary: `index`, place among the candidates (not where an index is searched); `video`
-            (path, None for a video that is no file) or `text`; `similarity`, cosine (VTC) in [-1, 1];
-            `match_probability` (VTM) in [0, 1], None where the candidate was not re-ranked; `score`, what the order
-            is made by: `similarity`, plus the matching logit where it was re-ranked. Re-ranked candidates come before
-            all others.
+            For one query a list of results, best first; for a list of queries a list of such lists; else an iterator.
+            A result is a dictionary: `index`, place among the candidates (not with an index); `video` (path, None for
+            a video that is not a file) or `text`; `similarity`, cosine (VTC) in [-1, 1]; `match_probability` (VTM) in
+            [0, 1], None if the candidate was not re-ranked; `score`, the similarity, plus the matching logit if it was
+            re-ranked. Re-ranked candidates come before all others.
 
         Raises:
-            ValueError: A text is blank, there are no candidates, or a number makes no sense.
-            TypeError: What should be a video or a text is none.
+            ValueError: A text is blank, there are no candidates, or a number is out of range.
+            TypeError: A video or a text has the wrong type.
             VideoDecodeError: A video cannot be decoded; the message names the file.
+            ModuleNotFoundError: `index` is a folder, and `open_index` is None.
         """
         if sum(given is not None for given in (videos, texts, index)) != 1:
             raise ValueError("Pass what to search: exactly one of videos=[...], texts=[...] and index=... .")
         preprocess, forward, postprocess = self._parameters(kwargs)
         workers, size = self._size(batch_size, num_workers)
         if index is not None:
-            search = _open_index(index, self.model, self.processor).search
+            search = self._opened(index).search
             options = {"top_k": postprocess.get("top_k", 10), "rerank": forward.get("rerank", 0)}
             return self._search_index(queries, search, options, progress)
         if texts is not None:
@@ -401,6 +421,19 @@ class TextVideoRetrievalPipeline(AlproPipeline):
         if isinstance(queries, list | tuple):
             return self._all(queries, (workers, size, *params), progress, kind)
         return self.get_iterator(queries, workers, size, *params)
+
+    def _opened(self, index: Any) -> Any:
+        if not isinstance(index, str | os.PathLike):
+            return index
+        open_index = type(self).open_index
+        if open_index is None:
+            raise ModuleNotFoundError(
+                f"The code of a checkpoint cannot open the folder of an index by itself: {os.fsdecode(index)!r}. "
+                "Install the package (pip install alpro-hf) and pass an index: "
+                "index=alpro_hf.VideoIndex.load(folder, pipe.model, pipe.processor).",
+                name="alpro_hf",
+            )
+        return open_index(index, self.model, self.processor)
 
     def _search_index(self, queries: Any, search: Callable[..., Any], options: Row, progress: bool) -> Any:
         def one(query: Any) -> list[Row]:
@@ -425,7 +458,7 @@ class TextVideoRetrievalPipeline(AlproPipeline):
         self, items: Any, kind: Literal["text", "video"], workers: int, size: int, options: Row, progress: bool
     ) -> _Candidates:
         pool = _Candidates(kind)
-        size = max(size, _TEXTS_AT_ONCE) if kind == "text" else size
+        size = max(size, _TEXTS) if kind == "text" else size
         bar = logging.tqdm(
             self.get_iterator(items, workers, size, {"kind": kind, **options}, {}, {}),
             total=len(items) if isinstance(items, Sized) else None,
@@ -449,73 +482,66 @@ class TextVideoRetrievalPipeline(AlproPipeline):
     def _forward(  # type: ignore[override]
         self, input_tensors: list[Row], candidates: _Candidates | None = None, rerank: int = 0
     ) -> list[Row]:
-        """Encode queries, and unless they are candidates themselves, compare them with the candidates."""
-        encoded = self._encode_texts(input_tensors) if "pixel_values_videos" not in input_tensors[0] else []
-        if not encoded:
-            encoded = [row for rows in _one_shape(input_tensors) for row in self._encode_clips(rows)]
+        """Encode texts or clips. Those that are queries are compared with the candidates."""
+        encode = self._encode_clips if "pixel_values_videos" in input_tensors[0] else self._encode_texts
+        encoded = encode(input_tensors)
         if candidates is None:
             return encoded
         return [self._compare(query, candidates, rerank) for query in encoded]
 
     def _encode_texts(self, rows: list[Row]) -> list[Row]:
         inputs = self._tokenize([row["name"] for row in rows])
-        output = self._towers.get_text_features(inputs["input_ids"], inputs["attention_mask"])
+        output = self.model.base_model.get_text_features(inputs["input_ids"], inputs["attention_mask"])
         lengths = inputs["attention_mask"].sum(dim=1).tolist()
-        states = [tokens[:length] for tokens, length in zip(output.last_hidden_state, lengths, strict=True)]
-        return _encoded(rows, output.pooler_output, states)
+        return [
+            {"name": row["name"], "embed": embed.float(), "states": tokens[:length]}
+            for row, embed, tokens, length in zip(
+                rows, output.pooler_output, output.last_hidden_state, lengths, strict=True
+            )
+        ]
 
     def _encode_clips(self, rows: list[Row]) -> list[Row]:
-        output = self._towers.get_video_features(torch.cat([row["pixel_values_videos"] for row in rows]))
-        return _encoded(rows, output.pooler_output, list(output.last_hidden_state))
-
-    @property
-    def _towers(self) -> Any:
-        return getattr(self.model, "alpro", self.model)
-
-    def _compare(self, query: Row, candidates: _Candidates, rerank: int) -> Row:
-        """Similarity with all candidates (C,), and matching logits (K, 2) of the K most similar."""
-        similarity = torch.stack(candidates.embeds) @ query["embed"].cpu()
-        best = similarity.argsort(descending=True, stable=True)[:rerank]
-        logits = [
-            self._match(candidates, query["states"], [candidates.states[i] for i in chunk])
-            for chunk in best.split(_FUSED_AT_ONCE)
-            if len(chunk)
+        encoded = encode_clips(self.model, [row["pixel_values_videos"][0] for row in rows])
+        return [
+            {"name": row["name"], "embed": clip.embed, "states": clip.tokens}
+            for row, clip in zip(rows, encoded, strict=True)
         ]
-        return {"similarity": similarity, "best": best, "logits": torch.cat(logits) if logits else torch.empty(0, 2)}
 
-    def _match(self, candidates: _Candidates, query: torch.Tensor, states: list[torch.Tensor]) -> torch.Tensor:
+    def _compare(self, query: Row, candidates: _Candidates, k: int) -> Row:
+        """Similarity (C,) with all candidates, and their order after the k most similar ones are re-ranked."""
+        similarity = torch.stack(candidates.embeds) @ query["embed"].cpu()
+
+        def match(places: torch.Tensor) -> torch.Tensor:
+            states = [candidates.states[i] for i in places.tolist()]
+            return self._match(query["states"].cpu(), states, candidates.kind)
+
+        return {"similarity": similarity, **rerank(similarity, k, match)._asdict()}
+
+    def _match(self, query: torch.Tensor, states: list[torch.Tensor], kind: str) -> torch.Tensor:
         """float32 logits (n, 2) of one query with n candidates; column 1 = matched."""
-        states = [state.to(self.device) for state in states]
-        queries = [query] * len(states)
-        texts, videos = (states, queries) if candidates.kind == "text" else (queries, states)
-        lengths = torch.tensor([len(text) for text in texts], device=self.device)
-        padded = pad_sequence(texts, batch_first=True)
-        mask = None  # nothing is padded where one text meets many videos
-        if (lengths < padded.shape[1]).any():
-            mask = (torch.arange(padded.shape[1], device=self.device) < lengths[:, None]).long()
-        fused = self._towers.fuse(padded, mask, torch.stack(videos), first_tokens=1)
-        return self.model.vtm_head(fused.last_hidden_state[:, 0]).float().cpu()
+        places = torch.arange(len(states))
+        if kind == "video":  # one text, which is not padded, meets n clips
+            pairs = torch.stack([torch.zeros_like(places), places], dim=1)
+            return vtm_scores(self.model, query[None], None, torch.stack(states), pairs)
+        texts, lengths = pad_sequence(states, batch_first=True), torch.tensor([len(state) for state in states])
+        mask = (torch.arange(texts.shape[1]) < lengths[:, None]).long()
+        pairs = torch.stack([places, torch.zeros_like(places)], dim=1)
+        return vtm_scores(self.model, texts, mask, query[None], pairs)
 
     def postprocess(  # type: ignore[override]
         self, model_outputs: Row, candidates: _Candidates | None = None, top_k: int | None = None
     ) -> Any:
         if candidates is None:
             return model_outputs
-        similarity, best, logits = (model_outputs[key] for key in ("similarity", "best", "logits"))
-        scores = similarity.clone()
-        scores[best] += logits[:, 1]
-        matched = dict(zip(best.tolist(), logits.softmax(dim=1)[:, 1].tolist(), strict=True))
-        rest = similarity.argsort(descending=True, stable=True)[len(best) :]
-        order = torch.cat([best[scores[best].argsort(descending=True, stable=True)], rest])
         return [
             {
                 "index": i,
                 candidates.kind: candidates.names[i],
-                "score": scores[i].item(),
-                "similarity": similarity[i].item(),
-                "match_probability": matched.get(i),
+                "score": model_outputs["scores"][i].item(),
+                "similarity": model_outputs["similarity"][i].item(),
+                "match_probability": model_outputs["probabilities"].get(i),
             }
-            for i in order[:top_k].tolist()
+            for i in model_outputs["order"][:top_k].tolist()
         ]
 
 
@@ -523,21 +549,13 @@ def _as_they_are(items: list[Any]) -> list[Any]:
     return items
 
 
-def _encoded(rows: Sequence[Row], embeds: torch.Tensor, states: Sequence[torch.Tensor]) -> list[Row]:
-    return [
-        {"name": row["name"], "embed": embed.float(), "states": state}
-        for row, embed, state in zip(rows, embeds, states, strict=True)
-    ]
-
-
-def _one_shape(rows: list[Row]) -> list[list[Row]]:
-    """The rows together where all clips have one shape, else each alone, in their order."""
-    shapes = {row["pixel_values_videos"].shape for row in rows}
-    return [rows] if len(shapes) == 1 else [[row] for row in rows]
+def _same_shapes(rows: list[Row]) -> list[list[Row]]:
+    """The rows in their order, split where the shape of the clip changes."""
+    return [list(run) for _, run in groupby(rows, key=lambda row: row["pixel_values_videos"].shape)]
 
 
 def _is_one_video(given: Any) -> bool:
-    """Whether an argument is a video rather than several of them; a list of images is a clip."""
+    """Whether an argument is one video and not several. A list of images is one video."""
     if isinstance(given, list | tuple):
         return bool(given) and all(is_frame(item) for item in given)
     return (
@@ -567,10 +585,10 @@ def _read_row(row: Any) -> tuple[Any, str | Sequence[str]]:
 
 
 def _share_clips(rows: Sequence[Any]) -> tuple[list[Row], list[tuple[int, Any]]]:
-    """Rows about the same video become one with all their questions.
+    """Join rows about the same video into one row with all their questions.
 
     Returns:
-        The joined rows, and for each of the given rows where its answers are: which joined row, and which part of it.
+        The joined rows; and for each given row the place of its answers, as a joined row and a part of its answers.
     """
     joined: dict[Any, Row] = {}
     numbers: dict[Any, int] = {}
@@ -578,7 +596,7 @@ def _share_clips(rows: Sequence[Any]) -> tuple[list[Row], list[tuple[int, Any]]]
     for row in rows:
         video, question = _read_row(row)
         questions = [question] if isinstance(question, str) else list(question)
-        # the row keeps its video alive, so that no other object can have its id
+        # an id is safe as a key: the joined row keeps the video alive, so no other object can get its id
         key = os.fsdecode(video) if isinstance(video, str | os.PathLike) else id(video)
         own = joined.setdefault(key, {"video": video, "question": []})["question"]
         first = len(own)
@@ -586,18 +604,3 @@ def _share_clips(rows: Sequence[Any]) -> tuple[list[Row], list[tuple[int, Any]]]
         number = numbers.setdefault(key, len(numbers))
         places.append((number, first if isinstance(question, str) else slice(first, len(own))))
     return list(joined.values()), places
-
-
-def _open_index(index: Any, model: Any, processor: Any) -> Any:
-    if not isinstance(index, str | os.PathLike):
-        return index
-    try:
-        # by name: this file also travels alone, where there is no such module
-        retrieval = importlib.import_module("alpro_hf.retrieval")
-    except ModuleNotFoundError as error:
-        if error.name is None or not error.name.startswith("alpro_hf"):
-            raise
-        raise ModuleNotFoundError(
-            f"Opening the index {os.fsdecode(index)!r} needs the package: pip install alpro-hf.", name=error.name
-        ) from error
-    return retrieval.VideoIndex.load(index, model, processor)

@@ -1,4 +1,4 @@
-"""The page of the metric: a table of answers, and their accuracy."""
+"""Demo page of the metric: a table of answers, and their accuracy."""
 
 from pathlib import Path
 from typing import Any
@@ -7,12 +7,12 @@ import evaluate
 import gradio as gr
 
 METRIC = evaluate.load(str(Path(__file__).with_name("video_qa.py")))
-COLUMNS = ["prediction", "reference", "type"]
+HEADERS = ["prediction", "reference", "type"]
 ROWS = [["fox", "fox", "what"], ["two", "three", "how many"], ["ladle", "ladle", "what"]]
 
 
 def compute(rows: list[list[Any]], known_answers: str) -> dict[str, float]:
-    """The metrics of a table of answers, with a closed list if one is given; rows left blank are passed over."""
+    """Metrics of a table of answers, with a closed list if one is given. Blank rows are skipped."""
     cells = [[str(cell or "").strip() for cell in row] for row in rows]
     cells = [row for row in cells if any(row)]
     known = [answer.strip() for answer in known_answers.split(",") if answer.strip()]
@@ -29,8 +29,8 @@ def compute(rows: list[list[Any]], known_answers: str) -> dict[str, float]:
 page = gr.Interface(
     compute,
     inputs=[
-        gr.Dataframe(ROWS, headers=COLUMNS, type="array", label="Answers", column_count=3),
-        gr.Textbox("fox, two, three", label="Known answers, with commas between; blank if answers are open"),
+        gr.Dataframe(ROWS, headers=HEADERS, type="array", label="Answers", column_count=3),
+        gr.Textbox("fox, two, three", label="Known answers, separated by commas; blank if answers are open"),
     ],
     outputs=gr.JSON(label="Metrics"),
     title="Video question answering",

@@ -1,4 +1,8 @@
-"""Accuracy of answers to questions about videos, chosen from a closed list, overall and by type of question."""
+"""Accuracy of answers to questions about videos, chosen from a closed list, overall and by type of question.
+
+This file works alone on the Hub, so it imports nothing from `alpro_hf`, whose `question_answering_metrics` computes
+the same accuracy. A test holds the two equal.
+"""
 
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -9,22 +13,22 @@ import numpy as np
 
 _DESCRIPTION = """\
 Accuracy of answers to questions about videos, overall and for each type of question. Where answers are chosen from a
-closed list, a question whose answer is not on it counts as wrong, and the share of such questions is told.
+closed list, a question whose answer is not on it counts as wrong, and the share of such questions is reported.
 """
 
 _KWARGS_DESCRIPTION = """
 Args:
     predictions: one answer for each question.
-    references: the right answers. Both are compared as they are: normalise case and spaces before, where needed.
+    references: the right answers. Both are compared as they are, so normalise case and spaces first if needed.
     answer_types: type of each question, such as "what", in the order of the questions; None for those without one.
-    known_answers: the list that the model chooses from. None: the answers are open, and nothing is out of a list.
+    known_answers: the list that the model chooses from. None: the answers are open.
 Returns:
     accuracy: percent of the questions answered right.
     n: number of questions.
-    accuracy_<type>, ratio_<type>, n_<type>: of the questions of a type, the accuracy, their percentage among all
-        questions, and their number; "_" stands for blanks in the name of the type.
-    out_of_list, out_of_list_share: number and percentage of questions whose right answer is not a known one; left
-        out where there is no list.
+    accuracy_<type>, ratio_<type>, n_<type>: accuracy of the questions of a type, their percentage among all questions,
+        and their number; "_" replaces blanks in the name of the type.
+    out_of_list, out_of_list_share: number and percentage of questions whose right answer is not a known one; only with
+        known_answers.
 Examples:
     >>> metric = evaluate.load("video_qa")
     >>> result = metric.compute(
@@ -78,10 +82,10 @@ def video_qa_metrics(
     answer_types: Sequence[str | None] | None = None,
     known_answers: Collection[str] | None = None,
 ) -> dict[str, float]:
-    """The metric as a function; arguments and result as in the description of the inputs.
+    """The metric as a function. Arguments and result are those in the description of the inputs.
 
     Raises:
-        ValueError: sequences of different lengths, none at all, or a text where a list of answers belongs.
+        ValueError: The sequences have different lengths or are empty, or `known_answers` is a text and not a list.
     """
     total = len(references)
     types: Sequence[str | None] = [None] * total if answer_types is None else answer_types
@@ -90,12 +94,13 @@ def video_qa_metrics(
             "As many predictions as references and answer_types are needed, and at least one; received "
             f"{len(predictions)}, {total} and {len(types)}."
         )
-    if isinstance(known_answers, str):
+    if isinstance(known_answers, str):  # a set of it would be a set of letters
         raise ValueError(f"known_answers must be a list of answers, not the text {known_answers!r}.")
     known = None if known_answers is None else set(known_answers)
     correct_of_type: dict[str, list[bool]] = {}
     correct = []
     for given, right, kind in zip(predictions, references, types, strict=True):
+        # an unknown answer is wrong even if it was predicted, as in the papers, where a model could not give it
         correct.append(given == right and (known is None or right in known))
         if kind is not None:
             correct_of_type.setdefault(kind.replace(" ", "_"), []).append(correct[-1])

@@ -1,4 +1,4 @@
-"""The page of the metric: paste a matrix of scores, see recall and ranks."""
+"""Demo page of the metric: paste a matrix of scores, see recall and ranks."""
 
 import json
 from pathlib import Path
@@ -12,10 +12,10 @@ TARGETS = "[0, 1, 1]"
 
 
 def compute(scores: str, text_to_video: str) -> dict[str, float]:
-    """The metrics of two JSON lists; what is wrong with them is shown on the page."""
+    """Metrics of two JSON lists. Errors in them are shown on the page."""
     try:
         return METRIC.compute(predictions=json.loads(scores), references=json.loads(text_to_video))
-    except (ValueError, TypeError) as error:  # no JSON, or not what the metric takes
+    except (ValueError, TypeError) as error:  # not valid JSON, or not valid input of the metric
         raise gr.Error(str(error)) from error
 
 

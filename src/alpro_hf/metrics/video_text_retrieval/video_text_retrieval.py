@@ -1,4 +1,8 @@
-"""Recall and ranks of text-to-video and video-to-text retrieval, with ties and without a full matrix of scores."""
+"""Recall and ranks of text-to-video and video-to-text retrieval, with ties and without a full matrix of scores.
+
+This file works alone on the Hub, so it imports nothing from `alpro_hf`. It counts ranks in tiles of the matrix, where
+`alpro_hf.evaluation.metrics.expected_rank` compares whole rows. A test holds the two equal, also with ties.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,10 +24,10 @@ Args:
     references: int (texts,), index of the video that each text describes.
     scores_v2t: (texts, videos) to rank texts by, where video-to-text is scored differently. None: `predictions`.
     text_embeddings, video_embeddings: (texts, D) and (videos, D), instead of predictions and references. A score is
-        their inner product: the cosine similarity if they are unit vectors. They are not normalised here.
+        their inner product, which is the cosine similarity of unit vectors. They are not normalised here.
     text_to_video: int (texts,), the references of embeddings. None: text i describes video i.
     chunk_size: texts and videos compared at a time. It changes memory and speed, not the result.
-    recall_at: the values of k for which recall is given.
+    recall_at: the values of k for which recall is returned.
 Returns:
     t2v_r1, t2v_r5, t2v_r10, t2v_r50: percent of the texts whose video has at most this rank.
     t2v_median_rank, t2v_mean_rank: 1 is best.
@@ -72,10 +76,10 @@ class VideoTextRetrieval(evaluate.Metric):
         text_to_video: Any = None,
         **kwargs: Any,
     ) -> dict[str, float] | None:
-        """Rank score rows, given here or added before, or embeddings; see the description of the inputs.
+        """Rank score rows, passed here or added before, or embeddings. See the description of the inputs.
 
         Raises:
-            ValueError: inputs that do not fit together, a target outside the videos, or values that are not numbers.
+            ValueError: The inputs do not fit together, a target is outside the videos, or a value is NaN.
         """
         if text_embeddings is None and video_embeddings is None:
             if text_to_video is not None:
@@ -103,7 +107,7 @@ def retrieval_metrics_of_scores(
     chunk_size: int = 512,
     recall_at: Sequence[int] = (1, 5, 10, 50),
 ) -> dict[str, float]:
-    """Metrics of a matrix of scores (texts, videos); arguments as in the description of the inputs."""
+    """Metrics of a matrix of scores (texts, videos). Arguments are those in the description of the inputs."""
     for_text = _matrix("predictions", scores)
     for_video = for_text if scores_v2t is None else _matrix("scores_v2t", scores_v2t)
     if for_video.shape != for_text.shape:
@@ -131,8 +135,8 @@ def retrieval_metrics_of_embeddings(
 ) -> dict[str, float]:
     """Metrics of inner products of embeddings (texts, D) and (videos, D), a chunk of both at a time.
 
-    Products are computed in float64 and rounded to float32. So two equal embeddings tie wherever they stand, although
-    a product's last bits depend on its place in the matrix.
+    Products are computed in float64 and rounded to float32. The last bits of a product depend on its place in the
+    matrix; after rounding, equal embeddings tie wherever they stand.
     """
     texts, videos = _matrix("text_embeddings", text_embeddings), _matrix("video_embeddings", video_embeddings)
     if texts.shape[1] != videos.shape[1]:
@@ -153,7 +157,7 @@ def retrieval_metrics_of_embeddings(
 
     def tile(rows: slice, columns: slice) -> np.ndarray:
         scores = (texts[rows].astype(np.float64) @ videos[columns].astype(np.float64).T).astype(np.float32)
-        # the same number as in `own` for the same pair: the order of summation differs
+        # a pair must have the same number here as in `own`, but the order of summation differs
         inside = np.flatnonzero((targets[rows] >= columns.start) & (targets[rows] < columns.stop))
         scores[inside, targets[rows][inside] - columns.start] = own[rows][inside]
         return scores
@@ -167,12 +171,12 @@ def _ranks(
     """Ranks of each text's video, and of the best caption of each video that has one; both float64.
 
     A rank is the expected place if candidates of equal score come in random order: 1 + the number of better ones +
-    half the number of equal ones. Other captions of a video are not competitors of its best.
+    half the number of equal ones. Other captions of a video do not compete with its best one.
     """
     texts, videos = shape
     best = np.full(videos, -np.inf, own.dtype)
     np.maximum.at(best, targets, own)
-    # better and not worse candidates, together: twice the better ones and once the equal ones
+    # better ones plus not worse ones = twice the better ones plus once the equal ones; half of it is the rank less 1
     text_counts, video_counts = np.zeros(texts, np.int64), np.zeros(videos, np.int64)
     for rows in tqdm(_slices(texts, chunk_size), desc="ranking", delay=3, leave=False):
         for columns in _slices(videos, chunk_size):
@@ -181,6 +185,7 @@ def _ranks(
                 text_counts[rows] += np.count_nonzero(compare(scores, own[rows, None]), axis=1)
                 video_counts[columns] += np.count_nonzero(compare(scores, best[columns]), axis=0)
     text_counts -= 1  # each text's own video is as good as itself
+    # captions of the same video that are as good as its best one, which itself is among them
     video_counts -= np.bincount(targets[own == best[targets]], minlength=videos)
     return 1 + text_counts / 2, (1 + video_counts / 2)[np.unique(targets)]
 
@@ -202,15 +207,15 @@ def _slices(length: int, chunk_size: int) -> list[slice]:
 
 
 def _matrix(name: str, values: Any) -> np.ndarray:
-    """As a matrix of numbers, none of them NaN; not copied if it is one."""
+    """A matrix of numbers without NaN. An array is not copied."""
     try:
         matrix = np.asarray(values)
     except ValueError as error:
-        raise ValueError(f"{name} is no matrix: its rows have different lengths.") from error
+        raise ValueError(f"{name} is not a matrix: its rows have different lengths.") from error
     if matrix.dtype == object:
-        raise ValueError(f"{name} is no matrix of numbers: its rows have different lengths, or hold something else.")
+        raise ValueError(f"{name} is not a matrix of numbers: its rows have different lengths, or other values.")
     if matrix.ndim != 2 or 0 in matrix.shape:
-        raise ValueError(f"{name} must be a matrix that is not empty; received the shape {matrix.shape}.")
+        raise ValueError(f"{name} must be a matrix with rows and columns; received the shape {matrix.shape}.")
     if np.isnan(matrix.min()):  # the minimum of numbers with NaN is NaN, and needs no second matrix
         raise ValueError(f"{name} contains NaN, which has no rank. Look for a diverged training or a broken clip.")
     return matrix
