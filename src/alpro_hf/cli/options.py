@@ -22,7 +22,12 @@ class Parser(argparse.ArgumentParser):
     Args:
         prog: Name of the program in its usage, such as `alpro search`.
         texts: `usage`, `description` and `epilog`, printed as they are written.
+
+    Attributes:
+        add_unlisted: Adds the options that help does not list. Not called for help, so it may import what takes long.
     """
+
+    add_unlisted: Callable[[argparse.ArgumentParser], None] | None = None
 
     def __init__(self, prog: str, **texts: Any) -> None:
         super().__init__(prog=prog, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **texts)
@@ -34,6 +39,8 @@ class Parser(argparse.ArgumentParser):
         reason why they are missing.
         """
         options = list(arguments[: arguments.index("--")] if "--" in arguments else arguments)
+        if self.add_unlisted is not None and not {"-h", "--help"} & set(options):
+            self.add_unlisted(self)
         # argparse keeps the names of its options in this attribute and has no public way to list them
         known = self._option_string_actions
         if not {"-h", "--help"} & set(options):
