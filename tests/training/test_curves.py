@@ -1,6 +1,5 @@
 """The curves of real trainings of a few steps, and what is said where there is nothing to draw."""
 
-import argparse
 import json
 import statistics
 import sys
@@ -13,8 +12,8 @@ from fixtures import colours
 from PIL import Image
 
 from alpro_hf import AlproForVideoQuestionAnswering, AlproForVideoTextRetrieval
+from alpro_hf.cli.main import main
 from alpro_hf.data.collator import AlproCollator
-from alpro_hf.training import curves as plots
 from alpro_hf.training.arguments import AlproTrainingArguments
 from alpro_hf.training.curves import STATE, TrainingLogError, plot_runs, read_log, smooth
 from alpro_hf.training.trainer import AlproTrainer
@@ -266,7 +265,7 @@ def test_a_checkpoint_that_is_being_written_is_passed_over(runs, tmp_path, caplo
     assert read_log(tmp_path).path == tmp_path / "checkpoint-8" / STATE
     assert len(caplog.messages) == 2
     for message, name in zip(caplog.messages, ("checkpoint-16", "checkpoint-12"), strict=True):
-        assert name in message and "passed over" in message
+        assert name in message and "skipped" in message
 
 
 def test_runs_of_the_same_name_are_told_apart(tmp_path):
@@ -322,9 +321,7 @@ def test_a_file_that_is_none_of_the_trainer_is_named(tmp_path, content, message)
 
 
 def plot(*arguments) -> int:
-    parser = argparse.ArgumentParser(prog="alpro plot")
-    plots.add_arguments(parser)
-    return plots.run(parser.parse_args([str(argument) for argument in arguments]))
+    return main(["plot", *map(str, arguments)])
 
 
 def test_the_picture_lies_in_the_run(runs, capsys, monkeypatch):

@@ -1,6 +1,5 @@
 """Nouns found by a real (small) tagger, lists of entities, prompts and the prompter made of them."""
 
-import argparse
 import random
 import sys
 from collections import Counter
@@ -14,7 +13,7 @@ from fixtures.gallery import load, write_model
 from fixtures.tagger import NOUNS, PLACES, sentence, train_pipeline
 from spacy.language import Language
 
-from alpro_hf.cli.entities import add_arguments, run
+from alpro_hf.cli.main import main
 from alpro_hf.data.label_lists import EntityListError, read_entities, write_entities
 from alpro_hf.model.modeling_alpro import AlproModel
 from alpro_hf.model.pretraining_alpro import AlproPrompterModel
@@ -411,9 +410,7 @@ def test_the_bar_counts_prompts(trained, capsys):
 
 
 def entities(*arguments: object) -> int:
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    return run(parser.parse_args([str(argument) for argument in arguments]))
+    return main(["entities", *map(str, arguments)])
 
 
 def test_the_command_from_captions_to_the_list(tmp_path, pipeline_folder, nlp, capsys):

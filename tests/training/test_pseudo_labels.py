@@ -1,6 +1,5 @@
 """Pseudo-labels kept beside the rows: right, resumable, and as good in training as those made on the fly."""
 
-import argparse
 import json
 import logging
 
@@ -12,7 +11,7 @@ from fixtures import colours
 from PIL import Image
 from transformers import BertTokenizer
 
-from alpro_hf.cli import pseudo_label as pseudo_label_command
+from alpro_hf.cli.main import main
 from alpro_hf.data.augmentation import AlproAugmentation
 from alpro_hf.data.load_rows import read_rows
 from alpro_hf.data.pretraining_collator import AlproPreTrainingCollator
@@ -230,6 +229,20 @@ def test_what_is_broken_is_left_out_and_listed(broken_rows, prompter, processor,
     assert len(caplog.messages) == 2
 
 
+def test_a_first_shard_without_rows_changes_nothing(broken_rows, prompter, processor, tmp_path):
+    labelled = label(broken_rows.select([2, 3, 0, 1]), prompter, processor, tmp_path / "out", shard_size=2)
+    assert labelled["pem_index"][:] == [2, 3]
+    assert datasets.load_from_disk(str(tmp_path / "out")).to_list() == labelled.to_list()
+    assert not [path.name for path in (tmp_path / "out").iterdir() if "partial" in path.name]
+
+
+def test_other_labels_have_another_fingerprint(rows, prompter, processor, tmp_path):
+    """`datasets` caches what is made of rows under their fingerprint: equal ones would mix up two folders."""
+    one, other = (label(rows, prompter, processor, tmp_path / str(epoch), epoch=epoch) for epoch in (0, 1))
+    epochs = [labelled.map(lambda row: {"drawn": row["pem_epoch"]})["drawn"][:] for labelled in (one, other)]
+    assert epochs == [[0] * 7, [1] * 7]
+
+
 def test_nothing_but_broken_rows_is_an_error(broken_rows, prompter, processor, tmp_path):
     with pytest.raises(PseudoLabelError, match=r"None of the rows.*missing\.mp4"):
         label(broken_rows.select([2, 3]), prompter, processor, tmp_path / "out")
@@ -315,9 +328,7 @@ def saved_prompter(prompter, processor, tmp_path_factory):
 
 
 def command(*arguments) -> int:
-    parser = argparse.ArgumentParser()
-    pseudo_label_command.add_arguments(parser)
-    return pseudo_label_command.run(parser.parse_args([str(argument) for argument in arguments]))
+    return main(["pseudo-label", *map(str, arguments)])
 
 
 @pytest.mark.parametrize("form", ["jsonl", "csv", "parquet", "folder", "splits"])
@@ -405,6 +416,6 @@ def test_an_interrupted_command_says_how_to_go_on(rows, saved_prompter, tmp_path
     monkeypatch.setattr(AlproPrompterModel, "pseudo_labels", interrupt)
     arguments = (tmp_path / "rows.jsonl", "--prompter", saved_prompter, "--output", tmp_path / "out")
     assert command(*arguments) == 130
-    assert "goes on" in capsys.readouterr().err
+    assert "continues" in capsys.readouterr().err
     monkeypatch.undo()
     assert command(*arguments) == 0

@@ -1,6 +1,6 @@
 """`alpro train` as a user runs it: the bundled recipes, made small by options, on clips in files."""
 
-import argparse
+import dataclasses
 import json
 import os
 import re
@@ -20,7 +20,7 @@ from datasets import Dataset
 from fixtures import gallery, tiny
 from PIL import Image
 from safetensors.torch import load_file
-from transformers import BertConfig, BertModel, BertTokenizer, ViTConfig, ViTModel
+from transformers import BertConfig, BertModel, BertTokenizer, HfArgumentParser, ViTConfig, ViTModel
 
 from alpro_hf import (
     AlproForPreTraining,
@@ -30,11 +30,23 @@ from alpro_hf import (
     AlproProcessor,
     AlproPrompterModel,
 )
-from alpro_hf.cli.train import add_arguments, run
+from alpro_hf.cli.main import main, parse_arguments
+from alpro_hf.cli.train import SHOWN, given_settings
 from alpro_hf.data.augmentation import AlproAugmentation
+from alpro_hf.training.arguments import AlproTrainingArguments
 from alpro_hf.training.callbacks import StopWhenTold
 from alpro_hf.training.checkpoints import checkpoint_problem
-from alpro_hf.training.recipe import AlproRecipe, RecipeError, batch_per_device, read_recipe, recipe_names
+from alpro_hf.training.recipe import (
+    FIELDS,
+    AlproRecipe,
+    RecipeError,
+    batch_per_device,
+    read_recipe,
+    recipe_names,
+    settings,
+)
+from alpro_hf.training.run import MAY_CHANGE_ON_RESUME, TrainingRun, resolve
+from alpro_hf.training.run import train as run_training
 
 ENTITIES = ["fox", "dog", "cat"]
 # what makes a bundled recipe small; options on the command line win over it
@@ -55,10 +67,8 @@ SMALL = {
 }
 
 
-def parse(*argv):
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    return parser.parse_args([str(word) for word in argv])
+def alpro_train(*argv):
+    return main(["train", *map(str, argv)])
 
 
 def small(**values):
@@ -66,7 +76,7 @@ def small(**values):
 
 
 def train(*argv, **values):
-    return run(parse(*argv, *small(**values)))
+    return alpro_train(*argv, *small(**values))
 
 
 def log_of(folder):
@@ -190,7 +200,7 @@ def test_a_yaml_recipe_is_read_like_json(tmp_path):
         ('{"leave_out": "rotate"}', r"leave_out='rotate' must be a list"),
         ('{"task": "captioning"}', r"task='captioning' is unknown"),
         ("[1]", r"mine.json must hold one object"),
-        ("{", r"mine.json is no recipe"),
+        ("{", r"mine.json is not a recipe"),
     ],
 )
 def test_a_wrong_recipe_names_file_and_key(tmp_path, content, message):
@@ -232,12 +242,12 @@ def test_sigterm_saves_a_checkpoint_and_the_same_command_goes_on(data, tmp_path,
     before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(StopWhenTold, "on_step_begin", told)
     assert train(*argv, save_steps=50) == 143
-    assert "told to end; a checkpoint was saved" in capsys.readouterr().err
+    assert "terminated; a checkpoint was saved" in capsys.readouterr().err
     assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-1"]
     assert not (tmp_path / "model.safetensors").exists()
     monkeypatch.undo()
     assert train(*argv, save_steps=50) == 0
-    assert f"goes on from {tmp_path / 'checkpoint-1'}" in capsys.readouterr().out
+    assert f"continues from {tmp_path / 'checkpoint-1'}" in capsys.readouterr().out
     assert (tmp_path / "model.safetensors").exists()
     assert signal.getsignal(signal.SIGTERM) == before
 
@@ -259,11 +269,11 @@ def test_ctrl_c_ends_with_a_sentence_and_the_same_command_goes_on(data, tmp_path
 
     monkeypatch.setattr(StopWhenTold, "on_step_begin", pressed)
     assert train(*argv, "--output", tmp_path) == 130
-    said = "alpro train: interrupted; the same command goes on from the newest checkpoint"
+    said = "alpro train: interrupted; the same command continues from the newest checkpoint"
     assert said in capsys.readouterr().err.splitlines()
     monkeypatch.undo()
     assert train(*argv, "--output", tmp_path) == 0
-    assert f"goes on from {tmp_path / 'checkpoint-1'}" in capsys.readouterr().out
+    assert f"continues from {tmp_path / 'checkpoint-1'}" in capsys.readouterr().out
 
 
 def test_retrieval(data, tmp_path, capsys):
@@ -446,7 +456,7 @@ def test_the_written_recipe_repeats_the_run(data, tmp_path):
     argv = ["--data", data / "clips.jsonl", "--model", data / "retrieval"]
     first, second = tmp_path / "first", tmp_path / "second"
     assert train("--recipe", "msrvtt-retrieval", *argv, "--output", first, learning_rate=1e-3) == 0
-    assert run(parse("--recipe", first / "recipe.json", *argv, "--output", second)) == 0
+    assert alpro_train("--recipe", first / "recipe.json", *argv, "--output", second) == 0
     one, other = (json.loads((folder / "recipe.json").read_text()) for folder in (first, second))
     one.pop("run"), other.pop("run")
     assert one == other
@@ -458,9 +468,9 @@ def test_a_batch_of_a_device_may_be_given_instead(data, tmp_path, capsys):
     argv = ["--recipe", "msrvtt-retrieval", "--data", data / "clips.jsonl", "--model", data / "retrieval"]
     values = [word for word in small() if word not in ("--global_batch_size", "4")]
     values = [*values, "--per_device_train_batch_size", "2", "--gradient_accumulation_steps", "2"]
-    assert run(parse(*argv, *values, "--output", tmp_path / "a")) == 0
+    assert alpro_train(*argv, *values, "--output", tmp_path / "a") == 0
     assert json.loads((tmp_path / "a" / "recipe.json").read_text())["global_batch_size"] == 4
-    assert run(parse(*argv, *values, "--global_batch_size", "6", "--output", tmp_path / "b")) == 1
+    assert alpro_train(*argv, *values, "--global_batch_size", "6", "--output", tmp_path / "b") == 1
     assert "global_batch_size=6, but 1 processes x 2 rows x 2 accumulated are 4" in capsys.readouterr().err
     assert train(*argv, "--output", tmp_path / "c", gradient_accumulation_steps=3) == 1
     assert "4 cannot be divided among 1 processes x 3" in capsys.readouterr().err
@@ -508,7 +518,7 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(data, tmp_path, capsys, re
         (broken / name).unlink()
     capsys.readouterr()
     assert train(*argv, "--output", broken, **values) == 0
-    assert f"goes on from {broken / 'checkpoint-3'}" in capsys.readouterr().out
+    assert f"continues from {broken / 'checkpoint-3'}" in capsys.readouterr().out
     whole, resumed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "broken"))
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     assert [entry["step"] for entry in log_of(broken) if "loss" in entry] == [1, 2, 3, 4]
@@ -522,7 +532,7 @@ def test_a_folder_with_another_run_is_not_overwritten(data, tmp_path, capsys):
     assert "learning_rate was 2.5e-05, is 0.001" in capsys.readouterr().err
     assert (tmp_path / "model.safetensors").read_bytes() == before
     assert train(*argv, "--output", tmp_path, logging_steps=5) == 0  # how it is watched may change
-    assert "goes on from" in capsys.readouterr().out
+    assert "continues from" in capsys.readouterr().out
     assert (tmp_path / "model.safetensors").read_bytes() == before
 
 
@@ -553,7 +563,7 @@ def test_mistakes_are_named(data, tmp_path, capsys, recipe, options, message):
     places = {"MODEL": str(data / "retrieval"), "ENTITIES": str(data / "entities.txt")}
     options = [places.get(word, word) for word in options]
     argv = ["--recipe", recipe, "--data", data / "clips.jsonl", "--model", data / "retrieval"]
-    assert run(parse(*argv, "--output", tmp_path / "run", *small(), *options)) == 1
+    assert alpro_train(*argv, "--output", tmp_path / "run", *small(), *options) == 1
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run" / "model.safetensors").exists()
 
@@ -586,13 +596,13 @@ def test_a_model_of_another_kind_is_refused(data, tmp_path, capsys):
 def test_unknown_options_and_values_are_usage_errors(capsys):
     base = ["--recipe", "pretrain", "--data", "x", "--output", "y"]
     for option, message in (
-        (["--learning_rat", "1"], "unrecognized arguments: --learning_rat 1"),
-        (["--num_frames", "many"], "argument --num_frames/--num-frames: invalid int value"),
+        (["--learning_rat", "1"], "unknown option --learning_rat. Did you mean --learning_rate?"),
+        (["--num_frames", "many"], "argument --num_frames/--num-frames: 'many' must be a whole number"),
         (["--augmentation", "strong"], "invalid choice: 'strong'"),
-        (["--output_dir", "z"], "unrecognized arguments: --output_dir z"),
+        (["--output_dir", "z"], "unknown option --output_dir. "),
     ):
         with pytest.raises(SystemExit) as stop:
-            parse(*base, *option)
+            alpro_train(*base, *option)
         assert stop.value.code == 2
         assert message in capsys.readouterr().err
 
@@ -608,13 +618,132 @@ def test_clips_that_cannot_be_decoded_are_counted(data, tmp_path, capsys, clips)
 
 def test_help_teaches(capsys):
     with pytest.raises(SystemExit):
-        parse("--help")
+        alpro_train("--help")
     text = capsys.readouterr().out
     for name in recipe_names():
         assert re.search(rf"^  {name} .* {PAPER[name][1]} ", text, re.M), name
     for word in ("torchrun --nproc_per_node 8 -m alpro_hf train", "accelerate launch", "--num_frames", "KIND:PATH"):
         assert word in text
     assert "--push_to_hub" not in text  # works, but is one of a hundred
+
+
+def test_help_lists_only_what_works(capsys):
+    """Help is written without torch, so its names and words are compared with the classes here."""
+    known = settings()
+    assert SHOWN.keys() <= known.keys() - set(FIELDS)
+    for name in set(SHOWN) & {field.name for field in dataclasses.fields(AlproTrainingArguments)}:
+        own = name in AlproTrainingArguments.__annotations__
+        assert not own or all(choice in SHOWN[name] for choice in known[name].choices), name
+    switches = {name for name, text in SHOWN.items() if text.startswith("Switch: ")}
+    assert switches == {name for name in SHOWN if known[name].kind is bool}
+    with pytest.raises(SystemExit):
+        alpro_train("--help")
+    text = capsys.readouterr().out
+    assert all(f"--{name} " in text for name in (*SHOWN, *FIELDS))
+
+
+# ----------------------------------------------------------------------------------------------------------- settings
+
+
+def test_settings_have_the_types_of_the_librarys_parser():
+    """The options that `HfArgumentParser` makes of the same classes, its public way, read the same words alike."""
+    words = {bool: "false", int: "3", float: "0.25", str: "word"}
+    managed = {"output_dir", "do_train", "do_eval", "do_predict", "local_rank", "resume_from_checkpoint"}
+    known = settings()
+    described = {one.name for one in dataclasses.fields(AlproRecipe)}
+    described |= {one.name for one in dataclasses.fields(AlproTrainingArguments)}
+    assert set(known) == described - managed
+    # a JSON object and a Python object, which the library's parser cannot read from words at all
+    unreadable = {"liger_kernel_config", "parallelism_config"}
+    parser = HfArgumentParser([AlproRecipe, AlproTrainingArguments])
+    for name, setting in known.items():
+        if name in unreadable:
+            continue
+        word = setting.choices[0] if setting.choices else words[setting.kind]
+        read = vars(parser.parse_args(["--output_dir", "x", f"--{name}", word]))[name]
+        value = setting.parse(word)
+        if isinstance(read, list):
+            assert setting.takes_list
+            value = [value]
+        assert value == read, name
+
+
+def test_options_of_every_kind_arrive(tmp_path):
+    given = {
+        "--num-frames 8": ("num_frames", 8),
+        "--bf16": ("bf16", True),
+        "--tf32 no": ("tf32", False),
+        "--no_dataloader_pin_memory": ("dataloader_pin_memory", False),
+        "--no-log-on-each-node": ("log_on_each_node", False),
+        "--report_to none": ("report_to", "none"),
+        "--report-to tensorboard wandb": ("report_to", ["tensorboard", "wandb"]),
+        "--debug underflow_overflow": ("debug", "underflow_overflow"),
+        "--leave_out rotate": ("leave_out", ["rotate"]),
+        "--data_weights 1 2.5": ("data_weights", [1.0, 2.5]),
+        "--fsdp": ("fsdp", True),
+        "--lr_scheduler_kwargs {}": ("lr_scheduler_kwargs", "{}"),
+        '--liger_kernel_config {"rope":true}': ("liger_kernel_config", {"rope": True}),
+        "--include_num_input_tokens_seen all": ("include_num_input_tokens_seen", "all"),
+        "--learning_rate=1e-3": ("learning_rate", 1e-3),
+    }
+    for words, (name, value) in given.items():
+        args = parse_arguments(["train", "--recipe", "pretrain", "--data", "x", "--output", "y", *words.split()])
+        assert given_settings(args) == {name: value}, words
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"learning_rte": 1}, "settings: unknown key 'learning_rte'. Did you mean learning_rate"),
+        ({"num_frames": "many"}, "settings: num_frames='many' must be a whole number"),
+        ({"eval_strategy": "often"}, "settings: eval_strategy='often' must be one of no, steps, epoch"),
+        ({"task": "qa"}, "settings: unknown key 'task'"),
+        ({"leave_out": "rotate"}, "settings: leave_out='rotate' must be a list"),
+    ],
+)
+def test_settings_from_python_are_checked_like_a_recipe(tmp_path, given, message):
+    with pytest.raises(RecipeError, match=re.escape(message)):
+        resolve(TrainingRun("msrvtt-retrieval", ["rows.jsonl"], tmp_path, settings=given))
+
+
+def test_a_run_from_python_is_the_run_of_the_command(data, tmp_path):
+    argv = ["--data", data / "clips.jsonl", "--model", data / "retrieval", "--output", tmp_path / "command"]
+    assert train("--recipe", "msrvtt-retrieval", *argv) == 0
+    inputs = {"model": str(data / "retrieval"), "settings": SMALL}
+    run = TrainingRun("msrvtt-retrieval", [str(data / "clips.jsonl")], tmp_path / "python", **inputs)
+    assert run_training(run) is True
+    ends = [load_file(tmp_path / name / "model.safetensors") for name in ("command", "python")]
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+    written = [json.loads((tmp_path / name / "recipe.json").read_text()) for name in ("command", "python")]
+    assert written[0].pop("run")["start"] == written[1].pop("run")["start"]
+    assert written[0] == written[1]
+
+
+def test_what_may_change_on_resume_is_known_and_sorted():
+    """A misspelt name would make a setting strict without a word."""
+    assert set(MAY_CHANGE_ON_RESUME) <= set(settings())
+    assert list(MAY_CHANGE_ON_RESUME) == sorted(set(MAY_CHANGE_ON_RESUME))
+    learned = {
+        "learning_rate",
+        "seed",
+        "data_seed",
+        "global_batch_size",
+        "dataloader_drop_last",
+        "dataloader_in_order",
+    }
+    assert not learned & set(MAY_CHANGE_ON_RESUME)
+
+
+def test_a_run_of_an_earlier_version_continues_and_new_settings_are_strict(data, tmp_path, capsys):
+    argv = ["--recipe", "msrvtt-retrieval", "--data", data / "clips.jsonl", "--model", data / "retrieval"]
+    assert train(*argv, "--output", tmp_path) == 0
+    written = json.loads((tmp_path / "recipe.json").read_text())
+    assert written.pop("neftune_noise_alpha") is None  # as if the version of that run had no such setting
+    (tmp_path / "recipe.json").write_text(json.dumps(written))
+    assert train(*argv, "--output", tmp_path, neftune_noise_alpha=5) == 1
+    assert "neftune_noise_alpha was None, is 5.0" in capsys.readouterr().err
+    assert train(*argv, "--output", tmp_path) == 0
+    assert "continues from" in capsys.readouterr().out
 
 
 # ----------------------------------------------------------------------------------------------------------- processes
@@ -681,8 +810,8 @@ def test_a_data_loading_process_that_is_killed_ends_the_run_and_the_same_command
     pipe.write_bytes(Path(rows[0]["video"]).read_bytes())
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
-    assert f"goes on from {run_folder / 'checkpoint-7'}" in done.stdout
-    assert run(parse(*argv, "--dataloader_num_workers", "0", "--output", str(whole))) == 0
+    assert f"continues from {run_folder / 'checkpoint-7'}" in done.stdout
+    assert alpro_train(*argv, "--dataloader_num_workers", "0", "--output", str(whole)) == 0
     ends = [load_file(folder / "model.safetensors") for folder in (run_folder, whole)]
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[1])
     assert [entry["step"] for entry in log_of(run_folder) if "loss" in entry] == list(range(1, 10))
@@ -707,7 +836,7 @@ def test_no_room_for_a_checkpoint_is_one_sentence_and_harms_nothing(data, tmp_pa
     assert last.startswith("alpro train: ") and last.endswith("Is there room on the disk?")
     assert str(tmp_path / "run") in last
     assert checkpoint_problem(tmp_path / "run" / "checkpoint-1") is not None
-    assert run(parse(*argv, *small(), "--output", str(tmp_path / "run"))) == 0  # once there is
+    assert alpro_train(*argv, *small(), "--output", str(tmp_path / "run")) == 0  # once there is
 
 
 def wait_for_children(process, checkpoint):

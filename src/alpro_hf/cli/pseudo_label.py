@@ -1,107 +1,105 @@
-"""TODO docstring."""
+"""`alpro pseudo-label`: labels of PEM, precomputed by the prompter."""
 
 import argparse
 import math
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from datasets.exceptions import DatasetsError
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
-
-from ..data.augmentation import OPERATIONS, AlproAugmentation
-from ..data.load_rows import read_rows
-from ..data.pretraining_collator import AlproPreTrainingCollator
-from ..model.pretraining_alpro import AlproPrompterModel
-from ..model.processing_alpro import AlproProcessor
-from ..model.video_processing_alpro import SAMPLING_STRATEGIES
-from ..training.pseudo_labels import (
-    SKIPPED,
-    pseudo_label,
-    read_skipped,
-    summarise,
-)
+from ..data.operations import OPERATIONS
+from ..model.decoding_types import SAMPLING_STRATEGIES
 from .options import whole_number
+
+if TYPE_CHECKING:
+    from ..data.pretraining_collator import AlproPreTrainingCollator
+    from ..model.pretraining_alpro import AlproPrompterModel
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe `alpro pseudo-label` to a parser."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description = (
-        "Let a prompter name what is in a crop of every clip, once, and keep it beside the rows.\n\n"
+        "Let a prompter label a crop of every clip with entities, and store the labels with the rows.\n\n"
         "DATA are the rows of pre-training, {video or image, text}: JSON lines, CSV or Parquet, or a folder written\n"
         "by save_to_disk; all of them videos, or all images. Paths are relative to the working directory. A label\n"
         "holds for one crop of one augmented clip, so train with the same augmentation, frames and sizes. Started\n"
-        "again, the command goes on where it was interrupted. Rows that cannot be decoded are left out and listed."
+        "again, the command continues where it was interrupted. Rows that cannot be decoded are left out and listed."
     )
     parser.epilog = (
         "examples:\n"
         "  alpro pseudo-label clips.jsonl --prompter my-prompter --output clips-labelled\n"
         "  alpro pseudo-label images.parquet --prompter my-prompter --output images-1 --epoch 1 --image-frames 1\n"
         "  alpro pseudo-label clips.jsonl --prompter my-prompter --output labelled --leave-out horizontal_flip\n\n"
-        "then, in Python:\n"
+        "then:\n"
+        "  alpro train --recipe pretrain --data clips-labelled --entities entities.txt ...\n\n"
+        "or in Python:\n"
         '  rows = datasets.load_from_disk("clips-labelled")'
     )
     whole = {"type": whole_number(1), "metavar": "N"}
     parser.add_argument("data", type=Path, metavar="DATA", help="a file or a folder of rows")
     parser.add_argument("--prompter", required=True, metavar="DIR", help="folder or Hub id of the prompter")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder to write")
-    parser.add_argument("--split", metavar="NAME", help="split of a data set that has several")
+    parser.add_argument("--split", metavar="NAME", help="split of DATA, if it has several")
     parser.add_argument(
         "--processor", metavar="DIR", help="folder or Hub id of the processor (default: the prompter's)"
     )
     parser.add_argument(
-        "--epoch", type=whole_number(0), default=0, metavar="N", help="whose draws to label (default: 0)"
+        "--epoch", type=whole_number(0), default=0, metavar="N", help="epoch whose draws are labelled (default: 0)"
     )
-    parser.add_argument("--seed", type=whole_number(0), default=42, help="of all draws (default: 42)")
+    parser.add_argument("--seed", type=whole_number(0), default=42, help="seed of all draws (default: 42)")
     parser.add_argument("--batch-size", default=32, **whole, help="clips encoded at a time (default: 32)")
     parser.add_argument(
-        "--workers", type=whole_number(0), default=0, metavar="N", help="processes that decode (default: 0)"
+        "--workers",
+        type=whole_number(0),
+        default=0,
+        metavar="N",
+        help="processes that decode (default: 0, this one)",
     )
     parser.add_argument(
         "--shard-size", default=1000, **whole, help="rows that an interruption can lose (default: 1000)"
     )
     parser.add_argument("--num-frames", **whole, help="frames of a clip (default: the processor's)")
-    parser.add_argument("--image-frames", **whole, help="frames of an image (default: those of a clip)")
+    parser.add_argument("--image-frames", **whole, help="frames of an image (default: as for a clip)")
     parser.add_argument(
-        "--sampling", choices=SAMPLING_STRATEGIES, default="headtail", help="of the frames (default: %(default)s)"
+        "--sampling",
+        choices=SAMPLING_STRATEGIES,
+        default="headtail",
+        help="how frames are chosen (default: %(default)s)",
     )
-    parser.add_argument("--no-augmentation", action="store_true", help="only resize")
+    parser.add_argument("--no-augmentation", action="store_true", help="resize clips and change nothing else")
     parser.add_argument(
         "--leave-out",
         nargs="+",
         choices=OPERATIONS,
         default=[],
         metavar="OPERATION",
-        help=f"random operations not to use, out of {', '.join(OPERATIONS)}",
+        help=f"random operations not to use, any of {', '.join(OPERATIONS)}",
+    )
+    parser.set_defaults(
+        expected_errors=_expected_errors, when_stopped="the same command continues with the first missing shard"
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Carry out `alpro pseudo-label`; 1 with the reason on stderr when it failed or when rows had to be left out."""
-    try:
-        dataset = read_rows(args.data, args.split)
-        prompter: Any = AlproPrompterModel.from_pretrained(args.prompter)
-        prompter.to("cuda" if torch.cuda.is_available() else "cpu")
-        collator = _collator(args, prompter)
-        labelled = pseudo_label(
-            dataset,
-            prompter,
-            collator,
-            args.output,
-            epoch=args.epoch,
-            batch_size=args.batch_size,
-            shard_size=args.shard_size,
-            workers=args.workers,
-        )
-    except KeyboardInterrupt:
-        print("alpro pseudo-label: interrupted; the same command goes on from there", file=sys.stderr)
-        return 130
-    except (OSError, ValueError, DatasetsError, StrictDataclassError, SafetensorError) as error:
-        print(f"alpro pseudo-label: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
+    """Carry out `alpro pseudo-label`; 1 also when rows had to be left out."""
+    import torch
+
+    from ..data.load_rows import read_rows
+    from ..model.pretraining_alpro import AlproPrompterModel
+    from ..training.pseudo_labels import SKIPPED, pseudo_label, read_skipped, summarise
+
+    dataset = read_rows(args.data, args.split)
+    prompter: Any = AlproPrompterModel.from_pretrained(args.prompter)
+    prompter.to("cuda" if torch.cuda.is_available() else "cpu")
+    labelled = pseudo_label(
+        dataset,
+        prompter,
+        _collator(args, prompter),
+        args.output,
+        epoch=args.epoch,
+        batch_size=args.batch_size,
+        shard_size=args.shard_size,
+        workers=args.workers,
+    )
     threshold = prompter.config.pem_threshold
     entities = prompter.config.entities or []
     summary = summarise(labelled, entities, threshold)
@@ -117,7 +115,11 @@ def run(args: argparse.Namespace) -> int:
     return 1 if skipped else 0
 
 
-def _collator(args: argparse.Namespace, prompter: AlproPrompterModel) -> AlproPreTrainingCollator:
+def _collator(args: argparse.Namespace, prompter: "AlproPrompterModel") -> "AlproPreTrainingCollator":
+    from ..data.augmentation import AlproAugmentation
+    from ..data.pretraining_collator import AlproPreTrainingCollator
+    from ..model.processing_alpro import AlproProcessor
+
     processor = AlproProcessor.from_pretrained(args.processor or args.prompter)
     if args.num_frames is not None:
         processor.video_processor.num_frames = args.num_frames
@@ -138,3 +140,9 @@ def _collator(args: argparse.Namespace, prompter: AlproPrompterModel) -> AlproPr
         train_sampling=args.sampling,
         seed=args.seed,
     )
+
+
+def _expected_errors() -> tuple[type[Exception], ...]:
+    from datasets.exceptions import DatasetsError
+
+    return ValueError, DatasetsError

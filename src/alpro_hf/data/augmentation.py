@@ -13,20 +13,9 @@ import torch
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F  # noqa: N812
 
+from .operations import OPERATIONS, Operation
+
 Kind = Literal["video", "image", "finetune"]
-Operation = Literal[
-    "identity",
-    "contrast",
-    "brightness",
-    "sharpness",
-    "shear_x",
-    "shear_y",
-    "translate_x",
-    "translate_y",
-    "rotate",
-    "horizontal_flip",
-]
-OPERATIONS: tuple[Operation, ...] = get_args(Operation)
 
 # strengths of RandAugment at the highest level
 MAX_MAGNITUDE = 10

@@ -1,12 +1,16 @@
 """What a video is and costs, and why one is refused: the plain facts that `decoding.py` and its callers share."""
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 from .decoding_table import FrameTable
 
 if TYPE_CHECKING:
     import torch  # takes longer to import than a clip to decode: processes that only decode do without
+
+# How the frames of a clip are chosen. Not beside `sample_indices`, so that help texts can list them without torch.
+SamplingStrategy = Literal["center", "uniform", "random", "headtail"]
+SAMPLING_STRATEGIES: tuple[SamplingStrategy, ...] = get_args(SamplingStrategy)
 
 
 class VideoDecodeError(ValueError):

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,12 +22,9 @@ from transformers.video_utils import VideoMetadata
 
 from .decoding import decode
 from .decoding_source import VideoSource
-from .decoding_types import Frames, VideoInfo, VideoLimits
+from .decoding_types import SAMPLING_STRATEGIES, Frames, SamplingStrategy, VideoInfo, VideoLimits
 
 logger = logging.get_logger(__name__)
-
-SamplingStrategy = Literal["center", "uniform", "random", "headtail"]
-SAMPLING_STRATEGIES: tuple[SamplingStrategy, ...] = ("center", "uniform", "random", "headtail")
 
 CHANNELS = (1, 3, 4)  # grey, RGB, RGB with alpha
 

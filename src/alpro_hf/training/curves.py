@@ -1,7 +1,7 @@
-"""The curves of a training, drawn from the trainer's own log: `alpro plot RUN`.
+"""The curves of a training, drawn from the log of the trainer.
 
-The log is `trainer_state.json`, which `Trainer` writes into every checkpoint. Nothing else is needed, so a training
-can be looked at while it runs, and beside one of yesterday.
+The log is `trainer_state.json`, which `Trainer` writes into every checkpoint. Nothing else is needed, so one can look
+at a training while it runs, and next to an earlier one.
 """
 
 import json
@@ -25,15 +25,16 @@ logger = logging.getLogger(__name__)
 
 STATE = "trainer_state.json"
 PICTURE = "curves.png"
-NEIGHBOURS = 0.03, 25  # on either side of a smoothed point: a share of the curve, and how many at most
+# neighbours on either side of a smoothed point: their share of the curve, and how many at most
+NEIGHBOURS = 0.03, 25
 
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
-# what the log holds beside curves: bookkeeping and timing; counts that stay the same; ranks whose recall is shown
+# Entries of the log that are not drawn: bookkeeping and timing; constant counts; ranks, because recalls are shown.
 _NO_CURVE = re.compile(
     r"step|epoch|total_flos|num_input_tokens_seen|train_.*|.*_runtime|.*_per_second|.*_preparation_time"
     r"|eval_(.*_)?(n|out_of_list|out_of_list_share|dropped_rows|mean_rank|median_rank)"
 )
-# key in the log -> title and unit, in the order of the panels; other keys follow under their own names
+# Key in the log -> title and unit, in the order of the panels. Other keys follow under their own names.
 _TITLES = {
     "loss": ("Total loss", ""),
     "loss_vtc": ("Contrastive loss (VTC)", "nats"),
@@ -58,11 +59,11 @@ _STYLES: tuple[Literal["-", "--", ":", "-."], ...] = ("-", "--", ":", "-.")
 
 
 class TrainingLogError(ValueError):
-    """There is no log of a training where one was looked for, or it cannot be drawn."""
+    """A log of a training is missing or cannot be drawn; the message names the file and the remedy."""
 
 
 class Curve(NamedTuple):
-    """One quantity over the training: float64 (n,) steps, ascending, and (n,) values, which may be NaN or infinite."""
+    """One quantity of a training: float64 (n,) steps, ascending, and float64 (n,) values, maybe NaN or infinite."""
 
     steps: np.ndarray
     values: np.ndarray
@@ -73,9 +74,9 @@ class TrainingLog:
     """The log of a training.
 
     Args:
-        path: The `trainer_state.json` it was read from.
-        step: Steps done when it was written.
-        curves: The quantities worth drawing, by their key in the log.
+        path: The `trainer_state.json` that it was read from.
+        step: Optimizer steps done when it was written.
+        curves: The quantities to draw, by their key in the log.
     """
 
     path: Path
@@ -87,20 +88,20 @@ class TrainingLog:
 class _Panel:
     title: str
     label: str
-    keys: dict[str, str]  # key in the log -> name of its line; one without a name needs none
+    keys: dict[str, str]  # key in the log -> name of its line; empty for the only line of a panel
 
 
 def read_log(run: str | Path) -> TrainingLog:
     """Read the newest log of a training.
 
     Args:
-        run: The folder a training writes to (`output_dir`), a checkpoint, or a `trainer_state.json`. In a folder the
-            log with the most steps counts, among its own and that of the newest checkpoint; a checkpoint whose log
-            is missing or cut off, as one that is being written, is passed over with a warning.
+        run: The folder that a training writes to (`output_dir`), a checkpoint, or a `trainer_state.json`. In a folder,
+            the log with the most steps is read: its own or that of the newest checkpoint. A checkpoint whose log is
+            missing or cut off, such as one that is being written, is skipped with a warning.
 
     Raises:
         FileNotFoundError: There is no such file or folder.
-        TrainingLogError: No log is in it, or a file is none, or nothing was logged yet.
+        TrainingLogError: There is no log, it is not valid, or nothing was logged yet.
     """
     run = Path(run)
     if not run.exists():
@@ -124,13 +125,13 @@ def _newest_state(folder: Path) -> tuple[Path, dict[str, Any]]:
         try:
             found.append((checkpoint / STATE, _read_state(checkpoint / STATE)))
         except (FileNotFoundError, TrainingLogError) as error:
-            logger.warning("%s is passed over: it is not complete (%s).", checkpoint, error)
+            logger.warning("%s is skipped: it is not complete (%s).", checkpoint, error)
         else:
             break
     if not found:
         raise TrainingLogError(
             f"{folder} holds no log of a training: neither {STATE} nor a complete checkpoint-N with one. It is "
-            "written with every checkpoint (save_steps) and by trainer.save_state(); wait for the first, or name "
+            "written with every checkpoint (save_steps) and by trainer.save_state(). Wait for the first, or name "
             "another run."
         )
     return max(found, key=lambda pair: pair[1]["global_step"])
@@ -157,7 +158,8 @@ def _curves(history: Iterable[dict[str, Any]]) -> dict[str, Curve]:
     for entry in history:
         for key, value in entry.items():
             if isinstance(value, int | float) and not isinstance(value, bool) and not _NO_CURVE.fullmatch(key):
-                points.setdefault(key, {})[entry["step"]] = value  # a step that was repeated counts as it went last
+                # a training that continued from an earlier checkpoint logs some steps again; the last values count
+                points.setdefault(key, {})[entry["step"]] = value
     return {
         key: Curve(np.array(sorted(values), float), np.array([values[step] for step in sorted(values)], float))
         for key, values in points.items()
@@ -165,10 +167,15 @@ def _curves(history: Iterable[dict[str, Any]]) -> dict[str, Curve]:
 
 
 def smooth(values: np.ndarray) -> np.ndarray:
-    """Median of each value and its neighbours: up to 3 % of the curve, and up to 25 values, on either side.
+    """Running median over up to 3 % of the curve, and up to 25 values, on either side.
 
-    A median keeps a jump where it is, such as one between the phases of a curriculum, and ignores spikes. Values that
-    are NaN or infinite become NaN and have no part in the medians of others. (n,) -> float64 (n,).
+    A median ignores spikes and keeps jumps, such as one between the phases of a curriculum, where they are.
+
+    Args:
+        values: (n,), in the order of steps. Values that are NaN or infinite are left out of all medians.
+
+    Returns:
+        float64 (n,), NaN where the value is NaN or infinite.
     """
     share, most = NEIGHBOURS
     reach = min(round(share * len(values)), most)
@@ -180,29 +187,52 @@ def smooth(values: np.ndarray) -> np.ndarray:
 
 
 def plot_runs(runs: Sequence[str | Path]) -> "Figure":
-    """Draw the curves of one training, or of several in the same axes, as small multiples over steps.
-
-    A panel for each loss, the statistics of training and the metrics of evaluation, as far as the logs hold them.
-    Quantities of training are drawn as logged, faint, and smoothed (see `smooth`); their highest and lowest percent
-    may leave the axes, so that one spike does not flatten the rest. Evaluations are few and marked.
+    """Draw the curves of one training, or of several in the same axes. See `plot_logs`.
 
     Args:
-        runs: See `read_log`. Their colours are explained under the title where there are several.
+        runs: Folders, checkpoints or logs, see `read_log`.
 
     Raises:
         FileNotFoundError, TrainingLogError: See `read_log`; or the same run is named twice, or none.
         ImportError: matplotlib is not installed.
     """
+    return plot_logs(read_logs(runs))
+
+
+def read_logs(runs: Sequence[str | Path]) -> dict[str, TrainingLog]:
+    """Read the newest logs of several trainings.
+
+    Args:
+        runs: Folders, checkpoints or logs, see `read_log`.
+
+    Returns:
+        The logs by name: the end of the path that tells the runs apart.
+
+    Raises:
+        FileNotFoundError, TrainingLogError: See `read_log`; or the same run is named twice, or none.
+    """
     if not runs:
         raise TrainingLogError("No run was named. Name the folder of at least one training.")
     names = _names([Path(run) for run in runs])
-    return _draw({name: read_log(run) for name, run in zip(names, runs, strict=True)})
+    return {name: read_log(run) for name, run in zip(names, runs, strict=True)}
 
 
-def _draw(logs: dict[str, TrainingLog]) -> "Figure":
+def plot_logs(logs: dict[str, TrainingLog]) -> "Figure":
+    """Draw logs as small multiples over steps, one panel for each quantity.
+
+    There is a panel for each loss, each statistic of training and each metric of evaluation that a log holds.
+    Quantities of training are drawn faintly as logged, and strongly as smoothed by `smooth`. Their highest and lowest
+    percent may leave the axes, so that one spike does not flatten the rest. Evaluations are few and get markers.
+
+    Args:
+        logs: At least one log, by the name that the legend shows.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
     try:
         from matplotlib import colormaps
-        from matplotlib.figure import Figure  # without pyplot: no display, no global state
+        from matplotlib.figure import Figure  # not pyplot, which needs a display and keeps global state
         from matplotlib.lines import Line2D
     except ModuleNotFoundError as error:
         if error.name != "matplotlib":
@@ -264,7 +294,7 @@ def _draw_curve(axes: "Axes", key: str, curve: Curve, **look: Any) -> None:
 
 
 def _set_height(axes: "Axes", curves: Sequence[Curve]) -> None:
-    """All of the smoothed curves and nearly all of what was logged; a spike leaves the axes."""
+    """Fit the axes to the smoothed curves and to the logged values without their highest and lowest percent."""
     values = [curve.values[np.isfinite(curve.values)] for curve in curves]
     inner = [np.percentile(logged, (1, 99)) for logged in values if len(logged)]
     if not inner:
@@ -276,7 +306,7 @@ def _set_height(axes: "Axes", curves: Sequence[Curve]) -> None:
 
 
 def _panels(keys: Iterable[str]) -> list[_Panel]:
-    """Panels for the keys of a log: known ones, others of training, then those of evaluation."""
+    """Panels for the keys of a log: known quantities of training, others of training, then those of evaluation."""
     recalls: dict[tuple[str, str], dict[int, str]] = {}
     training, evaluation = [], []
     for key in sorted(keys, key=lambda key: (_ORDER.get(key, len(_ORDER)), key)):
@@ -303,14 +333,16 @@ def _spaced(key: str) -> str:
 
 
 def _names(runs: Sequence[Path]) -> list[str]:
-    """As much of the end of each path as tells the runs apart."""
+    """The shortest ends of the paths that tell the runs apart."""
+    # resolved, so that a run named "." has a name and the same run under two paths is noticed
     folders = [(run.parent if run.is_file() else run).resolve() for run in runs]
     if len(set(folders)) < len(folders):
         raise TrainingLogError(f"The same run is named twice: {', '.join(map(str, runs))}.")
+    # "checkpoint-1000" alone says too little
     parts = 2 if any(_CHECKPOINT.fullmatch(folder.name) for folder in folders) else 1
     while len(names := ["/".join(folder.parts[-parts:]) for folder in folders]) > len(set(names)):
         parts += 1
     return names
 
 
-__all__ = ["Curve", "TrainingLog", "TrainingLogError", "plot_runs", "read_log", "smooth"]
+__all__ = ["Curve", "TrainingLog", "TrainingLogError", "plot_logs", "plot_runs", "read_log", "read_logs", "smooth"]

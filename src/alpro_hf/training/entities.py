@@ -1,12 +1,9 @@
-"""Entities: the nouns that captions are about, and the prompts a prompter knows them by (paper, section 3.3).
+"""The nouns that captions are about, counted: the most frequent ones become the entities of PEM (paper, section 3.3).
 
-`alpro entities` reads captions, counts their nouns and writes the most frequent ones; `prompts` puts them into
-sentences such as "A video of a dog."; `build_prompter` turns these into the embeddings of an `AlproPrompterModel`.
+`write_entities` keeps the most frequent nouns in a file, and `build_prompter` makes the teacher of PEM from them.
 """
 
-import argparse
 import importlib.util
-import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -18,11 +15,9 @@ from tqdm.auto import tqdm
 if TYPE_CHECKING:
     from spacy.language import Language
 
-logger = logging.getLogger(__name__)
-
 DEFAULT_PIPELINE = "en_core_web_sm"
-_CHUNK = 20_000  # captions after which spaCy forgets the words it met
-# what spaCy's components find besides parts of speech and lemmas, which here is time lost
+_CHUNK = 20_000  # captions after which spaCy forgets new words
+# What components of spaCy assign besides parts of speech and lemmas. Components that assign nothing else are not run.
 _NOT_NEEDED = (
     *("doc.cats", "doc.ents", "doc.sents", "doc.spans", "span."),
     *("token.dep", "token.ent_", "token.head", "token.is_sent_start", "token.sent_start"),
@@ -30,20 +25,17 @@ _NOT_NEEDED = (
 
 
 class TaggerError(ValueError):
-    """There is no spaCy, no such pipeline, or one that cannot tell nouns and their lemmas."""
-
-
-# -------------------------------------------------------------------------------------------------------- counting
+    """A spaCy pipeline is missing or cannot find nouns and their lemmas; the message says what to install."""
 
 
 @dataclass
 class NounCounts:
-    """How often nouns stand in captions.
+    """Nouns of captions and how often they occur.
 
     Args:
-        counts: By noun. Exact as long as `undercount` is 0.
-        undercount: How much too low a count may be, because rare nouns were dropped to bound the memory. A noun that
-            is absent from `counts` was not met more often than that.
+        counts: Occurrences by noun. Exact if `undercount` is 0.
+        undercount: Upper bound of what a count may lack, because rare nouns were dropped to bound the memory. A noun
+            that is not in `counts` occurred at most this often.
         captions: Captions read, empty ones included.
         empty: Captions without text.
     """
@@ -64,25 +56,24 @@ def count_nouns(
     max_nouns: int = 1_000_000,
     progress: bool = True,
 ) -> NounCounts:
-    """Count the lemmas of the nouns in captions, in lower case, however many captions there are.
+    """Count the lemmas of the nouns in captions, in lower case, in bounded memory.
 
-    The memory is bounded: spaCy forgets new words after every 20,000 captions, and at most `max_nouns` counts are
-    kept. Whenever there are more, the rarer half is dropped as in lossy counting (Manku and Motwani, 2002): each
-    count remembers how often its noun may have been missed before, and what goes are the nouns whose count and
-    misses are smallest. The highest sum dropped so far bounds the error of every count and is returned.
+    spaCy forgets new words after every 20,000 captions, and at most `max_nouns` counts are kept. When there are more,
+    the rarer half is dropped as in lossy counting (Manku and Motwani, 2002). Each count remembers how often its noun
+    may have been missed before; nouns with the smallest sum of both are dropped. The highest sum dropped so far bounds
+    the error of every count.
 
     Args:
-        captions: Texts; None and blank ones are counted as empty. See `read_captions`.
-        nlp: A spaCy pipeline with a tagger and a lemmatizer, or the name or folder of one. Its other components are
-            not run.
-        pos: Universal parts of speech that count as nouns; add `PROPN` for names such as London.
+        captions: Texts; None and blank texts are counted as empty. See `read_captions`.
+        nlp: A spaCy pipeline with a tagger and a lemmatizer, or its name or folder. Other components are not run.
+        pos: Universal parts of speech to count; add `PROPN` for names such as London.
         batch_size: Captions tagged at a time.
         processes: Processes that tag.
-        max_nouns: Most counts kept, from 2 on.
-        progress: Whether to show a progress bar (on stderr).
+        max_nouns: Counts to keep at most, from 2 on.
+        progress: Whether to show a progress bar on stderr.
 
     Raises:
-        TaggerError: There is no spaCy, no such pipeline, or one that tells no parts of speech or no lemmas.
+        TaggerError: spaCy or the pipeline is missing, or the pipeline finds no parts of speech or no lemmas.
         ValueError: An argument is out of range.
     """
     for name, value, least in (
@@ -93,11 +84,11 @@ def count_nouns(
         if value < least:
             raise ValueError(f"{name}={value} must be at least {least}.")
     tagger = load_tagger(nlp) if isinstance(nlp, str) else nlp
-    from spacy.pipeline import Lemmatizer  # slow, and not installed where nobody counts nouns
+    from spacy.pipeline import Lemmatizer  # optional, and slow to import
 
     unneeded = _unneeded_components(tagger)
     found = NounCounts()
-    missed: dict[str, int] = {}  # of nouns first met after something was dropped
+    missed: dict[str, int] = {}  # noun -> how often it may have been dropped before; only those not 0
     texts = _texts(captions, found)
     with tqdm(desc="counting nouns", unit=" captions", disable=not progress) as bar:
         while chunk := list(islice(texts, _CHUNK * processes)):
@@ -113,7 +104,7 @@ def count_nouns(
                     bar.update()
             for _, component in tagger.pipeline:
                 if isinstance(component, Lemmatizer):
-                    component.cache.clear()  # which keeps every word for good
+                    component.cache.clear()  # the memory zone does not cover this cache, which keeps every word
     return found
 
 
@@ -121,33 +112,38 @@ def load_tagger(name: str) -> "Language":
     """Load a spaCy pipeline by its name or folder.
 
     Raises:
-        TaggerError: There is no spaCy or no such pipeline; the message says how to get them.
+        TaggerError: spaCy or the pipeline is missing, or cannot be loaded. The message says how to get it.
     """
     if importlib.util.find_spec("spacy") is None:
         raise TaggerError(
-            'Finding nouns takes spaCy, which is not installed: pip install "alpro-hf[entities]", then '
+            'Finding nouns needs spaCy, which is not installed: pip install "alpro-hf[entities]", then '
             f"python -m spacy download {DEFAULT_PIPELINE}"
         )
-    import spacy  # slow, and wanted here only
+    import spacy
 
     if not spacy.util.is_package(name) and not Path(name).is_dir():
         installed = ", ".join(spacy.util.get_installed_models()) or "none"
         raise TaggerError(
-            f"There is no spaCy pipeline {name!r} (installed: {installed}); get one with python -m spacy download "
+            f"There is no spaCy pipeline {name!r} (installed: {installed}). Get one with python -m spacy download "
             f"{DEFAULT_PIPELINE}, or name a folder that holds one."
         )
     try:
         return spacy.load(name)
-    except (OSError, ValueError) as error:  # no pipeline in the folder, or one of another version
+    except (OSError, ValueError) as error:  # the folder holds no pipeline, or one for another version of spaCy
         raise TaggerError(f"The spaCy pipeline {name!r} cannot be loaded: {error}") from error
 
 
 def _unneeded_components(nlp: "Language") -> list[str]:
-    """Components that have no part in tagging nouns, of a pipeline that can."""
+    """Names of the components that have no part in tagging nouns.
+
+    Raises:
+        TaggerError: The pipeline finds no parts of speech or no lemmas.
+    """
     assigns = {name: nlp.get_pipe_meta(name).assigns for name in nlp.pipe_names}
     assigned = {attribute for attributes in assigns.values() for attribute in attributes}
     factories = {nlp.get_pipe_meta(name).factory for name in nlp.pipe_names}
     lacking = []
+    # a tagger assigns fine-grained tags, which an attribute ruler maps to parts of speech
     if "token.pos" not in assigned and not ("token.tag" in assigned and "attribute_ruler" in factories):
         lacking.append("parts of speech (a morphologizer, or a tagger and an attribute_ruler)")
     if "token.lemma" not in assigned:
@@ -162,7 +158,7 @@ def _unneeded_components(nlp: "Language") -> list[str]:
 
 
 def _texts(captions: Iterable[str | None], found: NounCounts) -> Iterator[str]:
-    """The captions that have text; counts all and the others."""
+    """Captions that have text. All captions and the empty ones are counted in `found`."""
     for caption in captions:
         found.captions += 1
         if caption is None or not caption.strip():
@@ -172,31 +168,19 @@ def _texts(captions: Iterable[str | None], found: NounCounts) -> Iterator[str]:
 
 
 def _noun(lemma: str) -> str | None:
-    """A lemma as it is counted; None for what the tagger took for a noun but has no letter or is no single word."""
+    """A lemma in lower case; None if it has no letter or is not a single word, which taggers sometimes call a noun."""
     noun = lemma.lower()
     return noun if any(map(str.isalpha, noun)) and len(noun.split()) == 1 else None
 
 
 def _drop_rare(found: NounCounts, missed: dict[str, int]) -> None:
-    """Drop at least half of the nouns: those that may have been met least often."""
+    """Drop at least half of the nouns: those that may have occurred least often."""
     most = {noun: count + missed.get(noun, 0) for noun, count in found.counts.items()}
     found.undercount = sorted(most.values())[len(most) // 2]
     for noun, highest in most.items():
         if highest <= found.undercount:
             del found.counts[noun]
             missed.pop(noun, None)
-
-
-# ------------------------------------------------------------------------------------------------ the list of entities
-
-
-# ------------------------------------------------------------------------------------------------------ alpro entities
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
 
 
 __all__ = ["NounCounts", "TaggerError", "count_nouns", "load_tagger"]

@@ -1,6 +1,10 @@
-"""TODO docstring."""
+"""The teacher of PEM: prompts such as "A video of a dog.", and the model that compares crops of clips with them.
+
+Source: arXiv 2112.09583, section 3.3. The templates are those of the original code.
+"""
 
 import copy
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence, Sized
 from typing import Any, Literal
@@ -10,14 +14,14 @@ from transformers import PreTrainedModel
 
 from ..model.modeling_alpro import AlproModel
 from ..model.pretraining_alpro import AlproPrompterModel
-from .entities import logger
+
+logger = logging.getLogger(__name__)
 
 VIDEO_TEMPLATES = tuple(
     f"{start} {article} {{entity}}."
     for start in ("A footage of", "A video of", "A portrait of", "A video footage of")
     for article in ("a", "the", "one")
 )
-
 
 IMAGE_TEMPLATES = tuple(
     f"{start} {article} {{entity}}."
@@ -27,11 +31,11 @@ IMAGE_TEMPLATES = tuple(
 
 
 def prompts(entities: Sequence[str], templates: Sequence[str] = VIDEO_TEMPLATES) -> list[str]:
-    """Put each entity into each template: all entities in the first template, then all in the second, ...
+    """Put each entity into each template: all entities into the first template, then all into the second, and so on.
 
     Args:
-        entities: Names.
-        templates: Sentences with `{entity}` where the name goes.
+        entities: Names of the entities.
+        templates: Sentences with `{entity}` in place of the name.
 
     Returns:
         `len(templates) * len(entities)` sentences.
@@ -40,10 +44,10 @@ def prompts(entities: Sequence[str], templates: Sequence[str] = VIDEO_TEMPLATES)
         ValueError: A template has no `{entity}`, or there are no templates or no entities.
     """
     if not templates or not entities:
-        raise ValueError(f"Prompts take templates and entities; received {len(templates)} and {len(entities)}.")
+        raise ValueError(f"Prompts need templates and entities; received {len(templates)} and {len(entities)}.")
     for template in templates:
         if "{entity}" not in template:
-            raise ValueError(f"The template {template!r} has no place for the entity; write {{entity}} where it goes.")
+            raise ValueError(f"The template {template!r} has no place for the entity; write {{entity}} there.")
     return [template.replace("{entity}", entity) for template in templates for entity in entities]
 
 
@@ -60,26 +64,25 @@ def build_prompter(
 ) -> AlproPrompterModel:
     """Make the teacher of PEM from a model trained with VTC: its towers, and an embedding for each entity.
 
-    An embedding is the mean of the text features of all prompts of its kind (paper, section 3.3). The names go into
-    `config.entities`, so `save_pretrained` keeps both and `from_pretrained` needs nothing else.
+    An embedding is the mean of the text features of all prompts of a kind (paper, section 3.3). The names go into
+    `config.entities`, so that `save_pretrained` and `from_pretrained` keep both.
 
     Args:
-        model: An `AlproModel`, or any model around one; of a prompter, the entities are replaced. It is copied and
-            stays as it is.
+        model: An `AlproModel` or any model around one, which is copied. The entities of a prompter are replaced.
         processor: The tokenizer of that model, or its processor.
-        entities: Names, no two alike; see `read_entities`.
+        entities: Names, all different; see `read_entities`.
         video_templates, image_templates: Sentences with `{entity}`, see `prompts`.
         batch_size: Prompts encoded at a time.
-        max_length: Tokens of a prompt, `[CLS]` and `[SEP]` included (15 in the paper). Longer ones are cut off and a
-            warning names their entities.
-        progress: Whether to show a progress bar (on stderr).
+        max_length: Tokens of a prompt, including `[CLS]` and `[SEP]` (15 in the paper). Longer prompts are cut off,
+            and a warning names their entities.
+        progress: Whether to show a progress bar on stderr.
 
     Returns:
         The prompter, frozen and in evaluation mode, on the device and in the dtype of the model.
 
     Raises:
-        TypeError: The model has no `AlproModel` inside.
-        ValueError: Templates, entities or `max_length` cannot be used.
+        TypeError: There is no `AlproModel` in the model.
+        ValueError: Templates, entities, `max_length` or `batch_size` cannot be used.
     """
     base = model.base_model
     if not isinstance(base, AlproModel):
@@ -108,7 +111,7 @@ def build_prompter(
     prompter.eval().requires_grad_(False)
     total = sum(len(tokens["input_ids"]) for tokens in encoded.values())
     with tqdm(total=total, desc="embedding prompts", unit=" prompts", disable=not progress) as bar:
-
+        # `set_prompts` encodes in batches and reports nothing, but each batch passes this projection once
         def tick(module: Any, inputs: Any, embeds: Sized) -> None:
             bar.update(len(embeds))
 
@@ -120,8 +123,9 @@ def build_prompter(
 
 
 def _tokenize(tokenizer: Any, texts: Sequence[str], entities: Sequence[str], max_length: int) -> Mapping[str, Any]:
-    """`input_ids` and `attention_mask` (texts, at most max_length)."""
+    """`input_ids` and `attention_mask`, int64 (texts, at most max_length)."""
     lengths = [len(ids) for ids in tokenizer(texts)["input_ids"]]
+    # prompts are ordered by template, see `prompts`, so entities repeat with their number as the period
     cut = sorted({entities[row % len(entities)] for row, length in enumerate(lengths) if length > max_length})
     if cut:
         logger.warning(
@@ -131,3 +135,6 @@ def _tokenize(tokenizer: Any, texts: Sequence[str], entities: Sequence[str], max
             ", ".join(cut[:20]) + (", ..." if len(cut) > 20 else ""),
         )
     return tokenizer(texts, padding=True, truncation=True, max_length=max_length, return_tensors="pt")
+
+
+__all__ = ["IMAGE_TEMPLATES", "VIDEO_TEMPLATES", "build_prompter", "prompts"]

@@ -1,13 +1,15 @@
-"""Pseudo-labels of prompting entity modeling, made once and kept beside the rows: `alpro pseudo-label`.
+"""Pseudo-labels of prompting entity modeling (PEM), precomputed and stored with the rows.
 
-The teacher of PEM is frozen, so what it says about a crop need not be computed again in each training. A label holds
-for one crop of one augmented clip; the draw (seed, epoch, index) that leads to it is kept with it, and
-`AlproPreTrainingCollator` repeats that draw when it meets a row with labels.
+The teacher of PEM is frozen, so its labels are the same in each training. A label holds for one crop of one augmented
+clip. The draw (seed, epoch, index) that leads to this crop is stored with it, and `AlproPreTrainingCollator` repeats
+the draw for a row with labels.
 """
 
 import hashlib
 import json
 import math
+import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,26 +19,36 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from datasets import Dataset, Features, List, Value, load_from_disk
+from datasets import (
+    Dataset,
+    Features,
+    List,
+    Value,
+    are_progress_bars_disabled,
+    disable_progress_bars,
+    enable_progress_bars,
+    load_from_disk,
+)
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from ..data.collator import Collated
-from ..data.pretraining_collator import KINDS, AlproPreTrainingCollator
+from ..data.columns import MEDIA_COLUMNS
+from ..data.pretraining_collator import AlproPreTrainingCollator
 from ..data.rows import NumberedRows, Row, undecoded
-from ..files import model_fingerprint, write_whole
+from ..files import model_fingerprint, write_text_whole, write_whole
 from ..model.loss_alpro import crop_on_black
 from ..model.pretraining_alpro import AlproPrompterModel
 
 MANIFEST = "pseudo_labels.json"
 SKIPPED = "skipped.jsonl"
-COLUMNS = ("pem_targets", "pem_seed", "pem_epoch", "pem_index")
-FORMAT = 1
-_WRITTEN_AT_ONCE = 100  # rows
+LABEL_COLUMNS = ("pem_targets", "pem_seed", "pem_epoch", "pem_index")
+_MANIFEST_FORMAT = 1
+_WRITTEN_AT_ONCE = 100  # rows of a record batch of Arrow; rows may hold the bytes of images
 
 
 class PseudoLabelError(ValueError):
-    """Rows cannot be labelled, or not into this folder; the message says what to do."""
+    """Rows cannot be labelled, or not in this folder; the message says what to do."""
 
 
 def pseudo_label(
@@ -51,26 +63,26 @@ def pseudo_label(
     workers: int = 0,
     progress: bool = True,
 ) -> Dataset:
-    """Label the crop of every row and write rows and labels to a folder for `datasets.load_from_disk`.
+    """Label the crop of every row, and write rows and labels to a folder for `datasets.load_from_disk`.
 
-    Columns added (or replaced): `pem_targets`, float16 (entities), the teacher's probabilities; `pem_seed`,
-    `pem_epoch`, `pem_index`, the draw of frames, augmentation and box for which they hold; `pem_index` is the number
-    of the row in `dataset`.
+    Columns added (or replaced): `pem_targets`, float16 (entities), the probabilities of the teacher; `pem_seed`,
+    `pem_epoch` and `pem_index`, the draw of frames, augmentation and box for which they hold. `pem_index` is the
+    position of the row in `dataset`.
 
-    Rows are labelled shard by shard; a shard is written whole or not at all. The same call again goes on with the
-    first shard that is missing, and no more than a shard of labels is in memory. Rows whose clip or image cannot be
-    decoded are left out and listed in `skipped.jsonl` of the folder, one `{"row", "reason"}` a line.
+    Rows are labelled shard by shard; a shard is written completely or not at all. The same call again continues with
+    the first missing shard. At most one shard of labels is in memory. Rows whose clip or image cannot be decoded are
+    left out and listed in `skipped.jsonl` of the folder, one `{"row", "reason"}` a line.
 
     Args:
         dataset: Rows of pre-training, all with a video or all with an image.
-        prompter: The teacher, on the device where it is to run; put into evaluation mode.
-        collator: The one to train with later, with the same seed, sampling, augmentation and sizes.
-        output: Folder to write; made if it does not exist.
-        epoch: Whose draw to label. For several, label into several folders and train on all.
+        prompter: The teacher, on the device where it is to run. It is put into evaluation mode.
+        collator: The collator to train with later: same seed, sampling, augmentation and sizes.
+        output: Folder to write, made if it does not exist.
+        epoch: The epoch whose draws are labelled. For several epochs, label into several folders and train on all.
         batch_size: Clips encoded at a time.
         shard_size: Rows of a shard, which is what an interruption can lose.
         workers: Processes that decode; 0: this one.
-        progress: Whether to show a progress bar (on stderr).
+        progress: Whether to show a progress bar on stderr.
 
     Returns:
         The labelled rows, memory-mapped.
@@ -78,7 +90,7 @@ def pseudo_label(
     Raises:
         PseudoLabelError: The folder holds labels of other rows, another prompter or other draws; no row could be
             labelled; the collator draws no crops.
-        ValueError: A row is none of pre-training, or the prompter has no prompts for its kind.
+        ValueError: A row is not a row of pre-training, or the prompter has no prompts for its kind.
         OSError: The folder cannot be written.
     """
     if not collator.pem:
@@ -87,11 +99,11 @@ def pseudo_label(
         raise PseudoLabelError("There is nothing to label: the data set has no rows.")
     if epoch < 0 or batch_size < 1 or shard_size < 1:
         raise PseudoLabelError(f"epoch={epoch} must not be negative, batch_size and shard_size must be at least 1.")
-    dataset = dataset.remove_columns([name for name in COLUMNS if name in dataset.column_names])
+    dataset = dataset.remove_columns([name for name in LABEL_COLUMNS if name in dataset.column_names])
     entities = list(prompter.config.entities or ())
     labels = {"pem_targets": List(Value("float16"), length=len(entities))}
-    features = Features(dict(dataset.features) | labels | {name: Value("int64") for name in COLUMNS[1:]})
-    folder = _Folder(Path(output), math.ceil(len(dataset) / shard_size))
+    features = Features(dict(dataset.features) | labels | {name: Value("int64") for name in LABEL_COLUMNS[1:]})
+    folder = _Folder(Path(output), math.ceil(len(dataset) / shard_size), features)
     folder.open(_description(dataset, prompter, collator, epoch, shard_size))
 
     shards = {
@@ -99,6 +111,7 @@ def pseudo_label(
     }
     rows = NumberedRows(undecoded(dataset), training=True)
     rows.set_epoch(epoch)
+    # batches end with their shard, so that the file of a shard can be written when its last batch is done
     batches = [list(part[i : i + batch_size]) for part in shards.values() for i in range(0, len(part), batch_size)]
     loader = iter(DataLoader(rows, batch_sampler=batches, num_workers=workers, collate_fn=_Batches(collator)))
     prompter.eval()
@@ -123,26 +136,27 @@ def pseudo_label(
                 bar.update(len(numbers))
             columns = _label_columns(np.concatenate(targets), collator.seed, epoch, kept)
             table = dataset.select(kept, keep_in_memory=True)
-            folder.write(shard, table, columns, features, skipped)
-    return folder.close(features)
+            folder.write(shard, table, columns, skipped)
+    return folder.close()
 
 
 @torch.inference_mode()
 def _label(prompter: AlproPrompterModel, batch: dict[str, Any]) -> np.ndarray:
-    """float16 (B, entities)."""
+    """Probabilities of the entities, float16 (B, entities)."""
     crops = crop_on_black(batch["pixel_values_videos"], batch["crop_mask"], batch["black"])
     targets = prompter.pseudo_labels(crops.to(prompter.device, prompter.dtype), batch["kind"])
     return targets.half().numpy(force=True)
 
 
 class _Batches:
-    """What the loader makes of rows: a batch even of rows that are all broken."""
+    """Collates rows as the collator does, but returns a result even if all rows of a batch are broken."""
 
     def __init__(self, collator: AlproPreTrainingCollator):
         self.collator = collator
 
     def __call__(self, rows: Sequence[Row]) -> Collated:
-        return self.collator.collate(rows)._replace(rows=[])  # whose bytes need not travel between processes
+        # without the rows, whose bytes would be sent from the process that decodes to this one
+        return self.collator.collate(rows)._replace(rows=[])
 
 
 def _label_columns(targets: np.ndarray, seed: int, epoch: int, indices: Sequence[int]) -> pa.Table:
@@ -160,14 +174,14 @@ def _label_columns(targets: np.ndarray, seed: int, epoch: int, indices: Sequence
 def _description(
     dataset: Dataset, prompter: AlproPrompterModel, collator: AlproPreTrainingCollator, epoch: int, shard_size: int
 ) -> dict[str, Any]:
-    """What labels depend on, by which a folder that was begun is recognised."""
+    """Everything that labels depend on. A folder is continued only if its description is the same."""
     processor = collator.processor.video_processor
     settings = {
         name: getattr(processor, name)
         for name in ("num_frames", "fps", "frame_sampling", "size", "do_center_crop", "crop_size", "do_normalize")
     }
     return {
-        "format": FORMAT,
+        "format": _MANIFEST_FORMAT,
         "rows": len(dataset),
         "data": _hash_of_texts(dataset),
         "prompter": model_fingerprint(prompter),
@@ -185,9 +199,9 @@ def _description(
 
 
 def _hash_of_texts(dataset: Dataset) -> str:
-    """Of all captions and paths, in their order."""
+    """A hash over all captions and paths, in their order. Bytes of images are left out: reading them takes long."""
     features = dataset.features.items()
-    names = [name for name, feature in features if name in ("text", *KINDS) and isinstance(feature, Value)]
+    names = [name for name, feature in features if name in ("text", *MEDIA_COLUMNS) and isinstance(feature, Value)]
     digest = hashlib.blake2b(digest_size=16)
     for batch in dataset.select_columns(names).with_format(None).iter(10_000):
         for name in names:
@@ -196,13 +210,22 @@ def _hash_of_texts(dataset: Dataset) -> str:
 
 
 class _Folder:
-    """A folder for `load_from_disk` that becomes one when its last shard is there."""
+    """A folder of shards, which `load_from_disk` can read once all of them are there.
 
-    def __init__(self, path: Path, shards: int):
+    Args:
+        path: The folder.
+        shards: How many there will be.
+        features: Columns of the rows with their labels.
+    """
+
+    def __init__(self, path: Path, shards: int, features: Features):
         self.path = path
+        self.features = features
+        # the names that `save_to_disk` gives to as many shards, see `_write_metadata`
         self.files = [path / f"data-{shard:05d}-of-{shards:05d}.arrow" for shard in range(shards)]
 
     def open(self, description: dict[str, Any]) -> None:
+        """Make the folder with its manifest, or check that the manifest there has the same description."""
         manifest = self.path / MANIFEST
         if self.path.exists() and not self.path.is_dir():
             raise NotADirectoryError(f"{self.path} is a file; name a folder.")
@@ -210,8 +233,7 @@ class _Folder:
             if self.path.exists() and any(self.path.iterdir()):
                 raise PseudoLabelError(f"{self.path} holds something other than pseudo-labels; name a new folder.")
             self.path.mkdir(parents=True, exist_ok=True)
-            text = json.dumps(description, indent=1) + "\n"
-            write_whole(manifest, lambda path: path.write_text(text, encoding="utf-8"))
+            write_text_whole(manifest, json.dumps(description, indent=1) + "\n")
             return
         try:
             begun = json.loads(manifest.read_text(encoding="utf-8"))
@@ -221,74 +243,86 @@ class _Folder:
         if differing:
             raise PseudoLabelError(
                 f"{self.path} was begun with other pseudo-labels: {', '.join(map(repr, differing))} differ (see "
-                f"{MANIFEST} there). Repeat the earlier call to go on, or name a new folder."
+                f"{MANIFEST} there). Repeat the earlier call to continue it, or name a new folder."
             )
 
     def missing(self) -> list[int]:
+        """Numbers of the shards that are not written yet."""
         return [shard for shard, file in enumerate(self.files) if not file.exists()]
 
-    def write(
-        self, shard: int, rows: Dataset, labels: pa.Table, features: Features, skipped: Sequence[dict[str, Any]]
-    ) -> None:
-        """Write a shard; the file of the rows comes last and says that it is done."""
+    def write(self, shard: int, rows: Dataset, labels: pa.Table, skipped: Sequence[dict[str, Any]]) -> None:
+        """Write a shard. The file of its rows comes last, because its existence means that the shard is done."""
 
         def write(path: Path) -> None:
-            with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, features.arrow_schema) as stream:
+            # the streaming format of Arrow, which `Dataset.from_file` reads
+            schema = self.features.arrow_schema
+            with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, schema) as stream:
                 start = 0
                 for table in rows.with_format("arrow").iter(_WRITTEN_AT_ONCE):
-                    for name in COLUMNS:
+                    for name in LABEL_COLUMNS:
                         table = table.append_column(name, labels[name].slice(start, len(table)))
-                    stream.write_table(table.cast(features.arrow_schema))
+                    stream.write_table(table.cast(schema))
                     start += len(table)
 
-        text = "".join(json.dumps(row) + "\n" for row in skipped)
-        if text:
-            write_whole(self._skipped(shard), lambda path: path.write_text(text, encoding="utf-8"))
+        if skipped:
+            write_text_whole(self._skipped(shard), "".join(json.dumps(row) + "\n" for row in skipped))
         else:
+            # one that a run left which was killed before it wrote the rows
             self._skipped(shard).unlink(missing_ok=True)
         write_whole(self.files[shard], write)
 
     def _skipped(self, shard: int) -> Path:
         return self.files[shard].with_suffix(".skipped.jsonl")
 
-    def close(self, features: Features) -> Dataset:
-        """Make the shards one data set, gather what was skipped, and load it."""
+    def close(self) -> Dataset:
+        """Make the shards one data set, join the lists of what was skipped, and load the data set."""
         lists = filter(Path.exists, map(self._skipped, range(len(self.files))))
         skipped = "".join(path.read_text(encoding="utf-8") for path in lists)
-        write_whole(self.path / SKIPPED, lambda path: path.write_text(skipped, encoding="utf-8"))
-        filled = [file for file in self.files if len(Dataset.from_file(str(file)))]
-        if not filled:
+        write_text_whole(self.path / SKIPPED, skipped)
+        rows = sum(len(Dataset.from_file(str(file))) for file in self.files)
+        if not rows:
             reasons = {json.loads(line)["reason"] for line in skipped.splitlines()[:3]}
             raise PseudoLabelError("None of the rows can be decoded: " + "; ".join(sorted(reasons)))
-        first = Dataset.from_file(str(filled[0]))
-        first.info.write_to_directory(str(self.path))
-        state = {
-            "_data_files": [{"filename": file.name} for file in filled],
-            "_fingerprint": first._fingerprint,
-            "_format_columns": None,
-            "_format_kwargs": {},
-            "_format_type": None,
-            "_output_all_columns": False,
-            "_split": None,
-        }
-        text = json.dumps(state, indent=2) + "\n"
-        write_whole(self.path / "state.json", lambda path: path.write_text(text, encoding="utf-8"))
-        return load_from_disk(str(self.path))
+        self._write_metadata()
+        labelled = load_from_disk(str(self.path))
+        if len(labelled) != rows:
+            raise PseudoLabelError(
+                f"{self.path} has shards of {rows} rows, of which `datasets` loads {len(labelled)}: this version of "
+                "it names shards in another way. Load the files data-*.arrow with datasets.Dataset.from_file."
+            )
+        return labelled
+
+    def _write_metadata(self) -> None:
+        """Add the files that `save_to_disk` writes beside the shards.
+
+        It writes them here for an empty data set of as many shards. Saving the real rows would copy them all.
+        """
+        # a selection of the real rows, because its fingerprint, under which `datasets` caches what is made of them,
+        # must not be that of other pseudo-labels
+        empty = Dataset.from_file(str(self.files[0])).select([])
+        shown = not are_progress_bars_disabled()
+        with tempfile.TemporaryDirectory() as scratch:
+            disable_progress_bars()
+            empty.save_to_disk(scratch, num_shards=len(self.files))
+            if shown:
+                enable_progress_bars()
+            for file in sorted(Path(scratch).glob("*.json")):
+                write_whole(self.path / file.name, lambda partial, file=file: shutil.copyfile(file, partial))
 
 
 def read_skipped(folder: str | Path) -> list[dict[str, Any]]:
-    """What `pseudo_label` left out: `{"row", "reason"}` each."""
+    """Rows that `pseudo_label` left out: `{"row", "reason"}` each."""
     return [json.loads(line) for line in (Path(folder) / SKIPPED).read_text(encoding="utf-8").splitlines()]
 
 
 @dataclass(frozen=True)
 class LabelSummary:
-    """What pseudo-labels are like.
+    """Statistics of pseudo-labels.
 
     Args:
-        rows: How many there are.
-        kept: How many are sure enough to learn from (highest probability at least the threshold).
-        entropy: Mean in nats; log(entities) where the teacher knows nothing.
+        rows: Number of rows.
+        kept: Number of rows to learn from: their highest probability is at least the threshold.
+        entropy: Mean entropy in nats; log(entities) for a teacher that knows nothing.
         top: (entity, rows in which it is the most probable one), most frequent first.
     """
 
@@ -299,7 +333,14 @@ class LabelSummary:
 
 
 def summarise(dataset: Dataset, entities: Sequence[str], threshold: float, top: int = 10) -> LabelSummary:
-    """Look through the column `pem_targets`, a batch of rows at a time."""
+    """Compute statistics of the column `pem_targets`, a batch of rows at a time.
+
+    Args:
+        dataset: Rows with labels.
+        entities: Names in the order of the labels.
+        threshold: Lowest top probability of a row to learn from.
+        top: Entities to name.
+    """
     kept, entropy, best = 0, 0.0, Counter[int]()
     for targets in _targets(dataset):
         kept += int((targets.max(axis=1) >= threshold).sum())
@@ -311,12 +352,9 @@ def summarise(dataset: Dataset, entities: Sequence[str], threshold: float, top: 
 
 
 def _targets(dataset: Dataset) -> Iterator[np.ndarray]:
-    """float64 (rows, entities)."""
+    """Batches of labels, float64 (rows, entities)."""
     for batch in dataset.select_columns("pem_targets").with_format("numpy").iter(1000):
         yield np.stack(list(batch["pem_targets"])).astype(np.float64)
 
 
-# -------------------------------------------------------------------------------------------------- alpro pseudo-label
-
-
-__all__ = ["COLUMNS", "LabelSummary", "PseudoLabelError", "pseudo_label", "read_skipped", "summarise"]
+__all__ = ["LABEL_COLUMNS", "LabelSummary", "PseudoLabelError", "pseudo_label", "read_skipped", "summarise"]

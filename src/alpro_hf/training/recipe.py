@@ -1,10 +1,12 @@
-"""Recipes of training: small files of values, checked by name and type, each value replaceable on the command line.
+"""Recipes: small files of settings for a training run, checked by name and type.
 
-A recipe is a JSON or YAML object. Its keys are the fields of `AlproRecipe` and of `AlproTrainingArguments`, and
-`task` and `description`. The bundled ones hold the hyper-parameters of the paper (arXiv 2112.09583).
+A recipe is a JSON or YAML object. Its keys are `task`, `description` and the fields of `AlproRecipe` and
+`AlproTrainingArguments`. The bundled recipes hold the hyper-parameters of the paper (arXiv 2112.09583, implementation
+details).
+
+Importing this module imports no torch, so that the help of `alpro train` can list recipes and settings at once.
 """
 
-import argparse
 import dataclasses
 import difflib
 import json
@@ -15,94 +17,86 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import yaml
-from transformers import HfArgumentParser
-from transformers.hf_argparser import string_to_bool
 
-from ..data.augmentation import OPERATIONS
-from ..model.video_processing_alpro import SamplingStrategy
-from .arguments import AlproTrainingArguments
+from ..data.operations import OPERATIONS
+from ..model.decoding_types import SamplingStrategy
+from .settings import Setting, settings_of
 
 Task = Literal["prompter", "pretrain", "retrieval", "qa"]
 TASKS: tuple[Task, ...] = get_args(Task)
 RECIPES = Path(__file__).parent / "recipes"
-RUN = "run"  # key of a written recipe under which facts of the run stand, which are no values
-# fields of the training arguments that the command itself decides, or that do nothing here
+# key of a written recipe with facts about the run, such as versions; not a setting, and skipped when a recipe is read
+RUN = "run"
+# Training arguments that a run decides itself from `--output`, or that do nothing here.
 _MANAGED = ("output_dir", "do_train", "do_eval", "do_predict", "local_rank", "resume_from_checkpoint")
-_DESCRIBING = ("task", "description", RUN)
-# training arguments worth a line of help; all others work as well
-_SHOWN = (
-    *("learning_rate", "num_train_epochs", "max_steps", "warmup_steps", "lr_scheduler_type", "weight_decay"),
-    *("max_grad_norm", "per_device_train_batch_size", "gradient_accumulation_steps", "gradient_checkpointing"),
-    *("bf16", "use_cpu", "seed", "dataloader_num_workers", "logging_steps", "save_strategy", "save_steps"),
-    *("save_total_limit", "eval_strategy", "eval_steps", "per_device_eval_batch_size", "report_to", "deepspeed"),
-    *("vtc_weight", "vtm_weight", "mlm_weight", "pem_weight", "vtm_negatives", "contrastive_accumulation"),
-    *("eval_protocol", "rerank_k", "train_sampling_strategy"),
-)
+_DESCRIBING = ("task", "description")  # keys of a recipe that are not settings
 
 
 class RecipeError(ValueError):
-    """A recipe cannot be used; the message names the file, the key and what to do."""
+    """A recipe or a setting cannot be used; the message names the file, the key and the remedy."""
 
 
 @dataclass
 class AlproRecipe:
-    """What a recipe says beside the training arguments. None leaves the choice to the starting checkpoint."""
+    """Settings of a recipe besides the training arguments. None leaves the choice to the starting checkpoint."""
 
     global_batch_size: int | None = field(
         default=None,
         metadata={
-            "help": "Rows of an optimizer step on all devices together; the batch of a device is this divided by "
-            "processes x gradient_accumulation_steps."
+            "help": "Rows of one optimizer step on all devices; each device takes this divided by (processes x "
+            "gradient_accumulation_steps)."
         },
     )
     num_frames: int | None = field(default=None, metadata={"help": "Frames of a clip."})
     image_frames: int | None = field(
-        default=None, metadata={"help": "Frames of the clip that an image becomes (default: as many as of a video)."}
+        default=None, metadata={"help": "Frames of the clip that an image becomes (default: num_frames)."}
     )
     image_size: int | None = field(default=None, metadata={"help": "Height and width of a frame in pixels."})
     text_length: int | None = field(default=None, metadata={"help": "Longest text in tokens."})
     train_sampling: SamplingStrategy = field(
-        default="headtail", metadata={"help": "How the frames of a clip are drawn in training."}
+        default="headtail", metadata={"help": "How the frames of a clip are chosen in training."}
     )
     eval_sampling: SamplingStrategy | None = field(
-        default=None, metadata={"help": "How they are chosen otherwise; saved with the processor."}
+        default=None, metadata={"help": "How frames are chosen in evaluation; saved with the processor."}
     )
     augmentation: Literal["pretrain", "finetune", "none"] = field(
         default="finetune",
         metadata={
-            "help": "Random changes of frames: 'pretrain' (crop and RandAugment, images their own way), 'finetune' "
-            "(RandAugment), 'none'."
+            "help": "Random changes of frames: 'pretrain' (crops and RandAugment, with a variant for images), "
+            "'finetune' (RandAugment), or 'none'."
         },
     )
     leave_out: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "Operations that RandAugment must not use, such as horizontal_flip where captions tell left from "
-            f"right; out of {', '.join(OPERATIONS)}."
+            "help": "Operations that RandAugment must not use, such as horizontal_flip if captions tell left from "
+            f"right; any of {', '.join(OPERATIONS)}."
         },
     )
     isolate_decoding: bool = field(
         default=False,
         metadata={
-            "help": "Decode clips in processes of their own, so that one that crashes or hangs the decoder loses its "
+            "help": "Decode clips in separate processes, so that a clip that crashes or hangs the decoder loses its "
             "row and does not end the training."
         },
     )
-    mlm_probability: float = field(default=0.15, metadata={"help": "pretrain: share of words masked."})
+    mlm_probability: float = field(default=0.15, metadata={"help": "pretrain: share of words to mask."})
     pem_threshold: float | None = field(
-        default=None, metadata={"help": "pretrain: least probability of a pseudo-label that is learned from."}
+        default=None, metadata={"help": "pretrain: lowest top probability of a pseudo-label that is learned from."}
     )
     num_entities: int | None = field(
-        default=None, metadata={"help": "Entities to take from the top of the --entities file (default: all)."}
+        default=None, metadata={"help": "Entities to take from the start of the --entities file (default: all)."}
     )
     prompt_length: int = field(default=15, metadata={"help": "prompter: longest prompt of an entity in tokens."})
     num_answers: int | None = field(
         default=None,
-        metadata={"help": "qa: answers to know, the most frequent of the training rows; --answers has precedence."},
+        metadata={
+            "help": "qa: size of the answer list, the most frequent answers of the rows; --answers wins over it."
+        },
     )
     data_weights: list[float] = field(
         default_factory=list,
-        metadata={"help": "prompter, pretrain: relative frequency of each --data (default: all equal)."},
+        metadata={"help": "prompter, pretrain: relative frequency of each --data (default: equal)."},
     )
 
     def __post_init__(self) -> None:
@@ -114,67 +108,61 @@ class AlproRecipe:
             raise RecipeError(f"text_length={self.text_length} leaves no room for words; it must be at least 3.")
         unknown = [name for name in self.leave_out if name not in OPERATIONS]
         if unknown:
-            raise RecipeError(f"leave_out names {', '.join(unknown)}; there are only {', '.join(OPERATIONS)}.")
+            raise RecipeError(f"leave_out names {', '.join(unknown)}; choose from {', '.join(OPERATIONS)}.")
 
 
 FIELDS = tuple(one.name for one in dataclasses.fields(AlproRecipe))
 
 
 @cache
-def _options() -> dict[str, tuple[argparse.Action, ...]]:
-    """Name of a value -> the options that the library's parser makes of it (switches have a second one, --no_...)."""
-    described: Any = [AlproRecipe, AlproTrainingArguments]
-    parser: Any = HfArgumentParser(described)
-    found: dict[str, tuple[argparse.Action, ...]] = {}
-    for action in parser._actions:
-        if action.dest not in ("help", *_MANAGED):
-            found[action.dest] = (*found.get(action.dest, ()), action)
-    return found
+def settings() -> dict[str, Setting]:
+    """All settings of a recipe by name: those of `AlproRecipe`, then those of `AlproTrainingArguments`."""
+    from .arguments import AlproTrainingArguments  # takes torch, which a look at the bundled recipes does not need
+
+    arguments = settings_of(AlproTrainingArguments)
+    return settings_of(AlproRecipe) | {name: one for name, one in arguments.items() if name not in _MANAGED}
 
 
-def add_values(parser: argparse.ArgumentParser) -> None:
-    """Give a parser an option for every value of a recipe. The namespace has those that were given, and no others."""
-    own = parser.add_argument_group("values of a recipe, all of which may be given here (they win)")
-    shared = parser.add_argument_group(
-        "training arguments, as in a recipe; every other field of AlproTrainingArguments works the same"
-    )
-    for name, actions in _options().items():
-        shown = name in FIELDS or name in _SHOWN
-        for number, action in enumerate(actions):
-            options: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS}
-            options["help"] = action.help if shown and not number else argparse.SUPPRESS
-            if action.nargs == 0:
-                options["action"] = "store_false"
-            else:
-                options |= {"type": action.type, "nargs": action.nargs, "const": action.const}
-                options |= {"choices": action.choices, "metavar": None if action.choices else "VALUE"}
-            (own if name in FIELDS else shared).add_argument(*action.option_strings, **options)
+def check_settings(values: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Settings with values of the right types, where a text such as "1e-5" is read as on the command line.
 
+    Args:
+        values: Values by name.
+        source: Where they come from, such as the path of a recipe; messages start with it.
 
-def given_values(args: argparse.Namespace) -> dict[str, Any]:
-    """The values on the command line, by name."""
-    return {name: value for name, value in vars(args).items() if name in _options()}
-
-
-def value_names() -> list[str]:
-    """What a recipe may say, beside `task` and `description`."""
-    return list(_options())
+    Raises:
+        RecipeError: A name is unknown, or a value has the wrong type. The message names the nearest setting.
+    """
+    known = settings()
+    checked = {}
+    for name, value in values.items():
+        if name in _MANAGED:
+            raise RecipeError(f"{source}: {name!r} is decided by the command itself (--output). Remove it.")
+        if name not in known:
+            close = difflib.get_close_matches(str(name), [*known, *_DESCRIBING], n=3)
+            hint = f"Did you mean {' or '.join(close)}?" if close else "See alpro train --help for the settings."
+            raise RecipeError(f"{source}: unknown key {name!r}. {hint}")
+        try:
+            checked[name] = known[name].check(value)
+        except ValueError as error:
+            raise RecipeError(f"{source}: {name}={error}") from error
+    return checked
 
 
 def recipe_names() -> list[str]:
-    """The bundled recipes."""
+    """Names of the bundled recipes, sorted."""
     return sorted(path.stem for path in RECIPES.glob("*.json"))
 
 
 def read_recipe(name: str | Path) -> dict[str, Any]:
-    """Read a recipe: a bundled one by its name, or a `.json`, `.yaml` or `.yml` file, which a finished run has too.
+    """Read a bundled recipe by its name, or a `.json`, `.yaml` or `.yml` file, such as the one a finished run wrote.
 
     Returns:
-        Its values by key, with `task` and `description` where it has them.
+        Its values by key, with `task` and `description` where the recipe has them.
 
     Raises:
-        RecipeError: There is no such recipe, it is not of the format, or has an unknown key or a value of the wrong
-            kind. The message names file, key and what comes close.
+        RecipeError: There is no such recipe, the file is not valid, or it has an unknown key or a value of the wrong
+            type. The message names the file, the key and the nearest known one.
         OSError: The file cannot be read.
     """
     path = Path(name)
@@ -190,58 +178,21 @@ def read_recipe(name: str | Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
         values = yaml.safe_load(text) if path.suffix in (".yaml", ".yml") else json.loads(text)
     except (json.JSONDecodeError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path} is no recipe, neither JSON nor (as .yaml) YAML: {error}") from error
+        raise RecipeError(f"{path} is not a recipe: it is not valid JSON or (as .yaml) YAML: {error}") from error
     if not isinstance(values, dict):
         raise RecipeError(f"{path} must hold one object of keys and values; it holds a {type(values).__name__}.")
     values.pop(RUN, None)
-    return {key: _checked(path, key, value) for key, value in values.items()}
-
-
-def _checked(path: Path, key: Any, value: Any) -> Any:
-    options = _options()
-    if key not in options and key not in _DESCRIBING:
-        if key in _MANAGED:
-            raise RecipeError(f"{path}: {key!r} is decided by the command itself (--output). Remove it.")
-        close = difflib.get_close_matches(str(key), [*options, *_DESCRIBING], n=3)
-        hint = f"Did you mean {' or '.join(close)}?" if close else "See alpro train --help for those there are."
-        raise RecipeError(f"{path}: unknown key {key!r}. {hint}")
-    if key == "task" and value not in TASKS:
-        raise RecipeError(f"{path}: task={value!r} is unknown. Use one of {', '.join(TASKS)}.")
-    if key in _DESCRIBING or value is None:
-        return value
-    action = options[key][0]
-    if action.nargs == "+":
-        if not isinstance(value, list):
-            raise RecipeError(f"{path}: {key}={value!r} must be a list.")
-        return [_converted(path, key, action, one) for one in value]
-    return _converted(path, key, action, value)
-
-
-def _converted(path: Path, key: str, action: argparse.Action, value: Any) -> Any:
-    """A value as the command line would make it of the same words."""
-    is_switch = action.type is string_to_bool
-    if not (is_switch or action.type in (int, float) or action.choices):
-        return value  # words, or what the training arguments read in forms of their own
-    fits = isinstance(value, bool | str) if is_switch else type(value) in (int, float, str)
-    try:
-        converted = action.type(str(value)) if fits and callable(action.type) else value
-    except (ValueError, argparse.ArgumentTypeError):
-        fits = False
-    if fits and action.choices and converted not in action.choices:
-        fits = False
-    if fits:
-        return converted
-    kind = "true or false" if is_switch else "a whole number" if action.type is int else "a number"
-    if action.choices:
-        kind = f"one of {', '.join(map(str, action.choices))}"
-    raise RecipeError(f"{path}: {key}={value!r} must be {kind}.")
+    describing = {key: values.pop(key) for key in _DESCRIBING if key in values}
+    if "task" in describing and describing["task"] not in TASKS:
+        raise RecipeError(f"{path}: task={describing['task']!r} is unknown. Use one of {', '.join(TASKS)}.")
+    return describing | check_settings(values, str(path))
 
 
 def batch_per_device(global_batch_size: int, world_size: int, accumulation: int) -> int:
-    """Rows of a process in a forward pass, so that all of a step are `global_batch_size`.
+    """Rows of one process in one forward pass, for `global_batch_size` rows in each optimizer step.
 
     Raises:
-        RecipeError: It does not divide.
+        RecipeError: The batch cannot be divided evenly.
     """
     per_device, rest = divmod(global_batch_size, world_size * accumulation)
     if rest or not per_device:
@@ -255,10 +206,11 @@ def batch_per_device(global_batch_size: int, world_size: int, accumulation: int)
 
 
 def recipe_table() -> str:
-    """The bundled recipes, one a line."""
-    lines = ["recipe             learning rate   batch  length         frames  text  clip  what it is"]
+    """The bundled recipes with their main values, one a line."""
+    lines = ["recipe             learning rate   batch  length         frames  text  clip  description"]
     for name in recipe_names():
-        values: Mapping[str, Any] = read_recipe(name)
+        # not by `read_recipe`, which checks the values and takes torch; the bundled ones are checked by the tests
+        values = json.loads((RECIPES / f"{name}.json").read_text(encoding="utf-8"))
         length = (
             f"{values['max_steps']:,} steps" if "max_steps" in values else f"{values['num_train_epochs']:g} epochs"
         )
@@ -274,11 +226,10 @@ __all__ = [
     "TASKS",
     "AlproRecipe",
     "RecipeError",
-    "add_values",
     "batch_per_device",
-    "given_values",
+    "check_settings",
     "read_recipe",
     "recipe_names",
     "recipe_table",
-    "value_names",
+    "settings",
 ]

@@ -1,19 +1,19 @@
-"""`alpro train`: prompter, pre-training and fine-tuning by recipe, in one process or many.
+"""A training by recipe: the prompter, pre-training or fine-tuning, in one process or in many.
 
-A run is a recipe, rows and a starting checkpoint. What it came down to, every value of it, is written beside the model
-as `recipe.json`, which is a recipe again. Source of the bundled ones: arXiv 2112.09583, implementation details.
+`train` takes a `TrainingRun`, which has the options of `alpro train` as its fields. All settings of the run are
+written to `recipe.json` in the folder of the model; that file is a recipe again. Source of the bundled recipes: arXiv
+2112.09583, implementation details.
 """
 
-import argparse
 import dataclasses
 import importlib.util
 import json
 import os
 import platform
-import re
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from typing import Any
 from transformers import set_seed
 
 from ..data.load_rows import is_labelled, load_rows, video_folders
-from ..files import write_whole
+from ..files import write_text_whole
 from ..model.configuration_alpro import AlproConfig
 from ..model.pretraining_alpro import AlproPrompterModel
 from ..version import __version__
@@ -30,17 +30,8 @@ from .callbacks import StopWhenTold
 from .checkpoints import last_complete_checkpoint
 from .curves import PICTURE, plot_runs
 from .prompter import build_prompter
-from .recipe import (
-    FIELDS,
-    RUN,
-    TASKS,
-    AlproRecipe,
-    RecipeError,
-    batch_per_device,
-    given_values,
-    read_recipe,
-    value_names,
-)
+from .recipe import FIELDS, RUN, TASKS, AlproRecipe, RecipeError, Task, batch_per_device, check_settings, read_recipe
+from .recipe import settings as known_settings
 from .start import (
     TrainError,
     answer_labels,
@@ -54,68 +45,208 @@ from .start import (
 from .trainer import DROPPED, AlproTrainer
 
 RECIPE = "recipe.json"
-_PACKAGES = ("torch", "torchvision", "transformers", "accelerate", "datasets", "av", "numpy")
-# values that may be others when a run goes on, because they have no part in what is learned
-_HARMLESS = re.compile(
-    r"logging_.*|log_.*|isolate_decoding|max_dropped_share|save_.*|eval_.*|dataloader_(?!drop_last).*|report_to|run_name|project|trackio_.*|hub_.*"
-    r"|push_to_hub|disable_tqdm|ddp_.*|per_device_eval_batch_size|rerank_k|vtm_batch_size|description|skip_memory.*"
+# Settings that may change on resume, because they only say how the training is watched, saved or fed. All others must
+# stay, and so must a setting that a later version of transformers adds, unless it has its default.
+MAY_CHANGE_ON_RESUME = (
+    "dataloader_multiprocessing_context",
+    "dataloader_num_workers",
+    "dataloader_persistent_workers",
+    "dataloader_pin_memory",
+    "dataloader_prefetch_factor",
+    "ddp_backend",
+    "ddp_broadcast_buffers",
+    "ddp_bucket_cap_mb",
+    "ddp_find_unused_parameters",
+    "ddp_static_graph",
+    "ddp_timeout",
+    "disable_tqdm",
+    "eval_accumulation_steps",
+    "eval_delay",
+    "eval_do_concat_batches",
+    "eval_on_start",
+    "eval_protocol",
+    "eval_sampling",
+    "eval_steps",
+    "eval_strategy",
+    "eval_use_gather_object",
+    "hub_always_push",
+    "hub_model_id",
+    "hub_private_repo",
+    "hub_revision",
+    "hub_strategy",
+    "isolate_decoding",
+    "log_level",
+    "log_level_replica",
+    "log_on_each_node",
+    "logging_first_step",
+    "logging_nan_inf_filter",
+    "logging_steps",
+    "logging_strategy",
+    "max_dropped_share",
+    "per_device_eval_batch_size",
+    "project",
+    "push_to_hub",
+    "report_to",
+    "rerank_k",
+    "run_name",
+    "save_on_each_node",
+    "save_only_model",
+    "save_steps",
+    "save_strategy",
+    "save_total_limit",
+    "skip_memory_metrics",
+    "trackio_bucket_id",
+    "trackio_space_id",
+    "trackio_static_space_id",
+    "vtm_batch_size",
 )
+# Not written to recipe.json: the batch of a device follows from `global_batch_size`, and a token is a secret.
+_NOT_WRITTEN = ("per_device_train_batch_size", "hub_token")
+_PACKAGES = ("torch", "torchvision", "transformers", "accelerate", "datasets", "av", "numpy")
 
 
-# ----------------------------------------------------------------------------------------------------------- arguments
+class DataLoadingError(RuntimeError):
+    """A process that loads data died, possibly out of memory or in a decoder that crashed."""
 
 
-def _complain(message: str) -> None:
-    rank = int(os.environ.get("RANK", "0"))
-    print(f"alpro train{f' (process {rank})' if rank else ''}: {message}", file=sys.stderr)
+@dataclass
+class TrainingRun:
+    """Inputs and outputs of a training: the options of `alpro train`, under the same names.
+
+    Either `model`, or `vision` and `text`, say what to start from.
+
+    Args:
+        recipe: A bundled recipe, or a JSON or YAML file, see `read_recipe`.
+        data: Rows to learn from: a file or a folder of `save_to_disk`, or `KIND:PATH` for published annotations, see
+            `load_rows`. The tasks `prompter` and `pretrain` take several sources.
+        output: Folder of the run and of its model, made if it does not exist. If it holds a checkpoint of the same
+            run, the training continues from there.
+        settings: Settings that win over those of the recipe, by name.
+        task: `prompter`, `pretrain`, `retrieval` or `qa`; None: the task of the recipe.
+        model: Folder or Hub id of an ALPRO checkpoint.
+        vision, text: Folders or Hub ids of a ViT and of a BERT with its tokenizer.
+        processor: Folder or Hub id of the processor; None: that of `model`.
+        eval_data: Rows to evaluate on during the training and at its end.
+        split, eval_split: Splits of `data` and `eval_data`, if they have several.
+        videos: Folder of the clips of `KIND:PATH`, or one for each of `data`.
+        eval_videos: The same for `eval_data`; None: the first of `videos`.
+        prompter: Pre-training: folder or Hub id of the teacher of PEM.
+        entities: Prompter: file of the entities to make prompts for. Pre-training: their names, where all rows have
+            pseudo-labels and there is no `prompter`.
+        answers: Question answering: JSON file from answer to index.
+        allow_outside: Whether annotations may name clips outside their folder.
+        plot: Whether to draw the curves at the end.
+    """
+
+    recipe: str | Path
+    data: Sequence[str]
+    output: Path
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    task: Task | None = None
+    model: str | None = None
+    vision: str | None = None
+    text: str | None = None
+    processor: str | None = None
+    eval_data: str | None = None
+    split: str | None = None
+    eval_split: str | None = None
+    videos: Sequence[Path] | None = None
+    eval_videos: Path | None = None
+    prompter: str | None = None
+    entities: Path | None = None
+    answers: Path | None = None
+    allow_outside: bool = False
+    plot: bool = False
+
+
+@dataclass(frozen=True)
+class ResolvedSettings:
+    """The settings of a run, once the recipe, the run and the number of processes are known.
+
+    Args:
+        task: What the training is for.
+        recipe: The settings of ours.
+        arguments: The training arguments, with the batch of a device.
+        written: All settings for `recipe.json`, with `task` and `description`.
+    """
+
+    task: Task
+    recipe: AlproRecipe
+    arguments: AlproTrainingArguments
+    written: dict[str, Any]
 
 
 # ---------------------------------------------------------------------------------------------------------- a training
 
 
-def train(args: argparse.Namespace) -> bool:
-    """Train as the parsed arguments of `alpro train` say, and write everything to `args.output`.
+def train(run: TrainingRun) -> bool:
+    """Train, and write the model, its processor, the log and `recipe.json` to `run.output`.
+
+    Progress is printed by the first process. With several processes, all of them call this function.
 
     Returns:
-        Whether the training came to its end; not so if SIGTERM ended it.
+        Whether the training reached its end. False: SIGTERM ended it after a step, and a checkpoint was saved.
+
+    Raises:
+        RecipeError, TrainError: The recipe, a setting or an input cannot be used, or `run.output` holds another run.
+        RowsError, EntityListError: Rows or entities cannot be read.
+        DataLoadingError: A data loading process died. The same call continues from the newest checkpoint.
+        NonFiniteLossError, DroppedRowsError: See `AlproTrainer`.
+        OSError, ValueError: A file is missing, or training arguments contradict each other.
     """
-    task, recipe, arguments, values = resolve(args)
-    _check_arguments(args, task)
+    try:
+        return _train(run)
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):  # torch has no class of its own for it
+            raise
+        raise DataLoadingError(
+            f"a data loading process died ({' '.join(str(error).split())}). The same command continues from the "
+            "newest checkpoint. With --isolate_decoding, a clip that crashes the decoder loses only its row"
+        ) from error
+
+
+def _train(run: TrainingRun) -> bool:
+    resolved = resolve(run)
+    task, recipe, arguments = resolved.task, resolved.recipe, resolved.arguments
+    _check_inputs(run, task)
     say = print if arguments.process_index == 0 else _nothing
-    outside = {"allow_outside": True} if args.allow_outside else {}
-    with arguments.main_process_first(desc="rows"):  # the others find what the first one has cached
+    outside = {"allow_outside": True} if run.allow_outside else {}
+    with arguments.main_process_first(desc="rows"):  # so that the other processes find the rows in the cache
         sources = {
-            spec: load_rows(spec, task, videos, args.split, args.output, **outside)
-            for spec, videos in zip(args.data, video_folders(args.videos, len(args.data)), strict=True)
+            source: load_rows(source, task, videos, run.split, run.output, **outside)
+            for source, videos in zip(run.data, video_folders(run.videos, len(run.data)), strict=True)
         }
         eval_rows = None
-        if args.eval_data:
-            videos = args.eval_videos or video_folders(args.videos, 1)[0]
-            eval_rows = load_rows(args.eval_data, task, videos, args.eval_split, args.output, **outside)
-    set_seed(arguments.seed)
-    labels = answer_labels(args, task, recipe, list(sources.values()))
-    entities = pem_entities(args, task, recipe, arguments, list(sources.values()))
+        if run.eval_data:
+            videos = run.eval_videos or video_folders(run.videos, 1)[0]
+            eval_rows = load_rows(run.eval_data, task, videos, run.eval_split, run.output, **outside)
+    set_seed(arguments.seed)  # before the model is made, whose new weights are random
+    labels = answer_labels(task, recipe, next(iter(sources.values())), run.answers)
+    if task == "prompter" and run.entities:
+        first_entities(run.entities, recipe)  # an unreadable list is reported now, and not after the training
+    entities = None
+    if task == "pretrain" and arguments.pem_weight > 0:
+        entities = pem_entities(recipe, sources, prompter=run.prompter, entities=run.entities)
     model: Any
-    model, fresh = start_model(args, task, recipe, entities, labels)
-    processor = start_processor(args, recipe, model.config)
-    facts = _facts(args, arguments, model.config, {spec: len(rows) for spec, rows in sources.items()})
-    checkpoint = _write_recipe(args.output, values, facts, arguments.process_index == 0)
-    say(f"{task} by {args.recipe}: {', '.join(f'{spec} ({len(rows)} rows)' for spec, rows in sources.items())}")
+    model, fresh = start_model(task, recipe, entities, labels, model=run.model, vision=run.vision, text=run.text)
+    processor = start_processor(recipe, model.config, processor=run.processor or run.model, text=run.text)
+    facts = _facts(run, arguments, model.config, {source: len(rows) for source, rows in sources.items()})
+    checkpoint = _write_recipe(run.output, resolved.written, facts, writes=arguments.process_index == 0)
+    say(f"{task} by {run.recipe}: {', '.join(f'{source} ({len(rows)} rows)' for source, rows in sources.items())}")
     say(f"start: {facts['start']}" + (f"; new weights: {', '.join(fresh)}" if fresh else ""))
     say(
         f"batch: {arguments.per_device_train_batch_size} x {arguments.world_size} processes x "
-        f"{arguments.gradient_accumulation_steps} accumulated; values in {args.output / RECIPE}"
+        f"{arguments.gradient_accumulation_steps} accumulated; all settings are in {run.output / RECIPE}"
     )
     if checkpoint:
-        say(f"goes on from {checkpoint}")
-    collator = make_collator(task, recipe, arguments, processor, model.config, entities)
+        say(f"continues from {checkpoint}")
     prompter = None
-    if entities and args.prompter and task == "pretrain" and not all(map(is_labelled, sources.values())):
-        prompter = AlproPrompterModel.from_pretrained(args.prompter)
+    if entities and run.prompter and not all(map(is_labelled, sources.values())):
+        prompter = AlproPrompterModel.from_pretrained(run.prompter)
     trainer: Any = AlproTrainer(
         model=model,
         args=arguments,
-        data_collator=collator,
+        data_collator=make_collator(task, recipe, arguments, processor, model.config, entities),
         train_dataset=training_rows(task, recipe, arguments, sources),
         eval_dataset=eval_rows,
         prompter=prompter,
@@ -123,6 +254,7 @@ def train(args: argparse.Namespace) -> bool:
         callbacks=[told := StopWhenTold()],
     )
     trainer.train(resume_from_checkpoint=checkpoint)
+    # A signal in the last step ends nothing early: the training is complete.
     if told.told and trainer.state.global_step < trainer.state.max_steps:
         return False
     trainer.save_model()
@@ -131,54 +263,57 @@ def train(args: argparse.Namespace) -> bool:
         metrics = _evaluation_at_the_end(trainer)
         trainer.save_metrics("eval", metrics, combined=False)
         say(json.dumps({key: value for key, value in metrics.items() if key.startswith("eval_")}, indent=1))
-    if task == "prompter" and args.entities and arguments.process_index == 0:
-        names = first_entities(args.entities, recipe)
+    if task == "prompter" and run.entities and arguments.process_index == 0:
+        names = first_entities(run.entities, recipe)
         teacher = build_prompter(trainer.model, processor, names, max_length=recipe.prompt_length)
-        teacher.save_pretrained(args.output)
+        teacher.save_pretrained(run.output)
         say(f"a prompter of {len(names)} entities")
-    if args.plot and arguments.process_index == 0:
-        plot_runs([args.output]).savefig(args.output / PICTURE)
-        say(f"curves drawn in {args.output / PICTURE}")
+    if run.plot and arguments.process_index == 0:
+        plot_runs([run.output]).savefig(run.output / PICTURE)
+        say(f"curves drawn in {run.output / PICTURE}")
     dropped = max((entry.get("dropped_rows", 0) for entry in trainer.state.log_history), default=0)
     if dropped:
-        listed = f"the clips are listed with the reasons in {args.output / DROPPED}"
-        say(f"{dropped} rows were dropped, as their clips cannot be decoded; {listed}", file=sys.stderr)
-    say(f"model and processor saved in {args.output}")
+        listed = f"the clips are listed with the reasons in {run.output / DROPPED}"
+        say(f"{dropped} rows were dropped because their clips cannot be decoded; {listed}", file=sys.stderr)
+    say(f"model and processor saved in {run.output}")
     if arguments.world_size > 1:
-        trainer.accelerator.end_training()
+        trainer.accelerator.end_training()  # closes the process group, about which torch would warn at exit
     return True
 
 
 def _nothing(*args: Any, **kwargs: Any) -> None:
-    """What all processes but the first say."""
+    """Stands for `print` in all processes but the first."""
 
 
-def resolve(args: argparse.Namespace) -> tuple[str, AlproRecipe, AlproTrainingArguments, dict[str, Any]]:
-    """From the recipe and the command line: the task, our values, those of the Trainer, and all as one object.
+def resolve(run: TrainingRun) -> ResolvedSettings:
+    """Combine the recipe of a run with its settings, and divide the batch among the processes.
 
     Raises:
-        RecipeError: A value cannot be used, or the batch does not divide.
-        ValueError: The training arguments contradict each other.
+        RecipeError: A setting cannot be used, or the batch cannot be divided.
+        ValueError: Training arguments contradict each other.
     """
-    values = read_recipe(args.recipe)
-    given = given_values(args)
-    task = values.pop("task", None)
-    if args.task and task and args.task != task:
-        raise RecipeError(f"The recipe {args.recipe} is for the task {task!r}, not {args.task!r}. Name another.")
-    task = args.task or task
-    if task is None:
-        raise RecipeError(f"The recipe {args.recipe} names no task. Add --task, one of {', '.join(TASKS)}.")
+    values = read_recipe(run.recipe)
+    given = check_settings(run.settings, "settings")
+    recipe_task = values.pop("task", None)
+    if run.task and recipe_task and run.task != recipe_task:
+        raise RecipeError(
+            f"The recipe {run.recipe} is for the task {recipe_task!r}, not {run.task!r}. Name another recipe."
+        )
+    task = run.task or recipe_task
+    if task not in TASKS:
+        raise RecipeError(f"The recipe {run.recipe} names no task. Add --task, one of {', '.join(TASKS)}.")
     description = values.pop("description", None)
-    if not args.eval_data:
+    if not run.eval_data:
         if given.get("eval_strategy", "no") != "no":
             raise RecipeError(f"eval_strategy={given['eval_strategy']!r} needs rows to evaluate with: --eval-data.")
         values |= {"eval_strategy": "no", "load_best_model_at_end": False}
+    # The batch may be given for a device instead; then the one of the recipe does not count.
     if "per_device_train_batch_size" in given and "global_batch_size" not in given:
         values.pop("global_batch_size", None)
     values |= given
     recipe = AlproRecipe(**{name: value for name, value in values.items() if name in FIELDS})
     own = {name: value for name, value in values.items() if name not in FIELDS}
-    arguments = AlproTrainingArguments(output_dir=str(args.output), **own | _batch(recipe, own))
+    arguments = AlproTrainingArguments(output_dir=str(run.output), **own | _batch(recipe, own))
     rows = arguments.per_device_train_batch_size * arguments.world_size * arguments.gradient_accumulation_steps
     if recipe.global_batch_size not in (None, rows):
         raise RecipeError(
@@ -187,41 +322,46 @@ def resolve(args: argparse.Namespace) -> tuple[str, AlproRecipe, AlproTrainingAr
             f"{rows}. Leave out --per_device_train_batch_size, or start the processes with torchrun or accelerate."
         )
     recipe.global_batch_size = rows
-    written = dataclasses.asdict(recipe) | arguments.to_dict()
-    left_out = {"per_device_train_batch_size", "hub_token"}
-    kept = {name: value for name, value in written.items() if name in value_names() and name not in left_out}
-    return task, recipe, arguments, {"description": description, "task": task, **kept}
+    written = {
+        name: value
+        for name, value in (dataclasses.asdict(recipe) | arguments.to_dict()).items()
+        if name in known_settings() and name not in _NOT_WRITTEN
+    }
+    return ResolvedSettings(task, recipe, arguments, {"description": description, "task": task, **written})
 
 
 def _batch(recipe: AlproRecipe, own: Mapping[str, Any]) -> dict[str, Any]:
-    """The batch of a device, unless it is given itself. Launchers tell the number of processes in the environment."""
+    """The batch of a device, unless it is given. Launchers set the number of processes in the environment."""
     if recipe.global_batch_size is None or "per_device_train_batch_size" in own:
         return {}
+    # `arguments.world_size` says the same, but only once the arguments are made, which need the batch
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     accumulation = own.get("gradient_accumulation_steps", 1)
     return {"per_device_train_batch_size": batch_per_device(recipe.global_batch_size, world_size, accumulation)}
 
 
-def _check_arguments(args: argparse.Namespace, task: str) -> None:
-    """Options that a task has no use for are mistakes, and better found now than after hours."""
-    if (args.model is None) == (args.vision is None and args.text is None):
+def _check_inputs(run: TrainingRun, task: Task) -> None:
+    """Refuse inputs that the task does not use: they are mistakes, and better found now than after hours."""
+    if (run.model is None) == (run.vision is None and run.text is None):
         raise TrainError("Say what to start from: --model START, or --vision VIT and --text BERT.")
-    if args.model is None and (args.vision is None or args.text is None):
+    if run.model is None and (run.vision is None or run.text is None):
         raise TrainError("--vision and --text go together: a ViT and a BERT make the towers.")
     for option, value, tasks in (
-        ("--prompter", args.prompter, ("pretrain",)),
-        ("--entities", args.entities, ("prompter", "pretrain")),
-        ("--answers", args.answers, ("qa",)),
+        ("--prompter", run.prompter, ("pretrain",)),
+        ("--entities", run.entities, ("prompter", "pretrain")),
+        ("--answers", run.answers, ("qa",)),
     ):
         if value is not None and task not in tasks:
             raise TrainError(f"{option} has no part in the task {task!r}, only in {' and '.join(tasks)}. Remove it.")
-    if args.prompter and args.entities:
+    if run.prompter and run.entities:
         raise TrainError("The prompter knows its entities: give --prompter or --entities, not both.")
-    if len(args.data) > 1 and task not in ("prompter", "pretrain"):
-        raise TrainError(f"The task {task!r} learns from one --data; received {len(args.data)}. Join them in a file.")
-    if len(set(args.data)) < len(args.data):
-        raise TrainError(f"--data names a source twice: {', '.join(args.data)}. Use --data_weights to see one more.")
-    if args.plot and importlib.util.find_spec("matplotlib") is None:
+    if len(run.data) > 1 and task not in ("prompter", "pretrain"):
+        raise TrainError(f"The task {task!r} learns from one --data; received {len(run.data)}. Join them in a file.")
+    if len(set(run.data)) < len(run.data):
+        raise TrainError(
+            f"--data names a source twice: {', '.join(run.data)}. Use --data_weights to draw one more often."
+        )
+    if run.plot and importlib.util.find_spec("matplotlib") is None:
         raise TrainError('--plot needs matplotlib, which is not installed: pip install "alpro-hf[plot]"')
 
 
@@ -229,19 +369,27 @@ def _check_arguments(args: argparse.Namespace, task: str) -> None:
 
 
 def _facts(
-    args: argparse.Namespace, arguments: AlproTrainingArguments, config: AlproConfig, rows: Mapping[str, int]
+    run: TrainingRun, arguments: AlproTrainingArguments, config: AlproConfig, rows: Mapping[str, int]
 ) -> dict[str, Any]:
-    """What a run was, beside its values."""
-    start = args.model or f"{args.vision} + {args.text}"
-    options = ("eval_data", "split", "eval_split", "eval_videos", "processor", "prompter", "entities", "answers")
+    """Facts about a run besides its settings, for `recipe.json`."""
+    inputs = {
+        "eval_data": run.eval_data,
+        "split": run.split,
+        "eval_split": run.eval_split,
+        "eval_videos": run.eval_videos,
+        "processor": run.processor,
+        "prompter": run.prompter,
+        "entities": run.entities,
+        "answers": run.answers,
+    }
     return {
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "recipe": args.recipe,
-        "start": start,
+        "recipe": run.recipe,
+        "start": run.model or f"{run.vision} + {run.text}",
         "start_revision": getattr(config, "_commit_hash", None),
         "data": dict(rows),
-        "videos": [str(folder) for folder in args.videos or ()],
-        **{name: str(value) for name in options if (value := getattr(args, name)) is not None},
+        "videos": [str(folder) for folder in run.videos or ()],
+        **{name: str(value) for name, value in inputs.items() if value is not None},
         "processes": arguments.world_size,
         "per_device_train_batch_size": arguments.per_device_train_batch_size,
         "device": arguments.device.type,
@@ -253,33 +401,51 @@ def _facts(
     }
 
 
-def _write_recipe(output: Path, values: Mapping[str, Any], facts: dict[str, Any], writes: bool) -> str | None:
-    """Write `recipe.json` and return the checkpoint to go on from, which must be of the same recipe.
+def _write_recipe(output: Path, values: Mapping[str, Any], facts: dict[str, Any], *, writes: bool) -> str | None:
+    """Write `recipe.json`, and return the checkpoint to continue from.
+
+    Args:
+        output: Folder of the run.
+        values: All settings, with `task` and `description`.
+        facts: What comes under the key `run`.
+        writes: Whether this process writes the file; all processes compare it.
 
     Raises:
-        TrainError: The folder holds a run of another recipe.
+        TrainError: The folder holds a run with other settings, another start or other rows.
     """
     path = output / RECIPE
     checkpoint = last_complete_checkpoint(output)
     text = json.dumps({**values, RUN: facts}, indent=2, default=str, ensure_ascii=False) + "\n"
     if path.is_file() and checkpoint:
-        before, now = json.loads(path.read_text(encoding="utf-8")), json.loads(text)
-        names = [name for name in now if name != RUN and not _HARMLESS.fullmatch(name)]
-        changed = [
-            f"{name} was {before.get(name)!r}, is {now[name]!r}" for name in names if before.get(name) != now[name]
-        ]
-        for name in ("start", "data"):
-            if before.get(RUN, {}).get(name) != now[RUN][name]:
-                changed.append(f"{name} was {before.get(RUN, {}).get(name)!r}, is {now[RUN][name]!r}")
+        # `now` from its text, so that both have the types of JSON
+        changed = _changes(json.loads(path.read_text(encoding="utf-8")), json.loads(text))
         if changed:
             raise TrainError(
-                f"{output} holds a run by another recipe: {'; '.join(changed)}. To go on with that run, give the same "
+                f"{output} holds a run by another recipe: {'; '.join(changed)}. To continue that run, give the same "
                 "values; for a new one, name another --output."
             )
     if writes:
         output.mkdir(parents=True, exist_ok=True)
-        write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+        write_text_whole(path, text)
     return checkpoint
+
+
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Differences between two recipes of a run that make it another run, in words."""
+    changed = []
+    for name, value in now.items():
+        if name in (RUN, "description", *MAY_CHANGE_ON_RESUME):
+            continue
+        # A setting that an earlier version did not have was at its default then.
+        default = known_settings()[name].default if name in known_settings() else None
+        earlier = before.get(name, default)
+        if earlier != value:
+            changed.append(f"{name} was {earlier!r}, is {value!r}")
+    for name in ("start", "data"):
+        earlier = before.get(RUN, {}).get(name)
+        if earlier != now[RUN][name]:
+            changed.append(f"{name} was {earlier!r}, is {now[RUN][name]!r}")
+    return changed
 
 
 def _evaluation_at_the_end(trainer: AlproTrainer) -> dict[str, float]:
@@ -291,4 +457,12 @@ def _evaluation_at_the_end(trainer: AlproTrainer) -> dict[str, float]:
     return trainer.evaluate()
 
 
-__all__ = ["RECIPE", "resolve", "train"]
+__all__ = [
+    "MAY_CHANGE_ON_RESUME",
+    "RECIPE",
+    "DataLoadingError",
+    "ResolvedSettings",
+    "TrainingRun",
+    "resolve",
+    "train",
+]

@@ -1,9 +1,8 @@
-"""What a training by recipe begins with: checked rows, the model with its weights, the processor and the collator."""
+"""The start of a training by recipe: rows, the model with its weights, its processor and the collator."""
 
-import argparse
 import copy
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,7 @@ from ..data.augmentation import OPERATIONS, AlproAugmentation
 from ..data.collator import AlproCollator
 from ..data.isolated_decoder import IsolatedDecoder
 from ..data.label_lists import read_answers, read_entities
-from ..data.load_rows import (
-    is_labelled,
-)
+from ..data.load_rows import is_labelled
 from ..data.mixed_rows import MixedRows
 from ..data.pretraining_collator import AlproPreTrainingCollator
 from ..model.configuration_alpro import AlproConfig
@@ -27,14 +24,14 @@ from ..model.pretraining_alpro import AlproForPreTraining
 from ..model.processing_alpro import AlproProcessor
 from ..model.video_processing_alpro import AlproVideoProcessor
 from .arguments import AlproTrainingArguments
-from .recipe import AlproRecipe
+from .recipe import AlproRecipe, Task
 
 
 class TrainError(ValueError):
-    """A training cannot begin; the message says why and what to do."""
+    """A training cannot begin; the message says why and what to do. It names inputs as options of `alpro train` do."""
 
 
-MODELS: dict[str, Any] = {
+MODELS: dict[Task, Any] = {
     "prompter": AlproModel,
     "pretrain": AlproForPreTraining,
     "retrieval": AlproForVideoTextRetrieval,
@@ -46,14 +43,24 @@ MODELS: dict[str, Any] = {
 
 
 def training_rows(
-    task: str,
-    recipe: AlproRecipe,
-    arguments: AlproTrainingArguments,
-    sources: Mapping[str, Dataset],
-) -> Any:
-    """Mixed by steps for pre-training, which several sources need; else the rows themselves, in epochs."""
-    several = len(sources) > 1
-    if task not in ("prompter", "pretrain") or not (several or arguments.train_sampling_strategy == "sequential"):
+    task: Task, recipe: AlproRecipe, arguments: AlproTrainingArguments, sources: Mapping[str, Dataset]
+) -> Dataset | MixedRows:
+    """The data set to train on.
+
+    Args:
+        task: What the training is for.
+        recipe: Its `data_weights` say how often each source is drawn.
+        arguments: With `train_sampling_strategy="sequential"`, pre-training counts steps and not epochs.
+        sources: Rows by the name of their source.
+
+    Returns:
+        Rows mixed step by step for pre-training, which several sources need; otherwise the rows of the only source.
+
+    Raises:
+        TrainError: There is not one weight for each source.
+    """
+    mixes = len(sources) > 1 or arguments.train_sampling_strategy == "sequential"
+    if task not in ("prompter", "pretrain") or not mixes:
         return next(iter(sources.values()))
     weights = None
     if recipe.data_weights:
@@ -66,113 +73,154 @@ def training_rows(
 
 
 def answer_labels(
-    args: argparse.Namespace, task: str, recipe: AlproRecipe, sources: Sequence[Dataset]
+    task: Task, recipe: AlproRecipe, rows: Dataset, answers: str | Path | None = None
 ) -> list[str] | None:
-    """Answers of question answering in the order of their numbers; None: those of the starting checkpoint."""
+    """The answers that a question answering model chooses from, in the order of their indices.
+
+    Args:
+        task: What the training is for.
+        recipe: Its `num_answers` is the size of the list if there is no file of answers.
+        rows: Rows with the column `answer`, of which the most frequent are taken; ties are ordered by the alphabet.
+        answers: A JSON file from answer to index, see `read_answers`.
+
+    Returns:
+        The answers; None: the task has none, or those of the starting checkpoint stay.
+
+    Raises:
+        TrainError: The indices of the file are not 0, 1, 2, ...
+        OSError, ValueError: The file cannot be read.
+    """
     if task != "qa":
         return None
-    rows = sources[0]
-    if args.answers:
-        numbers = read_answers(args.answers)
-        if sorted(numbers.values()) != list(range(len(numbers))) or not numbers:
-            raise TrainError(
-                f"{args.answers} must number its {len(numbers)} answers 0 to {len(numbers) - 1}, once each."
-            )
-        return sorted(numbers, key=lambda answer: numbers[answer])
+    if answers:
+        indices = read_answers(answers)
+        if sorted(indices.values()) != list(range(len(indices))) or not indices:
+            raise TrainError(f"{answers} must number its {len(indices)} answers 0 to {len(indices) - 1}, once each.")
+        return sorted(indices, key=lambda answer: indices[answer])
     if recipe.num_answers is None:
         return None
-    counts = Counter(rows["answer"])
-    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    ranked = sorted(Counter(rows["answer"]).items(), key=lambda item: (-item[1], item[0]))
     return [answer for answer, _ in ranked[: recipe.num_answers]]
 
 
-def first_entities(path: Path, recipe: AlproRecipe) -> list[str]:
+def first_entities(path: str | Path, recipe: AlproRecipe) -> list[str]:
+    """The first `num_entities` names of a list of entities; all of them if the recipe sets no number."""
     return read_entities(path)[: recipe.num_entities]
 
 
 def pem_entities(
-    args: argparse.Namespace,
-    task: str,
     recipe: AlproRecipe,
-    arguments: AlproTrainingArguments,
-    sources: Sequence[Dataset],
-) -> list[str] | None:
-    """Names of the entities that PEM predicts; None: no PEM."""
-    if task == "prompter" and args.entities:
-        first_entities(args.entities, recipe)  # a list that cannot be read shows now, not after the training
-    if task != "pretrain" or arguments.pem_weight == 0:
-        return None
-    if args.prompter:
-        entities = AlproConfig.from_pretrained(args.prompter).entities
-        if not entities:
+    sources: Mapping[str, Dataset],
+    *,
+    prompter: str | Path | None = None,
+    entities: str | Path | None = None,
+) -> list[str]:
+    """The names of the entities that pre-training predicts in PEM.
+
+    Args:
+        recipe: Its `num_entities` limits `entities`.
+        sources: Rows by the name of their source; those with pseudo-labels need no teacher.
+        prompter: Folder or Hub id of the teacher, which names its entities.
+        entities: File with the names, where all rows have pseudo-labels.
+
+    Raises:
+        TrainError: There is no teacher for some rows, or pseudo-labels have another number of entities.
+    """
+    if prompter:
+        names = AlproConfig.from_pretrained(prompter).entities
+        if not names:
             raise TrainError(
-                f"--prompter {args.prompter} names no entities. Make one with alpro train --task prompter --entities."
+                f"--prompter {prompter} names no entities. Make one with alpro train --task prompter --entities."
             )
-    elif args.entities:
-        entities = first_entities(args.entities, recipe)
+    elif entities:
+        names = first_entities(entities, recipe)
     else:
         raise TrainError(
-            "PEM needs a teacher: --prompter DIR; or, where all rows have pseudo-labels, --entities FILE; or switch "
-            "it off with --pem_weight 0."
+            "PEM needs a teacher: --prompter DIR; or, if all rows have pseudo-labels, --entities FILE; or switch it "
+            "off with --pem_weight 0."
         )
-    for spec, rows in zip(args.data, sources, strict=True):
+    for source, rows in sources.items():
         if not is_labelled(rows):
-            if not args.prompter:
-                raise TrainError(f"{spec} has no pseudo-labels ('pem_targets'), so --prompter must name the teacher.")
+            if not prompter:
+                raise TrainError(f"{source} has no pseudo-labels ('pem_targets'); name the teacher with --prompter.")
             continue
         size = len(next(iter(rows))["pem_targets"])
-        if size != len(entities):
-            raise TrainError(f"{spec} has pseudo-labels for {size} entities; {len(entities)} are named. Use the same.")
-    return entities
+        if size != len(names):
+            raise TrainError(f"{source} has pseudo-labels for {size} entities; {len(names)} are named. Use the same.")
+    return names
 
 
 # -------------------------------------------------------------------------------------------- the model and its inputs
 
 
 def start_model(
-    args: argparse.Namespace,
-    task: str,
+    task: Task,
     recipe: AlproRecipe,
-    entities: list[str] | None,
-    labels: list[str] | None,
+    entities: list[str] | None = None,
+    labels: list[str] | None = None,
+    *,
+    model: str | None = None,
+    vision: str | None = None,
+    text: str | None = None,
 ) -> tuple[Any, list[str]]:
-    """The model of a task, with the weights of the starting checkpoint as far as it has them.
+    """The model of a task, with all weights of the starting checkpoint that fit it.
 
     Space and time embeddings are resized to the frames of the recipe, so that each frame learns its own. A head for
-    other entities or answers than those of the checkpoint is new.
+    other entities or answers than those of the checkpoint is new, even if its shape would fit.
+
+    Args:
+        task: What the training is for.
+        recipe: Its number and size of frames, and `pem_threshold`, go into the configuration.
+        entities: Names of the entities of PEM; None: no PEM.
+        labels: Answers in the order of their indices; None: those of the checkpoint.
+        model: Folder or Hub id of an ALPRO checkpoint; or else
+        vision, text: folders or Hub ids of a ViT and a BERT.
 
     Returns:
-        The model, and the names of its parts whose weights are new.
+        The model in float32, and the names of its parts whose weights are new.
 
     Raises:
-        TrainError: The checkpoint is not of ALPRO, or its answers have no names.
+        TrainError: The checkpoint is not an ALPRO model or is incomplete, or its answers have no names.
     """
     model_class = MODELS[task]
-    if args.model:
-        found, _ = AlproConfig.get_config_dict(args.model)
+    source: Any
+    if model:
+        found, _ = AlproConfig.get_config_dict(model)
         if found.get("model_type") != AlproConfig.model_type:
             raise TrainError(
-                f"--model {args.model} holds a model of type {found.get('model_type')!r}, not an ALPRO model. A ViT "
-                "and a BERT are given with --vision and --text."
+                f"--model {model} holds a model of type {found.get('model_type')!r}, not an ALPRO model. A ViT and a "
+                "BERT are given with --vision and --text."
             )
+        # The library would warn about every new weight. `train` prints the new parts of the model instead.
         verbosity = logging.get_verbosity()
-        logging.set_verbosity_error()  # which weights are new is told here, by the parts of the model
-        loaded: Any = model_class.from_pretrained(args.model, dtype=torch.float32, output_loading_info=True)
+        logging.set_verbosity_error()
+        source, info = model_class.from_pretrained(model, dtype=torch.float32, output_loading_info=True)
         logging.set_verbosity(verbosity)
-        source, info = loaded
         new = set(info["missing_keys"])
         if any(name.startswith(("alpro.", "text_model.", "video_model.")) for name in new):
-            raise TrainError(f"--model {args.model} is not whole: it lacks {', '.join(sorted(new)[:3])}, ...")
+            raise TrainError(f"--model {model} is incomplete: it lacks {', '.join(sorted(new)[:3])}, ...")
     else:
         video = {"num_frames": recipe.num_frames, "image_size": recipe.image_size}
         towers = AlproModel.from_unimodal_pretrained(
-            args.vision, args.text, video_config={name: value for name, value in video.items() if value is not None}
+            vision, text, video_config={name: value for name, value in video.items() if value is not None}
         )
         source = model_class(copy.deepcopy(towers.config))
         source.base_model.load_state_dict(towers.state_dict())
         new = {name for name, _ in source.named_parameters() if not name.startswith("alpro.")}
         new = (set() if task == "prompter" else new) | {"projections", "temperature"}
-    config = copy.deepcopy(source.config)
+    config = _start_config(source.config, task, recipe, entities, labels)
+    kept = _fitting(source, config)
+    started = model_class(config)
+    state = started.state_dict()
+    new |= state.keys() - kept.keys()
+    started.load_state_dict(state | kept)
+    return started, sorted({name.removeprefix("alpro.").split(".")[0] for name in new})
+
+
+def _start_config(
+    source: AlproConfig, task: Task, recipe: AlproRecipe, entities: list[str] | None, labels: list[str] | None
+) -> AlproConfig:
+    config = copy.deepcopy(source)
     config.video_config.num_frames = recipe.num_frames or config.video_config.num_frames
     config.video_config.image_size = recipe.image_size or config.video_config.image_size
     config.entities = entities if task == "pretrain" else None
@@ -180,21 +228,18 @@ def start_model(
         config.pem_threshold = recipe.pem_threshold
     if labels is not None:
         config.id2label, config.label2id = dict(enumerate(labels)), {label: i for i, label in enumerate(labels)}
+    # the names that the library makes up for a configuration without labels
     elif task == "qa" and set(config.id2label.values()) == {f"LABEL_{i}" for i in range(len(config.id2label))}:
         raise TrainError("The answers are not named. Give --answers FILE, or num_answers in the recipe.")
     config.video_config.validate()
     config.validate()
-    kept = _fitting(source, config)
-    model = model_class(config)
-    state = model.state_dict()
-    new |= state.keys() - kept.keys()
-    model.load_state_dict(state | kept)
-    return model, sorted({name.removeprefix("alpro.").split(".")[0] for name in new})
+    return config
 
 
 def _fitting(source: Any, config: AlproConfig) -> dict[str, torch.Tensor]:
-    """The state of a model as one with another configuration takes it: without heads for other labels, and resized."""
+    """The weights of a model that a model with another configuration takes over, with resized embeddings."""
     state = source.state_dict()
+    # Heads for other names are dropped even if they have the same size: their weights would load and be wrong.
     stale = {"pem_head.": source.config.entities != config.entities}
     stale["classifier."] = source.config.id2label != config.id2label
     state = {
@@ -209,23 +254,36 @@ def _fitting(source: Any, config: AlproConfig) -> dict[str, torch.Tensor]:
         state[f"{prefix}video_model.embeddings.time_embeddings"] = tower.frame_embeddings(
             config.video_config.num_frames
         ).clone()
+        # the first position is [CLS], which has no place in the grid
         state[f"{prefix}video_model.embeddings.position_embeddings"] = torch.cat(
             [tower.position_embeddings[:, :1], tower.space_embeddings(grid, grid)], dim=1
         )
     return state
 
 
-def start_processor(args: argparse.Namespace, recipe: AlproRecipe, config: AlproConfig) -> AlproProcessor:
-    """The processor that training and the saved model use: that of the start, with the values of the recipe."""
-    if args.model or args.processor:
-        processor = AlproProcessor.from_pretrained(args.processor or args.model)
+def start_processor(
+    recipe: AlproRecipe, config: AlproConfig, *, processor: str | None = None, text: str | None = None
+) -> AlproProcessor:
+    """The processor for training, which is also saved with the model.
+
+    Args:
+        recipe: Its sizes, `eval_sampling` and `text_length` are set on the processor.
+        config: Configuration of the model to train.
+        processor: Folder or Hub id of a processor to start from; or else
+        text: folder or Hub id of a BERT with its tokenizer.
+
+    Raises:
+        TrainError: `text_length` is more than the model can read.
+    """
+    if processor:
+        started = AlproProcessor.from_pretrained(processor)
     else:
-        tokenizer = AutoTokenizer.from_pretrained(args.text)
+        tokenizer = AutoTokenizer.from_pretrained(text)
         tokenizer.model_max_length = min(tokenizer.model_max_length, config.text_config.max_position_embeddings)
-        processor = AlproProcessor(video_processor=AlproVideoProcessor(), tokenizer=tokenizer)
-    video = processor.video_processor
+        started = AlproProcessor(video_processor=AlproVideoProcessor(), tokenizer=tokenizer)
+    video = started.video_processor
     video.num_frames = config.video_config.num_frames
-    if recipe.image_size or not (args.model or args.processor):
+    if recipe.image_size or not processor:
         video.size = {"height": config.video_config.image_size, "width": config.video_config.image_size}
     if recipe.eval_sampling:
         video.frame_sampling = recipe.eval_sampling
@@ -233,18 +291,28 @@ def start_processor(args: argparse.Namespace, recipe: AlproRecipe, config: Alpro
         longest = config.text_config.max_position_embeddings
         if recipe.text_length > longest:
             raise TrainError(f"text_length={recipe.text_length} is more than the {longest} tokens the model reads.")
-        processor.tokenizer.model_max_length = recipe.text_length
-    return processor
+        started.tokenizer.model_max_length = recipe.text_length
+    return started
 
 
 def make_collator(
-    task: str,
+    task: Task,
     recipe: AlproRecipe,
     arguments: AlproTrainingArguments,
     processor: AlproProcessor,
     config: AlproConfig,
     entities: list[str] | None,
 ) -> AlproCollator:
+    """The collator of a task, with the augmentation, the masking and the seeds of the recipe.
+
+    Args:
+        task: What the training is for.
+        recipe: Augmentation, sampling and masking.
+        arguments: The seed, and `mlm_weight`, whose 0 switches masking off.
+        processor: Tokenizer and video processor.
+        config: Configuration of the model, whose `label2id` numbers the answers.
+        entities: Names of the entities of PEM; None: no crops are drawn.
+    """
     size = processor.video_processor.size
     operations = [operation for operation in OPERATIONS if operation not in recipe.leave_out]
     augmentations: dict[str, AlproAugmentation | None] = {"video": None, "image": None}

@@ -1,0 +1,19 @@
+"""Names of the operations of RandAugment, in a module that imports no torch: help texts and recipes list them."""
+
+from typing import Literal, get_args
+
+Operation = Literal[
+    "identity",
+    "contrast",
+    "brightness",
+    "sharpness",
+    "shear_x",
+    "shear_y",
+    "translate_x",
+    "translate_y",
+    "rotate",
+    "horizontal_flip",
+]
+OPERATIONS: tuple[Operation, ...] = get_args(Operation)
+
+__all__ = ["OPERATIONS", "Operation"]
