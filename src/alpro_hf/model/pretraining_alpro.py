@@ -215,27 +215,35 @@ class AlproForPreTraining(AlproPreTrainedModel):
         words, patches = self._fuse(rows, batch, first_tokens, crop_mask, **kwargs)
         matching_words, masked_words = words[: 3 * batch], words[3 * batch :]
 
-        result = AlproPreTrainingOutput(
-            **outputs,
-            vtm_logits=self.vtm_head(matching_words[:, 0]),
-            vtm_labels=matching.labels,
-            pem_logits=self._entity_logits(patches, crop_mask),
-        )
-        result.loss_vtm = classification_loss(result.vtm_logits, matching.labels)
-        result.loss_vtc = self.alpro.contrastive_loss(
+        vtm_logits = self.vtm_head(matching_words[:, 0])
+        loss_vtm = classification_loss(vtm_logits, matching.labels)
+        loss_vtc = self.alpro.contrastive_loss(
             outputs.video_embeds, outputs.text_embeds, video_ids, text_ids, gather, rank
         )
-        result.loss = result.loss_vtc + result.loss_vtm
+        outputs.loss = loss_vtc + loss_vtm
+        mlm_logits = loss_mlm = None
         if mlm_labels is not None:
-            result.mlm_logits = self.mlm_head(masked_words)
-            result.loss_mlm = classification_loss(result.mlm_logits.flatten(0, 1), mlm_labels.flatten(), mlm_count)
-            result.loss = result.loss + result.loss_mlm
+            mlm_logits = self.mlm_head(masked_words)
+            loss_mlm = classification_loss(mlm_logits.flatten(0, 1), mlm_labels.flatten(), mlm_count)
+            outputs.loss = outputs.loss + loss_mlm
+        pem_logits, kept, loss_pem = self._entity_logits(patches, crop_mask), None, None
         if pem_targets is not None:
-            assert result.pem_logits is not None  # see `_check`
-            result.pem_kept = pem_kept(pem_targets, self.config.pem_threshold)
-            result.loss_pem = pem_loss(result.pem_logits, pem_targets, result.pem_kept, pem_count)
-            result.loss = result.loss + result.loss_pem
-        return result
+            assert pem_logits is not None  # see `_check`
+            kept = pem_kept(pem_targets, self.config.pem_threshold)
+            loss_pem = pem_loss(pem_logits, pem_targets, kept, pem_count)
+            outputs.loss = outputs.loss + loss_pem
+        return AlproPreTrainingOutput(
+            **outputs,
+            loss_vtc=loss_vtc,
+            loss_vtm=loss_vtm,
+            loss_mlm=loss_mlm,
+            loss_pem=loss_pem,
+            vtm_logits=vtm_logits,
+            vtm_labels=matching.labels,
+            mlm_logits=mlm_logits,
+            pem_logits=pem_logits,
+            pem_kept=kept,
+        )
 
     def _encode(
         self,
