@@ -306,7 +306,7 @@ def test_by_category_and_by_columns_of_ones_own(data, models, tmp_path, capsys):
     options = ["--data", tmp_path / "many.csv", "--output", tmp_path / "many", "--no-plot"]
     code, _, err = evaluate(capsys, *argv, *options, "--by", "category")
     assert code == 1
-    assert "--by category: 120 different values, such as '0x', are no groups" in err
+    assert "by (--by) category: 120 different values, such as '0x', are no groups" in err
     assert evaluate(capsys, *argv, *options)[0] == 0
     assert read_results(tmp_path / "many").details["breakdown"].keys() == {"words"}
     assert "by category" in out
@@ -321,11 +321,11 @@ def test_by_category_and_by_columns_of_ones_own(data, models, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--task", "qa", "--protocol", "vtc"], "--protocol is of retrieval"),
-        (["--rerank-k", "4"], "--rerank-k is of --protocol rerank, not reference"),
-        (["--protocol", "vtc", "--no-prior"], "--no-prior is of --protocol rerank, not vtc"),
-        (["--text-length", "33"], "--text-length 33 is more than the 32 tokens"),
-        (["--by", "camera"], "--by camera: the rows have only video, text, video_id"),
+        (["--task", "qa", "--protocol", "vtc"], "protocol (--protocol) belongs to retrieval"),
+        (["--rerank-k", "4"], "rerank_k (--rerank-k) belongs to the protocol rerank, but the protocol is reference"),
+        (["--protocol", "vtc", "--no-prior"], "prior (--no-prior) belongs to the protocol rerank, but the protocol is vtc"),
+        (["--text-length", "33"], "text_length (--text-length) is 33, more than the 32 tokens"),
+        (["--by", "camera"], "by (--by) names camera, but the rows have only video, text, video_id"),
         (["--data", "captions.jsonl"], "captions.jsonl"),
         (["--model", "/nowhere/at-all"], "/nowhere/at-all"),
     ],
@@ -344,7 +344,7 @@ def test_results_are_replaced_only_when_asked_to(data, models, tmp_path, capsys)
     before = (tmp_path / "results.json").read_bytes()
     code, _, err = evaluate(capsys, *argv)
     assert code == 1
-    assert "holds results already" in err
+    assert "already holds results" in err
     assert (tmp_path / "results.json").read_bytes() == before
     assert evaluate(capsys, *argv, "--overwrite")[0] == 0
 

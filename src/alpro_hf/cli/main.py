@@ -35,6 +35,7 @@ MODULES = {
     "evaluate": ("evaluate", "measure a model on a benchmark or rows of your own: retrieval or question answering"),
     "plot": ("plot", "draw the curves of training runs"),
     "publish": ("publish", "put a model, the demo and the metrics on the Hub"),
+    "export-onnx": ("export_onnx", "export a model to ONNX"),
     "compare": ("compare", "tell whether two evaluations differ by more than chance"),
 }
 Command = Callable[[argparse.Namespace], int]
@@ -87,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except _expected_errors() as error:
+    except (*_expected_errors(), *args.expected_errors()) as error:
         return complain(args, " ".join(str(error).split()))
 
 
@@ -139,7 +140,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
             epilog=epilog,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        sub.set_defaults(run=run)
+        sub.set_defaults(run=run, expected_errors=tuple)
         return sub
 
     demo = command("demo", _demo, "render a gallery of small clips, search it and ask it questions", DEMO_EPILOG)
@@ -209,6 +210,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     for name, (module, summary) in MODULES.items():
         sub = commands.add_parser(name, help=summary)
         if argv[:1] == [name]:  # what the options mean is told by a module that is not worth importing for others
+            sub.set_defaults(expected_errors=tuple)
             described = import_module(f".{module}", __package__)
             described.add_arguments(sub)
             sub.set_defaults(run=described.run)
