@@ -10,6 +10,7 @@ import pytest
 import torch
 from fixtures import evaluate_in_processes as script
 from fixtures import gallery
+from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
 from transformers.utils import logging
 
@@ -19,6 +20,8 @@ from alpro_hf.data.annotations import load_annotations
 from alpro_hf.data.collator import AlproCollator
 from alpro_hf.evaluation.compare import compare_results
 from alpro_hf.evaluation.results import data_fingerprint, model_source, read_predictions, read_results, row_metrics
+from alpro_hf.evaluation.run import Evaluation, EvaluationError
+from alpro_hf.evaluation.run import evaluate as evaluate_in_python
 from alpro_hf.loading import best_dtype
 
 TEXTS = [
@@ -323,7 +326,10 @@ def test_by_category_and_by_columns_of_ones_own(data, models, tmp_path, capsys):
     [
         (["--task", "qa", "--protocol", "vtc"], "protocol (--protocol) belongs to retrieval"),
         (["--rerank-k", "4"], "rerank_k (--rerank-k) belongs to the protocol rerank, but the protocol is reference"),
-        (["--protocol", "vtc", "--no-prior"], "prior (--no-prior) belongs to the protocol rerank, but the protocol is vtc"),
+        (
+            ["--protocol", "vtc", "--no-prior"],
+            "prior (--no-prior) belongs to the protocol rerank, but the protocol is vtc",
+        ),
         (["--text-length", "33"], "text_length (--text-length) is 33, more than the 32 tokens"),
         (["--by", "camera"], "by (--by) names camera, but the rows have only video, text, video_id"),
         (["--data", "captions.jsonl"], "captions.jsonl"),
@@ -336,6 +342,25 @@ def test_what_does_not_fit_is_refused(data, models, tmp_path, capsys, options, m
     assert err.startswith("alpro evaluate: ")
     assert message in err
     assert "Traceback" not in err
+
+
+def test_python_has_the_settings_of_the_command_line(data, models, tmp_path, capsys):
+    shared = {"task": "retrieval", "model": str(models / "retrieval"), "videos": data / "videos", "draws": 20}
+    rows = f"released-retrieval:{data / 'captions.jsonl'}"
+    settings = Evaluation(data=rows, output=tmp_path / "python", protocol="rerank", rerank_k=2, plot=False, **shared)
+    results = evaluate_in_python(settings)
+    argv = retrieval_options(data, models, tmp_path / "command")
+    assert evaluate(capsys, *argv, "--draws", 20, "--protocol", "rerank", "--rerank-k", 2, "--no-plot")[0] == 0
+    by_command = read_results(tmp_path / "command")
+    for name in ("task", "protocol", "metrics", "model", "data", "intervals"):
+        assert getattr(results, name) == getattr(by_command, name)
+    assert results.metrics == read_results(tmp_path / "python").metrics
+    with pytest.raises(EvaluationError, match="already holds results"):
+        evaluate_in_python(settings)
+    with pytest.raises(EvaluationError, match=r"rerank_k .* belongs to the protocol rerank"):
+        evaluate_in_python(Evaluation(data=rows, output=tmp_path / "other", rerank_k=2, **shared))
+    with pytest.raises(StrictDataclassError, match="'protocol'"):
+        Evaluation(data=rows, output=tmp_path / "other", protocol="cosine", **shared)
 
 
 def test_results_are_replaced_only_when_asked_to(data, models, tmp_path, capsys):

@@ -23,6 +23,10 @@ class ModelCardError(ValueError):
     """A file that a model card is written from cannot be used."""
 
 
+class OnnxExportError(ValueError):
+    """A model cannot be exported to ONNX, or the export does not give the numbers of the model."""
+
+
 class PublishError(RuntimeError):
     """Something could not be published. What the Hub already had is unchanged."""
 
@@ -109,4 +113,4 @@ def _explain_connection(error: Exception, api: HfApi) -> str:
     )
 
 
-__all__ = ["ExportError", "ModelCardError", "PublishError", "explained", "read_json_object"]
+__all__ = ["ExportError", "ModelCardError", "OnnxExportError", "PublishError", "explained", "read_json_object"]
