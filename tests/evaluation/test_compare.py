@@ -1,12 +1,11 @@
 """Two evaluations of the same data, of which one is better by a known amount."""
 
-import argparse
 import json
 
 import numpy as np
 import pytest
 
-from alpro_hf.cli.compare import add_arguments, run
+from alpro_hf.cli.main import main
 from alpro_hf.evaluation.compare import compare_results
 from alpro_hf.evaluation.results import Results, ResultsError, question_rows, retrieval_rows, write_results
 
@@ -34,9 +33,7 @@ def evaluate(folder, strength, *, protocol="vtc", fingerprint="sha256:1", task="
 
 
 def compare(*argv):
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    return run(parser.parse_args([str(word) for word in argv]))
+    return main(["compare", *map(str, argv)])
 
 
 def test_the_better_model_is_better_beyond_chance(tmp_path):

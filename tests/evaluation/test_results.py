@@ -158,7 +158,7 @@ def test_a_row_that_is_no_json_is_named(tmp_path):
     ("damage", "message"),
     [
         ({"format": 2}, "format 2"),
-        ({"task": "captioning"}, "task must be .*captioning"),
+        ({"task": "captioning"}, "field 'task': .*captioning"),
         ({"protocol": {}}, "protocol"),
         ({"metrics": None}, "metrics"),
         ({"metrics": {"t2v_r1": True}}, "metrics"),
@@ -167,7 +167,7 @@ def test_a_row_that_is_no_json_is_named(tmp_path):
         ({"intervals": {"t2v_r1": [1]}}, "intervals"),
         ({"versions": {"torch": 2}}, "versions"),
         ({"command": "alpro evaluate"}, "command"),
-        ({"date": "yesterday"}, "date must be .*yesterday"),
+        ({"date": "yesterday"}, "field 'date': .*yesterday"),
         ({"predictions": {"file": PREDICTIONS}}, "predictions"),
         ({"predictions": {"file": "../x", "rows": 1, "sha256": "0"}}, "predictions"),
     ],

@@ -10,6 +10,7 @@ import pytest
 import torch
 from fixtures import evaluate_in_processes as script
 from fixtures import gallery
+from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
 from transformers.utils import logging
 
@@ -19,6 +20,8 @@ from alpro_hf.data.annotations import load_annotations
 from alpro_hf.data.collator import AlproCollator
 from alpro_hf.evaluation.compare import compare_results
 from alpro_hf.evaluation.results import data_fingerprint, model_source, read_predictions, read_results, row_metrics
+from alpro_hf.evaluation.run import Evaluation, EvaluationError
+from alpro_hf.evaluation.run import evaluate as evaluate_in_python
 from alpro_hf.loading import best_dtype
 
 TEXTS = [
@@ -306,7 +309,7 @@ def test_by_category_and_by_columns_of_ones_own(data, models, tmp_path, capsys):
     options = ["--data", tmp_path / "many.csv", "--output", tmp_path / "many", "--no-plot"]
     code, _, err = evaluate(capsys, *argv, *options, "--by", "category")
     assert code == 1
-    assert "--by category: 120 different values, such as '0x', are no groups" in err
+    assert "by (--by) category: 120 different values, such as '0x', are no groups" in err
     assert evaluate(capsys, *argv, *options)[0] == 0
     assert read_results(tmp_path / "many").details["breakdown"].keys() == {"words"}
     assert "by category" in out
@@ -321,11 +324,14 @@ def test_by_category_and_by_columns_of_ones_own(data, models, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--task", "qa", "--protocol", "vtc"], "--protocol is of retrieval"),
-        (["--rerank-k", "4"], "--rerank-k is of --protocol rerank, not reference"),
-        (["--protocol", "vtc", "--no-prior"], "--no-prior is of --protocol rerank, not vtc"),
-        (["--text-length", "33"], "--text-length 33 is more than the 32 tokens"),
-        (["--by", "camera"], "--by camera: the rows have only video, text, video_id"),
+        (["--task", "qa", "--protocol", "vtc"], "protocol (--protocol) belongs to retrieval"),
+        (["--rerank-k", "4"], "rerank_k (--rerank-k) belongs to the protocol rerank, but the protocol is reference"),
+        (
+            ["--protocol", "vtc", "--no-prior"],
+            "prior (--no-prior) belongs to the protocol rerank, but the protocol is vtc",
+        ),
+        (["--text-length", "33"], "text_length (--text-length) is 33, more than the 32 tokens"),
+        (["--by", "camera"], "by (--by) names camera, but the rows have only video, text, video_id"),
         (["--data", "captions.jsonl"], "captions.jsonl"),
         (["--model", "/nowhere/at-all"], "/nowhere/at-all"),
     ],
@@ -338,13 +344,32 @@ def test_what_does_not_fit_is_refused(data, models, tmp_path, capsys, options, m
     assert "Traceback" not in err
 
 
+def test_python_has_the_settings_of_the_command_line(data, models, tmp_path, capsys):
+    shared = {"task": "retrieval", "model": str(models / "retrieval"), "videos": data / "videos", "draws": 20}
+    rows = f"released-retrieval:{data / 'captions.jsonl'}"
+    settings = Evaluation(data=rows, output=tmp_path / "python", protocol="rerank", rerank_k=2, plot=False, **shared)
+    results = evaluate_in_python(settings)
+    argv = retrieval_options(data, models, tmp_path / "command")
+    assert evaluate(capsys, *argv, "--draws", 20, "--protocol", "rerank", "--rerank-k", 2, "--no-plot")[0] == 0
+    by_command = read_results(tmp_path / "command")
+    for name in ("task", "protocol", "metrics", "model", "data", "intervals"):
+        assert getattr(results, name) == getattr(by_command, name)
+    assert results.metrics == read_results(tmp_path / "python").metrics
+    with pytest.raises(EvaluationError, match="already holds results"):
+        evaluate_in_python(settings)
+    with pytest.raises(EvaluationError, match=r"rerank_k .* belongs to the protocol rerank"):
+        evaluate_in_python(Evaluation(data=rows, output=tmp_path / "other", rerank_k=2, **shared))
+    with pytest.raises(StrictDataclassError, match="'protocol'"):
+        Evaluation(data=rows, output=tmp_path / "other", protocol="cosine", **shared)
+
+
 def test_results_are_replaced_only_when_asked_to(data, models, tmp_path, capsys):
     argv = [*retrieval_options(data, models, tmp_path), "--protocol", "vtc", "--no-plot"]
     assert evaluate(capsys, *argv)[0] == 0
     before = (tmp_path / "results.json").read_bytes()
     code, _, err = evaluate(capsys, *argv)
     assert code == 1
-    assert "holds results already" in err
+    assert "already holds results" in err
     assert (tmp_path / "results.json").read_bytes() == before
     assert evaluate(capsys, *argv, "--overwrite")[0] == 0
 

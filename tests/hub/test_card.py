@@ -17,7 +17,7 @@ from PIL import Image
 from alpro_hf import AlproForVideoQuestionAnswering, AlproForVideoTextRetrieval, bundled_model
 from alpro_hf.evaluation.results import Results, write_results
 from alpro_hf.hub import export as hub
-from alpro_hf.hub.card import CITATION, ModelCardError, read_measured
+from alpro_hf.hub.card import CITATION, ModelCardError, read_card_results
 from alpro_hf.hub.picture import draw_model
 from alpro_hf.sprites.render import write_split
 from alpro_hf.training.arguments import AlproTrainingArguments
@@ -167,10 +167,10 @@ def test_citation_is_that_of_the_repository() -> None:
 
 def test_nothing_is_claimed_that_no_file_says(trained: Path, tmp_path: Path) -> None:
     _, text = export(trained, tmp_path)
-    assert "data of the training is not recorded" in text
+    assert "training data is not recorded" in text
     assert "states no licence" in text
     assert "## Results" not in text
-    assert "hyper-parameter" not in text
+    assert "hyperparameter" not in text
     assert not {"license", "datasets", "model-index"} & set(ModelCard(text).data.to_dict())
 
 
@@ -224,7 +224,7 @@ def test_facts_of_the_author(trained: Path, tmp_path: Path) -> None:
     assert (data.datasets, data.license, data.language) == (["acme/clips"], "mit", ["de"])
     assert "Ten clips of mine." in text
     (trained / "training.json").write_text('{"datasest": []}')
-    with pytest.raises(ModelCardError, match=r"training\.json: 'datasest' is unknown; known are .*datasets"):
+    with pytest.raises(ModelCardError, match=r"training\.json: the key 'datasest' is unknown\..*datasets"):
         hub.export(trained, tmp_path / "again")
     (trained / "training.json").write_text('{"datasets": "acme/clips"}')
     with pytest.raises(ModelCardError, match="datasets must be a list; it is 'acme/clips'"):
@@ -252,7 +252,7 @@ def test_results_of_alpro_evaluate(trained: Path, tmp_path: Path) -> None:
     assert first.metric_args == {"protocol": "rerank", "rerank_k": 32}
     assert first.dataset_name == "MSR-VTT 1k-A"
     assert first.metric_value == 33.94
-    assert read_measured(path.parent) == read_measured(path)
+    assert read_card_results(path.parent) == read_card_results(path)
 
 
 def test_numbers_of_other_tasks_are_passed_over(trained: Path, sprites_results: Path, tmp_path: Path) -> None:
@@ -264,17 +264,17 @@ def test_numbers_of_other_tasks_are_passed_over(trained: Path, sprites_results: 
 
 def test_what_is_no_result_file(tmp_path: Path) -> None:
     with pytest.raises(ModelCardError, match="There is no result file"):
-        read_measured(tmp_path / "missing.json")
+        read_card_results(tmp_path / "missing.json")
     path = tmp_path / "other.json"
     for content, complaint in (
-        ("{", "is no JSON file"),
+        ("{", "is not valid JSON"),
         ("[]", "must hold a JSON object"),
         ('{"a": 1}', "neither of alpro evaluate nor"),
         ('{"format": 99}', "format 99"),
     ):
         path.write_text(content)
         with pytest.raises(ModelCardError, match=complaint):
-            read_measured(path)
+            read_card_results(path)
 
 
 # ------------------------------------------------------------------------------------------------------------- picture

@@ -17,7 +17,8 @@ from transformers import (
     AutoVideoProcessor,
 )
 
-from alpro_hf.cli.convert import add_arguments, run
+from alpro_hf.cli.convert import add_arguments
+from alpro_hf.cli.main import main
 from alpro_hf.data.label_lists import read_answers
 from alpro_hf.hub.convert import convert, convert_original_checkpoint, load_original_checkpoint
 from alpro_hf.model.modeling_alpro import AlproForVideoQuestionAnswering, AlproForVideoTextRetrieval, AlproModel
@@ -591,9 +592,7 @@ def test_a_vocabulary_that_does_not_fit_is_refused_and_nothing_is_written(files)
 
 
 def command(*arguments):
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    return run(parser.parse_args([str(argument) for argument in arguments]))
+    return main(["convert", *map(str, arguments)])
 
 
 def test_the_command_writes_the_folder_and_says_what(files, capsys):

@@ -1,6 +1,5 @@
 """Export and publishing, by the real client against a double of the Hub, and loading without the package."""
 
-import argparse
 import ast
 import json
 import multiprocessing
@@ -42,8 +41,9 @@ from alpro_hf import (
     AlproTrainingArguments,
     AlproVideoProcessor,
 )
-from alpro_hf.cli import publish as publish_command
+from alpro_hf.cli.main import main
 from alpro_hf.hub import export as hub
+from alpro_hf.hub import publish as hub_publish
 from alpro_hf.hub import upload as hub_upload
 
 REPO = "acme/alpro-sprites"
@@ -141,7 +141,7 @@ def test_code_files_import_what_users_have_and_each_other() -> None:
 def test_auto_map_names_classes_that_are_there() -> None:
     for reference in hub.AUTO_MAP.values():
         module, name = reference.split(".")
-        tree = ast.parse((SOURCE / "alpro_hf" / f"{module}.py").read_text(encoding="utf-8"))
+        tree = ast.parse((SOURCE / "alpro_hf" / "model" / f"{module}.py").read_text(encoding="utf-8"))
         assert name in {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
 
 
@@ -525,15 +525,13 @@ def test_datasets_and_spaces(double: HubDouble, tmp_path: Path) -> None:
 
 
 def command(*words: str) -> int:
-    parser = argparse.ArgumentParser()
-    publish_command.add_arguments(parser)
-    return publish_command.run(parser.parse_args(words))
+    return main(["publish", *words])
 
 
 @pytest.fixture
 def at_double(double: HubDouble, monkeypatch: pytest.MonkeyPatch) -> HubDouble:
     """The client of this process talks to the double."""
-    monkeypatch.setattr(publish_command, "HfApi", lambda: double.api())
+    monkeypatch.setattr(hub_publish, "HfApi", lambda: double.api())
     return double
 
 
@@ -571,7 +569,7 @@ def test_command_publishes_the_space(at_double: HubDouble, checkpoint: Path, tmp
     words = (str(checkpoint), "--repo", REPO, "--space", "acme/demo", "--space-folder", str(tmp_path))
     assert command(*words) == 0
     space = at_double.repos["space", "acme/demo"]
-    assert {"app.py", "alpro_hf/hub.py", "alpro_hf/assets/sprites-qa/model.safetensors"} <= set(space.files())
+    assert {"app.py", "alpro_hf/hub/publish.py", "alpro_hf/assets/sprites-qa/model.safetensors"} <= set(space.files())
     assert space.variables == {"ALPRO_QA_MODEL": REPO}
     required = space.files()["requirements.txt"].content.decode().splitlines()
     names = {re.split(r"[^\w-]", line)[0] for line in required}
@@ -609,7 +607,7 @@ def test_command_asks_before_it_overwrites(
         (402, "needs a paid plan"),
         (409, "was changed by somebody else at the same time"),
         (429, "asks for a pause"),
-        (500, "in trouble .status 500.*goes on later where it stopped"),
+        (500, "in trouble .status 500.*repeat later, and the upload continues where it stopped"),
         (418, "refuses acme/alpro-sprites .status 418; the Hub says: no tea"),
     ],
 )

@@ -1,10 +1,8 @@
 """ONNX graphs give the model's numbers, for any number of clips, frames and words."""
 
-import importlib.util
 import json
-import sys
 from contextlib import redirect_stdout
-from io import StringIO
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,8 @@ import torch
 
 import alpro_hf
 from alpro_hf import AlproForVideoTextRetrieval, AlproModel, AlproProcessor
+from alpro_hf.cli.main import main
+from alpro_hf.hub.onnx import check_onnx, load_for_onnx
 from alpro_hf.sprites.render import write_split
 
 NEEDED = "the graphs need onnx, onnxruntime and onnxscript: pip install 'alpro-hf[onnx]'"
@@ -21,19 +21,7 @@ onnxruntime = pytest.importorskip("onnxruntime", reason=NEEDED)
 pytest.importorskip("onnxscript", reason=NEEDED)
 pytestmark = pytest.mark.slow
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "export_onnx.py"
 TOLERANCE = 1e-4
-
-
-@pytest.fixture(scope="module")
-def script() -> Any:
-    spec = importlib.util.spec_from_file_location("export_onnx", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["export_onnx"] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -44,13 +32,13 @@ def gallery(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
 
 
 @pytest.fixture(scope="module", params=["retrieval", "qa"])
-def exported(request, script, tmp_path_factory) -> tuple[Any, Path]:
+def exported(request, tmp_path_factory) -> tuple[Any, Path]:
     """A bundled model, and the folder that the command made of it."""
     folder = tmp_path_factory.mktemp(request.param)
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as said:
-        patch.setattr(sys, "argv", [str(SCRIPT), request.param, str(folder)])
-        script.main()
-    assert "video_encoder.onnx" in said.getvalue()
+    with redirect_stdout(TextIOWrapper(BytesIO())) as said:
+        assert main(["export-onnx", request.param, str(folder)]) == 0
+        said.seek(0)
+    assert "video_encoder.onnx" in said.read()
     classes = {"retrieval": AlproForVideoTextRetrieval, "qa": alpro_hf.AlproForVideoQuestionAnswering}
     return classes[request.param].from_pretrained(alpro_hf.bundled_model(request.param)), folder
 
@@ -120,19 +108,19 @@ def test_any_number_of_texts_and_words(exported, batch, length) -> None:
     np.testing.assert_allclose(found["logits"], head(fused), atol=TOLERANCE)
 
 
-def test_the_check_notices_another_model(script, exported) -> None:
+def test_the_check_notices_another_model(exported) -> None:
     model, folder = exported
-    assert max(script.check(model, folder, (64, 64)).values()) <= TOLERANCE
+    assert max(check_onnx(model, folder, (64, 64)).values()) <= TOLERANCE
     with torch.no_grad():
         kept = model.alpro.video_model.norm.bias.clone()
         model.alpro.video_model.norm.bias += 0.01
     with pytest.raises(ValueError, match=r"video_encoder\.onnx differs from the model by 0\.01"):
-        script.check(model, folder, (64, 64))
+        check_onnx(model, folder, (64, 64))
     with torch.no_grad():
         model.alpro.video_model.norm.bias.copy_(kept)
 
 
-def test_a_model_without_a_head_is_refused(script, tmp_path) -> None:
+def test_a_model_without_a_head_is_refused(tmp_path) -> None:
     AlproModel.from_pretrained(alpro_hf.bundled_model("retrieval")).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="only retrieval and question answering models have a head to export"):
-        script.load(str(tmp_path))
+        load_for_onnx(str(tmp_path))

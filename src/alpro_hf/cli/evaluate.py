@@ -1,63 +1,68 @@
-"""TODO docstring."""
+"""`alpro evaluate`: measure a model on a benchmark or on rows of your own."""
 
 import argparse
 import sys
 from pathlib import Path
 
-from datasets.exceptions import DatasetsError
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
-
-from ..evaluation.breakdown import COLUMNS, WORDS
-from ..evaluation.encode import processes
+from ..evaluation.breakdown import GROUP_COLUMNS, WORDS
 from ..evaluation.results import RESULTS, Results
-from ..evaluation.run import (
-    PROTOCOLS,
-    TASKS,
-    _at_least,
-    _complain,
-    evaluate,
+from ..evaluation.settings import (
+    DEFAULT_PROTOCOL,
+    DEFAULT_RERANK_K,
+    EVALUATED_TASKS,
+    RETRIEVAL_PROTOCOLS,
+    Evaluation,
 )
-from ..loading import BUNDLED, CommandError
+from ..loading import BUNDLED
+from .options import whole_number
 
 _DIRECTIONS = {"t2v": "text to video", "v2t": "video to text"}
-
-
-_PREFIXES = {"": "", "vtc": "towers alone", "with_prior": "with similarity", "without_prior": "without similarity"}
-
-
-_COLUMNS = {"r1": "R@1", "r5": "R@5", "r10": "R@10", "r50": "R@50", "median_rank": "median", "mean_rank": "mean"}
+# prefix of the metrics of a variant -> its description
+_VARIANTS = {"": "", "vtc": "towers alone", "with_prior": "with similarity", "without_prior": "without similarity"}
+_RETRIEVAL_TITLES = {
+    "r1": "R@1",
+    "r5": "R@5",
+    "r10": "R@10",
+    "r50": "R@50",
+    "median_rank": "median",
+    "mean_rank": "mean",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe `alpro evaluate` to a parser."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.set_defaults(expected_errors=_expected_errors)
     parser.usage = (
-        "alpro evaluate --task {retrieval,qa} --data ROWS [--videos DIR] --model MODEL --output DIR\n"
-        "                      [--protocol {reference,rerank,vtc}] [options]"
+        f"alpro evaluate --task {{{','.join(EVALUATED_TASKS)}}} --data ROWS [--videos DIR] [--model M] --output DIR\n"
+        f"                      [--protocol {{{','.join(RETRIEVAL_PROTOCOLS)}}}] [options]"
     )
     parser.description = (
-        "Measure a model on a benchmark, or on rows of your own. DIR gets results.json (metrics with 95 % intervals\n"
-        "and all that they depend on: protocol, weights, data, versions, command), predictions.jsonl (a row for\n"
-        "every query or question) and pictures: recall over rank, R@1 over the number of re-ranked candidates,\n"
-        "metrics by group. alpro compare tells whether two such folders differ by more than chance.\n\n"
-        "ROWS are KIND:PATH, annotations as their owners publish them, with --videos naming the folder of the clips:\n"
+        "Measure a model on a benchmark, or on rows of your own. DIR receives results.json (metrics with 95 %\n"
+        "intervals and everything they depend on: protocol, weights, data, versions, command), predictions.jsonl (a\n"
+        "row for every query or question) and pictures: recall against rank, R@1 against the number of re-ranked\n"
+        "candidates, metrics by group. alpro compare tests whether two such folders differ by more than chance.\n\n"
+        "ROWS are a file or folder: JSON lines, CSV, Parquet, or a folder written by save_to_disk. The columns are\n"
+        "video and text, or video, question and answer (optional: answer_type). Paths are relative to the working\n"
+        "directory.\n"
+        "Or ROWS are KIND:PATH, annotations in a published format; --videos names the folder of the clips:\n"
         "  released-retrieval, released-qa            the files released with ALPRO\n"
         "  msrvtt-1ka, msrvtt, msvd, didemo, webvid   captions\n"
         "  msrvtt-qa, msvd-qa                         questions\n"
-        "  table                                      CSV, JSON lines, Parquet or a folder with metadata.csv\n"
-        "or JSON lines, CSV, Parquet or a folder of save_to_disk, with the columns video and text, or video,\n"
-        "question and answer (optional: answer_type), and paths relative to the working directory."
+        "  table                                      CSV, JSON lines, Parquet, or a folder with metadata.csv"
     )
     parser.epilog = (
-        "protocols of retrieval\n"
-        "  reference  every text with every clip by the matching head: the tables of the paper\n"
-        "  rerank     the best K by cosine similarity reordered by matching logit + similarity: the second, public\n"
-        "             protocol, and what alpro search does; --no-prior leaves the similarity out of the sum\n"
-        "  vtc        cosine similarity of the two towers alone, the fastest; the only one without a matching head\n"
-        "Beside those of the protocol, metrics of vtc and of the same protocol with or without the similarity are\n"
-        "written too. Questions have no protocol to choose: the most probable of the known answers counts, and one\n"
-        "that is not known counts as wrong.\n\n"
+        "protocols of retrieval:\n"
+        "  reference  the matching head scores every text with every clip: the tables of the paper\n"
+        "  rerank     the K candidates with the highest cosine similarity are reordered by matching logit plus\n"
+        "             similarity: the second published protocol, and what alpro search does; --no-prior leaves the\n"
+        "             similarity out of the sum\n"
+        "  vtc        cosine similarity of the two towers alone: the fastest, and the only protocol for models\n"
+        "             without a matching head\n"
+        "With reference and rerank, the results also contain the metrics of vtc (prefix vtc_) and of re-ranking with\n"
+        "or without the similarity (prefix with_prior_ or without_prior_).\n"
+        "Question answering has one protocol: the most probable of the answers that the model knows. A question\n"
+        "whose answer the model does not know counts as wrong.\n\n"
         "examples:\n"
         "  alpro evaluate --task retrieval --data released-retrieval:txt/test.jsonl --videos videos \\\n"
         "      --model alpro-msrvtt --protocol reference --text-length 40 --output results/msrvtt\n"
@@ -68,79 +73,153 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "  torchrun --nproc_per_node 8 -m alpro_hf evaluate ...\n"
         "  accelerate launch --num_processes 8 -m alpro_hf evaluate ..."
     )
-    parser.add_argument("--task", required=True, choices=TASKS)
-    parser.add_argument("--data", required=True, metavar="ROWS", help="a file or folder, or KIND:PATH, see above")
+    parser.add_argument(
+        "--task", required=True, choices=EVALUATED_TASKS, help="text-video retrieval, or question answering (qa)"
+    )
+    parser.add_argument("--data", required=True, metavar="ROWS", help="a file or folder, or KIND:PATH; see above")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder for the results")
-    parser.add_argument("--overwrite", action="store_true", help="replace the results that DIR has")
+    parser.add_argument("--overwrite", action="store_true", help="replace results that DIR already holds")
     data = parser.add_argument_group("data")
-    data.add_argument("--videos", type=Path, metavar="DIR", help="folder of the clips of KIND:PATH")
-    data.add_argument("--split", metavar="NAME", help="split of the data, where they have several")
-    data.add_argument("--video-names", type=Path, metavar="FILE", help="lines '<name> <id>', as youtube_mapping.txt")
+    data.add_argument("--videos", type=Path, metavar="DIR", help="KIND:PATH: folder of the clips")
+    data.add_argument("--split", metavar="NAME", help="split of the data, where it has several")
+    data.add_argument(
+        "--video-names",
+        type=Path,
+        metavar="FILE",
+        help="KIND:PATH: file with lines '<name> <id>', such as youtube_mapping.txt of MSVD",
+    )
     data.add_argument(
         "--on-missing",
         choices=("drop", "error"),
-        help="what to do about clips of KIND:PATH that are not there (default: drop their rows, and list them)",
+        help="KIND:PATH: what to do about clips that do not exist (default: drop their rows, and list them in DIR)",
+    )
+    data.add_argument(
+        "--allow-outside",
+        action="store_true",
+        help="KIND:PATH: accept clips outside of their folder, reached by .., links or absolute paths",
     )
     data.add_argument(
         "--by",
         nargs="+",
         default=[],
         metavar="COLUMN",
-        help=f"columns to tell the metrics apart by, beside {', '.join(COLUMNS)} and the number of {WORDS}",
-    )
-    data.add_argument(
-        "--allow-outside",
-        action="store_true",
-        help="let annotations (KIND:PATH) name clips outside of their folder, by .., links or absolute paths",
+        help=f"group the metrics by these columns, besides {', '.join(GROUP_COLUMNS)} and the number of {WORDS}",
     )
     model = parser.add_argument_group("model")
-    model.add_argument("--model", default=BUNDLED, metavar="M", help="folder, Hub id or 'bundled' (default)")
-    model.add_argument("--revision", metavar="REV", help="branch, tag or commit of a Hub id")
-    model.add_argument("--num-frames", type=_at_least(1), metavar="N", help="frames of a clip (default: the model's)")
     model.add_argument(
-        "--text-length", type=_at_least(3), metavar="N", help="longest text in tokens (default: the model's)"
+        "--model", default=Evaluation.model, metavar="M", help=f"folder, Hub id or {BUNDLED!r} (default: {BUNDLED})"
     )
-    protocol = parser.add_argument_group("protocol of retrieval")
-    protocol.add_argument("--protocol", choices=PROTOCOLS, help="default: reference")
-    protocol.add_argument("--rerank-k", type=_at_least(1), metavar="K", help="candidates of rerank (default: 16)")
+    model.add_argument("--revision", metavar="REV", help="branch, tag or commit of a Hub id (default: main)")
+    model.add_argument(
+        "--num-frames", type=whole_number(1), metavar="N", help="frames of a clip (default: as the model's processor)"
+    )
+    model.add_argument(
+        "--text-length",
+        type=whole_number(3),
+        metavar="N",
+        help="tokens after which a text is cut (default: as the model's tokenizer)",
+    )
+    protocol = parser.add_argument_group("protocol (retrieval only)")
+    protocol.add_argument("--protocol", choices=RETRIEVAL_PROTOCOLS, help=f"see below (default: {DEFAULT_PROTOCOL})")
     protocol.add_argument(
-        "--no-prior", action="store_true", help="rerank by the matching logit alone, without the similarity"
+        "--rerank-k",
+        type=whole_number(1),
+        metavar="K",
+        help=f"rerank: number of candidates (default: {DEFAULT_RERANK_K})",
+    )
+    protocol.add_argument(
+        "--no-prior", action="store_true", help="rerank: order by the matching logit alone, without the similarity"
     )
     work = parser.add_argument_group("work")
-    work.add_argument("--batch-size", type=_at_least(1), default=16, metavar="N", help="clips at a time (default: 16)")
     work.add_argument(
-        "--pair-batch-size",
-        type=_at_least(1),
+        "--batch-size",
+        type=whole_number(1),
+        default=Evaluation.batch_size,
         metavar="N",
-        help="pairs matched at a time (default: 256, on a CPU what its cache holds)",
+        help="clips encoded at a time (default: %(default)s)",
     )
     work.add_argument(
-        "--workers", type=_at_least(0), default=0, metavar="N", help="processes that decode ahead (default: none)"
+        "--pair-batch-size",
+        type=whole_number(1),
+        metavar="N",
+        help="retrieval: pairs matched at a time (default: 256; on a CPU, as many as fit its cache)",
+    )
+    work.add_argument(
+        "--workers",
+        type=whole_number(0),
+        default=Evaluation.workers,
+        metavar="N",
+        help="processes that decode ahead of the model (default: %(default)s, decode in the main process)",
     )
     work.add_argument(
         "--dtype",
         choices=["auto", "float32", "bfloat16"],
-        default="float32",
-        help="numbers to compute in; bfloat16 is not exact, auto takes it where the machine has it in hardware "
-        "(default: float32)",
+        default=Evaluation.dtype,
+        help="precision of the model; bfloat16 rounds, auto takes bfloat16 if the device has it in hardware "
+        "(default: %(default)s)",
     )
-    work.add_argument("--draws", type=_at_least(1), default=1000, metavar="N", help="of the bootstrap (default: 1000)")
-    work.add_argument("--no-plot", action="store_true", help="draw no pictures")
+    work.add_argument(
+        "--draws",
+        type=whole_number(1),
+        default=Evaluation.draws,
+        metavar="N",
+        help="resamples of the bootstrap behind the intervals (default: %(default)s)",
+    )
+    work.add_argument("--no-plot", action="store_true", help="draw no pictures, which need matplotlib")
     work.add_argument("--json", action="store_true", help="print results.json instead of a table")
 
 
+def _expected_errors() -> tuple[type[Exception], ...]:
+    """Errors that users can cause: wrong settings, rows that cannot be read, clips that cannot be decoded."""
+    from datasets.exceptions import DatasetsError
+
+    return ValueError, DatasetsError
+
+
+def settings_of(args: argparse.Namespace) -> Evaluation:
+    """The settings that parsed arguments of `alpro evaluate` stand for."""
+    return Evaluation(
+        task=args.task,
+        data=args.data,
+        output=args.output,
+        overwrite=args.overwrite,
+        videos=args.videos,
+        split=args.split,
+        video_names=args.video_names,
+        on_missing=args.on_missing,
+        allow_outside=args.allow_outside,
+        by=args.by,
+        model=args.model,
+        revision=args.revision,
+        num_frames=args.num_frames,
+        text_length=args.text_length,
+        protocol=args.protocol,
+        rerank_k=args.rerank_k,
+        prior=not args.no_prior,
+        batch_size=args.batch_size,
+        pair_batch_size=args.pair_batch_size,
+        workers=args.workers,
+        dtype=args.dtype,
+        draws=args.draws,
+        plot=not args.no_plot,
+        command=args.command_line,
+    )
+
+
 def run(args: argparse.Namespace) -> int:
-    """Carry out `alpro evaluate`; 1 with the reason on stderr when it failed, or clips could not be decoded."""
-    expected = (CommandError, OSError, ValueError, DatasetsError, StrictDataclassError, SafetensorError)
+    """Carry out `alpro evaluate`.
+
+    Returns:
+        0, or 1 if some clips could not be decoded; they are named on stderr.
+    """
+    from ..evaluation.encode import processes
+    from ..evaluation.run import evaluate
+
+    results = evaluate(settings_of(args))
     state = processes()
-    try:
-        results = evaluate(args)
-    except expected as error:
-        _complain(" ".join(str(error).split()))
-        return 1
     if state.num_processes > 1:
         state.destroy_process_group()
-    if results is None:
+    if results is None:  # the first process reports for all
         return 0
     if args.json:
         print((args.output / RESULTS).read_text(encoding="utf-8"), end="")
@@ -154,7 +233,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def report(results: Results) -> str:
-    """The metrics as text: what they are of, a table with intervals, the groups, and what is not in them."""
+    """Results as text: model, data and protocol, a table with intervals, the groups, and what is missing."""
     protocol, data = dict(results.protocol), results.data
     size = f"{data['questions']} questions" if results.task == "qa" else f"{data['texts']} texts"
     named = [key for key in ("rerank_k", "prior", "num_frames", "text_length") if key in protocol]
@@ -177,17 +256,18 @@ def report(results: Results) -> str:
 
 
 def _retrieval_lines(results: Results) -> list[str]:
-    lines = [f"{'':34}" + "".join(f"{title:>9}" for title in _COLUMNS.values())]
-    for prefix, what in _PREFIXES.items():
+    lines = [f"{'':34}" + "".join(f"{title:>9}" for title in _RETRIEVAL_TITLES.values())]
+    for prefix, variant in _VARIANTS.items():
         for way, name in _DIRECTIONS.items():
             stem = f"{prefix}_{way}" if prefix else way
             if f"{stem}_r1" not in results.metrics:
                 continue
-            title = f"{name}, {what}" if what else name
-            lines.append(f"{title:34}" + "".join(f"{results.metrics[f'{stem}_{key}']:9.1f}" for key in _COLUMNS))
+            title = f"{name}, {variant}" if variant else name
+            values = [results.metrics[f"{stem}_{key}"] for key in _RETRIEVAL_TITLES]
+            lines.append(f"{title:34}" + "".join(f"{value:9.1f}" for value in values))
             for bound, place in (("  95 % interval from", 0), ("  to", 1)):
                 if f"{stem}_r1" in results.intervals:
-                    values = [results.intervals[f"{stem}_{key}"][place] for key in _COLUMNS]
+                    values = [results.intervals[f"{stem}_{key}"][place] for key in _RETRIEVAL_TITLES]
                     lines.append(f"{bound:34}" + "".join(f"{value:9.1f}" for value in values))
     return lines
 

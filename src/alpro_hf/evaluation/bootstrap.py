@@ -1,4 +1,8 @@
-"""How far a metric can be trusted: bootstrap over the rows it was computed from."""
+"""Confidence intervals and paired comparisons of metrics, by bootstrap over the rows that they are computed from.
+
+Percentile bootstrap (Efron and Tibshirani, "An Introduction to the Bootstrap", 1993), with optional groups of rows
+that are drawn together.
+"""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -9,17 +13,17 @@ Statistic = Callable[[np.ndarray], float]
 
 
 def recall_at(k: int) -> Statistic:
-    """The statistic of ranks (n,) that is the percentage of at most k."""
+    """Recall at k in percent, as a statistic of ranks (n,): the share of ranks that are at most k."""
     return lambda ranks: 100.0 * float(np.mean(ranks <= k))
 
 
 def percentage(hits: np.ndarray) -> float:
-    """The percentage of hits (n,) that are true, such as an accuracy."""
+    """The share of hits (n,) that are true, in percent: an accuracy."""
     return 100.0 * float(np.mean(hits))
 
 
 class Interval(NamedTuple):
-    """A statistic, and the bounds between which it would be expected for other rows of the same kind."""
+    """A statistic, and the bounds of its confidence interval."""
 
     value: float
     low: float
@@ -27,9 +31,13 @@ class Interval(NamedTuple):
 
 
 class PairedDifference(NamedTuple):
-    """A statistic of the same rows under a and b: `difference` is b - a, within [low, high].
+    """A statistic of the same rows under a and under b, and the confidence interval of their difference.
 
-    `p_value` is two-sided: how often resampling alone would move the difference as far as across zero.
+    Args:
+        a, b: The statistic under each.
+        difference: b - a.
+        low, high: Bounds of the confidence interval of the difference.
+        p_value: Two-sided: twice the share of resamples in which the difference is zero or has the other sign.
     """
 
     a: float
@@ -49,19 +57,20 @@ def bootstrap_interval(
     groups: np.ndarray | Sequence[Any] | None = None,
     confidence: float = 0.95,
 ) -> Interval:
-    """Percentile bootstrap: the statistic of rows drawn with replacement, n times.
+    """Percentile bootstrap: compute the statistic of rows that are drawn with replacement, n times.
 
     Args:
-        values: (rows,) ranks, hits, or whatever the statistic takes.
-        statistic: From (rows,) to a number: `recall_at(5)`, `np.median`, `percentage`, ...
-        n: Resamples.
-        seed: Of the draws.
-        groups: (rows,) whose rows are drawn together, such as the video of each caption. Captions of a video succeed
-            and fail together; drawn one by one, the interval would be too narrow. None: every row by itself.
-        confidence: Share of the resamples between the bounds.
+        values: (rows,) ranks, hits, or other input of the statistic.
+        statistic: From (rows,) to a number, such as `recall_at(5)`, `np.median` or `percentage`.
+        n: Number of resamples.
+        seed: Seed of the draws. The same seed gives the same interval.
+        groups: (rows,) group of each row; the rows of a group are drawn together. Captions of one video succeed and
+            fail together, so an interval from captions drawn one by one would be too narrow. None: each row is drawn
+            by itself.
+        confidence: Share of the resamples that lies between the bounds.
 
     Raises:
-        ValueError: no rows, values that are not numbers, or arguments that do not fit.
+        ValueError: There are no rows, a value is not a number, `n`, `confidence` or the length of `groups` is wrong.
     """
     [rows] = _checked_rows({"values": values})
     drawn = [statistic(rows[indices]) for indices in _resamples(len(rows), n, seed, groups, confidence)]
@@ -79,22 +88,26 @@ def paired_bootstrap(
     groups: np.ndarray | Sequence[Any] | None = None,
     confidence: float = 0.95,
 ) -> PairedDifference:
-    """Compare two evaluations of the same rows: the same rows are drawn from both, n times.
+    """Compare two evaluations of the same rows. Each resample draws the same rows from both.
 
-    What makes a row hard makes it hard for both, and cancels in the difference. So this finds differences that the two
-    intervals of `bootstrap_interval` would hide. The p-value is at least 2 / (n + 1).
+    A hard row is hard for both, which cancels in the difference. So this finds differences that two separate intervals
+    of `bootstrap_interval` would hide.
 
     Args:
-        a, b: (rows,) values under each, row by row.
+        a, b: (rows,) values under each; row i of both is about the same query or question.
         statistic, n, seed, groups, confidence: See `bootstrap_interval`.
 
+    Returns:
+        The difference with its interval. The p-value is at least 2 / (n + 1).
+
     Raises:
-        ValueError: as of `bootstrap_interval`, or a and b of different lengths.
+        ValueError: As `bootstrap_interval`, or a and b have different lengths.
     """
     rows_a, rows_b = _checked_rows({"a": a, "b": b})
     draws = _resamples(len(rows_a), n, seed, groups, confidence)
     drawn = np.array([statistic(rows_b[indices]) - statistic(rows_a[indices]) for indices in draws])
     low, high = _bounds(drawn, confidence)
+    # one is added to both counts, so that no finite number of resamples claims a probability of zero
     tail = min(np.count_nonzero(drawn <= 0), np.count_nonzero(drawn >= 0))
     value_a, value_b = float(statistic(rows_a)), float(statistic(rows_b))
     return PairedDifference(value_a, value_b, value_b - value_a, low, high, min(1.0, 2 * (1 + tail) / (n + 1)))
@@ -114,21 +127,23 @@ def _checked_rows(named: Mapping[str, np.ndarray | Sequence[float]]) -> list[np.
 def _resamples(
     size: int, n: int, seed: int, groups: np.ndarray | Sequence[Any] | None, confidence: float
 ) -> Iterator[np.ndarray]:
-    """Indices of the rows of each resample; with groups, of as many groups as there are."""
+    """The row indices of each resample. With groups, a resample draws as many groups as exist, with all their rows."""
     if n < 1 or not 0 < confidence < 1:
         raise ValueError(f"n must be at least 1 and confidence between 0 and 1; received {n} and {confidence}.")
     if groups is not None and len(groups) != size:
-        raise ValueError(f"There are {size} rows, but groups names the group of {len(groups)}.")
+        raise ValueError(f"groups must name a group for each of the {size} rows; received {len(groups)} groups.")
     rng = np.random.default_rng(seed)
     if groups is None:
         return (rng.integers(0, size, size) for _ in range(n))
     _, group_of_row, counts = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
+    # all rows, sorted by group: group g occupies counts[g] places from starts[g] on
     by_group = np.argsort(group_of_row, kind="stable")
     starts = np.cumsum(counts) - counts
 
     def draw() -> np.ndarray:
         chosen = rng.integers(0, len(counts), len(counts))
         lengths = counts[chosen]
+        # 0, 1, ... within each drawn group, without a loop over groups
         within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         return by_group[np.repeat(starts[chosen], lengths) + within]
 

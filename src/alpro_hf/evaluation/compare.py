@@ -1,13 +1,12 @@
-"""Is the difference between two evaluations more than chance? `alpro compare A.json B.json`."""
+"""Comparison of two evaluations: whether their difference is more than chance. Behind `alpro compare`."""
 
-import argparse
 from pathlib import Path
 
 from .bootstrap import PairedDifference, paired_bootstrap
 from .results import ResultsError, Row, read_predictions, read_results, row_metrics
 
-# of a row: what the two files must have in common
-_SAME = ("direction", "text", "video", "question", "answer", "answer_type")
+# fields of a prediction that must be equal in both evaluations: they say what the row is about
+_ROW_IDENTITY = ("direction", "text", "video", "question", "answer", "answer_type")
 
 
 def compare_results(
@@ -15,16 +14,19 @@ def compare_results(
 ) -> dict[str, PairedDifference]:
     """Compare two evaluations of the same data row by row, metric by metric.
 
-    Captions of the same video, and questions about it, are drawn together. The protocols may differ: that is a
-    comparison one may want, and one to be told about.
+    Captions of the same video, and questions about it, are drawn together. The protocols may differ: comparing two
+    protocols is a use of its own. `alpro compare` prints a note then.
 
     Args:
-        a, b: `results.json`, or the folder it is in.
+        a, b: `results.json`, or its folder.
         n, seed, confidence: See `paired_bootstrap`.
 
+    Returns:
+        Name of each metric that the predictions define (see `row_metrics`) to the difference b - a.
+
     Raises:
-        FileNotFoundError: Results or predictions are not there.
-        ResultsError: They are damaged, or of other tasks or other data.
+        FileNotFoundError: Results or predictions do not exist.
+        ResultsError: They are damaged, or belong to different tasks or different data.
     """
     results_a, results_b = read_results(a), read_results(b)
     for name, one, other in (
@@ -52,19 +54,14 @@ def _check_same_rows(rows_a: list[Row], rows_b: list[Row], a: str | Path, b: str
         raise ResultsError(
             f"{a} has {len(rows_a)} predictions and {b} has {len(rows_b)}. Evaluate both on the same data."
         )
+    # equal fingerprints do not suffice: a row whose clip could not be decoded is missing in one of the two
     for number, (one, other) in enumerate(zip(rows_a, rows_b, strict=True), start=1):
-        for name in _SAME:
+        for name in _ROW_IDENTITY:
             if one.get(name) != other.get(name):
                 raise ResultsError(
-                    f"Row {number} of the predictions of {a} and {b} is not about the same: {name} is "
+                    f"Row {number} of the predictions is about different things in {a} and {b}: {name} is "
                     f"{one.get(name)!r} and {other.get(name)!r}. Evaluate both on the same data, in the same order."
                 )
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
 
 
 __all__ = ["compare_results"]

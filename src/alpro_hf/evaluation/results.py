@@ -1,8 +1,8 @@
-"""What an evaluation leaves behind, and how far its numbers can be trusted.
+"""Results of an evaluation on disk: metrics with their uncertainty, and the predictions that they are computed from.
 
 A folder of results holds `results.json` (metrics and everything they depend on), `predictions.jsonl` (a row for every
-query or question) and pictures. From the rows every metric can be computed again, so its uncertainty can be told, and
-two evaluations of the same data can be compared row by row (`alpro compare`).
+query or question) and pictures. All metrics can be computed again from the rows. So their uncertainty can be
+estimated, and two evaluations of the same data can be compared row by row (`alpro compare`).
 """
 
 import hashlib
@@ -11,41 +11,38 @@ import math
 import os
 import platform
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, TypedDict
 
 import numpy as np
-import torch
+from huggingface_hub.dataclasses import validate_typed_dict
+from huggingface_hub.errors import StrictDataclassError
 
+from ..files import write_whole
 from ..version import __version__
-from .bootstrap import (
-    Statistic,
-    bootstrap_interval,
-    percentage,
-    recall_at,
-)
+from .bootstrap import Statistic, bootstrap_interval, percentage, recall_at
 
 RESULTS = "results.json"
 PREDICTIONS = "predictions.jsonl"
-FORMAT = 1
-RECALL_AT = (1, 5, 10, 50)
+RESULTS_FORMAT = 1  # version of the fields of results.json
+_RECALL_AT = (1, 5, 10, 50)
 
 Row = dict[str, Any]
 
 
 class ResultsError(ValueError):
-    """Files are no results, are damaged, or cannot be compared."""
+    """A file of results is damaged or of another format, or two of them cannot be compared."""
 
 
 # ------------------------------------------------------------------------------------------------- metrics from rows
 
 
 class RowMetric(NamedTuple):
-    """A metric as a statistic of (rows,) values; `groups` are the rows that are drawn together, if any are."""
+    """A metric as a statistic of (rows,) values; `groups`, if any, is the group of each row."""
 
     values: np.ndarray
     statistic: Statistic
@@ -53,10 +50,15 @@ class RowMetric(NamedTuple):
 
 
 def row_metrics(rows: Sequence[Row]) -> dict[str, RowMetric]:
-    """The metrics that predictions tell, under their names in `results.json`; rows as in `predictions.jsonl`.
+    """All metrics that can be computed from predictions.
 
-    Of retrieval: recall at 1, 5, 10 and 50, median and mean rank in the directions there are; captions are grouped by
-    their video. Of question answering: accuracy, overall and by type; questions are grouped by video if it is named.
+    Args:
+        rows: Rows of `predictions.jsonl`.
+
+    Returns:
+        Name of the metric in `results.json` to its values and statistic. For retrieval: recall at 1, 5, 10 and 50,
+        median and mean rank in each direction that the rows have; captions are grouped by their video. For question
+        answering: accuracy, overall and by type; questions are grouped by their video, if all rows name one.
     """
     found: dict[str, RowMetric] = {}
     for direction in ("t2v", "v2t"):
@@ -64,7 +66,7 @@ def row_metrics(rows: Sequence[Row]) -> dict[str, RowMetric]:
         if of_direction:
             ranks = np.array([row["rank"] for row in of_direction], float)
             groups = np.array([str(row["video"]) for row in of_direction]) if direction == "t2v" else None
-            for k in RECALL_AT:
+            for k in _RECALL_AT:
                 found[f"{direction}_r{k}"] = RowMetric(ranks, recall_at(k), groups)
             found[f"{direction}_median_rank"] = RowMetric(ranks, np.median, groups)
             found[f"{direction}_mean_rank"] = RowMetric(ranks, np.mean, groups)
@@ -91,7 +93,12 @@ def _accuracy(rows: Sequence[Row]) -> RowMetric:
 def metric_intervals(
     rows: Sequence[Row], n: int = 1000, seed: int = 0, confidence: float = 0.95
 ) -> dict[str, tuple[float, float]]:
-    """Bounds of every metric of `row_metrics`, for `Results.intervals`."""
+    """The confidence interval of every metric of `row_metrics`, for `Results.intervals`.
+
+    Args:
+        rows: Rows of `predictions.jsonl`.
+        n, seed, confidence: See `bootstrap_interval`.
+    """
     intervals = {}
     for name, (values, statistic, groups) in row_metrics(rows).items():
         _, low, high = bootstrap_interval(values, statistic, n, seed, groups=groups, confidence=confidence)
@@ -113,21 +120,24 @@ def retrieval_rows(
     captions: Sequence[str] | None = None,
     top: int = 5,
 ) -> Iterator[Row]:
-    """The predictions of one direction, a row for each query.
+    """The predictions of one direction of retrieval, a row for each query.
 
     Args:
-        direction: `t2v`: texts look for videos; `v2t`: videos look for texts.
+        direction: `t2v` (text to video) or `v2t` (video to text).
         scores: (queries, candidates), an array or a tensor on the CPU.
-        ranks: (queries,) of what belongs to each query.
-        queries: (queries,) number of the text, or of the video, that each row is about.
-        names: (videos,) what videos are called in the file; their numbers if None.
-        text_to_video: (texts,) number of the video of each text; needed for `t2v`.
-        captions: (texts,) written beside the numbers of texts that are queries.
-        top: Candidates to keep, best first; equal ones in their order.
+        ranks: (queries,) rank of the right candidate of each query.
+        queries: (queries,) number of the text, or of the video, of each query.
+        names: (videos,) names of the videos in the file; their numbers if None.
+        text_to_video: (texts,) number of the video of each text; required for `t2v`.
+        captions: (texts,) texts, written into the rows of queries that are texts.
+        top: Number of candidates to keep, best first. Equal scores keep their order.
 
     Returns:
         `{"direction": "t2v", "text", "caption", "video", "rank", "top": [{"video", "score"}]}`, where `video` is the
         right one, and `{"direction": "v2t", "video", "rank", "top": [{"text", "score"}]}`.
+
+    Raises:
+        ValueError: `text_to_video` is missing, or scores, ranks and queries have different lengths.
     """
     if direction == "t2v" and text_to_video is None:
         raise ValueError("retrieval_rows needs text_to_video to name the right video of each text.")
@@ -142,8 +152,9 @@ def retrieval_rows(
 
     for query, rank, candidates in zip(queries, ranks, scores, strict=True):
         of_query = np.asarray(candidates)
+        # sorting every candidate of every query would dominate: take those that can be among the best, and sort these
         least = np.partition(of_query, -top)[-top] if top < len(of_query) else -np.inf
-        best = np.flatnonzero(of_query >= least)  # sorting only what can be among the best
+        best = np.flatnonzero(of_query >= least)
         best = best[np.argsort(-of_query[best], kind="stable")][:top]
         row: Row = {"direction": direction}
         if direction == "t2v":
@@ -171,8 +182,8 @@ def question_rows(
     """The predictions of question answering, a row for each question.
 
     Returns:
-        `{"question", "answer", "prediction", "correct"}` and, where given, `video` and `answer_type`. An answer out of
-        the known ones is not correct, whatever was predicted.
+        `{"question", "answer", "prediction", "correct"}` and, where given, `video` and `answer_type`. A question whose
+        answer is not among the known answers counts as wrong, whatever was predicted.
     """
     known = set(known_answers)
     columns: dict[str, Sequence[Any]] = {"question": questions, "answer": answers, "prediction": predictions}
@@ -188,10 +199,13 @@ def question_rows(
 
 
 def data_fingerprint(rows: Iterable[Mapping[str, Any]]) -> str:
-    """`sha256:...` of annotation rows: equal if the same questions are asked about the same files, in the same order.
+    """A hash of annotation rows: equal if the same questions are asked about the same files, in the same order.
 
-    Counted are `text`, `question`, `answer`, `answer_type`, and of `video` and `image` the name of the file, so that
-    the data may lie in any folder; encoded bytes without a name count by their content. Frames are not looked at.
+    It covers `text`, `question`, `answer`, `answer_type`, and the file names of `video` and `image`. Folders do not
+    count, so the data may lie anywhere; encoded bytes without a name count by their content. Nothing is decoded.
+
+    Returns:
+        `sha256:` and 64 hexadecimal digits.
 
     Raises:
         TypeError: A video or image is already decoded.
@@ -225,12 +239,12 @@ def _file_identity(value: Any, where: str) -> str:
 
 
 def model_source(name: str, commit: str | None = None) -> dict[str, str | None]:
-    """The `model` of results: its name, and what makes sure which weights were meant.
+    """The field `model` of `Results`: the name of a model, and a revision that identifies its weights.
 
     Args:
         name: Folder or Hub id.
-        commit: Of a Hub model, its commit (`model.config._commit_hash`). For a folder the revision is `sha256:...` of
-            its safetensors files.
+        commit: Commit of a Hub model (`model.config._commit_hash`). For a folder it is ignored: the revision is a hash
+            of its safetensors files, `sha256:...`.
     """
     folder = Path(name)
     if not folder.is_dir():
@@ -245,10 +259,12 @@ def model_source(name: str, commit: str | None = None) -> dict[str, str | None]:
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of what decodes, prepares and computes."""
+    """Versions of the packages that decode, prepare and compute."""
+    import torch  # here, because reading results and describing the command line do without it
+
     return {
         "alpro_hf": __version__,
-        "torch": str(torch.__version__),  # with its build, which the metadata of a wheel may leave out
+        "torch": str(torch.__version__),  # names the build, such as +cu128, which the metadata of a wheel may omit
         "transformers": version("transformers"),
         "av": version("av"),
         "python": platform.python_version(),
@@ -257,20 +273,20 @@ def package_versions() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Results:
-    """What `results.json` holds.
+    """The content of `results.json`.
 
     Args:
         task: `retrieval` or `qa`.
-        protocol: `name`, and the numbers that belong to it, such as `rerank_k`.
-        metrics: Name to value; percent where it is a share.
+        protocol: `name` of the protocol, and its settings, such as `rerank_k`.
+        metrics: Name to value. Shares are in percent.
         model: `name` and `revision`, see `model_source`.
-        data: `fingerprint` (see `data_fingerprint`) and number of `rows`, and what else describes the data.
-        intervals: Name of a metric to its bounds, see `metric_intervals`.
-        command: The command line that made it.
+        data: `fingerprint` (see `data_fingerprint`), number of `rows`, and further facts about the data.
+        intervals: Name of a metric to the bounds of its interval, see `metric_intervals`.
+        command: The command line.
         date: ISO 8601, in UTC.
         versions: See `package_versions`.
-        predictions: `file`, `rows` and `sha256` of the predictions; set by `write_results`.
-        details: What else was found out, such as the breakdown by groups of rows and the re-ranking curve.
+        predictions: `file`, `rows` and `sha256` of the predictions; `write_results` sets it.
+        details: Further findings, such as the breakdown by groups of rows and the re-ranking curve.
     """
 
     task: str
@@ -287,44 +303,46 @@ class Results:
 
 
 def write_results(folder: str | Path, results: Results, rows: Iterable[Row]) -> Path:
-    """Write `predictions.jsonl`, then `results.json`; each appears complete or not at all.
+    """Write `predictions.jsonl`, then `results.json`. Each of them appears complete or not at all.
 
-    Whoever reads notices if the two do not belong together, as after a crash in between.
+    After a crash between the two, `read_predictions` notices that they do not belong together.
+
+    Args:
+        folder: Folder to write to; created if it does not exist.
+        results: Content of `results.json`, except for the field `predictions`.
+        rows: Content of `predictions.jsonl`, see `retrieval_rows` and `question_rows`. Read once.
 
     Returns:
         The path of `results.json`.
 
     Raises:
-        ResultsError: A field is not what `Results` says, or a number is NaN or infinite, which JSON cannot hold.
+        ResultsError: A field does not have the type that `Results` documents, or a number is NaN or infinite, which
+            JSON cannot represent. The old files stay.
     """
     folder = Path(folder)
     path = folder / RESULTS
     folder.mkdir(parents=True, exist_ok=True)
-    digest, count = hashlib.sha256(), 0
-    partial = folder / f".{PREDICTIONS}.partial"
-    with partial.open("wb") as file:
-        for row in rows:
-            line = (_to_json(row, f"row {count} of the predictions") + "\n").encode("utf-8", "surrogatepass")
-            digest.update(line)
-            file.write(line)
-            count += 1
-        _to_disk(file)
-    record = {"file": PREDICTIONS, "rows": count, "sha256": digest.hexdigest()}
-    content = {"format": FORMAT, **asdict(replace(results, predictions=record))}
-    text = _to_json(content, str(path), indent=1)
-    _checked(json.loads(text), path)
-    os.replace(partial, folder / PREDICTIONS)
-    partial = folder / f".{RESULTS}.partial"
-    with partial.open("wb") as file:
-        file.write(text.encode("utf-8", "surrogatepass") + b"\n")
-        _to_disk(file)
-    os.replace(partial, path)
+    content = b""
+
+    def write_predictions(partial: Path) -> None:
+        nonlocal content
+        digest, count = hashlib.sha256(), 0
+        with partial.open("wb") as file:
+            for row in rows:
+                line = (_to_json(row, f"row {count} of the predictions") + "\n").encode("utf-8", "surrogatepass")
+                digest.update(line)
+                file.write(line)
+                count += 1
+        record = {"file": PREDICTIONS, "rows": count, "sha256": digest.hexdigest()}
+        fields_of_file = {"format": RESULTS_FORMAT, **asdict(replace(results, predictions=record))}
+        text = _to_json(fields_of_file, str(path), indent=1)
+        _checked(json.loads(text), path)  # before the rename, so that invalid results leave the old predictions alone
+        # a file name that is not valid UTF-8 reaches Python as lone surrogates, which plain UTF-8 refuses to encode
+        content = text.encode("utf-8", "surrogatepass") + b"\n"
+
+    write_whole(folder / PREDICTIONS, write_predictions)
+    write_whole(path, lambda partial: partial.write_bytes(content))
     return path
-
-
-def _to_disk(file: Any) -> None:
-    file.flush()
-    os.fsync(file.fileno())
 
 
 def _to_json(content: Any, what: str, indent: int | None = None) -> str:
@@ -335,22 +353,27 @@ def _to_json(content: Any, what: str, indent: int | None = None) -> str:
 
 
 def read_results(path: str | Path) -> Results:
-    """Read `results.json`, or that of a folder.
+    """Read a `results.json`.
+
+    Args:
+        path: The file, or its folder.
 
     Raises:
-        FileNotFoundError: There is none.
-        ResultsError: It is damaged, of another format, or a field is missing or of a wrong type.
+        FileNotFoundError: There is no such file.
+        ResultsError: The file is damaged or of another format, or a field is missing or has the wrong type.
     """
     path = _results_file(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8", errors="surrogatepass"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ResultsError(f"{path} is not JSON, or cut off: {error}. Name a {RESULTS} of alpro evaluate.") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ResultsError(
+            f"{path} is not valid JSON: {error}. Name a {RESULTS} that alpro evaluate wrote."
+        ) from error
+    if not isinstance(content, dict) or content.get("format") != RESULTS_FORMAT:
         found = content.get("format") if isinstance(content, dict) else content
         raise ResultsError(
-            f"{path} has the format {found!r}, but this version of alpro_hf reads results of format {FORMAT}. "
-            "Evaluate again, or use the version that wrote it."
+            f"{path} has format {found!r}, but this version of alpro_hf reads format {RESULTS_FORMAT}. Evaluate "
+            "again, or use the version that wrote it."
         )
     return _checked(content, path)
 
@@ -360,66 +383,118 @@ def _results_file(path: str | Path) -> Path:
     return path / RESULTS if path.is_dir() else path
 
 
-def _checked(content: Mapping[str, Any], path: Path) -> Results:
-    def need(is_right: bool, name: str, what: str) -> None:
-        if not is_right:
-            raise ResultsError(f"{path}: {name} must be {what}, but is {content.get(name)!r}. Evaluate again.")
+# The schema of results.json, in the types of JSON. Typed dictionaries are validated as strict dataclasses, see
+# `huggingface_hub.dataclasses`: types first, then the function in the annotation, which raises a ValueError.
 
-    def is_number(value: Any) -> bool:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
-    def is_text(value: Any) -> bool:
-        return isinstance(value, str) and bool(value)
+def _not_empty(value: Any) -> None:
+    if not value:
+        raise ValueError(f"it is empty: {value!r}")
 
-    for name in ("protocol", "metrics", "model", "data", "intervals", "versions", "predictions", "details"):
-        need(isinstance(content.get(name), dict), name, "an object")
-    need(content.get("task") in ("retrieval", "qa"), "task", "'retrieval' or 'qa'")
-    need(is_text(content["protocol"].get("name")), "protocol", "an object with a name")
-    metrics = content["metrics"]
-    need(bool(metrics) and all(map(is_number, metrics.values())), "metrics", "an object of finite numbers")
-    model = content["model"]
-    need(is_text(model.get("name")) and "revision" in model, "model", "an object with name and revision")
-    data = content["data"]
-    need(
-        is_text(data.get("fingerprint")) and isinstance(data.get("rows"), int),
-        "data",
-        "an object with fingerprint and number of rows",
-    )
-    bounds = content["intervals"].values()
-    need(
-        all(isinstance(pair, list) and len(pair) == 2 and all(map(is_number, pair)) for pair in bounds),
-        "intervals",
-        "an object of pairs of numbers",
-    )
-    need(all(map(is_text, content["versions"].values())), "versions", "an object of texts")
-    command = content.get("command")
-    need(isinstance(command, list) and all(isinstance(word, str) for word in command), "command", "a list of texts")
+
+def _finite_numbers(values: Mapping[str, float]) -> None:
+    _not_empty(values)
+    if wrong := {name: value for name, value in values.items() if not math.isfinite(value)}:
+        raise ValueError(f"these are not finite numbers: {wrong}")
+
+
+def _bounds(intervals: Mapping[str, Sequence[float]]) -> None:
+    if wrong := {
+        name: pair for name, pair in intervals.items() if len(pair) != 2 or not all(map(math.isfinite, pair))
+    }:
+        raise ValueError(f"these are not pairs of a lower and an upper bound: {wrong}")
+
+
+def _iso_date(value: str) -> None:
     try:
-        datetime.fromisoformat(content.get("date", ""))
-    except (TypeError, ValueError) as error:
-        raise ResultsError(
-            f"{path}: date must be of the form 2026-01-31T12:00:00, but is {content.get('date')!r}."
-        ) from error
-    record = content["predictions"]
-    need(
-        is_text(record.get("file"))
-        and Path(record["file"]).name == record["file"]
-        and isinstance(record.get("rows"), int)
-        and is_text(record.get("sha256")),
-        "predictions",
-        "an object with file (in the same folder), rows and sha256",
-    )
-    values = {item.name: content[item.name] for item in fields(Results)}
+        datetime.fromisoformat(value)
+    except ValueError:
+        raise ValueError(f"{value!r} is not of the form 2026-01-31T12:00:00") from None
+
+
+def _file_in_same_folder(value: str) -> None:
+    # results come from others, too: a path could make us read any file
+    if not value or Path(value).name != value:
+        raise ValueError(f"{value!r} is not the name of a file in the same folder")
+
+
+class _Protocol(TypedDict):
+    name: Annotated[str, _not_empty]
+
+
+class _Model(TypedDict):
+    name: Annotated[str, _not_empty]
+    revision: str | None
+
+
+class _Data(TypedDict):
+    fingerprint: Annotated[str, _not_empty]
+    rows: int
+
+
+class _Predictions(TypedDict):
+    file: Annotated[str, _file_in_same_folder]
+    rows: int
+    sha256: Annotated[str, _not_empty]
+
+
+def _has_keys_of(schema: Any) -> Callable[[Mapping[str, Any]], None]:
+    """A validator of objects that have the keys of a schema, and may have others."""
+
+    def validate(value: Mapping[str, Any]) -> None:
+        keys = schema.__annotations__
+        if missing := [key for key in keys if key not in value]:
+            raise ValueError(f"it lacks {', '.join(missing)}: {value!r}")
+        try:
+            validate_typed_dict(schema, {key: value[key] for key in keys})
+        except StrictDataclassError as error:
+            raise ValueError(_in_one_line(error)) from None
+
+    return validate
+
+
+class _ResultsFile(TypedDict):
+    task: Literal["retrieval", "qa"]
+    protocol: Annotated[dict[str, Any], _has_keys_of(_Protocol)]
+    metrics: Annotated[dict[str, int | float], _finite_numbers]
+    model: Annotated[dict[str, Any], _has_keys_of(_Model)]
+    data: Annotated[dict[str, Any], _has_keys_of(_Data)]
+    intervals: Annotated[dict[str, list[int | float]], _bounds]
+    command: list[str]
+    date: Annotated[str, _iso_date]
+    versions: dict[str, str]
+    predictions: Annotated[dict[str, Any], _has_keys_of(_Predictions)]
+    details: dict[str, Any]
+
+
+def _checked(content: Mapping[str, Any], path: Path) -> Results:
+    """Results from the content of a file. A missing field counts as None, which none may be; unknown ones do not."""
+    values: Any = {item.name: content.get(item.name) for item in fields(Results)}
+    try:
+        validate_typed_dict(_ResultsFile, values)
+    except StrictDataclassError as error:
+        raise ResultsError(f"{path}: {_in_one_line(error)}. Evaluate again.") from error
     values["intervals"] = {name: (low, high) for name, (low, high) in content["intervals"].items()}
     return Results(**values)
 
 
+def _in_one_line(error: StrictDataclassError) -> str:
+    """The field that is wrong, and the innermost reason: the outer ones do not show the values of a list or object."""
+    reason: BaseException = error
+    while reason.__cause__ is not None:
+        reason = reason.__cause__
+    return f"{str(error).splitlines()[0]} {reason}"
+
+
 def read_predictions(path: str | Path) -> list[Row]:
-    """The rows that belong to a `results.json` (or that of a folder), in their order.
+    """Read the rows that belong to a `results.json`, in their order.
+
+    Args:
+        path: The `results.json`, or its folder.
 
     Raises:
-        FileNotFoundError: `results.json` or its predictions are not there.
-        ResultsError: The results are damaged, or the predictions are not those it was written with.
+        FileNotFoundError: `results.json` or its predictions do not exist.
+        ResultsError: The results are damaged, or the predictions are not the ones they were written with.
     """
     path = _results_file(path)
     record = read_results(path).predictions
@@ -427,9 +502,10 @@ def read_predictions(path: str | Path) -> list[Row]:
     content = predictions.read_bytes()
     if hashlib.sha256(content).hexdigest() != record["sha256"]:
         raise ResultsError(
-            f"{predictions} does not belong to {path}: it was changed, cut off, or written by another evaluation. "
-            "Evaluate again, each time into a folder of its own."
+            f"{predictions} does not belong to {path}: it was changed, truncated, or written by another evaluation. "
+            "Evaluate again, and give each evaluation a folder of its own."
         )
+    # not splitlines: a caption may contain characters that Python counts as line ends, such as U+2028
     return [json.loads(line) for line in content.decode("utf-8", "surrogatepass").split("\n") if line]
 
 

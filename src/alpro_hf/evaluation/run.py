@@ -1,15 +1,12 @@
-"""`alpro evaluate`: a model on a benchmark, by a protocol that is named, in one process or many.
+"""An evaluation from start to end: a model, rows and a protocol to a folder of results, in one process or many.
 
-What comes out is a folder of results, see `results`: metrics with their intervals and all that they depend on, a row
-for every query, and pictures. Protocols are explained in `evaluation` and in docs/benchmarks.md.
+Results are metrics with their intervals and everything they depend on, a row for every query, and pictures; see
+`results`. The protocols are defined in `protocols` and compared in docs/benchmarks.md.
 """
 
-import argparse
 import importlib.util
-import os
-import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,76 +15,65 @@ from datasets import Dataset
 
 from ..assets import bundled_model
 from ..data.load_rows import load_rows, missing_list
-from ..loading import BUNDLED, CommandError, best_dtype, load_model
-from .breakdown import BREAKDOWN_PICTURE, COLUMNS, WORDS, break_down, groups_of, plot_breakdown
+from ..loading import BUNDLED, best_dtype, load_model
+from .breakdown import BREAKDOWN_PICTURE, GROUP_COLUMNS, WORDS, break_down, groups_of, plot_breakdown
 from .encode import processes
 from .measure import EvaluationOutcome, clip_name, measure_answers, measure_retrieval
-from .protocols import RetrievalProtocol
 from .results import RESULTS, Results, data_fingerprint, metric_intervals, model_source, write_results
-
-TASKS = ("retrieval", "qa")
-PROTOCOLS = ("reference", "rerank", "vtc")
+from .settings import DEFAULT_PROTOCOL, DEFAULT_RERANK_K, Evaluation, EvaluationError
 
 
-# ----------------------------------------------------------------------------------------------------------- arguments
+def evaluate(settings: Evaluation) -> Results | None:
+    """Evaluate a model and write the results to `settings.output`.
 
+    ```python
+    results = evaluate(Evaluation(task="retrieval", data="rows.jsonl", output=Path("results"), protocol="rerank"))
+    print(results.metrics["t2v_r1"], results.intervals["t2v_r1"])
+    ```
 
-def _at_least(least: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
-        return int(text)
-
-    return parse
-
-
-def _complain(message: str) -> None:
-    rank = int(os.environ.get("RANK", "0"))
-    print(f"alpro evaluate{f' (process {rank})' if rank else ''}: {message}", file=sys.stderr)
-
-
-# ------------------------------------------------------------------------------------------------------- an evaluation
-
-
-def evaluate(args: argparse.Namespace) -> Results | None:
-    """Evaluate as the parsed arguments of `alpro evaluate` say.
+    In a process that torchrun or `accelerate launch` started, all processes share the work. Each must call this.
 
     Returns:
-        What the first process wrote to `args.output`; None in all others, which did their share of the work.
+        The results that the first process wrote; None in all other processes.
 
     Raises:
-        CommandError: The options contradict each other, or the model is none for the task.
+        EvaluationError: Settings contradict each other or do not fit the data.
+        CommandError: The model is not an ALPRO model, or was trained for another task.
         OSError, ValueError: Data, clips or model cannot be read.
     """
     started = time.monotonic()
-    _check_arguments(args)
+    _check(settings)
     state = processes()
-    options = {"video_names": args.video_names, "on_missing": args.on_missing}
+    options: dict[str, Any] = {"video_names": settings.video_names, "on_missing": settings.on_missing}
     options = {name: value for name, value in options.items() if value is not None}
-    options |= {"allow_outside": True} if args.allow_outside else {}
-    with state.main_process_first():  # the others find what the first one has cached
-        rows = load_rows(args.data, args.task, args.videos, args.split, args.output, **options)
-    columns = _columns(args, rows)
-    protocol: RetrievalProtocol = args.protocol or "reference"
-    kind: Any = "qa" if args.task == "qa" else "towers" if protocol == "vtc" else "retrieval"
-    model, processor = load_model(kind, args.model, revision=args.revision, device=state.device)
-    _set_inputs(args, model.eval(), processor)
-    dtype = best_dtype(state.device) if args.dtype == "auto" else getattr(torch, args.dtype)
+    options |= {"allow_outside": True} if settings.allow_outside else {}
+    with state.main_process_first():  # one process reads the files and caches the rows, the others find the cache
+        rows = load_rows(settings.data, settings.task, settings.videos, settings.split, settings.output, **options)
+    columns = _columns(settings, rows)
+    protocol: Any = settings.protocol or DEFAULT_PROTOCOL
+    # the protocol vtc uses the two towers alone, so it must not refuse a model without a matching head
+    kind: Any = "towers" if protocol == "vtc" else settings.task
+    model, processor = load_model(kind, settings.model, revision=settings.revision, device=state.device)
+    _set_inputs(settings, model.eval(), processor)
+    dtype = best_dtype(state.device) if settings.dtype == "auto" else getattr(torch, settings.dtype)
     work: dict[str, Any] = {
+        # weights stay float32: autocast keeps sums and normalizations exact
         "computing": torch.autocast(state.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16),
-        "batch_size": args.batch_size,
-        "workers": args.workers,
-        "title": args.task,
+        "batch_size": settings.batch_size,
+        "workers": settings.workers,
+        "title": settings.task,
     }
-    if args.task == "qa":
+    if settings.task == "qa":
         found = measure_answers(model, processor, rows, **work)
     else:
-        work |= {"rerank_k": args.rerank_k or 16, "prior": not args.no_prior, "pair_batch_size": args.pair_batch_size}
+        work |= {"rerank_k": settings.rerank_k or DEFAULT_RERANK_K, "prior": settings.prior}
+        work |= {"pair_batch_size": settings.pair_batch_size}
         found = measure_retrieval(model, processor, rows, protocol, **work)
     if not state.is_main_process:
         return None
+    # the first predictions are about these rows, in this order; rows of clips that could not be decoded have none
     asked = {name: [values[number] for number in found.numbers] for name, values in columns.items()}
-    breakdown = break_down(found.predictions[: len(found.numbers)], asked, args.draws)
+    breakdown = break_down(found.predictions[: len(found.numbers)], asked, settings.draws)
     skipped = [
         {"video": clip_name(rows[clip.row], clip.row), "reason": " ".join(clip.reason.split()), "rows": clip.rows}
         for clip in found.skipped
@@ -99,70 +85,79 @@ def evaluate(args: argparse.Namespace) -> Results | None:
         "processes": state.num_processes,
     }
     results = Results(
-        task=args.task,
+        task=settings.task,
         protocol=found.protocol | _inputs(processor),
         metrics=found.metrics,
-        model=_model(args, model),
-        data=_data(args, rows) | found.counts,
-        intervals=metric_intervals(found.predictions, args.draws),
-        command=list(args.command_line),
+        model=_model(settings, model),
+        data=_data(settings, rows) | found.counts,
+        intervals=metric_intervals(found.predictions, settings.draws),
+        command=settings.command,
         details={"breakdown": breakdown, **found.details, "skipped": skipped, "run": how},
     )
-    write_results(args.output, results, found.predictions)
-    if not args.no_plot:
-        _draw(args.output, found, breakdown)
+    write_results(settings.output, results, found.predictions)
+    if settings.plot:
+        _draw(settings.output, found, breakdown)
     return results
 
 
-def _check_arguments(args: argparse.Namespace) -> None:
-    """Options that have no part in what is asked for are mistakes, and better found now than after hours."""
-    of_rerank = {"--rerank-k": args.rerank_k is not None, "--no-prior": args.no_prior}
-    for option, given in {"--protocol": args.protocol is not None, **of_rerank}.items():
-        if given and args.task == "qa":
-            raise CommandError(f"{option} is of retrieval; questions are answered by the classifier. Remove it.")
-    for option, given in of_rerank.items():
-        if given and args.protocol != "rerank":
-            raise CommandError(f"{option} is of --protocol rerank, not {args.protocol or 'reference'}. Remove it.")
-    if args.output.exists() and not args.output.is_dir():
-        raise CommandError(f"--output {args.output} is a file; name a folder.")
-    if (args.output / RESULTS).exists() and not args.overwrite:
-        raise CommandError(f"{args.output} holds results already. Name another folder, or add --overwrite.")
-    if not args.no_plot and importlib.util.find_spec("matplotlib") is None:
-        raise CommandError('Pictures need matplotlib: pip install "alpro-hf[plot]"; or add --no-plot.')
+def _check(settings: Evaluation) -> None:
+    """Refuse settings that have no effect or cannot be met: better now than after hours of work."""
+    of_rerank = {"rerank_k (--rerank-k)": settings.rerank_k is not None, "prior (--no-prior)": not settings.prior}
+    for name, given in {"protocol (--protocol)": settings.protocol is not None, **of_rerank}.items():
+        if given and settings.task == "qa":
+            raise EvaluationError(f"{name} belongs to retrieval; questions are answered by a classifier. Remove it.")
+    for name, given in of_rerank.items():
+        if given and settings.protocol != "rerank":
+            protocol = settings.protocol or DEFAULT_PROTOCOL
+            raise EvaluationError(f"{name} belongs to the protocol rerank, but the protocol is {protocol}. Remove it.")
+    if settings.output.exists() and not settings.output.is_dir():
+        raise EvaluationError(f"The output {settings.output} is a file. Name a folder.")
+    if (settings.output / RESULTS).exists() and not settings.overwrite:
+        raise EvaluationError(
+            f"{settings.output} already holds results. Name another folder, or allow to overwrite them (--overwrite)."
+        )
+    if settings.plot and importlib.util.find_spec("matplotlib") is None:
+        raise EvaluationError('Pictures need matplotlib: pip install "alpro-hf[plot]". Or draw none (--no-plot).')
 
 
-def _columns(args: argparse.Namespace, rows: Dataset) -> dict[str, Sequence[Any]]:
-    """What rows are told apart by: name to the value of each row."""
-    if unknown := [name for name in args.by if name not in (*rows.column_names, WORDS)]:
-        raise CommandError(f"--by {', '.join(unknown)}: the rows have only {', '.join(rows.column_names)}.")
-    text = "question" if args.task == "qa" else "text"
-    known = [name for name in COLUMNS if name in rows.column_names]
-    named = [name for name in dict.fromkeys([*known, *args.by]) if name != WORDS]
+def _columns(settings: Evaluation, rows: Dataset) -> dict[str, Sequence[Any]]:
+    """The columns to group the rows by: name to the value of each row."""
+    if unknown := [name for name in settings.by if name not in (*rows.column_names, WORDS)]:
+        raise EvaluationError(
+            f"by (--by) names {', '.join(unknown)}, but the rows have only {', '.join(rows.column_names)}."
+        )
+    text = "question" if settings.task == "qa" else "text"
+    known = [name for name in GROUP_COLUMNS if name in rows.column_names]
+    named = [name for name in dict.fromkeys([*known, *settings.by]) if name != WORDS]
     values: dict[str, Sequence[Any]] = {}
     for name in named:
         column = list(rows[name])
         try:
             groups_of(column)
         except ValueError as error:
-            if name in args.by:
-                raise CommandError(f"--by {name}: {error}") from error
-            continue  # not asked for
+            if name in settings.by:
+                raise EvaluationError(f"by (--by) {name}: {error}") from error
+            continue  # a column that nobody asked for, which only happens to have this name
         values[name] = column
     return values | {WORDS: [len(words.split()) for words in rows[text]]}
 
 
-def _set_inputs(args: argparse.Namespace, model: Any, processor: Any) -> None:
+def _set_inputs(settings: Evaluation, model: Any, processor: Any) -> None:
+    """Let the processor prepare frames and texts as the settings say."""
     longest = model.config.text_config.max_position_embeddings
-    if args.text_length is not None and args.text_length > longest:
-        raise CommandError(f"--text-length {args.text_length} is more than the {longest} tokens the model reads.")
-    if args.text_length is not None:
-        processor.tokenizer.model_max_length = args.text_length
-    if args.num_frames is not None:
-        processor.video_processor.num_frames = args.num_frames
+    if settings.text_length is not None and settings.text_length > longest:
+        raise EvaluationError(
+            f"text_length (--text-length) is {settings.text_length}, more than the {longest} tokens that the model "
+            "reads. Lower it."
+        )
+    if settings.text_length is not None:
+        processor.tokenizer.model_max_length = settings.text_length
+    if settings.num_frames is not None:
+        processor.video_processor.num_frames = settings.num_frames
 
 
 def _inputs(processor: Any) -> dict[str, Any]:
-    """What the model sees of a row, on which metrics depend as they do on the protocol."""
+    """How rows are prepared for the model: metrics depend on it as much as on the protocol."""
     video = processor.video_processor
     return {
         "num_frames": video.num_frames,
@@ -172,17 +167,23 @@ def _inputs(processor: Any) -> dict[str, Any]:
     }
 
 
-def _model(args: argparse.Namespace, model: Any) -> dict[str, Any]:
-    if args.model == BUNDLED:
-        return model_source(str(bundled_model(args.task))) | {"name": BUNDLED}
-    return dict(model_source(args.model, getattr(model.config, "_commit_hash", None)))
+def _model(settings: Evaluation, model: Any) -> dict[str, Any]:
+    if settings.model == BUNDLED:
+        return model_source(str(bundled_model(settings.task))) | {"name": BUNDLED}
+    return dict(model_source(settings.model, getattr(model.config, "_commit_hash", None)))
 
 
-def _data(args: argparse.Namespace, rows: Dataset) -> dict[str, Any]:
-    found = {"fingerprint": data_fingerprint(rows), "rows": len(rows), "source": args.data, "split": args.split}
-    listed = missing_list(args.data, args.output)
-    if args.videos is not None and listed is not None and listed.is_file():
-        found |= {"videos_folder": str(args.videos), "missing": len(listed.read_text(encoding="utf-8").splitlines())}
+def _data(settings: Evaluation, rows: Dataset) -> dict[str, Any]:
+    found = {
+        "fingerprint": data_fingerprint(rows),
+        "rows": len(rows),
+        "source": settings.data,
+        "split": settings.split,
+    }
+    listed = missing_list(settings.data, settings.output)
+    if settings.videos is not None and listed is not None and listed.is_file():
+        missing = len(listed.read_text(encoding="utf-8").splitlines())
+        found |= {"videos_folder": str(settings.videos), "missing": missing}
     return found
 
 
@@ -194,7 +195,4 @@ def _draw(folder: Path, found: EvaluationOutcome, breakdown: Mapping[str, Any]) 
         picture().savefig(folder / name)
 
 
-# ------------------------------------------------------------------------------------------------------ what is shown
-
-
-__all__ = ["evaluate"]
+__all__ = ["Evaluation", "EvaluationError", "evaluate"]

@@ -1,4 +1,4 @@
-"""Model cards, written from what a checkpoint and its result files say: nothing is claimed that no file holds."""
+"""Model cards, written from a checkpoint and its result files. A card claims nothing that no file states."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -17,10 +17,12 @@ from transformers.trainer_pt_utils import AcceleratorConfig
 
 from ..evaluation.results import RESULTS, ResultsError, read_results
 from ..training.arguments import AlproTrainingArguments
+from .errors import ModelCardError, read_json_object
+from .names import PICTURE
 
-CARD, PICTURE = "README.md", "model.png"
+# files next to the weights of a checkpoint: facts from its author, and what a training wrote
 FACTS, RECIPE, ARGUMENTS, STATE = "training.json", "recipe.json", "training_args.bin", "trainer_state.json"
-RUN = "run"  # key of a recipe.json under which the facts of the run stand
+RUN = "run"  # key of a recipe.json that holds facts about the run
 PAPER = "https://arxiv.org/abs/2112.09583"
 CITATION = """\
 @inproceedings{li2022alpro,
@@ -31,14 +33,14 @@ CITATION = """\
   url       = {https://arxiv.org/abs/2112.09583}
 }
 """
-# of all training arguments, those that a reader wants to know, in this order
-_SHOWN = (
+# the training arguments that a card shows, in this order
+_SHOWN_ARGUMENTS = (
     *("learning_rate", "lr_scheduler_type", "warmup_steps", "num_train_epochs", "max_steps", "global_batch_size"),
     *("per_device_train_batch_size", "gradient_accumulation_steps", "optim", "adam_beta1", "adam_beta2"),
     *("weight_decay", "max_grad_norm", "bf16", "fp16", "seed", "vtc_weight", "vtm_weight", "mlm_weight"),
     *("pem_weight", "vtm_negatives", "num_frames", "image_size", "text_length", "train_sampling", "augmentation"),
 )
-_METRICS = {
+_METRIC_TITLES = {
     "r1": "R@1",
     "r5": "R@5",
     "r10": "R@10",
@@ -47,8 +49,8 @@ _METRICS = {
     "mean_rank": "mean rank",
     "accuracy": "accuracy",
 }
-_WAYS = {"t2v": "text to video", "v2t": "video to text"}
-_PROTOCOLS = {
+_DIRECTIONS = {"t2v": "text to video", "v2t": "video to text"}
+_PROTOCOL_MEANINGS = {
     "vtc": "cosine similarity of the two towers",
     "rerank": "the best candidates by similarity, reordered by matching",
     "reference": "matching probability of all pairs, as in the paper's tables",
@@ -56,13 +58,17 @@ _PROTOCOLS = {
 }
 
 
-class ModelCardError(ValueError):
-    """A file that a card is written from cannot be used; the message names it and the key."""
-
-
 @dataclass(frozen=True)
 class _Head:
-    """What a card says of a head: its task on the Hub, in a sentence, its losses, and how it is called."""
+    """Texts of a card that depend on the class of the model.
+
+    Args:
+        pipeline_tag: Task in the terms of the Hub.
+        task: `retrieval` or `qa`.
+        summary: The model in one sentence.
+        losses: Names of its training losses.
+        auto_class: The Auto class of the example.
+    """
 
     pipeline_tag: str
     task: str
@@ -72,6 +78,7 @@ class _Head:
 
     @property
     def pipeline(self) -> str:
+        """Task of the pipeline that runs the model."""
         return "video-question-answering" if self.task == "qa" else "text-video-retrieval"
 
 
@@ -110,18 +117,18 @@ _HEADS = {
 
 @dataclass(frozen=True)
 class TrainingFacts:
-    """What nothing but its author knows of a checkpoint: the file `training.json` beside the weights, all optional.
+    """Facts that only the author of a checkpoint knows, from `training.json` next to the weights. All are optional.
 
     Args:
-        summary: What the model is, a sentence or two.
-        data: What it was trained on, in words.
+        summary: The model in a sentence or two.
+        data: The training data, in words.
         datasets: Ids of Hub datasets it was trained on.
-        procedure: How it was trained, in words.
-        hyperparameters: Name -> value, where no recipe or training arguments lie beside the weights.
-        limits: What it cannot do, one entry a point.
-        example_texts: Two texts for the example, in words that the model knows; a question answering model takes one.
-        license: Identifier, such as `apache-2.0`.
-        language: Codes of the languages of its texts, such as `en`.
+        procedure: The training procedure, in words.
+        hyperparameters: Name to value, shown instead of those of a recipe or of training arguments.
+        limits: Limitations, one entry for each.
+        example_texts: Two texts for the example, or one question, in words that the model knows.
+        license: Identifier of the licence, such as `apache-2.0`.
+        language: Codes of the languages of the texts, such as `en`.
     """
 
     summary: str = ""
@@ -136,22 +143,35 @@ class TrainingFacts:
 
     @classmethod
     def read(cls, path: Path) -> "TrainingFacts":
-        """The file, or no facts if there is none; a `ModelCardError` if it holds unknown keys or types."""
+        """Read the file; without it, there are no facts.
+
+        Raises:
+            ModelCardError: The file holds unknown keys, or values of the wrong type.
+        """
         if not path.is_file():
             return cls()
         content = _read(path)
         known = {entry.name: entry for entry in fields(cls)}
         for key, value in content.items():
             if key not in known:
-                raise ModelCardError(f"{path}: {key!r} is unknown; known are {', '.join(known)}.")
+                raise ModelCardError(f"{path}: the key {key!r} is unknown. Known keys are {', '.join(known)}.")
             if type(value) is not type(getattr(cls(), key)):
                 raise ModelCardError(f"{path}: {key} must be a {type(getattr(cls(), key)).__name__}; it is {value!r}.")
         return cls(**content)
 
 
 @dataclass(frozen=True)
-class Measured:
-    """Numbers of one task on one split under one protocol, in percent but for ranks and counts."""
+class CardResult:
+    """Metrics of one task on one split under one protocol, as a card shows them.
+
+    Args:
+        task: `retrieval` or `qa`.
+        dataset, split: Names of the data.
+        protocol: Name of the protocol.
+        metrics: Name to value. Shares are in percent.
+        arguments: Settings of the protocol.
+        intervals: Name of a metric to the bounds of its interval.
+    """
 
     task: str
     dataset: str
@@ -162,11 +182,14 @@ class Measured:
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
 
 
-def read_measured(path: str | Path) -> list[Measured]:
-    """The numbers of a result file: of `alpro evaluate`, or of `scripts/evaluate_sprites.py`.
+def read_card_results(path: str | Path) -> list[CardResult]:
+    """Read the metrics of a result file: of `alpro evaluate`, or of `scripts/sprites/evaluate.py`.
+
+    Args:
+        path: The file, or the folder of a `results.json`.
 
     Raises:
-        ModelCardError: It is no such file.
+        ModelCardError: The file does not exist, or is not a result file.
     """
     path = Path(path)
     if path.is_dir():
@@ -174,7 +197,7 @@ def read_measured(path: str | Path) -> list[Measured]:
     if not path.is_file():
         raise ModelCardError(f"There is no result file {path}.")
     content = _read(path)
-    if "format" in content:
+    if "format" in content:  # that of alpro evaluate
         try:
             results = read_results(path)
         except ResultsError as error:
@@ -183,7 +206,7 @@ def read_measured(path: str | Path) -> list[Measured]:
         data, split = results.data, results.data.get("split")
         name = data.get("name") or Path(str(data.get("path") or path.parent.name)).stem
         return [
-            Measured(
+            CardResult(
                 results.task,
                 str(name),
                 str(split or "test"),
@@ -195,16 +218,16 @@ def read_measured(path: str | Path) -> list[Measured]:
         ]
     if not isinstance(content.get("results"), dict):
         raise ModelCardError(
-            f"{path} is no result file: neither of alpro evaluate nor of scripts/evaluate_sprites.py."
+            f"{path} is not a result file, neither of alpro evaluate nor of scripts/sprites/evaluate.py."
         )
     rerank = {"rerank_k": content.get("settings", {}).get("rerank_k")}
     measured = []
     for split, parts in content["results"].items():
         for protocol, metrics in parts.get("retrieval", {}).items():
             arguments = rerank if protocol == "rerank" else {}
-            measured.append(Measured("retrieval", "sprite-world", split, protocol, metrics, arguments))
+            measured.append(CardResult("retrieval", "sprite-world", split, protocol, metrics, arguments))
         if "qa" in parts:
-            measured.append(Measured("qa", "sprite-world", split, "closed", parts["qa"]))
+            measured.append(CardResult("qa", "sprite-world", split, "closed", parts["qa"]))
     return measured
 
 
@@ -216,16 +239,16 @@ def model_card(
     results: Sequence[str | Path] = (),
     licence: str | None = None,
 ) -> ModelCard:
-    """The card of a checkpoint.
+    """Write the card of a checkpoint.
 
     Args:
         folder: Exported checkpoint.
-        source: Folder it came from, where `training.json`, `recipe.json`, `training_args.bin` and
-            `trainer_state.json` are looked for; None: `folder`.
+        source: Folder that it was exported from, with `training.json`, `recipe.json`, `training_args.bin` or
+            `trainer_state.json`, if any. None: `folder`.
         name: Title, and id in the example.
-        results: Result files; numbers of tasks that the head does not do are passed over. None given: the
+        results: Result files. Metrics of a task that the model does not do are left out. None given: the
             `results.json` in `source`, if there is one.
-        licence: Identifier; None: as `training.json` says.
+        licence: Identifier of the licence of the weights. None: as `training.json` says.
 
     Raises:
         ModelCardError: A file cannot be used.
@@ -237,7 +260,7 @@ def model_card(
     head = _HEADS[head_name]
     facts = TrainingFacts.read(source / FACTS)
     files = list(results) or [path for path in [source / RESULTS] if path.is_file()]
-    measured = [entry for path in files for entry in read_measured(path) if entry.task == head.task]
+    measured = [entry for path in files for entry in read_card_results(path) if entry.task == head.task]
     data = ModelCardData(
         language=facts.language,
         license=licence or facts.license or None,
@@ -246,7 +269,7 @@ def model_card(
         tags=["alpro", "video", "video-text-retrieval" if head.task == "retrieval" else "video-question-answering"],
         datasets=facts.datasets or None,
         metrics=(["recall"] if head.task == "retrieval" else ["accuracy"]) if measured else None,
-        model_name=name.rpartition("/")[2] if measured else None,
+        model_name=name.rpartition("/")[2] if measured else None,  # the Hub requires it for results
         eval_results=list(_eval_results(measured)) or None,
     )
     sections = (
@@ -284,9 +307,9 @@ def _usage(name: str, head: _Head, facts: TrainingFacts) -> str:
         f'processor = AutoProcessor.from_pretrained("{name}", trust_remote_code=True)\n'
         f'model = {head.auto_class}.from_pretrained("{name}", trust_remote_code=True)\n{call}\n```\n\n'
         f'In one call: `pipeline("{head.pipeline}", model="{name}", trust_remote_code=True)`, {does}.\n\n'
-        "It takes `pip install transformers torch torchvision av`; the code of the model lies in this repository. "
-        "With the package alpro-hf installed and imported, its own classes are used, and `trust_remote_code` is not "
-        "needed."
+        "Install its requirements with `pip install transformers torch torchvision av`; the code of the model is in "
+        "this repository. If the package alpro-hf is installed and imported, its classes are used, and "
+        "`trust_remote_code` is not needed."
     )
 
 
@@ -312,9 +335,10 @@ def _sizes(config: dict[str, Any], head: str) -> str:
 
 def _training(source: Path, head: _Head, facts: TrainingFacts) -> str:
     recipe = _read(source / RECIPE) if (source / RECIPE).is_file() else {}
-    rows = recipe.get(RUN, {}).get("data", {})  # of files of the author's machine, the names alone say enough
+    rows = recipe.get(RUN, {}).get("data", {})
+    # names without folders: paths on the author's machine are nobody's business
     recorded = ", ".join(f"`{Path(name).name}` ({count:,} rows)" for name, count in rows.items())
-    data = facts.data or (f"Data: {recorded}." if recorded else "The data of the training is not recorded here.")
+    data = facts.data or (f"Data: {recorded}." if recorded else "The training data is not recorded.")
     values = facts.hyperparameters or _shown(recipe)
     if not values and (source / ARGUMENTS).is_file():
         values = _shown(_read_arguments(source / ARGUMENTS).to_dict())
@@ -328,7 +352,7 @@ def _training(source: Path, head: _Head, facts: TrainingFacts) -> str:
         ended = f"; at the end {last}" if last else ""
         paragraphs.append(f"{state['global_step']} steps, {state['epoch']:.3g} epochs{ended}.")
     if values:
-        paragraphs.append(_table(("hyper-parameter", "value"), ((f"`{key}`", value) for key, value in values.items())))
+        paragraphs.append(_table(("hyperparameter", "value"), ((f"`{key}`", value) for key, value in values.items())))
     return "## Training\n\n" + "\n\n".join(paragraph for paragraph in paragraphs if paragraph)
 
 
@@ -337,13 +361,13 @@ def _is_loss(key: str) -> bool:
 
 
 def _shown(values: dict[str, Any]) -> dict[str, Any]:
-    """The arguments worth a line, but for those that switch something off."""
-    useless = ("", None, False, -1)
-    return {key: values[key] for key in _SHOWN if key in values and values[key] not in useless}
+    """The arguments that a card shows, except those that switch something off."""
+    off = ("", None, False, -1)
+    return {key: values[key] for key in _SHOWN_ARGUMENTS if key in values and values[key] not in off}
 
 
 def _read_arguments(path: Path) -> TrainingArguments:
-    """The trainer's arguments, without running code that somebody may have put into the pickle."""
+    """Read a pickle of training arguments without running code that may be in it: only these types are allowed."""
     plain = {
         f"{kind.__module__}.{kind.__qualname__}": kind
         for kind in (TrainingArguments, AlproTrainingArguments, AcceleratorConfig, PartialState, DistributedType)
@@ -356,14 +380,14 @@ def _read_arguments(path: Path) -> TrainingArguments:
     unknown = set(get_unsafe_globals_in_checkpoint(path)) - set(plain)
     if unknown:
         raise ModelCardError(
-            f"{path} holds more than training arguments: {', '.join(sorted(unknown))}. It is not "
-            f"read: remove it, or say the hyper-parameters in a {FACTS}."
+            f"{path} holds more than training arguments: {', '.join(sorted(unknown))}. It was not "
+            f"read. Remove it; hyperparameters can be named in {FACTS}."
         )
     with safe_globals(list(plain.values())):
         return torch.load(path, weights_only=True)
 
 
-def _eval_results(measured: Iterable[Measured]) -> Iterable[EvalResult]:
+def _eval_results(measured: Iterable[CardResult]) -> Iterable[EvalResult]:
     for entry in measured:
         arguments = {"protocol": entry.protocol, **entry.arguments}
         task, task_name = "visual-question-answering", "Video question answering"
@@ -388,12 +412,12 @@ def _eval_results(measured: Iterable[Measured]) -> Iterable[EvalResult]:
 
 def _metric_title(key: str) -> str | None:
     way, _, metric = key.partition("_")
-    if way in _WAYS and metric in _METRICS:
-        return f"{_METRICS[metric]} {_WAYS[way]}"
-    return _METRICS.get(key)
+    if way in _DIRECTIONS and metric in _METRIC_TITLES:
+        return f"{_METRIC_TITLES[metric]} {_DIRECTIONS[way]}"
+    return _METRIC_TITLES.get(key)
 
 
-def _results_table(measured: Sequence[Measured]) -> str:
+def _results_table(measured: Sequence[CardResult]) -> str:
     if not measured:
         return ""
     rows = [
@@ -406,7 +430,7 @@ def _results_table(measured: Sequence[Measured]) -> str:
     protocols = []
     for protocol, arguments in used.items():
         settings = ", ".join(f"{key} {value}" for key, value in arguments.items())
-        meaning = _PROTOCOLS.get(protocol, "") + (f" ({settings})" if settings else "")
+        meaning = _PROTOCOL_MEANINGS.get(protocol, "") + (f" ({settings})" if settings else "")
         protocols.append(f"`{protocol}`: {meaning}" if meaning else f"`{protocol}`")
     return (
         "## Results\n\n"
@@ -423,14 +447,12 @@ def _limits(config: dict[str, Any], head: str, facts: TrainingFacts) -> str:
     video = config["video_config"]
     points = list(facts.limits)
     points.append(
-        f"It sees {video['num_frames']} frames of a clip, spread over it, at {video['image_size']} pixels: what is "
-        "shorter or smaller than that escapes it. Sound is not heard."
+        f"It sees {video['num_frames']} frames of a clip, spread over its length, at {video['image_size']} pixels, "
+        "and misses what is shorter or smaller. It does not hear sound."
     )
     if head == "AlproForVideoQuestionAnswering":
         points.append(f"It can give no other answers than the {len(config.get('id2label', {}))} of its list.")
-    points.append(
-        "It repeats what its training data says of the world, prejudices included. No person should be judged by it."
-    )
+    points.append("It repeats the biases of its training data. Do not use it to judge people.")
     return "## Limits\n\n" + "\n".join(f"- {point}" for point in points)
 
 
@@ -445,16 +467,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelCardError(f"{path} is no JSON file: {error}.") from None
-    if not isinstance(content, dict):
-        raise ModelCardError(f"{path} must hold a JSON object; it holds a {type(content).__name__}.")
-    return content
+    return read_json_object(path, ModelCardError)
 
 
-# ------------------------------------------------------------------------------------------------------------- picture
-
-
-__all__ = ["Measured", "ModelCardError", "TrainingFacts", "model_card", "read_measured"]
+__all__ = ["CardResult", "ModelCardError", "TrainingFacts", "model_card", "read_card_results"]

@@ -1,7 +1,7 @@
-"""From a checkpoint of the original ALPRO code (`.pt`) to a `save_pretrained` folder: `alpro convert`.
+"""Conversion of a checkpoint of the original ALPRO code (`.pt`) to a `save_pretrained` folder, as in `alpro convert`.
 
-The sizes of the model are read off the tensors; what no tensor tells (the number of attention heads, the first fusion
-layer) is an argument. Files are read with `weights_only=True`: a checkpoint is data, and data runs no code.
+The sizes of the model are read off the tensors. The number of attention heads and the first fusion layer cannot be, so
+they are arguments. Files are read with `weights_only=True`: a checkpoint is data, and no code in it runs.
 """
 
 import logging
@@ -22,6 +22,7 @@ from ..model.pretraining_alpro import AlproForPreTraining, AlproPrompterModel
 from ..model.processing_alpro import AlproProcessor
 from ..model.unimodal_alpro import CheckpointError, assemble_state, bert_names
 from ..model.video_processing_alpro import AlproVideoProcessor
+from .names import CONVERTED_TASKS, PROMPTER_FOLDER
 
 logger = logging.getLogger(__name__)
 
@@ -35,15 +36,13 @@ MODEL_CLASSES = {
     "retrieval": AlproForVideoTextRetrieval,
     "qa": AlproForVideoQuestionAnswering,
 }
-TASKS = tuple(MODEL_CLASSES)
-PROMPTER_FOLDER = "prompter"  # where the folder of a pre-training checkpoint holds its teacher
 
 _PROMPTER = "prompter."  # the teacher inside a pre-training checkpoint
 _VIDEO = "visual_encoder.model."
 _TIED_HEAD = "text_encoder.cls.predictions."
-# tensors that the original code saves and never uses for the task: TimeSformer's classifier of 400 actions, buffers
-# that count positions, the masked-language-model head (in pre-training only its copies of tied tensors) and the
-# matching head
+# Tensors that the original code saves but does not use for the task: TimeSformer's classifier of 400 actions, buffers
+# that count positions, the masked-language-modeling head (in pre-training only its copies of tied tensors) and the
+# matching head.
 _UNUSED = r"visual_encoder\.model\.head\.|text_encoder\.(?:bert\.)?embeddings\.position_ids$"
 _UNUSED_OF_TASK = {
     "pretrain": _UNUSED + r"|text_encoder\.cls\.predictions\.decoder\.",
@@ -51,6 +50,7 @@ _UNUSED_OF_TASK = {
     "retrieval": _UNUSED + r"|text_encoder\.cls\.",
     "qa": _UNUSED + r"|text_encoder\.cls\.|itm_head\.",
 }
+# parts of our names -> parts of the original names; the text encoder has the names of BERT, see `bert_names`
 _VIDEO_NAMES = {
     "embeddings.patch_embed.": "patch_embed.proj.",
     "embeddings.cls_token": "cls_token",
@@ -84,18 +84,18 @@ def convert_original_checkpoint(
     answers: Mapping[str, int] | None = None,
     entities: Sequence[str] | None = None,
 ) -> ConvertedModel | PreTrainingPair:
-    """Build the model that a state dict of the original code describes.
+    """Build a model from a state dict of the original code.
 
     Args:
-        state_dict: Tensors by their original names; the text encoder may be called `text_encoder.bert.` (pre-training,
+        state_dict: Original name to tensor. The prefix of the text encoder may be `text_encoder.bert.` (pre-training,
             retrieval) or `text_encoder.` (question answering).
         task: `"pretrain"`, `"prompter"`, `"retrieval"` or `"qa"`.
         num_attention_heads: Heads in every layer of both towers (12 in the released checkpoints).
         fusion_layer: Index of the first fusion layer of the text encoder (6 in the released checkpoints).
-        answers: For `qa`, from answer to its index, as in the file `ans2label.json` beside the original data. Without
-            it the answers are called LABEL_0, LABEL_1, ... and a warning says so.
-        entities: For `pretrain` and `prompter`, the names of the entities in the order of the entity list that the
-            prompts were made from. Without it they are called ENTITY_0, ENTITY_1, ... and a warning says so.
+        answers: For `qa`, answer to index, as in the file `ans2label.json` of the original data. None: the answers are
+            called LABEL_0, LABEL_1, ..., with a warning.
+        entities: For `pretrain` and `prompter`, the names of the entities, in the order of the entity list that the
+            prompts were made from. None: they are called ENTITY_0, ENTITY_1, ..., with a warning.
 
     Returns:
         The model in float32 and evaluation mode. For `pretrain` a pair: the student and its prompter.
@@ -107,7 +107,7 @@ def convert_original_checkpoint(
             an entity is named twice.
     """
     if task not in MODEL_CLASSES:
-        raise ValueError(f"task={task!r} is not one of the supported tasks: {', '.join(TASKS)}.")
+        raise ValueError(f"task={task!r} is not one of the supported tasks: {', '.join(CONVERTED_TASKS)}.")
     if answers is not None and task != "qa":
         raise ValueError(f"Answers belong to task='qa'; received {len(answers)} answers with task={task!r}.")
     if entities is not None and task not in ("pretrain", "prompter"):
@@ -132,7 +132,7 @@ def convert_original_checkpoint(
 
 
 def _build(source: State, task: str, labels: dict[str, Any], sizes: dict[str, int], prefix: str = "") -> Any:
-    """The model of a task out of tensors whose names all start with `prefix`."""
+    """Build the model of a task from tensors whose names all start with `prefix`."""
     inside_mlm = any(name.startswith(f"{prefix}text_encoder.bert.") for name in source)
     text = f"{prefix}text_encoder.bert." if inside_mlm else f"{prefix}text_encoder."
     config = _read_config(source, prefix, text, sizes, labels)
@@ -146,8 +146,10 @@ def _build(source: State, task: str, labels: dict[str, Any], sizes: dict[str, in
 
     tensors = dict(source)
     if prefix + "temp" in tensors:
-        tensors[prefix + "temp"] = tensors[prefix + "temp"].reshape(-1)  # a scalar there, one element here
-    with torch.device("meta"):  # every tensor is about to be assigned: drawing a fresh one first would be waste
+        tensors[prefix + "temp"] = tensors[prefix + "temp"].reshape(
+            -1
+        )  # a scalar in the original code, of shape (1,) here
+    with torch.device("meta"):  # all tensors are assigned below, so none is initialized here
         model = MODEL_CLASSES[task](config)
     tied: Mapping[str, str] = getattr(model, "_tied_weights_keys", None) or {}
     targets = {name: tensor.shape for name, tensor in model.state_dict().items() if name not in tied}
@@ -169,23 +171,23 @@ def _build(source: State, task: str, labels: dict[str, Any], sizes: dict[str, in
 
 
 def _check_tied(state_dict: State, copy: str, original: str) -> None:
-    """Refuse a checkpoint in which a tensor that is one with another differs from it; it may also be absent."""
+    """Refuse a checkpoint in which the copy of a tied tensor differs from the original; the copy may be absent."""
     if copy in state_dict and not torch.equal(state_dict[copy].float(), state_dict[original].float()):
         raise CheckpointError(
-            f"{copy} differs from {original}, but in ALPRO the two are one tensor: these are weights of another model."
+            f"{copy} differs from {original}, but ALPRO ties the two: these are weights of another model."
         )
 
 
 def _drop_unset_prompts(state: dict[str, torch.Tensor]) -> None:
-    """Set prompt features to zero that nobody computed: training a prompter saves them as random numbers."""
+    """Set prompt features to zero that were never computed: training a prompter saves random numbers for them."""
     for kind in ("video", "image"):
         name = f"{kind}_prompt_embeds"
         longest = state[name].norm(dim=1).max().item()
-        if longest > 1.01:  # means of unit vectors are never longer than 1; the rest is half precision
+        if longest > 1.01:  # a mean of unit vectors has at most length 1; the margin is for half precision
             logger.warning(
-                "The %s prompt features of the checkpoint have a length of up to %.2f, so they are no means of unit "
-                "vectors: the prompts were never embedded. They are left out; call set_prompts(%r, ...) before the "
-                "prompter is used for %s clips.",
+                "The %s prompt features of the checkpoint have a length of up to %.2f, so they are not means of unit "
+                "vectors: the prompts were never embedded. They are left out. Call set_prompts(%r, ...) before using "
+                "the prompter for %s clips.",
                 kind,
                 longest,
                 kind,
@@ -195,22 +197,25 @@ def _drop_unset_prompts(state: dict[str, torch.Tensor]) -> None:
 
 
 def load_original_checkpoint(path: str | Path) -> dict[str, torch.Tensor]:
-    """Read a `.pt` file of the original code as pure data.
+    """Read a `.pt` file of the original code as data, without running code from it.
 
     Args:
-        path: A file written by `torch.save`: a state dict, or a dictionary that holds one under `model` or
+        path: A file written by `torch.save`: a state dict, or a dictionary with a state dict under `model` or
             `state_dict`.
+
+    Returns:
+        Name to tensor, on the CPU.
 
     Raises:
         FileNotFoundError: There is no such file.
-        CheckpointError: The file is no checkpoint, is damaged, holds objects that need code to run, unpacks to more
-            than its own size, or has tensors that are no weights: sparse, complex, smaller than their shape says,
-            infinite or no numbers.
+        CheckpointError: The file is not a checkpoint, is damaged, contains objects that run code when read, unpacks
+            to more than its own size, or has tensors that cannot be weights: sparse, complex, smaller than their
+            shape, infinite or NaN.
     """
     path = Path(path)
     with path.open("rb") as file:
         start = file.read(4)
-    if start == b"PK\x03\x04":  # an archive, since torch 1.6; before that a pickle
+    if start == b"PK\x03\x04":  # torch.save writes a zip archive since 1.6, and wrote a pickle before
         _check_archive(path)
     elif start[:1] != b"\x80":
         raise CheckpointError(f"{path} is not a file written by torch.save (it starts with {start!r}).")
@@ -221,8 +226,8 @@ def load_original_checkpoint(path: str | Path) -> dict[str, torch.Tensor]:
         detail = re.search(r"WeightsUnpickler error:\s*(.*)", str(error))
         reason = f"an object of type {blocked[1]}" if blocked else f"more than pure data ({detail and detail[1]})"
         raise CheckpointError(
-            f"{path} was refused: it holds {reason}, and reading that could run code from the file. Open it where you "
-            "trust it and save the state dict alone: torch.save(model.state_dict(), file)."
+            f"{path} was refused: it holds {reason}, and reading that could run code from the file. If you trust it, "
+            "load it yourself and save only the state dict: torch.save(model.state_dict(), file)."
         ) from error
     except (RuntimeError, EOFError, LookupError, UnicodeDecodeError, MemoryError, ValueError, TypeError) as error:
         raise CheckpointError(f"{path} is damaged or incomplete ({type(error).__name__}: {error}).") from error
@@ -234,15 +239,15 @@ def load_original_checkpoint(path: str | Path) -> dict[str, torch.Tensor]:
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not a state dict.")
     others = sorted(str(key) for key, value in content.items() if not isinstance(value, torch.Tensor))
     if others:
-        raise CheckpointError(f"{path} is no state dict: these entries are not tensors: {_some(others)}.")
+        raise CheckpointError(f"{path} is not a state dict: these entries are not tensors: {_some(others)}.")
     problems = [f"{name!r} {problem}" for name, tensor in content.items() if (problem := _problem_of(name, tensor))]
     if problems:
-        raise CheckpointError(f"{path} was refused, as these entries are no weights: {_some(problems)}.")
+        raise CheckpointError(f"{path} was refused: these entries cannot be weights: {_some(problems)}.")
     return content
 
 
 def _check_archive(path: Path) -> None:
-    """Refuse an archive that torch.save does not write, before any of it is unpacked: that may fill the memory."""
+    """Refuse archives that torch.save does not write, before they are unpacked: a small one could fill the memory."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
@@ -250,35 +255,36 @@ def _check_archive(path: Path) -> None:
         raise CheckpointError(f"{path} is damaged or incomplete: {error}.") from error
     packed = [member.filename for member in members if member.compress_type != zipfile.ZIP_STORED]
     if packed:
-        raise CheckpointError(f"{path} was refused: torch.save packs nothing, and here {_some(packed)} is compressed.")
+        raise CheckpointError(f"{path} was refused: {_some(packed)} is compressed, but torch.save does not compress.")
     unpacked = sum(member.file_size for member in members)
     if unpacked > path.stat().st_size:
-        raise CheckpointError(f"{path} was refused: {path.stat().st_size:,} bytes that unpack to {unpacked:,}.")
+        raise CheckpointError(f"{path} was refused: it has {path.stat().st_size:,} bytes that unpack to {unpacked:,}.")
     odd = [
         name for name in (m.filename for m in members) if "\\" in name or name[:1] == "/" or ".." in name.split("/")
     ]
     if odd:
-        raise CheckpointError(f"{path} was refused: its members are named like paths elsewhere: {_some(odd)}.")
+        raise CheckpointError(f"{path} was refused: the names of these members lead out of the archive: {_some(odd)}.")
 
 
 def _problem_of(name: object, tensor: torch.Tensor) -> str | None:
-    """Why an entry of a state dict cannot be a weight."""
+    """The reason why an entry of a state dict cannot be a weight; None if it can."""
     if not isinstance(name, str):
-        return "is no name"
+        return "is not a name"
     if type(tensor) not in (torch.Tensor, torch.nn.Parameter) or tensor.layout != torch.strided or tensor.is_quantized:
-        return f"is no plain tensor ({type(tensor).__name__}, {tensor.layout}, {tensor.dtype})"
+        return f"is not a plain tensor ({type(tensor).__name__}, {tensor.layout}, {tensor.dtype})"
     if tensor.device.type != "cpu" or tensor.is_complex():
         return f"has no real values ({tensor.dtype} on {tensor.device.type})"
+    # such as a tensor expanded from one element, which would need far more memory once it is copied
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
         shape = " x ".join(map(str, tensor.shape))
         return f"says it has the shape {shape} but holds {tensor.untyped_storage().nbytes():,} bytes"
     if not tensor.isfinite().all():
-        return "has values that are infinite or no numbers"
+        return "has values that are infinite or NaN"
     return None
 
 
 def _some(names: Sequence[str]) -> str:
-    """The first ten, each cut to what can be read."""
+    """The first ten names, long ones truncated: names come from the file and could be of any length."""
     shown = ", ".join(name if len(name) <= 120 else f"{name[:120]}..." for name in names[:10])
     return shown if len(names) <= 10 else f"{shown}, and {len(names) - 10} more"
 
@@ -294,20 +300,20 @@ def convert(
     entities: str | Path | None = None,
     vocab: str | Path | None = None,
 ) -> ConvertedModel | PreTrainingPair:
-    """Convert a file of the original code and write configuration, weights and processor to a folder.
+    """Convert a file of the original code, and write configuration, weights and processor to a folder.
 
     Args:
         checkpoint: The `.pt` file.
         task, num_attention_heads, fusion_layer: As in `convert_original_checkpoint`.
-        output: Folder to write; made if it does not exist. For `pretrain` it holds the student, and its subfolder
-            `prompter` the teacher.
+        output: Folder to write to; created if it does not exist. For `pretrain` it receives the student, and its
+            subfolder `prompter` the teacher.
         answers: For `qa`, the `ans2label.json` of the data set.
-        entities: For `pretrain` and `prompter`, the entity list, see `alpro_hf.entities.read_entities`.
-        vocab: The `vocab.txt` of the BERT the text encoder started from (bert-base-uncased for the released
-            checkpoints). Without it the folder holds no tokenizer, and a warning says so.
+        entities: For `pretrain` and `prompter`, the entity list, see `read_entities`.
+        vocab: The `vocab.txt` of the BERT that the text encoder was initialized with (bert-base-uncased for the
+            released checkpoints). None: no tokenizer is written, with a warning.
 
     Returns:
-        What was written: a model, or for `pretrain` the student and its prompter.
+        The model that was written, or for `pretrain` the student and its prompter.
 
     Raises:
         OSError: A file cannot be read or written.
@@ -316,7 +322,7 @@ def convert(
     """
     output = Path(output)
     if output.exists() and not output.is_dir():
-        raise NotADirectoryError(f"--output {output} is a file; name a folder.")
+        raise NotADirectoryError(f"The output {output} is a file. Name a folder.")
     converted = convert_original_checkpoint(
         load_original_checkpoint(checkpoint),
         task,
@@ -325,7 +331,7 @@ def convert(
         answers=None if answers is None else read_answers(answers),
         entities=None if entities is None else read_entities(entities),
     )
-    folders = _folders(converted, output)
+    folders = converted_folders(converted, output)
     processor = _processor(folders[output].config, vocab)
     for folder, model in folders.items():
         model.save_pretrained(folder)
@@ -333,36 +339,38 @@ def convert(
     return converted
 
 
-def _folders(converted: ConvertedModel | PreTrainingPair, output: Path) -> dict[Path, ConvertedModel]:
-    """Which model goes where."""
+def converted_folders(converted: ConvertedModel | PreTrainingPair, output: Path) -> dict[Path, ConvertedModel]:
+    """The folder that `convert` writes each of its models to."""
     if not isinstance(converted, tuple):
         return {output: converted}
     return {output: converted[0], output / PROMPTER_FOLDER: converted[1]}
 
 
 def _shape(state_dict: State, name: str, dimensions: int) -> tuple[int, ...]:
-    """The shape of a tensor that the configuration is read from."""
+    """The shape of a tensor that determines a size in the configuration."""
     if name not in state_dict:
-        raise CheckpointError("The checkpoint lacks a tensor that tells the size of the model.", missing=[name])
+        raise CheckpointError("The checkpoint lacks a tensor that determines the size of the model.", missing=[name])
     shape = tuple(state_dict[name].shape)
     if len(shape) != dimensions:
         raise CheckpointError(
-            "A tensor that tells the size of the model has the wrong number of dimensions.",
+            "A tensor that determines the size of the model has the wrong number of dimensions.",
             misshaped=[f"{name}: {shape}, {dimensions} dimensions needed"],
         )
     if 0 in shape:
-        raise CheckpointError("A tensor that tells the size of the model is empty.", misshaped=[f"{name}: {shape}"])
+        raise CheckpointError(
+            "A tensor that determines the size of the model is empty.", misshaped=[f"{name}: {shape}"]
+        )
     return shape
 
 
 def _depth(state_dict: State, prefix: str) -> int:
-    """How many layers `prefix0`, `prefix1`, ... the checkpoint holds."""
+    """The number of layers `prefix0`, `prefix1`, ... in the checkpoint."""
     found = (re.match(re.escape(prefix) + r"(\d+)\.", name) for name in state_dict)
     layers = {int(match.group(1)) for match in found if match}
     missing = next(number for number in range(len(layers) + 1) if number not in layers)
     if missing < len(layers):
         raise CheckpointError(
-            f"The checkpoint has {len(layers)} layers up to number {max(layers)}, and not all in between.",
+            f"The checkpoint has {len(layers)} layers with numbers up to {max(layers)}, so not all in between.",
             missing=[f"{prefix}{missing}.*"],
         )
     return len(layers)
@@ -371,11 +379,12 @@ def _depth(state_dict: State, prefix: str) -> int:
 def _read_config(
     state_dict: State, prefix: str, text: str, sizes: dict[str, int], labels: dict[str, Any]
 ) -> AlproConfig:
-    """Read the configuration off the tensors; `prefix` stands before all names, `text` is that of the text encoder."""
+    """Read the configuration off the tensors. `prefix` starts all names, `text` those of the text encoder."""
     video = prefix + _VIDEO
     vocab_size, text_width = _shape(state_dict, text + "embeddings.word_embeddings.weight", 2)
     video_width, channels, patch_size, _ = _shape(state_dict, video + "patch_embed.proj.weight", 4)
     positions = _shape(state_dict, video + "pos_embed", 3)
+    # one position for the CLS token, then a square grid of patches
     grid = round(max(positions[1] - 1, 0) ** 0.5)
     if grid**2 + 1 != positions[1]:
         raise CheckpointError(
@@ -410,32 +419,32 @@ def _answer_labels(count: int, answers: Mapping[str, int] | None) -> dict[int, s
     """`id2label` of a classifier with `count` answers."""
     if answers is None:
         logger.warning(
-            "No answers were given, so the %d answers are called LABEL_0, LABEL_1, ...; pass the ans2label.json of "
-            "the data set (--answers) to name them.",
+            "No answers were given, so the %d answers are called LABEL_0, LABEL_1, ... Pass the ans2label.json of the "
+            "data set (--answers) to name them.",
             count,
         )
         return {index: f"LABEL_{index}" for index in range(count)}
     if sorted(answers.values()) != list(range(count)):
         raise ValueError(
-            f"The checkpoint classifies {count} answers, so the answers must number them 0 to {count - 1} once each; "
-            f"received {len(answers)} answers numbered {min(answers.values(), default=None)} to "
+            f"The checkpoint classifies {count} answers, so the answers must have the numbers 0 to {count - 1}, each "
+            f"once; received {len(answers)} answers numbered {min(answers.values(), default=None)} to "
             f"{max(answers.values(), default=None)}. Is this the answer file of the same data set?"
         )
     return {index: answer for answer, index in sorted(answers.items(), key=lambda item: item[1])}
 
 
 def _entity_names(count: int, entities: Sequence[str] | None) -> list[str]:
-    """The names of the entities of a checkpoint that knows `count` of them."""
+    """The names of the `count` entities of a checkpoint."""
     if entities is None:
         logger.warning(
-            "No entities were given, so the %d entities are called ENTITY_0, ENTITY_1, ...; pass the entity list the "
-            "prompts were made from (--entities) to name them.",
+            "No entities were given, so the %d entities are called ENTITY_0, ENTITY_1, ... Pass the entity list that "
+            "the prompts were made from (--entities) to name them.",
             count,
         )
         return [f"ENTITY_{index}" for index in range(count)]
     if len(entities) != count:
         raise ValueError(
-            f"The checkpoint knows {count} entities, so it takes {count} names in the order of its prompts; received "
+            f"The checkpoint knows {count} entities, so it needs {count} names in the order of its prompts; received "
             f"{len(entities)} entities. Is this the list that its prompts were made from?"
         )
     return list(entities)
@@ -448,17 +457,17 @@ def _replace(name: str, table: Mapping[str, str]) -> str:
 
 
 def _processor(config: AlproConfig, vocab: str | Path | None) -> AlproProcessor | AlproVideoProcessor:
-    """The processor of the model; without a vocabulary only its video side, and a warning."""
+    """The processor of the model; without a vocabulary only its video part, with a warning."""
     video = config.video_config
     video_processor = AlproVideoProcessor(
         size={"height": video.image_size, "width": video.image_size},
         num_frames=video.num_frames,
-        frame_sampling="uniform",  # what the original code evaluates with
+        frame_sampling="uniform",  # as in the evaluation of the original code
     )
     if vocab is None:
         logger.warning(
-            "No vocabulary was given, so the folder gets no tokenizer: AutoProcessor cannot load it and texts cannot "
-            "be read. Convert again with --vocab and the vocab.txt of bert-base-uncased."
+            "No vocabulary was given, so the folder has no tokenizer: AutoProcessor cannot load it, and texts cannot "
+            "be tokenized. Convert again with --vocab and the vocab.txt of bert-base-uncased."
         )
         return video_processor
     tokenizer = _tokenizer(vocab, config.text_config)
@@ -466,18 +475,22 @@ def _processor(config: AlproConfig, vocab: str | Path | None) -> AlproProcessor 
 
 
 def _tokenizer(vocab: str | Path, config: AlproTextConfig) -> BertTokenizer:
-    """A lower-casing BERT tokenizer over the vocabulary file, which must fit the word embeddings."""
-    entries = Path(vocab).read_text(encoding="utf-8").rstrip("\n").split("\n")
+    """A lower-casing BERT tokenizer with the vocabulary of a file, which must fit the word embeddings."""
+    try:
+        # not splitlines: a word piece may be a character that Python counts as a line end, such as U+0085
+        entries = Path(vocab).read_text(encoding="utf-8").rstrip("\n").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{vocab} is not a text file in utf-8: {error}. Name a vocab.txt.") from error
     if len(entries) != config.vocab_size:
         raise ValueError(
-            f"{vocab} has {len(entries)} entries but the checkpoint embeds {config.vocab_size} words: it is another "
-            "vocabulary. The released checkpoints use the one of bert-base-uncased (30522 entries)."
+            f"{vocab} has {len(entries)} entries, but the checkpoint embeds {config.vocab_size} words: it belongs to "
+            "another model. The released checkpoints use the one of bert-base-uncased (30522 entries)."
         )
     words = {entry: index for index, entry in enumerate(entries)}
     absent = {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"} - set(words)
     if absent:
-        raise ValueError(f"{vocab} is no BERT vocabulary: it lacks {', '.join(sorted(absent))}.")
+        raise ValueError(f"{vocab} is not a BERT vocabulary: it lacks {', '.join(sorted(absent))}.")
     return BertTokenizer(vocab=words, do_lower_case=True, model_max_length=config.max_position_embeddings)
 
 
-__all__ = ["convert", "convert_original_checkpoint", "load_original_checkpoint"]
+__all__ = ["convert", "convert_original_checkpoint", "converted_folders", "load_original_checkpoint"]

@@ -1,10 +1,6 @@
-"""Export a model to ONNX: both encoders, and the head that reads their tokens together.
+"""Export of a model to ONNX: both encoders, and the head that reads their tokens together.
 
-    pip install "alpro-hf[onnx]"
-    python scripts/export_onnx.py MODEL onnx/
-
-MODEL is the folder or Hub id of a retrieval or question answering model, or `retrieval` or `qa` for a bundled one.
-Written are
+`export_onnx` writes to a folder:
 
     video_encoder.onnx   pixel_values_videos (B, T, 3, H, W)
                          -> video_states (B, 1 + N, D), video_embeds (B, P)
@@ -12,42 +8,46 @@ Written are
                          -> text_states (B, L, D), text_embeds (B, P)
     matcher.onnx         text_states, attention_mask, video_states; row i of the texts with row i of the videos
       or answerer.onnx   -> logits (B, 2), column 1 = matched, or (B, answers)
-    onnx.json            names and sizes, the answers, how far the numbers are from the model's
+    onnx.json            names and sizes, the answers, largest difference from the model
     processor and tokenizer, as `AlproProcessor.from_pretrained` reads them
 
-B, T and L are free, H and W are those of the processor. As in retrieval with the model itself, a video and a text are
-encoded once and only the small last graph runs for a pair. Each graph is run with onnxruntime on several batch sizes,
-frame counts and text lengths, and the export fails where its numbers differ from the model's.
+B, T and L are free, H and W are those of the processor. The `*_embeds` are unit vectors, which only retrieval models
+have. As with the model itself, a video and a text are encoded once, and only the small last graph runs for a pair.
+
+Each graph is run with onnxruntime on several batch sizes, frame counts and text lengths. If its numbers differ from
+those of the model, the export fails.
 """
 
-import argparse
 import json
-import sys
 import warnings
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 from tqdm.auto import tqdm
-from transformers import AutoConfig
 
-from alpro_hf import AlproForVideoQuestionAnswering, AlproForVideoTextRetrieval, AlproProcessor, bundled_model
+from ..loading import BUNDLED, load_model
+from ..model.configuration_alpro import AlproConfig
+from ..model.modeling_alpro import AlproForVideoQuestionAnswering, AlproForVideoTextRetrieval
+from ..model.processing_alpro import AlproProcessor
+from .errors import OnnxExportError
+from .names import BUNDLED_TO_ONNX
 
-BUNDLED: dict[str, Literal["retrieval", "qa"]] = {"retrieval": "retrieval", "qa": "qa"}
-TOLERANCE = 1e-4
+TOLERANCE = 1e-4  # largest absolute difference from the model that an export may have
 OPSET = 18
-# (texts or clips, frames, text length) of the checks; the first is that of the traced example
-CHECKED = ((3, 5, 9), (1, 1, 3), (2, 4, 17), (4, 8, 6))
-Model = AlproForVideoTextRetrieval | AlproForVideoQuestionAnswering
+# sizes of the checked batches: texts or clips, frames, text length. The first is that of the traced example, which
+# has no size of 1, because torch.export would take it as fixed.
+CHECKED_SIZES = ((3, 5, 9), (1, 1, 3), (2, 4, 17), (4, 8, 6))
+Exportable = AlproForVideoTextRetrieval | AlproForVideoQuestionAnswering
 
 
 class VideoEncoder(nn.Module):
-    """Clips to tokens, and for retrieval to unit vectors; in answering these have no role."""
+    """Clips to tokens, and for retrieval also to unit vectors, which question answering does not use."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Exportable) -> None:
         super().__init__()
         self.alpro = model.alpro
         self.embeds = isinstance(model, AlproForVideoTextRetrieval)
@@ -58,9 +58,9 @@ class VideoEncoder(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """Texts to tokens, and for retrieval to unit vectors."""
+    """Texts to tokens, and for retrieval also to unit vectors."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Exportable) -> None:
         super().__init__()
         self.alpro = model.alpro
         self.embeds = isinstance(model, AlproForVideoTextRetrieval)
@@ -71,9 +71,9 @@ class TextEncoder(nn.Module):
 
 
 class Head(nn.Module):
-    """Fusion layers and the classifier on their first token."""
+    """The fusion layers, and the classifier on their first token."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Exportable) -> None:
         super().__init__()
         self.alpro = model.alpro
         self.classifier = model.vtm_head if isinstance(model, AlproForVideoTextRetrieval) else model.classifier
@@ -87,16 +87,23 @@ class Head(nn.Module):
 
 @dataclass(frozen=True)
 class Graph:
-    """One ONNX file."""
+    """One ONNX file.
+
+    Args:
+        name: Name of the file, without its ending.
+        module: The part of the model.
+        inputs: Name of an input to its free dimensions, each with a name.
+        outputs: Names of the outputs.
+    """
 
     name: str
     module: nn.Module
-    inputs: dict[str, dict[int, str]]  # name -> free dimensions
+    inputs: dict[str, dict[int, str]]
     outputs: list[str]
 
 
-def graphs(model: Model) -> list[Graph]:
-    """What is exported of a model."""
+def graphs(model: Exportable) -> list[Graph]:
+    """The graphs that a model is exported as."""
     rows, tokens = {0: "batch"}, {0: "batch", 1: "length"}
     retrieval = isinstance(model, AlproForVideoTextRetrieval)
     return [
@@ -123,9 +130,9 @@ def graphs(model: Model) -> list[Graph]:
 
 @torch.no_grad()
 def examples(
-    model: Model, size: tuple[int, int], batch: int, frames: int, length: int, seed: int = 0
+    model: Exportable, size: tuple[int, int], batch: int, frames: int, length: int, seed: int = 0
 ) -> dict[str, torch.Tensor]:
-    """Every input of every graph: random clips of `size` (H, W), and random texts, each second one padded."""
+    """Inputs of all graphs: random clips of `size` (H, W), and random texts, of which every second one is padded."""
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.randn(batch, frames, 3, *size, generator=generator)
     input_ids = torch.randint(5, model.config.text_config.vocab_size, (batch, length), generator=generator)
@@ -140,50 +147,58 @@ def examples(
     }
 
 
-def export(model: Model, processor: AlproProcessor, output: Path, *, progress: bool = True) -> list[Path]:
-    """Write the graphs of a model and check them.
+def export_onnx(model: Exportable, processor: AlproProcessor, output: Path, *, progress: bool = True) -> list[Path]:
+    """Write the graphs of a model to a folder, and check them.
+
+    ```python
+    model, processor = load_for_onnx("my-model")
+    export_onnx(model, processor, Path("onnx"))
+    ```
 
     Args:
-        model: On the CPU, in float32.
-        processor: Saved beside the graphs.
-        output: Folder.
-        progress: Show a bar on stderr.
+        model: A retrieval or question answering model on the CPU. It is put into evaluation mode and float32.
+        processor: Its processor, which is saved to the same folder and determines the size of the frames.
+        output: Folder; created if it does not exist.
+        progress: Show a progress bar on stderr.
 
     Returns:
         The ONNX files.
 
     Raises:
-        ValueError: A graph does not give the model's numbers.
+        OnnxExportError: A package is not installed, or the numbers of a graph differ from those of the model.
     """
+    if missing := [name for name in ("onnx", "onnxruntime", "onnxscript") if find_spec(name) is None]:
+        raise OnnxExportError(f'{", ".join(missing)} must be installed: pip install "alpro-hf[onnx]"')
     output.mkdir(parents=True, exist_ok=True)
     model = model.eval().float()
     sides = processor.video_processor.size
     size = (sides["height"], sides["width"])
-    example = examples(model, size, *CHECKED[0])
+    example = examples(model, size, *CHECKED_SIZES[0])
     longest = model.config.text_config.max_position_embeddings
     limits = {"batch": (1, 2**16), "frames": (1, 2**12), "length": (2, longest)}
     written = []
-    # inputs of one graph share free dimensions, as they should
-    warnings.filterwarnings("ignore", message="# The axis name")
     for graph in tqdm(graphs(model), desc="exporting", unit="graph", disable=not progress):
         free = {name: torch.export.Dim(name, min=low, max=high) for name, (low, high) in limits.items()}
         path = output / f"{graph.name}.onnx"
-        program: Any = torch.onnx.export(
-            graph.module,
-            tuple(example[name] for name in graph.inputs),
-            input_names=list(graph.inputs),
-            output_names=graph.outputs,
-            dynamic_shapes=tuple(
-                {place: free[name] for place, name in dimensions.items()} for dimensions in graph.inputs.values()
-            ),
-            opset_version=OPSET,
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-        )
+        with warnings.catch_warnings():
+            # inputs of one graph share free dimensions here, which the exporter warns about
+            warnings.filterwarnings("ignore", message="# The axis name")
+            program: Any = torch.onnx.export(
+                graph.module,
+                tuple(example[name] for name in graph.inputs),
+                input_names=list(graph.inputs),
+                output_names=graph.outputs,
+                dynamic_shapes=tuple(
+                    {place: free[name] for place, name in dimensions.items()} for dimensions in graph.inputs.values()
+                ),
+                opset_version=OPSET,
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+            )
         program.save(path)
         written.append(path)
-    differences = check(model, output, size)
+    differences = check_onnx(model, output, size)
     source = model.config._name_or_path
     description = {
         "model": Path(source).name if Path(source).is_dir() else source,
@@ -203,11 +218,19 @@ def export(model: Model, processor: AlproProcessor, output: Path, *, progress: b
     return written
 
 
-def check(model: Model, folder: Path, size: tuple[int, int]) -> dict[str, float]:
-    """Largest absolute difference of each graph from the model, over `CHECKED`.
+def check_onnx(model: Exportable, folder: Path, size: tuple[int, int]) -> dict[str, float]:
+    """Compare the graphs in a folder with their model.
+
+    Args:
+        model: On the CPU, in float32 and evaluation mode.
+        folder: Folder that `export_onnx` wrote.
+        size: Height and width of the frames.
+
+    Returns:
+        Name of each graph to its largest absolute difference from the model, over `CHECKED_SIZES`.
 
     Raises:
-        ValueError: One of them is above the tolerance.
+        OnnxExportError: A difference is larger than `TOLERANCE`, or an output has another shape.
     """
     import onnxruntime  # an optional dependency, which takes seconds to import
 
@@ -215,7 +238,7 @@ def check(model: Model, folder: Path, size: tuple[int, int]) -> dict[str, float]
     for graph in graphs(model):
         session = onnxruntime.InferenceSession(folder / f"{graph.name}.onnx", providers=["CPUExecutionProvider"])
         largest = 0.0
-        for seed, sizes in enumerate(CHECKED):
+        for seed, sizes in enumerate(CHECKED_SIZES):
             given = examples(model, size, *sizes, seed=seed)
             with torch.inference_mode():
                 result = graph.module(*(given[name] for name in graph.inputs))
@@ -223,10 +246,13 @@ def check(model: Model, folder: Path, size: tuple[int, int]) -> dict[str, float]
             outputs = session.run(graph.outputs, {name: given[name].numpy() for name in graph.inputs})
             for name, one, other in zip(graph.outputs, outputs, expected, strict=True):
                 if one.shape != tuple(other.shape):
-                    raise ValueError(f"{graph.name}.onnx gives {name} of shape {one.shape}, not {tuple(other.shape)}.")
+                    raise OnnxExportError(
+                        f"{graph.name}.onnx gives {name} of shape {one.shape}, not {tuple(other.shape)}. Do not use "
+                        "it; try another version of torch or onnxruntime."
+                    )
                 largest = max(largest, (torch.from_numpy(one) - other).abs().max().item())
-        if not largest <= TOLERANCE:
-            raise ValueError(
+        if not largest <= TOLERANCE:  # written so that NaN fails, too
+            raise OnnxExportError(
                 f"{graph.name}.onnx differs from the model by {largest:.2g}, more than {TOLERANCE:g}. Do not use it; "
                 "try another version of torch or onnxruntime."
             )
@@ -234,28 +260,30 @@ def check(model: Model, folder: Path, size: tuple[int, int]) -> dict[str, float]
     return found
 
 
-def load(name: str) -> tuple[Model, AlproProcessor]:
-    """Model and processor from a folder, a Hub id, or the name of a bundled model."""
-    if name in BUNDLED:
-        name = str(bundled_model(BUNDLED[name]))
-    made = AutoConfig.from_pretrained(name).architectures or []
-    answers = "AlproForVideoQuestionAnswering" in made
-    if not answers and not {"AlproForVideoTextRetrieval", "AlproForPreTraining"} & set(made):
-        raise ValueError(f"{name} holds {made}; only retrieval and question answering models have a head to export.")
-    kind = AlproForVideoQuestionAnswering if answers else AlproForVideoTextRetrieval
-    return kind.from_pretrained(name, dtype=torch.float32), AlproProcessor.from_pretrained(name)
+def load_for_onnx(name: str) -> tuple[Exportable, AlproProcessor]:
+    """Load a model and its processor for an export.
+
+    Args:
+        name: Folder, Hub id, or `retrieval` or `qa` for a bundled model.
+
+    Returns:
+        The model on the CPU in float32, and its processor. A pre-training checkpoint is loaded as a retrieval model.
+
+    Raises:
+        OnnxExportError: The model has no head to export.
+        CommandError: It is not an ALPRO model.
+        OSError: It cannot be found or read.
+    """
+    if name in BUNDLED_TO_ONNX:
+        return load_model(BUNDLED_TO_ONNX[name], BUNDLED, device="cpu")
+    config, _ = AlproConfig.get_config_dict(name)
+    classes = config.get("architectures") or []
+    answers = "AlproForVideoQuestionAnswering" in classes
+    if config and not answers and not {"AlproForVideoTextRetrieval", "AlproForPreTraining"} & set(classes):
+        raise OnnxExportError(
+            f"{name} holds {', '.join(classes)}; only retrieval and question answering models have a head to export."
+        )
+    return load_model("qa" if answers else "retrieval", name, device="cpu")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", help="folder or Hub id, or retrieval or qa for a bundled model")
-    parser.add_argument("output", type=Path, help="folder to write to")
-    arguments = parser.parse_args()
-    if missing := [name for name in ("onnx", "onnxruntime", "onnxscript") if find_spec(name) is None]:
-        sys.exit(f'Not installed: {", ".join(missing)}. pip install "alpro-hf[onnx]"')
-    for path in export(*load(arguments.model), arguments.output):
-        print(f"{path}  {path.stat().st_size / 2**20:.1f} MiB")
-
-
-if __name__ == "__main__":
-    main()
+__all__ = ["Exportable", "OnnxExportError", "check_onnx", "export_onnx", "load_for_onnx"]

@@ -1,23 +1,22 @@
-"""TODO docstring."""
+"""The picture of a model card: the parts of a model, with their sizes."""
 
 from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-_SCALE = 2
-
-
-_PAPER, _CARD, _EDGE, _INK, _MUTED, _ACCENT = "#f3f1ec", "#ffffff", "#dedad0", "#22252b", "#767b86", "#1f8f5f"
-
-
-_WIDTH, _HEIGHT = 960, 340
+_WIDTH, _HEIGHT = 960, 340  # in the units of the coordinates below
+_SCALE = 2  # pixels a unit, for sharp text on screens of high density
+_PAPER, _BOX, _EDGE, _INK, _MUTED, _ACCENT = "#f3f1ec", "#ffffff", "#dedad0", "#22252b", "#767b86", "#1f8f5f"
 
 
 def draw_model(config: dict[str, Any]) -> Image.Image:
-    """The parts of a model and their sizes: RGB, 1920 x 680 pixels.
+    """Draw the parts of a model with their sizes.
 
     Args:
         config: Content of its `config.json`.
+
+    Returns:
+        RGB, 1920 x 680 pixels.
     """
     text, video, head = config["text_config"], config["video_config"], config["architectures"][0]
     image = Image.new("RGB", (_WIDTH * _SCALE, _HEIGHT * _SCALE), _PAPER)
@@ -37,7 +36,7 @@ def draw_model(config: dict[str, Any]) -> Image.Image:
     _box(draw, (250, 220, 470, 310), "Text tower", f"{text['fusion_layer']} layers x {text['hidden_size']}")
     vectors = f"VTC: vectors of {config['projection_dim']}"
     if head == "AlproPrompterModel":
-        vectors = f"near which of {len(config.get('entities') or [])} entities"
+        vectors = f"similarity to {len(config.get('entities') or [])} entities"
     _box(draw, (240, 145, 480, 195), "", vectors, plain=True)
     _box(draw, (540, 125, 720, 215), "Fusion", f"{fused} layers x {text['hidden_size']}")
     for start, end in (
@@ -58,9 +57,10 @@ def draw_model(config: dict[str, Any]) -> Image.Image:
 def _box(
     draw: ImageDraw.ImageDraw, corners: tuple[int, int, int, int], title: str, line: str, plain: bool = False
 ) -> None:
+    """A box with a title and a line below it; `plain` boxes are inputs and outputs, the others have weights."""
     left, top, right, bottom = (_SCALE * value for value in corners)
     outline = _EDGE if plain else _ACCENT
-    draw.rounded_rectangle((left, top, right, bottom), radius=16, fill=_CARD, outline=outline, width=3)
+    draw.rounded_rectangle((left, top, right, bottom), radius=16, fill=_BOX, outline=outline, width=3)
     middle, centre = (left + right) // 2, (top + bottom) // 2
     shift = 22 if title and line else 0
     if title:
@@ -69,6 +69,7 @@ def _box(
 
 
 def _arrow(draw: ImageDraw.ImageDraw, start: tuple[int, int], end: tuple[int, int]) -> None:
+    """A line from `start` to `end` with a head at its end."""
     (x0, y0), (x1, y1) = ((_SCALE * x, _SCALE * y) for x, y in (start, end))
     draw.line((x0, y0, x1, y1), fill=_MUTED, width=4)
     length = ((x1 - x0) ** 2 + (y1 - y0) ** 2) ** 0.5
@@ -78,3 +79,6 @@ def _arrow(draw: ImageDraw.ImageDraw, start: tuple[int, int], end: tuple[int, in
     draw.polygon(
         [(x1, y1), (back[0] + side[0], back[1] + side[1]), (back[0] - side[0], back[1] - side[1])], fill=_MUTED
     )
+
+
+__all__ = ["draw_model"]

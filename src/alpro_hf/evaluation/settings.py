@@ -1,0 +1,94 @@
+"""Settings of an evaluation.
+
+This module imports neither torch nor datasets, so that the command line can describe its options quickly.
+"""
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from huggingface_hub.dataclasses import strict
+
+from ..loading import BUNDLED
+
+EVALUATED_TASKS = ("retrieval", "qa")
+RETRIEVAL_PROTOCOLS = ("reference", "rerank", "vtc")
+DEFAULT_PROTOCOL = "reference"
+DEFAULT_RERANK_K = 16
+
+
+class EvaluationError(ValueError):
+    """An evaluation cannot be carried out with its settings; the message names the setting and what to do."""
+
+
+@strict
+@dataclass(kw_only=True)
+class Evaluation:
+    """Settings of `evaluate`; the options of `alpro evaluate` have the same names.
+
+    Args:
+        task: `retrieval` or `qa` (question answering).
+        data: A file or folder of rows, or KIND:PATH for annotations in a published format, see `load_rows`.
+        output: Folder for the results.
+        overwrite: Replace results that `output` already holds.
+        videos: Folder of the clips of KIND:PATH.
+        split: Split of the data, where it has several.
+        video_names: For KIND:PATH, a file with lines `<name> <id>`, such as `youtube_mapping.txt` of MSVD.
+        on_missing: For KIND:PATH, what to do about clips that do not exist: `drop` their rows and list the clips in
+            `output`, or `error`. None: `drop`.
+        allow_outside: For KIND:PATH, accept clips outside of their folder, reached by `..`, links or absolute paths.
+        by: Columns to group the metrics by, besides `category`, `duration` and the number of words.
+        model: Folder, Hub id, or `bundled`.
+        revision: Branch, tag or commit of a Hub id.
+        num_frames: Frames to sample from a clip. None: as the processor of the model.
+        text_length: Tokens after which a text is cut. None: as the tokenizer of the model.
+        protocol: For retrieval, `reference`, `rerank` or `vtc`, see `retrieval_scores`. None: `reference`.
+        rerank_k: For `rerank`, candidates per query that are re-ranked. None: 16.
+        prior: For `rerank`, whether to add the similarity to the matching logit.
+        batch_size: Clips to encode at a time.
+        pair_batch_size: Pairs to match at a time. None: chosen for the device, see `vtm_scores`.
+        workers: Processes that decode ahead of the model; 0 decodes in the main process.
+        dtype: `float32`; `bfloat16`, which rounds; or `auto`, which is bfloat16 if the device has it in hardware.
+        draws: Resamples of the bootstrap behind the intervals.
+        plot: Draw the pictures, which needs matplotlib.
+        command: Command line to record in the results. Default: that of the process.
+
+    Raises:
+        StrictDataclassError: A setting has the wrong type, or is none of the values above.
+    """
+
+    task: Literal["retrieval", "qa"]
+    data: str
+    output: Path
+    overwrite: bool = False
+    videos: Path | None = None
+    split: str | None = None
+    video_names: Path | None = None
+    on_missing: Literal["drop", "error"] | None = None
+    allow_outside: bool = False
+    by: list[str] = field(default_factory=list)
+    model: str = BUNDLED
+    revision: str | None = None
+    num_frames: int | None = None
+    text_length: int | None = None
+    protocol: Literal["reference", "rerank", "vtc"] | None = None
+    rerank_k: int | None = None
+    prior: bool = True
+    batch_size: int = 16
+    pair_batch_size: int | None = None
+    workers: int = 0
+    dtype: Literal["auto", "float32", "bfloat16"] = "float32"
+    draws: int = 1000
+    plot: bool = True
+    command: list[str] = field(default_factory=lambda: list(sys.argv))
+
+
+__all__ = [
+    "DEFAULT_PROTOCOL",
+    "DEFAULT_RERANK_K",
+    "EVALUATED_TASKS",
+    "RETRIEVAL_PROTOCOLS",
+    "Evaluation",
+    "EvaluationError",
+]
