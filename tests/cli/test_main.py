@@ -315,9 +315,8 @@ except SystemExit as stopped:
 registered = "alpro_hf.registration" in sys.modules
 loaded = [name for name in ("torch", "transformers", "datasets") if name in sys.modules]
 if registered:
-    from transformers import AutoConfig, AutoModel
-    config = AutoConfig.for_model("alpro")
-    loaded.append(AutoModel._model_mapping[type(config)].__name__)
+    from transformers import MODEL_MAPPING, AutoConfig
+    loaded.append(MODEL_MAPPING[type(AutoConfig.for_model("alpro"))].__name__)
 print(json.dumps([code, registered, loaded]), file=sys.stderr)
 """
 
