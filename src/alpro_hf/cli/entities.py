@@ -4,8 +4,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from ..data.columns import CAPTION_COLUMNS
 from ..data.label_lists import EntityListError, write_entities
-from ..data.tables import COLUMNS, read_captions
+from ..data.tables import read_captions
 from ..training.entities import (
     DEFAULT_PIPELINE,
     _positive,
@@ -39,7 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="the list to write")
     parser.add_argument("--top", type=_positive, default=1000, metavar="N", help="entities to keep (default: 1000)")
     parser.add_argument(
-        "--column", metavar="NAME", help=f"where a row keeps its caption (default: the one of {', '.join(COLUMNS)})"
+        "--column",
+        metavar="NAME",
+        help=f"where a row keeps its caption (default: the one of {', '.join(CAPTION_COLUMNS)})",
     )
     parser.add_argument("--split", metavar="NAME", help="split of a dataset that has several")
     parser.add_argument("--subset", metavar="NAME", help="configuration of a dataset that has several")

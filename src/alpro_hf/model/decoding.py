@@ -298,7 +298,7 @@ class _Video:
         if head.lstrip().startswith((b"#EXTM3U", b"ffconcat", b"v=0")) or b"<MPD" in head:
             problem = "it is a playlist, which only points to other files"
             return NotAVideoError(self.name, problem, "Pass the video itself")
-        problem = f"its content is not a readable video or audio format ({error.strerror})"
+        problem = f"its content has no video or audio format that FFmpeg can read ({error.strerror})"
         return NotAVideoError(self.name, problem, "Check the content of the file; its name does not matter")
 
     def _without_index(self) -> TruncatedVideoError:

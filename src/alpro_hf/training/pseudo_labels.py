@@ -22,7 +22,8 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from ..data.collator import Collated
-from ..data.pretraining_collator import KINDS, AlproPreTrainingCollator
+from ..data.columns import MEDIA_COLUMNS
+from ..data.pretraining_collator import AlproPreTrainingCollator
 from ..data.rows import NumberedRows, Row, undecoded
 from ..files import model_fingerprint, write_whole
 from ..model.loss_alpro import crop_on_black
@@ -187,7 +188,7 @@ def _description(
 def _hash_of_texts(dataset: Dataset) -> str:
     """Of all captions and paths, in their order."""
     features = dataset.features.items()
-    names = [name for name, feature in features if name in ("text", *KINDS) and isinstance(feature, Value)]
+    names = [name for name, feature in features if name in ("text", *MEDIA_COLUMNS) and isinstance(feature, Value)]
     digest = hashlib.blake2b(digest_size=16)
     for batch in dataset.select_columns(names).with_format(None).iter(10_000):
         for name in names:
