@@ -541,7 +541,7 @@ def test_lists_that_belong_to_other_annotations(tmp_path, caplog):
         load("released-retrieval", path, only=["video5"])
     with caplog.at_level(logging.WARNING):
         assert pairs(load("released-retrieval", path, only=["video1", "video8"], without=["video9"])) == CAPTIONS[2:]
-    assert "2 ids that were listed (only, without) do not occur, the first is 'video8'" in caplog.text
+    assert "2 of the listed ids (only, without) do not occur, the first is 'video8'" in caplog.text
     with pytest.raises(AnnotationError, match="lists no ids"):
         load("released-retrieval", path, only=write(tmp_path / "list.txt", "\n"))
 

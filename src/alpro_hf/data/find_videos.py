@@ -9,9 +9,9 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-VIDEO_EXTENSIONS = frozenset(
-    [".3g2", ".3gp", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".m1v", ".m2ts", ".m2v", ".m4v", ".mj2", ".mkv", ".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mxf", ".ogm", ".ogv", ".qt", ".rm", ".rmvb", ".vob", ".webm", ".wmv", ".y4m"]
-)
+_EXTENSIONS = """.3g2 .3gp .asf .avi .divx .dv .f4v .flv .m1v .m2ts .m2v .m4v .mj2 .mkv .mov .mp4 .mpe .mpeg .mpg .mxf
+    .ogm .ogv .qt .rm .rmvb .vob .webm .wmv .y4m"""
+VIDEO_EXTENSIONS = frozenset(_EXTENSIONS.split())
 # Photos and music use the same container (ISO/IEC 14496-12) as mp4; its brand tells them apart.
 _NOT_VIDEO_BRANDS = (b"heic", b"heix", b"mif1", b"msf1", b"avif", b"M4A ", b"M4B ", b"M4P ", b"crx ", b"jp2 ")
 _MAGIC = (

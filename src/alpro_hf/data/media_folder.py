@@ -19,7 +19,8 @@ from .tables import AnnotationError
 
 logger = logging.getLogger(__name__)
 
-IMAGE_EXTENSIONS = frozenset([".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"])
+_EXTENSIONS = ".avif .bmp .gif .jfif .jpe .jpeg .jpg .png .ppm .tif .tiff .webp"
+IMAGE_EXTENSIONS = frozenset(_EXTENSIONS.split())
 _CHUNK = 1 << 16  # names in a chunk of the Arrow column
 
 

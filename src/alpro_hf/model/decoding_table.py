@@ -20,7 +20,7 @@ import numpy as np
 
 # A seek empties the pipeline of decoder threads, so it pays off only if it skips at least this many.
 MIN_SKIPPED_FRAMES = 2
-# Bytes of an unpacked table, enough for some days of video. Without a limit, a few bytes could unpack to all of memory.
+# Bytes of an unpacked table, enough for some days of video. Without a limit, a few bytes could unpack to gigabytes.
 _LARGEST = 1 << 27
 
 
