@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from alpro_hf.cli.main import main
 from alpro_hf.data.annotations import load_annotations
-from alpro_hf.data.records import AnnotationError
+from alpro_hf.data.tables import AnnotationError
 from alpro_hf.hub.convert import convert_original_checkpoint, load_original_checkpoint
 from alpro_hf.inference.index_shards import VideoIndexError
 from alpro_hf.inference.video_index import VideoIndex
@@ -290,7 +290,7 @@ def test_annotations_name_nothing_outside_of_their_folder(tmp_path, kind) -> Non
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("clip\0.mp4", "no name that a file"), ("long" * 5000, "missing")],
+    [("clip\0.mp4", "not a name that a file"), ("long" * 5000, "missing")],
 )
 @pytest.mark.parametrize("allow_outside", [False, True])
 @pytest.mark.parametrize("elsewhere", [False, True])
@@ -309,7 +309,7 @@ def test_a_parquet_with_text_that_is_none_is_named(tmp_path) -> None:
     broken = pa.array([b"\xff\xfe", b"fine"], pa.binary()).view(pa.string())
     table = pa.table({"video": pa.array(["a.mp4", "b.mp4"]), "text": broken})
     pq.write_table(table, tmp_path / "rows.parquet")
-    with pytest.raises(AnnotationError, match=r"rows\.parquet, after row 0: no readable Parquet: 'utf-8'"):
+    with pytest.raises(AnnotationError, match=r"rows\.parquet, after row 0: not readable as Parquet: 'utf-8'"):
         load_annotations("table", tmp_path / "rows.parquet")
 
 

@@ -22,14 +22,14 @@ from datasets import Dataset, IterableDataset, load_dataset
 from fixtures import colours
 from PIL import Image
 
-from alpro_hf.data.annotation_formats import Kind
+from alpro_hf.data.annotation_formats import AnnotationKind
 from alpro_hf.data.annotations import SPLIT_FILES, load_annotations
 from alpro_hf.data.collator import AlproCollator
 from alpro_hf.data.label_lists import read_answers
 from alpro_hf.data.media_folder import MediaFolder
 from alpro_hf.data.mixed_rows import MixedRows
 from alpro_hf.data.pretraining_collator import AlproPreTrainingCollator
-from alpro_hf.data.records import AnnotationError
+from alpro_hf.data.tables import AnnotationError
 
 CAPTIONS = [("video0", "a man sings"), ("video0", "a man is singing"), ("video1", "two dogs play")]
 # the columns and values of the first lines as they are published
@@ -110,7 +110,7 @@ def clips(tmp_path):
     return make
 
 
-def load(kind: Kind, path: Path, **options: Any) -> Dataset:
+def load(kind: AnnotationKind, path: Path, **options: Any) -> Dataset:
     rows = load_annotations(kind, path, **options)
     assert isinstance(rows, Dataset)
     return rows
@@ -188,11 +188,11 @@ def test_msrvtt_that_contradicts_itself(tmp_path):
     lost = MSRVTT | {"sentences": [{"caption": "a", "video_id": "video5", "sen_id": 0}]}
     with pytest.raises(AnnotationError, match=r"sentences\[0\], field 'video_id': 'video5' is not among the videos"):
         load("msrvtt", write(path, lost))
-    with pytest.raises(AnnotationError, match=r"videos\[4\], field 'video_id': 'video0' is there twice"):
+    with pytest.raises(AnnotationError, match=r"videos\[4\], field 'video_id': 'video0' occurs twice"):
         load("msrvtt", write(path, MSRVTT | {"videos": [*MSRVTT["videos"], MSRVTT["videos"][0]]}))
     with pytest.raises(AnnotationError, match="no list 'videos'"):
         load("msrvtt", write(path, MSRVTT["sentences"]))
-    with pytest.raises(AnnotationError, match="line 2: not JSON"):
+    with pytest.raises(AnnotationError, match="line 2: not valid JSON"):
         load("msrvtt", write(path, '{"videos": [],\n'))
 
 
@@ -366,7 +366,7 @@ def test_missing_videos_are_counted_listed_and_left_out(tmp_path, clips, caplog)
     assert listing.read_text() == "video0\n"
     (message,) = (record.getMessage() for record in caplog.records)
     assert "1 videos" in message and "'video0'" in message and "line 1" in message and str(listing) in message
-    assert "2 rows are left out, 1 stay" in message
+    assert "2 rows are dropped, 1 remain" in message
     with pytest.raises(AnnotationError, match=r"1 videos of .* are missing .*'video0'"):
         load("released-retrieval", path, videos=videos, on_missing="error")
     clips("video0.mp4")
@@ -381,7 +381,7 @@ def test_the_wrong_folder_is_an_error(tmp_path, clips):
     assert (tmp_path / "missing.txt").read_text() == "video0\nvideo1\n"
     with pytest.raises(AnnotationError, match="All 2 videos"):
         list(load_annotations("released-retrieval", path, videos=tmp_path / "videos", streaming=True))
-    with pytest.raises(NotADirectoryError, match="is no folder"):
+    with pytest.raises(NotADirectoryError, match="is not a folder"):
         load("released-retrieval", path, videos=tmp_path / "nowhere")
 
 
@@ -416,7 +416,7 @@ def test_lookup_by_any_spelling(clips):
     assert folder.find("d.webm") == os.path.join(folder.folder, "d.webm")
     assert folder.find("z/b") is None and folder.find("e") is None and folder.find("notes") is None
     for name in ("b", "d", "d.avi"):
-        with pytest.raises(AnnotationError, match="may be any of"):
+        with pytest.raises(AnnotationError, match="matches several files"):
             folder.find(name)
     assert pickle.loads(pickle.dumps(folder)).find("a") == folder.find("a")
     flat = MediaFolder(folder.folder, recursive=False)
@@ -460,14 +460,19 @@ def test_lookup_has_every_name_of_a_large_folder(clips):
             '{"caption": "\\ud83d", "clip_name": "v"}',
             r"line 1, field 'caption'.*half",
         ),
-        ("released-retrieval", "a.jsonl", '{"caption": "a"\n', r"line 1: not JSON"),
+        ("released-retrieval", "a.jsonl", '{"caption": "a"\n', r"line 1: not valid JSON"),
         ("released-retrieval", "a.jsonl", '["a"]\n', r"line 1, item 0: expected an object .* str 'a'"),
-        ("released-retrieval", "a.txt", "a b\n", r"no file of annotations by its name"),
+        ("released-retrieval", "a.txt", "a b\n", r"not that of a file of annotations"),
         ("released-retrieval", "a.jsonl", "", r"has no row: of 0 records"),
         ("released-qa", "a.jsonl", '{"question": "q", "answer": "", "video_id": "v"}', r"line 1: the answer of 'v'"),
         ("msvd", "a.txt", "clip\n", r"line 1: the text of 'clip' is empty"),
         ("msrvtt-1ka", "a.csv", "key,video_id\nret0,video1\n", r"line 2: there is no field 'sentence'"),
-        ("webvid", "a.csv", "video_id,text\n1,one, two\n", r"line 2: 3 fields, where 2 are expected.*without quotes"),
+        (
+            "webvid",
+            "a.csv",
+            "video_id,text\n1,one, two\n",
+            r"line 2: 3 fields, where the first line has 2.*without quotes",
+        ),
         ("webvid", "a.csv", 'video_id,text\n1,"open\n2,two\n', r"line 2: .*quotation mark open"),
         ("webvid", "a.csv", "id,name\n1,one\n", r"line 2: there is no field 'video_id'; there are 'id', 'name'"),
         ("webvid", "a.csv", "text,text\n1,one\n", r"line 1: the header names a column twice"),
@@ -476,7 +481,7 @@ def test_lookup_has_every_name_of_a_large_folder(clips):
         ("table", "a.csv", "text\na\n", r"line 2: there is no column 'video'"),
         ("table", "a.csv", "video,image,text\na,b,c\n", r"both 'video' and 'image'"),
         ("table", "a.csv", "", r"has no records"),
-        ("table", "a.parquet", "no", r"no readable Parquet"),
+        ("table", "a.parquet", "no", r"not readable as Parquet"),
     ],
 )
 def test_errors_name_file_line_and_field(tmp_path, kind, name, content, message):
@@ -519,7 +524,7 @@ def test_arguments_that_do_not_fit(tmp_path):
         load("released-retrieval", path, on_missing="skip")
     with pytest.raises(ValueError, match="columns are for the kind 'table'"):
         load("released-retrieval", path, columns={"text": "caption"})
-    with pytest.raises(ValueError, match="needs to know all rows"):
+    with pytest.raises(ValueError, match="needs all rows"):
         load_annotations("released-retrieval", path, streaming=True, on_duplicate="drop")
     with pytest.raises(FileNotFoundError, match=r"no annotations .* looked for val\.jsonl"):
         load("released-retrieval", tmp_path, split="val")
@@ -532,11 +537,11 @@ def test_arguments_that_do_not_fit(tmp_path):
 
 def test_lists_that_belong_to_other_annotations(tmp_path, caplog):
     path = released(tmp_path / "train.jsonl")
-    with pytest.raises(AnnotationError, match="3 are not among the ids asked for"):
+    with pytest.raises(AnnotationError, match="3 are not selected"):
         load("released-retrieval", path, only=["video5"])
     with caplog.at_level(logging.WARNING):
         assert pairs(load("released-retrieval", path, only=["video1", "video8"], without=["video9"])) == CAPTIONS[2:]
-    assert "2 ids that were listed (only, without) do not occur, the first is 'video8'" in caplog.text
+    assert "2 of the listed ids (only, without) do not occur, the first is 'video8'" in caplog.text
     with pytest.raises(AnnotationError, match="lists no ids"):
         load("released-retrieval", path, only=write(tmp_path / "list.txt", "\n"))
 

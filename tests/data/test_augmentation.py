@@ -315,7 +315,7 @@ def test_operations_and_their_number_and_strength_are_arguments():
         ({"size": (8, 8, 8)}, r"size=\(8, 8, 8\)"),
         ({"num_ops": -1}, r"num_ops=-1"),
         ({"magnitude": 11}, r"magnitude=11 is outside 0 to 10"),
-        ({"operations": ["rotate", "zoom"]}, r"'zoom' is unknown. Use names out of identity, contrast"),
+        ({"operations": ["rotate", "zoom"]}, r"'zoom' is unknown. Choose from identity, contrast"),
         ({"operations": "rotate"}, r"Write a sequence of names: \['rotate'\]"),
         ({"operations": []}, r"num_ops=0"),
     ],

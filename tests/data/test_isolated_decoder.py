@@ -125,7 +125,7 @@ def test_a_crash_costs_one_file(tmp_path, clip, name) -> None:
 CALLER = """
 import sys
 import threading
-from alpro_hf.decoding_worker import IsolatedDecoder
+from alpro_hf.data.isolated_decoder import IsolatedDecoder
 
 decoder = IsolatedDecoder(processes=2, deadline=300)
 workers = [decoder._take() for _ in range(2)]

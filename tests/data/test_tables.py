@@ -194,15 +194,15 @@ def test_the_wrong_encoding(tmp_path):
         ("a.csv", 'text,id\na,1\n"b,2\nc,3\n', "line 3: unexpected end of data"),
         ("a.csv", "text,id\na,1\nb\n", "line 3: 1 fields, where the first line has 2"),
         ("a.tsv", "text\tid\na\t1\nb\t2\t3\n", "line 3: 3 fields, where the first line has 2"),
-        ("a.jsonl", '{"text": "a"}\n{"text": "b"\n', "line 2: not JSON"),
+        ("a.jsonl", '{"text": "a"}\n{"text": "b"\n', "line 2: not valid JSON"),
         ("a.jsonl", '{"text": "a"}\n{"caption": "b"}\n', "line 2: the row lacks 'text'; it has 'caption'"),
         ("a.jsonl", '{"text": "a"}\n\n{"text": 7}\n', "line 3, field 'text': a caption is text; received int 7"),
         ("a.json", '[{"text": "a"},\n{"text": 7}]', "line 2, item 1, field 'text': a caption is text"),
-        ("a.json", '["a",\n"b"', "line 2, item 1: not JSON: no ',' or ']' behind the item"),
-        ("a.json", '["a",\n"b]', "item 1: not JSON"),
-        ("a.json", '["a"\n"b"]', "item 0: not JSON: no ',' or ']' behind the item"),
-        ("a.json", '["a"]\n["b"]', "line 1: there is something behind the end of the list"),
-        ("a.json", '{"sentences": [\n"a"]}', "line 1: not JSON"),
+        ("a.json", '["a",\n"b"', "line 2, item 1: not valid JSON: no ',' or ']' after the item"),
+        ("a.json", '["a",\n"b]', "item 1: not valid JSON"),
+        ("a.json", '["a"\n"b"]', "item 0: not valid JSON: no ',' or ']' after the item"),
+        ("a.json", '["a"]\n["b"]', "line 1: there is text after the end of the list"),
+        ("a.json", '{"sentences": [\n"a"]}', "line 1: not valid JSON"),
         ("a.json", "[1, 2]", "line 1, item 0: a caption is text; received int 1"),
     ],
 )
@@ -214,7 +214,7 @@ def test_rows_that_cannot_be_read(tmp_path, name, text, expected):
 
 def test_rows_that_are_no_rows(tmp_path):
     file = write(tmp_path / "a.json", '["a"]')
-    assert "item 0: no row with a field 'text' but str 'a'" in problem(file, column="text")
+    assert "item 0: expected a row with a field 'text'; received str 'a'" in problem(file, column="text")
     assert "received int 3" in problem(["a", 3])
     assert "received 3" in problem(3)
 
@@ -235,13 +235,13 @@ def test_damaged_files(tmp_path):
     assert "damaged" in problem(tmp_path / "b.json.gz")
     pq.write_table(pa.table({"text": ["a"] * 100}), tmp_path / "a.parquet")
     (tmp_path / "b.parquet").write_bytes((tmp_path / "a.parquet").read_bytes()[:-50])
-    assert f"{tmp_path / 'b.parquet'}, after row 0: no readable Parquet" in problem(tmp_path / "b.parquet")
+    assert f"{tmp_path / 'b.parquet'}, after row 0: not readable as Parquet" in problem(tmp_path / "b.parquet")
 
 
 def test_a_line_that_is_no_caption(tmp_path, monkeypatch):
     monkeypatch.setattr(captions, "_LONGEST", 1000)
     assert "line 2: longer than 1000 bytes" in problem(write(tmp_path / "a.txt", "a dog\n" + "x" * 1001))
-    assert "item 1: not JSON" in problem(write(tmp_path / "a.json", '["a", "' + "x" * 5_000_000))
+    assert "item 1: not valid JSON" in problem(write(tmp_path / "a.json", '["a", "' + "x" * 5_000_000))
 
 
 def test_files_that_are_not_there_or_unknown(tmp_path):
@@ -249,7 +249,9 @@ def test_files_that_are_not_there_or_unknown(tmp_path):
         list(read_captions("nowhere/captions.csv"))
     with pytest.raises(FileNotFoundError, match="There is no file captions"):
         list(read_captions("captions"))
-    assert "no file of captions by its name; known are .txt, .csv" in problem(write(tmp_path / "a.doc", "x"))
+    assert "the name is not that of a file of captions. Known are .txt, .csv" in problem(
+        write(tmp_path / "a.doc", "x")
+    )
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="empty doesn't contain any data files"):
         list(read_captions(tmp_path / "empty"))

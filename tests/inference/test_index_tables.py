@@ -110,7 +110,7 @@ def test_a_damaged_table_is_named(trained, clips, tmp_path) -> None:
     data[place + 10] ^= 255
     shard.write_bytes(data)
     index = VideoIndex.load(tmp_path / "index", *trained)
-    with pytest.raises(VideoIndexError, match=r"shard-00000\.safetensors is damaged .*no frame table"):
+    with pytest.raises(VideoIndexError, match=r"shard-00000\.safetensors is damaged .*not a frame table"):
         index.decode(clips[0])
     assert index.decode(clips[1], [0]).indices == [0]
 

@@ -298,11 +298,11 @@ def test_kinds_of_source(encode: Encoder, tmp_path: Path) -> None:
 
 def test_wrong_choices_of_frames(encode: Encoder) -> None:
     path = encode("h264_key12.mp4")
-    with pytest.raises(IndexError, match="frame 48 was asked for, and the last frame is 47"):
+    with pytest.raises(IndexError, match="frame 48 was requested, and the last frame is 47"):
         decode(path, [48])
     with pytest.raises(IndexError, match="frame -1"):
         decode(path, [-1])
-    with pytest.raises(ValueError, match="no frame was asked for"):
+    with pytest.raises(ValueError, match="no frame was requested"):
         decode(path, [])
 
 
@@ -334,7 +334,7 @@ def test_web_addresses_only_when_asked(server: str, encode: Encoder) -> None:
 def test_not_a_video(tmp_path: Path) -> None:
     text = tmp_path / "notes.mp4"
     text.write_text("These are my notes about the video.\n" * 50)
-    with pytest.raises(NotAVideoError, match=r"notes.mp4: its content is no video.*Check the file") as caught:
+    with pytest.raises(NotAVideoError, match=r"notes.mp4: its content has no video.*Check the content") as caught:
         decode(text)
     assert caught.value.source == str(text)
     empty = tmp_path / "empty.mp4"
@@ -438,7 +438,7 @@ def test_a_damaged_header_never_shifts_frames(name: str, encode: Encoder) -> Non
         (VideoLimits(max_pixels=160 * 90 - 1), "number of pixels of a frame is 14,400"),
         (VideoLimits(max_duration=1.5), "duration in seconds"),
         (VideoLimits(max_file_size=2000), "file size in bytes"),
-        (VideoLimits(max_decoded_size=160 * 90 * 3 * 48 - 1), "frames asked for"),
+        (VideoLimits(max_decoded_size=160 * 90 * 3 * 48 - 1), "frames requested"),
     ],
 )
 def test_limits(limits: VideoLimits, words: str, encode: Encoder) -> None:

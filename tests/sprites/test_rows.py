@@ -12,8 +12,8 @@ from alpro_hf.sprites.render import render
 from alpro_hf.sprites.rows import GROUP, SpriteRows
 from alpro_hf.sprites.world import (
     DIRECTIONS,
-    KINDS,
     OPPOSITE,
+    SCENE_KINDS,
     Content,
     SpriteWorldError,
     allowed_actions,
@@ -121,7 +121,7 @@ def test_a_curriculum_has_phases_whose_groups_take_kinds_in_turn():
     rows = SpriteRows("retrieval", 400, size=SIZE, num_frames=1, curriculum=phases)
     meanings = [meaning(rows[index]) for index in range(400)]
     assert {kind for kind, _ in meanings[:120]} == {"one"}
-    assert {kind for kind, _ in meanings[200:]} == set(KINDS)
+    assert {kind for kind, _ in meanings[200:]} == set(SCENE_KINDS)
     groups = [meanings[first : first + GROUP] for first in range(0, 400, GROUP)]
     actions = [[roles[0][1] for _, roles in group] for group in groups]
     directions = ["left", "right", "up", "down"]

@@ -13,9 +13,9 @@ from alpro_hf.sprites.world import (
     BASIC_PAIRS,
     DIRECTIONS,
     HELD_OUT,
-    KINDS,
     OPPOSITE,
     PAIRS,
+    SCENE_KINDS,
     SEEN_SPRITES,
     SPLIT_SIZES,
     SPRITES,
@@ -47,7 +47,7 @@ def combinations_of(scene: Scene) -> set[tuple[str, str]]:
 def test_vocabulary_is_consistent():
     assert len(SPRITES) == len(set(SPRITES)) == 160
     assert len(UNSEEN_SPRITES) == 8 and set(UNSEEN_SPRITES) < set(SPRITES)
-    assert sum(KINDS.values()) == pytest.approx(1)
+    assert sum(SCENE_KINDS.values()) == pytest.approx(1)
 
 
 def test_held_out_pairs_never_change_and_are_balanced():
@@ -92,7 +92,7 @@ def test_evaluation_splits_repeat_no_meaning(split):
 
 def test_kinds_have_their_shares():
     counts = Counter(scene.kind for scene in scenes_of("test", 1000))
-    assert all(abs(counts[kind] / 1000 - share) < 0.05 for kind, share in KINDS.items())
+    assert all(abs(counts[kind] / 1000 - share) < 0.05 for kind, share in SCENE_KINDS.items())
 
 
 def test_hard_test_defeats_nouns():
@@ -120,7 +120,7 @@ def test_groups_share_sprites_and_differ_in_meaning(split):
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])
-@pytest.mark.parametrize("kind", [*KINDS, DIRECTIONS])
+@pytest.mark.parametrize("kind", [*SCENE_KINDS, DIRECTIONS])
 def test_groups_of_one_kind(split, kind):
     for index in range(50):
         contents = [content(scene) for scene in draw_group(split, 1, index, kind)]

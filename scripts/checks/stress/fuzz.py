@@ -95,7 +95,7 @@ def _clips() -> list[bytes]:
 def annotations(folder: Path) -> tuple[list[bytes], Target]:
     """Annotation files: a line with kind and name, then the content."""
     from alpro_hf.data.annotations import load_annotations
-    from alpro_hf.data.records import AnnotationError
+    from alpro_hf.data.tables import AnnotationError
 
     def target(data: bytes) -> str:
         head, _, content = data.partition(b"\n")
@@ -245,7 +245,7 @@ def main() -> int:
     if args.atheris:
         import atheris
 
-        names = ["decoding", "data.records", "data.annotations", "data.annotation_formats", "captions"]
+        names = ["model.decoding", "data.tables", "data.annotations", "data.annotation_formats"]
         instrumented: contextlib.AbstractContextManager = atheris.instrument_imports(
             include=[f"alpro_hf.{name}" for name in names]
         )

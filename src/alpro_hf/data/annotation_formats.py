@@ -1,4 +1,4 @@
-"""What annotation files say, record by record: one reader for each layout in which data sets are published."""
+"""The layouts in which data sets publish their annotations: one reader for each, record by record."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -8,9 +8,9 @@ from typing import Any, Literal
 from zlib import crc32
 
 from .media_folder import media_id
-from .records import AnnotationError, Record, name_of, read_lines, read_records, text_of, value_of
+from .tables import AnnotationError, Record, name_of, read_lines, read_records, text_of, value_of
 
-Kind = Literal[
+AnnotationKind = Literal[
     "released-retrieval",
     "released-qa",
     "msrvtt",
@@ -23,20 +23,21 @@ Kind = Literal[
     "cc3m",
     "table",
 ]
+# The types of the questions of MSRVTT-QA and MSVD-QA: the word that a question starts with.
 QUESTION_WORDS = ("what", "who", "how", "where", "when")
 
 
 @dataclass(frozen=True)
-class Source:
+class AnnotationFile:
     """A file of annotations.
 
     Args:
-        kind, path, encoding: As in `load_annotations`; `path` is the file.
-        split: What to pick of a file that has several splits; None: everything.
+        kind, path, encoding: As in `load_annotations`; `path` is a file.
+        split: The split to read of a file that has several; None for all.
         columns: For `table`, from the field of a row to the column of the file.
     """
 
-    kind: Kind
+    kind: AnnotationKind
     path: Path
     encoding: str = "utf-8"
     split: str | None = None
@@ -45,60 +46,67 @@ class Source:
 
 @dataclass(frozen=True)
 class Entry:
-    """What a file says about a clip or image."""
+    """An annotation of a clip or image.
+
+    Args:
+        place: Its place in the file, for messages.
+        identity: The id of the clip, equal for all entries about it.
+        names: Possible names of its file, best first.
+        fields: The other fields of its row.
+    """
 
     place: str
-    identity: str  # equal for all that is said about one clip
-    names: tuple[str, ...]  # what its file may be called, best first
+    identity: str
+    names: tuple[str, ...]
     fields: dict[str, Any]
 
 
-def read_entries(source: Source) -> Iterator[Entry]:
-    """What the file says, in its order; words may be empty.
+def read_entries(file: AnnotationFile) -> Iterator[Entry]:
+    """Read the entries of a file in its order. Their texts may be empty.
 
     Raises:
-        AnnotationError: A record lacks a field, or has in it what does not belong there.
+        AnnotationError: A record lacks a field, or has an unexpected value in it.
         OSError: The file cannot be read.
     """
-    match source.kind:
+    match file.kind:
         case "released-retrieval":
-            return _captions(source, "clip_name", "caption")
+            return _captions(file, "clip_name", "caption")
         case "released-qa":
-            return _released_questions(source)
+            return _released_questions(file)
         case "msrvtt":
-            return _msrvtt(source)
+            return _msrvtt(file)
         case "msrvtt-1ka":
-            return _msrvtt_1ka(source)
+            return _msrvtt_1ka(file)
         case "msrvtt-qa":
-            return _numbered_questions(source, "video")
+            return _numbered_questions(file, "video")
         case "msvd-qa":
-            return _numbered_questions(source, "vid")
+            return _numbered_questions(file, "vid")
         case "msvd":
-            return _msvd_lines(source) if source.path.suffix.lower() == ".txt" else _msvd_table(source)
+            return _msvd_lines(file) if file.path.suffix.lower() == ".txt" else _msvd_table(file)
         case "didemo":
-            return _moments(source)
+            return _moments(file)
         case "webvid":
-            return _webvid(source)
+            return _webvid(file)
         case "cc3m":
-            return _cc3m_urls(source) if ".tsv" in source.path.suffixes else _captions(source, "image", "caption")
+            return _cc3m_urls(file) if ".tsv" in file.path.suffixes else _captions(file, "image", "caption")
         case "table":
-            return _table(source)
+            return _table(file)
 
 
-def _captions(source: Source, name: str, text: str) -> Iterator[Entry]:
-    for place, record in read_records(source.path, source.encoding):
+def _captions(file: AnnotationFile, name: str, text: str) -> Iterator[Entry]:
+    for place, record in read_records(file.path, file.encoding):
         identity = name_of(record, name, place)
         yield Entry(place, identity, (identity,), {"text": text_of(record, text, place)})
 
 
-def _released_questions(source: Source) -> Iterator[Entry]:
-    for place, record in read_records(source.path, source.encoding):
+def _released_questions(file: AnnotationFile) -> Iterator[Entry]:
+    for place, record in read_records(file.path, file.encoding):
         identity = name_of(record, "video_id", place)
         yield Entry(place, identity, (identity,), _question(record, place))
 
 
-def _numbered_questions(source: Source, prefix: str) -> Iterator[Entry]:
-    for place, record in read_records(source.path, source.encoding):
+def _numbered_questions(file: AnnotationFile, prefix: str) -> Iterator[Entry]:
+    for place, record in read_records(file.path, file.encoding):
         identity = name_of(record, "video_id", place)
         if identity.isdecimal():
             identity = prefix + identity
@@ -116,41 +124,42 @@ def _question(record: Record, place: str) -> dict[str, str | None]:
 
 
 def _answer_type(question: str) -> str | None:
-    """By the first word, as both data sets define it."""
+    """The first word, as MSRVTT-QA and MSVD-QA define the type."""
     first = question.lower().split(maxsplit=1)[:1]
     return first[0] if first and first[0] in QUESTION_WORDS else None
 
 
-def _msrvtt(source: Source) -> Iterator[Entry]:
+def _msrvtt(file: AnnotationFile) -> Iterator[Entry]:
     try:
-        data = json.loads(source.path.read_text(encoding=source.encoding))
+        data = json.loads(file.path.read_text(encoding=file.encoding))
     except json.JSONDecodeError as error:
-        raise AnnotationError(f"{source.path}, line {error.lineno}: not JSON: {error.msg}.") from error
+        raise AnnotationError(f"{file.path}, line {error.lineno}: not valid JSON: {error.msg}.") from error
     except UnicodeDecodeError as error:
         line = 1 + error.object.count(b"\n", 0, error.start)
-        raise AnnotationError(f"{source.path}, line {line}: not {source.encoding}: {error.reason}.") from error
+        raise AnnotationError(f"{file.path}, line {line}: not {file.encoding}: {error.reason}.") from error
     for name in ("videos", "sentences"):
         if not isinstance(data, dict) or not isinstance(data.get(name), list):
-            raise AnnotationError(f"{source.path}: there is no list {name!r}. Is this file of another kind?")
+            raise AnnotationError(f"{file.path}: there is no list {name!r}. Is this file of another kind?")
     videos: dict[str, Record] = {}
     for i, video in enumerate(data["videos"]):
-        place = f"{source.path}, videos[{i}]"
+        place = f"{file.path}, videos[{i}]"
         identity = name_of(_checked(video, place), "video_id", place)
         if identity in videos:
-            raise AnnotationError(f"{place}, field 'video_id': {identity!r} is there twice.")
-        if source.split is not None:
+            raise AnnotationError(f"{place}, field 'video_id': {identity!r} occurs twice.")
+        if file.split is not None:
             name_of(video, "split", place)
         videos[identity] = video
-    wanted = {"7k": ("train", "validate"), "9k": None, None: None}.get(source.split, (source.split,))
+    # The 1k-A protocol trains on all videos outside its test (9k); an older one on train and validate alone (7k).
+    wanted = {"7k": ("train", "validate"), "9k": None, None: None}.get(file.split, (file.split,))
     if wanted is not None:
         known = {str(video["split"]) for video in videos.values()}
         if lacking := sorted({str(name) for name in wanted} - known):
             raise AnnotationError(
-                f"{source.path} has no videos of the split {lacking[0]!r}; it has {', '.join(sorted(known))}. "
-                "split is one of these, or '7k' or '9k'; the 1k-A test is a kind of its own, 'msrvtt-1ka'."
+                f"{file.path} has no videos of the split {lacking[0]!r}; it has {', '.join(sorted(known))}. "
+                "split is one of these, or '7k' or '9k'; the 1k-A test has its own kind, 'msrvtt-1ka'."
             )
     for i, sentence in enumerate(data["sentences"]):
-        place = f"{source.path}, sentences[{i}]"
+        place = f"{file.path}, sentences[{i}]"
         identity = name_of(_checked(sentence, place), "video_id", place)
         if identity not in videos:
             raise AnnotationError(f"{place}, field 'video_id': {identity!r} is not among the videos of the file.")
@@ -165,7 +174,7 @@ def _msrvtt(source: Source) -> Iterator[Entry]:
 
 
 def _duration(video: Record) -> float | None:
-    """Seconds between the times that cut a clip of MSR-VTT out of its film, where they are told."""
+    """Seconds between the start and end of a clip of MSR-VTT in its film, if the file has them."""
     begin, end = video.get("start time"), video.get("end time")
     return round(float(end - begin), 3) if isinstance(begin, int | float) and isinstance(end, int | float) else None
 
@@ -176,9 +185,9 @@ def _checked(value: Any, place: str) -> Record:
     return value
 
 
-def _msrvtt_1ka(source: Source) -> Iterator[Entry]:
+def _msrvtt_1ka(file: AnnotationFile) -> Iterator[Entry]:
     places: dict[str, str] = {}
-    for place, record in read_records(source.path, source.encoding):
+    for place, record in read_records(file.path, file.encoding):
         identity = name_of(record, "video_id", place)
         if identity in places:
             raise AnnotationError(
@@ -189,33 +198,33 @@ def _msrvtt_1ka(source: Source) -> Iterator[Entry]:
         yield Entry(place, identity, (identity,), {"text": text_of(record, "sentence", place)})
 
 
-def _msvd_lines(source: Source) -> Iterator[Entry]:
-    for place, line in read_lines(source.path, source.encoding):
-        if line.startswith("#"):  # the notice on top
+def _msvd_lines(file: AnnotationFile) -> Iterator[Entry]:
+    for place, line in read_lines(file.path, file.encoding):
+        if line.startswith("#"):  # the notice at the top
             continue
         identity, _, text = line.partition(" ")
         yield Entry(place, identity, (identity,), {"text": text.strip()})
 
 
-def _msvd_table(source: Source) -> Iterator[Entry]:
-    for place, record in read_records(source.path, source.encoding):
+def _msvd_table(file: AnnotationFile) -> Iterator[Entry]:
+    for place, record in read_records(file.path, file.encoding):
         if text_of(record, "Language", place) != "English":
             continue
         identity = "_".join(name_of(record, name, place) for name in ("VideoID", "Start", "End"))
         yield Entry(place, identity, (identity,), {"text": text_of(record, "Description", place)})
 
 
-def _moments(source: Source) -> Iterator[Entry]:
-    for place, record in read_records(source.path, source.encoding):
+def _moments(file: AnnotationFile) -> Iterator[Entry]:
+    for place, record in read_records(file.path, file.encoding):
         name = name_of(record, "video", place)
         yield Entry(place, media_id(name), (name,), {"text": text_of(record, "description", place)})
 
 
-def _webvid(source: Source) -> Iterator[Entry]:
-    for place, record in read_records(source.path, source.encoding):
+def _webvid(file: AnnotationFile) -> Iterator[Entry]:
+    for place, record in read_records(file.path, file.encoding):
         if "videoid" in record:
             identity = name_of(record, "videoid", place)
-            # the folder first: in copies that kept the owners' layout it must be the right one
+            # with the folder first: in copies with the layout of the owners, an id alone may match another folder
             names = (f"{text_of(record, 'page_dir', place)}/{identity}.mp4", identity)
             yield Entry(place, identity, names, {"text": text_of(record, "name", place)})
         else:
@@ -223,19 +232,20 @@ def _webvid(source: Source) -> Iterator[Entry]:
             yield Entry(place, identity, (identity,), {"text": text_of(record, "text", place)})
 
 
-def _cc3m_urls(source: Source) -> Iterator[Entry]:
-    records = read_records(source.path, source.encoding, columns=("caption", "url"))
+def _cc3m_urls(file: AnnotationFile) -> Iterator[Entry]:
+    # Downloaders of CC3M name an image by its row and the CRC-32 of its URL, or by its row in nine digits.
+    records = read_records(file.path, file.encoding, columns=("caption", "url"))
     for number, (place, record) in enumerate(records):
         url = name_of(record, "url", place)
         names = (f"{number}_{crc32(url.encode())}", f"{number:09d}")
         yield Entry(place, url, names, {"text": text_of(record, "caption", place)})
 
 
-def _table(source: Source) -> Iterator[Entry]:
-    where = source.columns
+def _table(file: AnnotationFile) -> Iterator[Entry]:
+    where = file.columns
     media = "image" if "image" in where else "video"
-    for place, record in read_records(source.path, source.encoding):
-        if source.split is not None and text_of(record, "split", place) != source.split:
+    for place, record in read_records(file.path, file.encoding):
+        if file.split is not None and text_of(record, "split", place) != file.split:
             continue
         name = name_of(record, where[media], place)
         identity = name_of(record, where["video_id"], place) if "video_id" in where else name
@@ -246,4 +256,4 @@ def _table(source: Source) -> Iterator[Entry]:
         yield Entry(place, identity, (name,), fields)
 
 
-__all__ = ["QUESTION_WORDS", "Entry", "Kind", "Source", "read_entries"]
+__all__ = ["QUESTION_WORDS", "AnnotationFile", "AnnotationKind", "Entry", "read_entries"]

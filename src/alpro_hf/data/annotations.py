@@ -1,8 +1,9 @@
-"""Annotation files, as their owners publish them or of one's own, to data sets in the row format of this package.
+"""Load annotation files, published ones or a user's own tables, into data sets in the row format of this package.
 
-The files are read record by record, and rows are written to Arrow as they come, so memory hardly grows with them: some
-20 bytes a row while repeated rows are looked for, and some 120 bytes a clip where clips are looked up (measured with
-scripts/annotations_memory.py). The exception is `msrvtt`, whose file is one JSON object, read as a whole (some 35 MB).
+The files are read record by record, and rows are written to Arrow as they come, so memory hardly grows: about 20 bytes
+a row to find repeated rows, and about 120 bytes a clip to look up clips (measured with
+scripts/benchmarks/annotations_memory.py). The exception is `msrvtt`: its file is one JSON object (about 35 MB) and is
+read completely.
 """
 
 import logging
@@ -21,15 +22,16 @@ from datasets.fingerprint import get_temporary_cache_files_directory
 from tqdm import tqdm
 
 from ..files import inside, is_name
-from .annotation_formats import Entry, Kind, Source, read_entries
+from .annotation_formats import AnnotationFile, AnnotationKind, Entry, read_entries
+from .columns import TABLE_COLUMNS
 from .media_folder import IMAGE_EXTENSIONS, MediaFolder
-from .records import AnnotationError, name_of, read_lines, read_records
-from .rows import _stable_id
+from .rows import stable_id
+from .tables import AnnotationError, name_of, read_lines, read_records
 
 logger = logging.getLogger(__name__)
 
 PathLike: TypeAlias = str | os.PathLike[str]
-# the files of a split in a folder as it is published
+# Kind -> files of one split in a folder as it is published.
 SPLIT_FILES: dict[str, tuple[str, ...]] = {
     "released-retrieval": ("{split}.jsonl",),
     "released-qa": ("{split}.jsonl",),
@@ -39,34 +41,24 @@ SPLIT_FILES: dict[str, tuple[str, ...]] = {
     "webvid": ("results_2M_{split}.csv", "results_10M_{split}.csv"),
     "table": ("{split}/metadata.csv", "{split}/metadata.jsonl", "{split}/metadata.parquet"),
 }
-# files that hold all splits, or are one
+# Kind -> files that hold all splits, or the only one.
 WHOLE_FILES: dict[str, tuple[str, ...]] = {
     "msrvtt": ("MSRVTT_data.json",),
     "msrvtt-1ka": ("MSRVTT_JSFUSION_test.csv",),
     "msvd": ("AllVideoDescriptions.txt",),
     "table": ("metadata.csv", "metadata.jsonl", "metadata.parquet"),
 }
-# annotators wrote, or a program made, the same words for a clip more than once
+# Kinds in which annotators wrote, or a program generated, the same words for a clip more than once.
 REPEATS = ("released-retrieval", "released-qa", "msrvtt", "msrvtt-qa", "msvd", "msvd-qa")
-# names under which a table of one's own may have the fields of a row
-COLUMNS: dict[str, tuple[str, ...]] = {
-    "video": ("video", "file_name", "clip_name"),
-    "image": ("image",),
-    "video_id": ("video_id",),
-    "text": ("text", "caption", "sentence"),
-    "question": ("question",),
-    "answer": ("answer",),
-    "answer_type": ("answer_type",),
-}
 _BATCH = 10_000  # rows written to Arrow at a time
 _WORDS = ("text", "question", "answer")
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """What is to be read and how; travels to the workers of a stream."""
+    """The arguments of `load_annotations`, resolved. It is pickled to the workers of a stream."""
 
-    source: Source
+    file: AnnotationFile
     features: Features
     media: Literal["video", "image"]  # the column
     folder: MediaFolder | None
@@ -81,20 +73,20 @@ class _Plan:
 
 @dataclass
 class _Tally:
-    """What became of the records."""
+    """Counts of what happened to the records."""
 
-    stops: bool = False  # at the first missing clip
+    stops: bool = False  # whether the first missing clip is an error at once
     records: int = 0
     empty: int = 0
     unselected: int = 0
     rows: int = 0
     rows_missing: int = 0
-    missing: dict[str, str] = field(default_factory=dict)  # id -> where it was first missed
-    met: set[str] = field(default_factory=set)  # of `only` and `without`
+    missing: dict[str, str] = field(default_factory=dict)  # id -> place of its first entry
+    met: set[str] = field(default_factory=set)  # ids of `only` and `without` that occurred
 
 
 def load_annotations(
-    kind: Kind,
+    kind: AnnotationKind,
     path: PathLike,
     *,
     streaming: bool = False,
@@ -113,9 +105,11 @@ def load_annotations(
     cache_dir: PathLike | None = None,
     allow_outside: bool = False,
 ) -> Dataset | IterableDataset:
-    """Rows `{"video", "text", "video_id"}` from annotations, or for questions `{"video", "question", "answer",
-    "answer_type", "video_id"}`; images have `image` instead of `video`. `msrvtt` adds `category` (0 to 19)
-    and `duration` (seconds), where the file has them.
+    """Load annotations as rows.
+
+    Rows are `{"video", "text", "video_id"}`, or for questions `{"video", "question", "answer", "answer_type",
+    "video_id"}`; images have `image` instead of `video`. `msrvtt` adds `category` (0 to 19) and `duration` (seconds),
+    if the file has them.
 
     | kind | file | split |
     | --- | --- | --- |
@@ -125,54 +119,58 @@ def load_annotations(
 validate); `9k` (all but the videos of the 1k-A file) |
     | `msrvtt-1ka` | CSV `key,vid_key,video_id,sentence`: the 1k-A test | |
     | `msrvtt-qa`, `msvd-qa` | JSON list `id`, `video_id` (number), `question`, `answer` | F: `<split>_qa.json` |
-    | `msvd` | lines `<clip> <caption>`; or CSV `VideoID,Start,End,...,Language,Description`, of which the English | \
-`<split>_list.txt` beside the file |
-    | `didemo` | JSON list, `video`, `description` of moments: joined to one text a video by blanks, in the order of \
-the file | F: `<split>_data.json` |
+    | `msvd` | lines `<clip> <caption>`; or CSV `VideoID,Start,End,...,Language,Description`, its English rows | \
+`<split>_list.txt` next to the file |
+    | `didemo` | JSON list, `video`, `description` of moments: those of a video are joined with spaces, in the order \
+of the file | F: `<split>_data.json` |
     | `webvid` | CSV `videoid,contentUrl,duration,page_dir,name`; or any table of `video_id`, `text` | \
 F: `results_2M_<split>.csv` |
     | `cc3m` | JSON list `image`, `caption`; or TSV of caption and URL without a header | |
     | `table` | your own CSV, TSV, JSON, JSON lines or Parquet | F: `<split>/metadata.csv`; or a column `split` |
 
-    F: the file is one split; to choose by `split`, give the folder. `path` may also be the folder that has the file
-    under its published name: `MSRVTT_data.json`, `MSRVTT_JSFUSION_test.csv`, `AllVideoDescriptions.txt`,
+    F: the file is one split; to choose by `split`, give the folder. `path` may also be the folder that contains the
+    file under its published name: `MSRVTT_data.json`, `MSRVTT_JSFUSION_test.csv`, `AllVideoDescriptions.txt`,
     `metadata.csv` (or `.jsonl`, `.parquet`; laid out as for `videofolder` of the `datasets` library).
 
-    Clips are found in `videos` by id, see `MediaFolder`. In MSR-VTT QA number 7 is `video7`, in MSVD-QA `vid7`. An
-    image of the TSV of CC3M, whose row is n from 0, is `<n>_<crc32 of the URL>` or n in nine digits, the names that
-    downloaders give it. Rows whose clip is missing are left out, with a warning; none of all found is an error.
+    Clips are found in `videos` by id, see `MediaFolder`. In MSR-VTT QA number 7 is `video7`, in MSVD-QA `vid7`. The
+    image of row n (from 0) of the TSV of CC3M is `<n>_<crc32 of the URL>`, or n in nine digits: the names that
+    downloaders give it. Rows whose clip is missing are dropped with a warning. If all clips are missing, it is an
+    error.
 
     Args:
-        streaming: Whether to read anew in each pass instead of once into Arrow. Repeated rows then go unnoticed.
-        videos: Folder of the clips, or images. None: nothing is looked up, `video` is the id; but `table`
-            has paths, relative to its own folder.
-        split: See the table; None: everything in the file.
-        only, without: Ids of the clips to take or to leave: a sequence, a text file of one a line, or a CSV with a
-            column `video_id`. The 7k and 9k lists of MSR-VTT (`MSRVTT_train.9k.csv`) fit `only`; for split `9k`,
-            `without` is the 1k-A file, by default the one beside `path`.
-        video_names: Where clips have names other than their id: a mapping from id, or a text file of `<name> <id>` a
-            line, such as the `youtube_mapping.txt` of MSVD-QA.
-        columns: For `table`, where a field of the row has another name in the file: `{"text": "description"}`. Known
-            without: `file_name`, `clip_name` or `video_id` for `video`, `caption` or `sentence` for `text`.
-        recursive: Whether to look for clips in subfolders too.
-        missing: File to write the ids of missing clips to, one a line; empty if none is missing. In a stream, at the
-            end of each pass.
-        on_missing: `error`: a missing clip is an error; a stream stops at the first.
-        on_duplicate: What to do about rows of the same clip and the same words. None: `keep` for MSR-VTT, MSVD, QA
-            and released files, in which annotators, or programs, repeat each other; `error` for all else.
-        on_empty: `drop`: records without words are left out, with a warning; some copies of the MSVD CSV have such.
-        encoding: Of text, CSV and JSON files.
-        cache_dir: Where the Arrow file goes; None: a temporary folder that is removed when Python exits.
-        allow_outside: Whether a clip may lie outside of its folder (`videos`, or for `table` without it that of the
-            file): by "..", an absolute path or a link. If not, such paths of a table are an error, and such links in
-            `videos` are passed over, with a warning.
+        streaming: Whether to read the file again in each pass instead of writing it to Arrow once. Repeated rows are
+            not detected in a stream.
+        videos: Folder of the clips or images. None: nothing is looked up and `video` is the id, except in a `table`,
+            which holds paths relative to its own folder.
+        split: See the table above; None for everything in the file.
+        only, without: Ids of the clips to take or to leave out: a sequence, a text file with one a line, or a CSV with
+            a column `video_id`. The 7k and 9k lists of MSR-VTT (`MSRVTT_train.9k.csv`) fit `only`. For split `9k`,
+            `without` is the 1k-A file, by default the one next to `path`.
+        video_names: Names of clips that differ from their ids: a mapping from id to name, or a text file with
+            `<name> <id>` on each line, such as the `youtube_mapping.txt` of MSVD-QA.
+        columns: For `table`, from a field of the row to its column in the file: `{"text": "description"}`. Recognised
+            without it: `file_name`, `clip_name` or `video_id` for `video`, `caption` or `sentence` for `text`.
+        recursive: Whether to look for clips in subfolders, too.
+        missing: File for the ids of missing clips, one a line; it is empty if none is missing. A stream writes it at
+            the end of each pass.
+        on_missing: `drop` or `error`. With `error`, a stream stops at the first missing clip.
+        on_duplicate: How to treat rows with the same clip and words: `error`, `drop` or `keep`. None: `keep` for
+            MSR-VTT, MSVD, questions and released files, in which annotators or programs repeat each other; `error`
+            for all others.
+        on_empty: How to treat records without words: `error`, or `drop` with a warning. Some copies of the MSVD CSV
+            have such records.
+        encoding: Encoding of text, CSV and JSON files.
+        cache_dir: Folder of the Arrow file; None: a temporary folder that is removed when Python exits.
+        allow_outside: Whether a clip may lie outside of its folder (`videos`, or the folder of a `table`), by "..", an
+            absolute path or a link. If not, such a path in a table is an error, and such a link in `videos` is skipped
+            with a warning.
 
     Returns:
-        A `Dataset` on a memory-mapped Arrow file, or with `streaming` an `IterableDataset` of one shard.
+        A `Dataset` on a memory-mapped Arrow file; with `streaming`, an `IterableDataset` of one shard.
 
     Raises:
-        AnnotationError: A record cannot be used (the message names file, line and field), or no row is left.
-        FileNotFoundError, NotADirectoryError, OSError: A file or folder is not there, or cannot be read or written.
+        AnnotationError: A record cannot be used (the message names file, line and field), or no row remains.
+        FileNotFoundError, NotADirectoryError, OSError: A file or folder is missing, or cannot be read or written.
         ValueError: An argument does not fit the kind.
 
     Example:
@@ -184,17 +182,17 @@ F: `results_2M_<split>.csv` |
     file, split = _resolve(kind, Path(path), split)
     if kind == "msvd" and split is not None:
         if only is not None:
-            raise ValueError(f"split={split!r} of msvd is the list {split}_list.txt; leave it out, or leave out only.")
+            raise ValueError(f"split={split!r} of msvd is the list {split}_list.txt. Pass either split or only.")
         only, split = file.with_name(f"{split}_list.txt"), None
     if kind == "msrvtt" and split == "9k" and without is None:
         without = file.with_name(WHOLE_FILES["msrvtt-1ka"][0])
         if not without.exists():
             raise FileNotFoundError(
-                f"split='9k' is all but the videos of the 1k-A test: there is no {without}. Pass without=FILE."
+                f"split='9k' is all but the videos of the 1k-A test, and there is no {without}. Pass without=FILE."
             )
     media, features, where = _layout(kind, file, encoding, columns or {})
     plan = _Plan(
-        source=Source(kind, file, encoding, split, where),
+        file=AnnotationFile(kind, file, encoding, split, where),
         features=features,
         media=media,
         folder=None if videos is None else MediaFolder(videos, media, recursive, allow_outside),
@@ -220,7 +218,7 @@ def _check_options(
     on_empty: str,
 ) -> None:
     for name, value, known in (
-        ("kind", kind, get_args(Kind)),
+        ("kind", kind, get_args(AnnotationKind)),
         ("on_missing", on_missing, ("drop", "error")),
         ("on_duplicate", on_duplicate, ("error", "drop", "keep", None)),
         ("on_empty", on_empty, ("error", "drop")),
@@ -229,12 +227,12 @@ def _check_options(
             raise ValueError(f"{name}={value!r} is unknown. Use one of {', '.join(map(str, known))}.")
     if streaming and on_duplicate in ("error", "drop"):
         raise ValueError(
-            f"on_duplicate={on_duplicate!r} needs to know all rows; a stream does not. Load without streaming=True."
+            f"on_duplicate={on_duplicate!r} needs all rows, which a stream does not know. Load without streaming=True."
         )
     if columns and kind != "table":
-        raise ValueError(f"columns are for the kind 'table'; {kind!r} has its own. Received {dict(columns)}.")
-    if unknown := [name for name in columns or {} if name not in COLUMNS]:
-        raise ValueError(f"columns names {unknown}, which rows do not have; they have {', '.join(COLUMNS)}.")
+        raise ValueError(f"columns are for the kind 'table'; {kind!r} has its own columns. Received {dict(columns)}.")
+    if unknown := [name for name in columns or {} if name not in TABLE_COLUMNS]:
+        raise ValueError(f"columns names {unknown}, which rows do not have; they have {', '.join(TABLE_COLUMNS)}.")
 
 
 def _resolve(kind: str, path: Path, split: str | None) -> tuple[Path, str | None]:
@@ -247,7 +245,7 @@ def _resolve(kind: str, path: Path, split: str | None) -> tuple[Path, str | None
                 f"give the folder that has {SPLIT_FILES[kind][0].format(split=split)}" if kind in SPLIT_FILES else ""
             )
             raise ValueError(
-                f"split={split!r}: a file of the kind {kind!r} is one split. Name its file and leave split out"
+                f"split={split!r}: a file of the kind {kind!r} is one split. Name its file without split"
                 f"{hint and ', or ' + hint}."
             )
         return path, split
@@ -267,7 +265,7 @@ def _resolve(kind: str, path: Path, split: str | None) -> tuple[Path, str | None
 def _layout(
     kind: str, path: Path, encoding: str, columns: Mapping[str, str]
 ) -> tuple[Literal["video", "image"], Features, dict[str, str]]:
-    """The column of the clip or image, the type of all columns, and for `table` where in the file they are."""
+    """The column of the clip or image, the types of all columns, and for `table` their columns in the file."""
     media: Literal["video", "image"] = "image" if kind == "cc3m" else "video"
     asks = kind.endswith("-qa")
     where: dict[str, str] = {}
@@ -280,12 +278,12 @@ def _layout(
                 raise AnnotationError(
                     f"{place}: there is no column {column!r} for {name!r}; there are {', '.join(record)}."
                 )
-        for name, known in COLUMNS.items():
+        for name, known in TABLE_COLUMNS.items():
             if here := columns.get(name) or next((column for column in known if column in record), None):
                 where[name] = here
         if "video" in where and "image" in where:
             raise AnnotationError(
-                f"{place}: both {where['video']!r} and {where['image']!r} may be what a row is about. Rename one."
+                f"{place}: both {where['video']!r} and {where['image']!r} may be the file of a row. Rename one."
             )
         if "video" not in where and "image" not in where and "video_id" in where:
             where["video"] = where["video_id"]
@@ -294,8 +292,8 @@ def _layout(
         for name in needed:
             if name not in where:
                 raise AnnotationError(
-                    f"{place}: there is no column {name!r}, nor one known for it ({', '.join(COLUMNS[name])}); there "
-                    f"are {', '.join(record)}. Say which it is: columns={{{name!r}: ...}}."
+                    f"{place}: there is no column {name!r}, nor one known for it ({', '.join(TABLE_COLUMNS[name])}); "
+                    f"there are {', '.join(record)}. Say which it is: columns={{{name!r}: ...}}."
                 )
         media = "image" if "image" in where else "video"
         if os.path.splitext(str(record[where[media]]))[1].lower() in IMAGE_EXTENSIONS:
@@ -311,15 +309,15 @@ def _layout(
 
 
 def _build(plan: _Plan, on_duplicate: str, cache_dir: PathLike | None) -> Dataset:
-    """All rows, in an Arrow file that is read from disk."""
+    """Write all rows to an Arrow file and open that."""
     tally, digests, schema = _Tally(), array("q"), plan.features.arrow_schema
     folder = get_temporary_cache_files_directory() if cache_dir is None else os.fspath(cache_dir)
     os.makedirs(folder, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f"{plan.source.kind}-", suffix=".arrow", dir=folder)
+    handle, name = tempfile.mkstemp(prefix=f"{plan.file.kind}-", suffix=".arrow", dir=folder)
     try:
         with os.fdopen(handle, "wb") as file, pa.ipc.new_stream(file, schema) as writer:
             batch: list[dict[str, Any]] = []
-            for _, row in tqdm(_rows(plan, tally), desc=f"Reading {plan.source.path.name}", unit=" rows", delay=2):
+            for _, row in tqdm(_rows(plan, tally), desc=f"Reading {plan.file.path.name}", unit=" rows", delay=2):
                 digests.append(_digest(row))
                 batch.append(row)
                 if len(batch) == _BATCH:
@@ -336,13 +334,15 @@ def _build(plan: _Plan, on_duplicate: str, cache_dir: PathLike | None) -> Datase
         raise
     if len(repeated) and on_duplicate == "drop":
         logger.warning(
-            "%s: %d rows that repeat clip and words of another are left out.", plan.source.path, len(repeated)
+            "%s: %d rows that repeat the clip and words of another are dropped.", plan.file.path, len(repeated)
         )
         kept = np.ones(len(digests), bool)
         kept[repeated] = False
         return dataset.select(np.flatnonzero(kept))
     if len(repeated):
-        logger.info("%s: %d of %d rows repeat clip and words of another.", plan.source.path, len(repeated), tally.rows)
+        logger.info(
+            "%s: %d of %d rows repeat the clip and words of another.", plan.file.path, len(repeated), tally.rows
+        )
     return dataset
 
 
@@ -354,9 +354,9 @@ def _stream(plan: _Plan) -> Iterator[dict[str, Any]]:
 
 
 def _rows(plan: _Plan, tally: _Tally) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Place and row of all that is selected and has its clip."""
-    entries = _with_words(read_entries(plan.source), plan, tally)
-    if plan.source.kind == "didemo":
+    """Place and row of each entry that is selected and whose clip exists."""
+    entries = _with_words(read_entries(plan.file), plan, tally)
+    if plan.file.kind == "didemo":
         entries = _paragraphs(entries)
     listed = plan.without | (plan.only or frozenset())
     for entry in entries:
@@ -368,9 +368,7 @@ def _rows(plan: _Plan, tally: _Tally) -> Iterator[tuple[str, dict[str, Any]]]:
         video = _locate(entry, plan)
         if video is None:
             if tally.stops:
-                raise AnnotationError(
-                    f"{entry.place}: {entry.names[0]!r} is missing. on_missing='drop' leaves it out."
-                )
+                raise AnnotationError(f"{entry.place}: {entry.names[0]!r} is missing. on_missing='drop' drops it.")
             tally.rows_missing += 1
             tally.missing.setdefault(entry.identity, entry.place)
             continue
@@ -388,13 +386,13 @@ def _with_words(entries: Iterable[Entry], plan: _Plan, tally: _Tally) -> Iterato
         if plan.on_empty == "error":
             raise AnnotationError(
                 f"{entry.place}: the {empty[0]} of {entry.identity!r} is empty. Fill it in, remove the record, or "
-                "leave such records out with on_empty='drop'."
+                "drop such records with on_empty='drop'."
             )
         tally.empty += 1
 
 
 def _paragraphs(entries: Iterable[Entry]) -> Iterator[Entry]:
-    """The moments of a video as one text."""
+    """Join the moments of each video to one text."""
     joined: dict[str, Entry] = {}
     for entry in entries:
         first = joined.setdefault(entry.identity, entry)
@@ -413,33 +411,33 @@ def _locate(entry: Entry, plan: _Plan) -> str | None:
         names = (plan.names[entry.identity],)
     if plan.folder is not None:
         return next(filter(None, map(plan.folder.find, names)), None)
-    if plan.source.kind != "table":
+    if plan.file.kind != "table":
         return entry.identity
-    path = plan.source.path.parent / names[0]
+    path = plan.file.path.parent / names[0]
     if not is_name(path):
-        raise AnnotationError(f"{entry.place}: {names[0]!r} is no name that a file can have.")
-    if not (plan.allow_outside or inside(path, plan.source.path.parent)):
+        raise AnnotationError(f"{entry.place}: {names[0]!r} is not a name that a file can have.")
+    if not (plan.allow_outside or inside(path, plan.file.path.parent)):
         raise AnnotationError(
-            f"{entry.place}: {names[0]!r} leads out of {plan.source.path.parent}, the folder of the file. If you "
+            f"{entry.place}: {names[0]!r} leads out of {plan.file.path.parent}, the folder of the file. If you "
             "trust the file, pass allow_outside=True (--allow-outside)."
         )
-    return str(path) if os.path.isfile(path) else None  # also of names that are too long
+    return str(path) if os.path.isfile(path) else None  # False for names that are too long, too
 
 
 def _finish(plan: _Plan, tally: _Tally) -> None:
-    """Say what was left out; it is an error if that is everything."""
-    where = plan.source.path.parent if plan.folder is None else plan.folder.folder
+    """Report what was dropped. If that is everything, it is an error."""
+    where = plan.file.path.parent if plan.folder is None else plan.folder.folder
     if plan.missing is not None:
         plan.missing.parent.mkdir(parents=True, exist_ok=True)
+        # Not `write_whole`: the processes of a training write this list at the same time, so each needs its own draft.
         draft = plan.missing.with_name(f"{plan.missing.name}.{os.getpid()}")
         draft.write_text("".join(f"{identity}\n" for identity in tally.missing), encoding="utf-8")
         draft.replace(plan.missing)
     if not tally.rows and not tally.missing:
-        split = "" if plan.source.split is None else f" in the split {plan.source.split!r}"
+        split = "" if plan.file.split is None else f" in the split {plan.file.split!r}"
         raise AnnotationError(
-            f"{plan.source.path} has no row{split}: of {tally.records} records, {tally.empty} are without words, "
-            f"{tally.unselected} are not among the ids asked for (only, without). Does the list of ids belong to "
-            "these annotations?"
+            f"{plan.file.path} has no row{split}: of {tally.records} records, {tally.empty} have no words, and "
+            f"{tally.unselected} are not selected (only, without). Does the list of ids belong to these annotations?"
         )
     if tally.missing:
         first, place = next(iter(tally.missing.items()))
@@ -447,41 +445,42 @@ def _finish(plan: _Plan, tally: _Tally) -> None:
         if not tally.rows:
             example = f"; there are {len(plan.folder)} {plan.media}s, such as {plan.folder[0]}" if plan.folder else ""
             raise AnnotationError(
-                f"All {len(tally.missing)} {plan.media}s of {plan.source.path} are missing in {where}, the first is "
+                f"All {len(tally.missing)} {plan.media}s of {plan.file.path} are missing in {where}, the first is "
                 f"{first!r} ({place}){example}. Is this the right folder? {listed}"
             )
         problem = (
-            f"{len(tally.missing)} {plan.media}s of {plan.source.path} are missing in {where}, the first is {first!r} "
+            f"{len(tally.missing)} {plan.media}s of {plan.file.path} are missing in {where}, the first is {first!r} "
             f"({place}). {listed}"
         )
         if plan.on_missing == "error":
-            raise AnnotationError(f"{problem} on_missing='drop' leaves their {tally.rows_missing} rows out.")
-        logger.warning("%s %d rows are left out, %d stay.", problem, tally.rows_missing, tally.rows)
+            raise AnnotationError(f"{problem} on_missing='drop' drops their {tally.rows_missing} rows.")
+        logger.warning("%s %d rows are dropped, %d remain.", problem, tally.rows_missing, tally.rows)
     if tally.empty:
-        logger.warning("%s: %d records without words are left out.", plan.source.path, tally.empty)
+        logger.warning("%s: %d records without words are dropped.", plan.file.path, tally.empty)
     if unmet := sorted((plan.without | (plan.only or frozenset())) - tally.met):
         logger.warning(
-            "%s: %d ids that were listed (only, without) do not occur, the first is %r.",
-            plan.source.path,
+            "%s: %d of the listed ids (only, without) do not occur, the first is %r.",
+            plan.file.path,
             len(unmet),
             unmet[0],
         )
 
 
 def _digest(row: Mapping[str, Any]) -> int:
-    """Equal for rows of the same clip and words."""
-    return _stable_id("\0".join((row["video_id"], *(row[name] for name in _WORDS if name in row))).encode())
+    """A hash that is equal for rows with the same clip and words."""
+    return stable_id("\0".join((row["video_id"], *(row[name] for name in _WORDS if name in row))).encode())
 
 
 def _repeated(digests: np.ndarray) -> np.ndarray:
-    """Places of the rows that occurred before, ascending."""
+    """Ascending positions of the rows that repeat an earlier one."""
+    # Sorting 8 bytes a row takes a fraction of the memory of a set. A stable sort keeps the first of equal rows first.
     order = np.argsort(digests, kind="stable")
     ordered = digests[order]
     return np.sort(order[1:][ordered[1:] == ordered[:-1]])
 
 
 def _duplicate(plan: _Plan, digests: Sequence[int], repeated: np.ndarray) -> AnnotationError:
-    """The first repeated row, with its place in the file, for which that is read again."""
+    """The error for the first repeated row. The file is read again to find its place, which was not kept."""
     second = int(repeated[0])
     first = digests.index(digests[second])
     places = [(place, row) for i, (place, row) in enumerate(_rows(plan, _Tally())) if i in (first, second)]
@@ -498,7 +497,7 @@ def _duplicate(plan: _Plan, digests: Sequence[int], repeated: np.ndarray) -> Ann
 
 
 def _read_ids(source: PathLike | Sequence[str]) -> list[str]:
-    """The ids in a list, a text file of one a line, or the column `video_id` of a CSV; at least one."""
+    """Ids from a sequence, a text file with one a line, or the column `video_id` of a CSV; at least one."""
     if not isinstance(source, str | os.PathLike):
         ids = list(source)
     elif (path := Path(source)).suffix.lower() == ".csv":
@@ -511,7 +510,7 @@ def _read_ids(source: PathLike | Sequence[str]) -> list[str]:
 
 
 def _read_names(source: PathLike | Mapping[str, str] | None) -> Mapping[str, str] | None:
-    """From id to the name of the file; a text file has `<name> <id>` in each line."""
+    """A mapping from id to the name of a file; a text file has `<name> <id>` on each line."""
     if source is None or isinstance(source, Mapping):
         return source
     names: dict[str, str] = {}
@@ -520,7 +519,7 @@ def _read_names(source: PathLike | Mapping[str, str] | None) -> Mapping[str, str
         if len(pair) != 2:
             raise AnnotationError(f"{place}: expected '<name> <id>', two words; received {line!r:.80}.")
         if pair[1] in names:
-            raise AnnotationError(f"{place}: the id {pair[1]!r} is there twice.")
+            raise AnnotationError(f"{place}: the id {pair[1]!r} occurs twice.")
         names[pair[1]] = pair[0]
     return names
 

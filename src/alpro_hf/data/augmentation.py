@@ -1,7 +1,7 @@
-"""Random changes to a clip that leave its meaning alone, and the box that prompting entity modeling looks into.
+"""Random changes of a clip that keep its meaning, and the crop box of prompting entity modeling.
 
-Everything here is a pure function of the frames and of a `torch.Generator`: the global random state is neither read
-nor changed. Source: "Pre-training" and "Fine-tuning" in the implementation details of arXiv 2112.09583.
+All functions here are pure functions of the frames and a `torch.Generator`: they neither read nor change the global
+random state. Source: "Pre-training" and "Fine-tuning" in the implementation details of arXiv 2112.09583.
 """
 
 import math
@@ -17,30 +17,30 @@ from .operations import OPERATIONS, Operation
 
 Kind = Literal["video", "image", "finetune"]
 
-# strengths of RandAugment at the highest level
+# ranges of the operations at the highest magnitude, those of torchvision's RandAugment
 MAX_MAGNITUDE = 10
 MAX_FACTOR = 0.9
 MAX_SHEAR = 0.3
 MAX_TRANSLATE = 0.45
 MAX_DEGREES = 30.0
 
-CANVAS = 256 / 224  # frames of a video are this much larger than the crop
+CANVAS = 256 / 224  # side of the resized frames of a video, as a multiple of the side of the crop
 IMAGE_AREA = (0.2, 1.0)
 IMAGE_ASPECT = (3 / 4, 4 / 3)
-GREY = 128
+GREY = 128  # fills areas from outside of the picture
 
 
 class AlproAugmentation:
-    """What ALPRO does to frames in training, the same to all frames of a clip.
+    """The augmentation of ALPRO in training, the same for all frames of a clip.
 
-    - `video` (pre-training): resized to a square of 256/224 times the size, whatever the aspect, one random crop, then
+    - `video` (pre-training): resize to 256/224 times the size, ignoring the aspect ratio; one random crop; then
       RandAugment(2, 5).
-    - `image` (pre-training, an image being a clip of one frame): a random part of 20 to 100 % of the area, aspect
-      (width / height) from 3/4 to 4/3, resized; mirrored half of the time; then RandAugment(2, 7).
-    - `finetune`: resized without any crop, then RandAugment(2, 5).
+    - `image` (pre-training; an image is a clip of one frame): cut out a random part of 20 to 100 % of the area, aspect
+      ratio (width / height) from 3/4 to 4/3; resize; mirror half of the time; then RandAugment(2, 7).
+    - `finetune`: resize without a crop, then RandAugment(2, 5).
 
-    RandAugment(n, m) draws n of the operations with replacement and applies all of them, each at m tenths of its range
-    and, where the operation has two directions, in one of them at random:
+    RandAugment(n, m) draws n of the operations with replacement and applies all of them, each at m tenths of its
+    range. If an operation has two directions, one is drawn:
 
     | operation | range at magnitude 10 |
     | --- | --- |
@@ -50,28 +50,28 @@ class AlproAugmentation:
     | `translate_x`, `translate_y` | 45 % of width or height, in whole pixels |
     | `rotate` | 30 degrees |
 
-    These are the ranges of torchvision's RandAugment. Another convention has factors from 0.1 to 1.9 over the levels
-    0 to 10, by which the paper's level 5 would leave contrast, brightness and sharpness exactly as they are. Contrast
-    moves away from the mean of the whole clip rather than of each frame, so that a still background stays still when
-    something bright appears. Where a picture has moved away, its place turns grey (128).
+    These are the ranges of torchvision's RandAugment. In another convention, factors go from 0.1 to 1.9 over the
+    levels 0 to 10; then the paper's level 5 would not change contrast, brightness and sharpness at all. Contrast is
+    relative to the mean of the whole clip instead of each frame, so that a still background stays still when something
+    bright appears. Areas from outside of the picture are filled with grey (128).
 
-    Mirroring makes captions with "left" or "right" false. Leave `horizontal_flip` out of `operations` where captions
-    speak of directions: then nothing is ever mirrored, images included. Translation can push what a caption names out
-    of the picture, as a crop can.
+    Mirroring makes captions with "left" or "right" false. If captions speak of directions, leave `horizontal_flip` out
+    of `operations`: then nothing is mirrored, including images. Translation, like a crop, can push what a caption
+    names out of the picture.
 
     Args:
         kind: `video`, `image` or `finetune`.
         size: Height and width of the result in pixels; one number for a square.
-        num_ops: Operations for each clip; 0 turns RandAugment off.
+        num_ops: Number of operations for each clip; 0 turns RandAugment off.
         magnitude: From 0 to 10; by default 5, and 7 for `image`.
-        operations: What RandAugment may do, names out of `OPERATIONS`.
+        operations: Operations that RandAugment draws from, names of `OPERATIONS`.
 
     Attributes:
-        input_size: (height, width) to which frames are resized first; frames that have this size already, because the
-            decoder was told so, are not resized again. None for `image`, which resizes what it has cut out.
+        input_size: (height, width) to which frames are resized first; frames that the decoder has given this size are
+            not resized again. None for `image`, which resizes the part that it has cut out.
 
     Raises:
-        ValueError: An argument is outside what is listed here.
+        ValueError: An argument is outside of the values listed here.
 
     Example:
         >>> augment = AlproAugmentation("video", 224, operations=[o for o in OPERATIONS if o != "horizontal_flip"])
@@ -91,7 +91,7 @@ class AlproAugmentation:
             raise ValueError(f"kind={kind!r} is unknown. Use one of {', '.join(get_args(Kind))}.")
         pair = (size, size) if isinstance(size, int) else tuple(size)
         if len(pair) != 2 or not all(isinstance(side, int) and side > 0 for side in pair):
-            raise ValueError(f"size={size!r} is neither a positive whole number nor a (height, width) of two.")
+            raise ValueError(f"size={size!r} is neither a positive whole number nor a pair (height, width).")
         if num_ops < 0:
             raise ValueError(f"num_ops={num_ops} is negative. 0 turns the random operations off.")
         if magnitude is None:
@@ -116,14 +116,14 @@ class AlproAugmentation:
             self.input_size = self.size
 
     def __call__(self, frames: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """One clip, changed at random.
+        """Augment one clip.
 
         Args:
-            frames: uint8 (T, 3, H, W) of any height and width. Left as they are.
-            generator: Where every random number comes from; equally seeded generators give equal results.
+            frames: uint8 (T, 3, H, W) of any height and width. They are not changed in place.
+            generator: Source of all random numbers; equally seeded generators give equal results.
 
         Returns:
-            uint8 (T, 3, *size). It may share memory with `frames` where nothing changed.
+            uint8 (T, 3, *size). It may share memory with `frames` if nothing changed.
 
         Raises:
             TypeError: `frames` is not a tensor of dtype uint8.
@@ -158,15 +158,15 @@ class AlproAugmentation:
 
 
 def apply_operation(frames: torch.Tensor, operation: Operation, strength: float) -> torch.Tensor:
-    """One operation of RandAugment, the same for all frames.
+    """Apply one operation of RandAugment, the same to all frames.
 
     Args:
         frames: uint8 (T, 3, H, W).
-        operation: A name out of `OPERATIONS`.
+        operation: A name of `OPERATIONS`.
         strength: From -1 to 1, a share of the ranges that `AlproAugmentation` lists. Above 0: more contrast,
             brightness or sharpness; `shear_x` pushes the upper half to the right and `shear_y` the left half down;
-            translation to the right or down; rotation counter-clockwise. Without effect on `identity` and
-            `horizontal_flip`.
+            translation is to the right or down, rotation counter-clockwise. `identity` and `horizontal_flip` ignore
+            it.
 
     Returns:
         uint8 (T, 3, H, W).
@@ -184,11 +184,11 @@ def apply_operation(frames: torch.Tensor, operation: Operation, strength: float)
         case "brightness":
             return F.adjust_brightness(frames, factor)
         case "contrast":
-            # the frames below each other are one picture, with one mean
+            # the frames, one below the other, are one picture with one mean
             tall = frames.transpose(0, 1).flatten(1, 2)
             return F.adjust_contrast(tall, factor).unflatten(1, (len(frames), -1)).transpose(0, 1)
         case "sharpness":
-            # several times faster than with each channel in one piece
+            # several times faster than with the channels first in memory
             return F.adjust_sharpness(frames.contiguous(memory_format=torch.channels_last), factor)
         case "rotate":
             return _warp(frames, degrees=MAX_DEGREES * strength)
@@ -209,17 +209,17 @@ def draw_crop(
     area: tuple[float, float] = (0.3, 0.5),
     aspect: tuple[float, float] = (0.3, 1 / 0.3),
 ) -> torch.Tensor:
-    """The box of prompting entity modeling, on the grid of patches and the same in all frames.
+    """Draw the box of prompting entity modeling on the grid of patches, the same in all frames.
 
-    The share of the area is drawn uniformly, then the aspect uniformly among those with which a box of this area fits
-    (at half of the area, a box is at most twice as high as wide), then the place uniformly among all that are inside.
-    Height and then width are rounded to whole patches, at least 1 and at most the grid. Rounding moves the share by up
-    to half a row or column of the box: it lies between 0.28 and 0.54 on 14 x 14 patches, and between 0.25 and 0.57 on
-    4 x 4. On 2 x 2 patches a box is one patch or two.
+    The share of the area is drawn uniformly; then the aspect ratio, uniformly among those with which a box of this
+    area fits (at half of the area, a box is at most twice as high as wide); then the position, uniformly among all
+    inside the grid. Height and then width are rounded to whole patches, at least 1 and at most the grid. Rounding
+    changes the share by up to half a row or column of the box: it lies between 0.28 and 0.54 on 14 x 14 patches, and
+    between 0.25 and 0.57 on 4 x 4. On 2 x 2 patches a box has one or two patches.
 
     Args:
-        grid: Patches from top to bottom and from left to right, (h, w).
-        generator: Where every random number comes from.
+        grid: Number of patches, (h, w).
+        generator: Source of all random numbers.
         area: Smallest and largest share of the grid.
         aspect: Smallest and largest height / width.
 
@@ -227,7 +227,7 @@ def draw_crop(
         bool (h, w), True inside the box.
 
     Raises:
-        ValueError: A range is empty or outside what is possible, or the grid has no patch.
+        ValueError: A range is empty or impossible, or the grid has no patch.
     """
     if min(grid) < 1:
         raise ValueError(f"grid={grid} has no patch. Divide height and width of the frames by the patch size.")
@@ -237,7 +237,7 @@ def draw_crop(
         raise ValueError(f"aspect={aspect} is not a range of height / width. Give (smallest, largest) above 0.")
     rows, columns = grid
     patches = max(1.0, rows * columns * _between(area, generator))
-    # neither side of the box under one patch or over the grid
+    # aspect ratios at which neither side of the box is below one patch or above the grid
     lowest = max(patches / columns**2, 1 / patches)
     highest = min(rows**2 / patches, patches)
     fitting = (min(max(aspect[0], lowest), highest), max(min(aspect[1], highest), lowest))
@@ -248,12 +248,12 @@ def draw_crop(
 
 
 def box_mask(grid: tuple[int, int], top: int, left: int, height: int, width: int) -> torch.Tensor:
-    """A box of patches as a mask.
+    """Make a mask of a box of patches.
 
     Args:
         grid: (h, w) in patches.
-        top, left: The box's first row and column.
-        height, width: Its size in patches, at least 1.
+        top, left: First row and column of the box.
+        height, width: Size of the box in patches, at least 1.
 
     Returns:
         bool (h, w), True inside.
@@ -281,9 +281,10 @@ def _resize(frames: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 
 def _warp(frames: torch.Tensor, degrees: float = 0.0, shear: tuple[float, float] = (0.0, 0.0)) -> torch.Tensor:
-    """Turned counter-clockwise or sheared (pixels for each pixel) about the middle, bilinear, on grey.
+    """Rotate counter-clockwise or shear (pixels for each pixel) about the middle, bilinear, with a grey fill.
 
-    torchvision fills with 0 at half the price of any other value. With grey as the zero of signed bytes, 0 is grey.
+    torchvision fills with 0 in half the time of any other value. The frames are mapped to signed bytes in which grey
+    is 0.
     """
     signed = (frames ^ GREY).view(torch.int8)
     moved = F.affine(
@@ -298,7 +299,7 @@ def _warp(frames: torch.Tensor, degrees: float = 0.0, shear: tuple[float, float]
 
 
 def _shift(frames: torch.Tensor, pixels: int, dim: int) -> torch.Tensor:
-    """Moved to the right or down, or where `pixels` is negative to the left or up, on grey."""
+    """Move to the right or down, or to the left or up if `pixels` is negative, with a grey fill."""
     kept = frames.shape[dim] - abs(pixels)
     moved = torch.full_like(frames, GREY)
     moved.narrow(dim, max(pixels, 0), kept).copy_(frames.narrow(dim, max(-pixels, 0), kept))
@@ -306,10 +307,10 @@ def _shift(frames: torch.Tensor, pixels: int, dim: int) -> torch.Tensor:
 
 
 def _draw_part(height: int, width: int, generator: torch.Generator) -> tuple[int, int, int, int]:
-    """Top, left, height and width of the part of an image, by torchvision's rule for `RandomResizedCrop`.
+    """Draw a part of an image by the rule of torchvision's `RandomResizedCrop`: top, left, height, width.
 
-    What does not fit is drawn again. After ten draws (a very long or flat image) it is the middle, as large as the
-    aspects allow.
+    A part that does not fit is drawn again. After ten draws (for a very high or wide image) it is the middle of the
+    image, as large as the aspect ratios allow.
     """
     for _ in range(10):
         area = height * width * _between(IMAGE_AREA, generator)
@@ -326,7 +327,7 @@ def _draw_part(height: int, width: int, generator: torch.Generator) -> tuple[int
 
 
 def _uniform(generator: torch.Generator) -> float:
-    """In [0, 1)."""
+    """A number in [0, 1)."""
     return torch.rand((), generator=generator).item()
 
 
@@ -348,14 +349,14 @@ def _clamp(value: int, low: int, high: int) -> int:
 
 def _check_operation(operation: str) -> None:
     if operation not in OPERATIONS:
-        raise ValueError(f"The operation {operation!r} is unknown. Use names out of {', '.join(OPERATIONS)}.")
+        raise ValueError(f"The operation {operation!r} is unknown. Choose from {', '.join(OPERATIONS)}.")
 
 
 def _check_frames(frames: torch.Tensor) -> None:
     if isinstance(frames, np.ndarray):
         raise TypeError(
             f"Frames are a numpy array of shape {frames.shape}, not a tensor. Write torch.from_numpy(frames), with "
-            ".permute(0, 3, 1, 2) where channels come last."
+            ".permute(0, 3, 1, 2) if channels come last."
         )
     if not isinstance(frames, torch.Tensor) or frames.dtype != torch.uint8:
         received = frames.dtype if isinstance(frames, torch.Tensor) else type(frames).__name__
@@ -363,7 +364,7 @@ def _check_frames(frames: torch.Tensor) -> None:
     if frames.ndim != 4 or frames.shape[1] != 3 or 0 in frames.shape:
         raise ValueError(
             f"Frames must have the shape (T, 3, height, width), received {tuple(frames.shape)}. Use "
-            ".permute(0, 3, 1, 2) where channels come last, and one clip at a time."
+            ".permute(0, 3, 1, 2) if channels come last, and pass one clip at a time."
         )
 
 

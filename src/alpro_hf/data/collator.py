@@ -1,4 +1,4 @@
-"""From rows (a clip and its words) to the batches that the models read."""
+"""Collate rows, each a clip and its text, into the batches that the models read."""
 
 import json
 import logging
@@ -16,7 +16,7 @@ from ..model.decoding_types import VideoDecodeError
 from ..model.loss_alpro import IGNORE_INDEX
 from ..model.video_processing_alpro import SAMPLING_STRATEGIES, SamplingStrategy
 from .isolated_decoder import IsolatedDecoder
-from .rows import Draw, Row, _clip_name, _field, _is_decoded, _shown_clip, _source, _stable_id, video_id
+from .rows import Draw, Row, clip_key, clip_label, is_decoded_clip, media_source, required_field, stable_id, video_id
 
 if TYPE_CHECKING:
     from ..model.processing_alpro import AlproProcessor
@@ -26,12 +26,12 @@ logger = logging.getLogger(__name__)
 
 
 class Collated(NamedTuple):
-    """What became of some rows.
+    """A batch, the rows in it, and the reasons why others are not.
 
     Args:
-        batch: As a call of the collator returns it; empty where no row is left.
-        rows: The rows that are in the batch.
-        failures: Place among the rows given -> why the row is not in the batch.
+        batch: The result of a call of the collator; empty if no row is left.
+        rows: The rows in the batch.
+        failures: Position of each lost row among the rows given -> why it is not in the batch.
     """
 
     batch: dict[str, Any]
@@ -40,41 +40,45 @@ class Collated(NamedTuple):
 
 
 class AlproCollator:
-    """Turns rows into a batch for retrieval or question answering.
+    """Collate rows into a batch for retrieval or question answering.
 
     Rows are `{"video", "text"}` or `{"video", "question", "answer"[, "answer_type"]}`. `video` is a path or the bytes
-    of a file, decoded by the processor; `{"bytes", "path"}`, as the `datasets` library gives either; or a decoded
-    clip: uint8 (T, height, width, 3). A clip that has the processor's frame count and size is only normalised, which
-    costs a fraction of a millisecond.
+    of a file, decoded by the processor; a mapping `{"bytes", "path"}`, as the `datasets` library gives either; or a
+    decoded clip: uint8 (T, height, width, 3). A decoded clip with the frame count and size of the processor is only
+    normalised, which takes a fraction of a millisecond.
 
-    Optional in a row: `video_id` (text or whole number), where the same clip hides behind different paths or arrays;
-    `candidates` (strings), the answers that compete for a question, where not all do (multiple choice); `index` and
-    `epoch`, which `NumberedRows` adds. The frames of a row with an `epoch` are drawn by `train_sampling`
-    and go through `augmentation`, both as functions of (seed, epoch, index); without one, the processor samples as in
-    evaluation and nothing is augmented.
+    Optional fields of a row:
 
-    A clip that cannot be decoded loses its row, never its place to another clip: a warning names the file, `dropped`
-    counts it, and `dropped_file` lists it. A batch without any row left raises `ValueError`, or with `allow_empty` (an
-    attribute, which `AlproTrainer` sets) is an empty one.
+    - `video_id` (text or whole number): identifies a clip that occurs under different paths or as different arrays;
+    - `candidates` (strings): the answers that compete for a question, if not all do (multiple choice);
+    - `index` and `epoch`, which `NumberedRows` adds. With an `epoch`, frames are drawn by `train_sampling` and go
+      through `augmentation`, both as functions of (seed, epoch, index). Without one, the processor samples as in
+      evaluation and nothing is augmented.
+
+    A row whose clip cannot be decoded is dropped and never replaced by another: a warning names the file, `dropped`
+    counts the row, and `dropped_file` lists the clip. A batch without any row left raises `ValueError`; if the
+    attribute `allow_empty` is set, as `AlproTrainer` does, the batch is empty instead.
 
     Args:
-        processor: What prepares frames and text at inference too.
+        processor: The processor of the model, which also prepares its inputs at inference.
         task: `retrieval` or `qa`.
-        label2id: Answer to label, for `qa`; an answer outside it gets the label -100.
+        label2id: Answer to label, for `qa`; an answer outside of it gets the label -100.
         train_sampling: How frames are drawn in training: `headtail` (as in the paper), `random`, `uniform`, `center`.
-        augmentation: Random changes in training, `AlproAugmentation("finetune", size)` in the paper; None: none.
-        seed: Of the drawn frames and the augmentation.
-        decoder: Decodes in processes of its own, so that a clip that crashes or hangs FFmpeg loses its row, too,
-            instead of ending the job. Each data loading process starts its own.
-        dropped_file: JSON lines `{"clip", "reason"}` of the clips that could not be decoded, each once; what is there
-            is kept. None: no list. `AlproTrainer` names one in its output folder.
+        augmentation: Random changes in training, `AlproAugmentation("finetune", size)` in the paper; None for none.
+        seed: Seed of the drawn frames and the augmentation.
+        decoder: Decodes in separate processes, so that a clip that crashes or hangs FFmpeg costs its row and not the
+            job. Each data loading process starts its own.
+        dropped_file: JSON lines `{"clip", "reason"}` of the clips that could not be decoded, each once. Existing lines
+            are kept. None for no list. `AlproTrainer` names one in its output folder.
 
-    Returns (from a call):
-        `input_ids`, `attention_mask` (B, L), `pixel_values_videos` (V, T, 3, height, width) float32; for retrieval
-        V = B, and `video_ids`, `text_ids` int64 (B,), equal where clip or caption are the same; for `qa` `labels`
-        int64 (B,), the lists of strings `answers`, `answer_types`, and `video_index` int64 (B,): the clip, among the
-        V, that a question is about, since questions about one path or `video_id` share it, and `answer_mask` bool (B,
-        answers) where a row has `candidates`; `row_ids` int64 (B,) where rows have an `index`.
+    Returns (from a call), for B rows with V clips:
+        - `input_ids`, `attention_mask` int64 (B, L);
+        - `pixel_values_videos` float32 (V, T, 3, height, width); V = B for retrieval. For `qa`, questions about one
+          path or `video_id` share a clip;
+        - `row_ids` int64 (B,), if all rows have an `index`;
+        - retrieval: `video_ids`, `text_ids` int64 (B,), equal for the same clip or caption;
+        - `qa`: `labels` int64 (B,); lists of strings `answers`, `answer_types`; `video_index` int64 (B,), the clip
+          among the V that a question is about; `answer_mask` bool (B, answers), if a row has `candidates`.
 
     Example:
         >>> collator = AlproCollator(processor, task="retrieval")
@@ -93,7 +97,7 @@ class AlproCollator:
         dropped_file: str | os.PathLike[str] | None = None,
     ):
         if task not in ("retrieval", "qa"):
-            raise ValueError(f"AlproCollator knows the tasks 'retrieval' and 'qa'; received task={task!r}.")
+            raise ValueError(f"AlproCollator has the tasks 'retrieval' and 'qa'; received task={task!r}.")
         if task == "qa" and not label2id:
             raise ValueError("AlproCollator(task='qa') needs label2id, for instance model.config.label2id.")
         if train_sampling not in SAMPLING_STRATEGIES:
@@ -110,6 +114,7 @@ class AlproCollator:
         self.dropped_file = dropped_file
         self.allow_empty = False
         self._listed: set[str] | None = None  # clips in `dropped_file`
+        # in shared memory, because data loading processes count too
         self._dropped = torch.zeros((), dtype=torch.int64).share_memory_()
         self._read = torch.zeros((), dtype=torch.int64).share_memory_()
         self._ready_shape = _ready_shape(processor.video_processor)
@@ -117,12 +122,12 @@ class AlproCollator:
 
     @property
     def dropped(self) -> int:
-        """Rows lost to clips that could not be decoded, in all worker processes together."""
+        """Rows dropped because their clips could not be decoded, in all worker processes together."""
         return int(self._dropped)
 
     @property
     def read(self) -> int:
-        """Rows that were to be collated, dropped ones among them, in all worker processes together."""
+        """Rows given to the collator, including dropped ones, in all worker processes together."""
         return int(self._read)
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
@@ -135,15 +140,15 @@ class AlproCollator:
         return collated.batch
 
     def collate(self, rows: Sequence[Row]) -> Collated:
-        """The batch that a call returns, and what became of the rows; does not raise where no row is left."""
-        # a clip is decoded and encoded once for all its questions; contrastive learning needs one for each text
-        keys = [_clip_name(row, i) if self.task == "qa" else i for i, row in enumerate(rows)]
+        """Collate rows like a call, and tell which rows were lost. A batch without rows is not an error."""
+        # A clip is decoded and encoded once for all its questions. Contrastive learning needs one for each text.
+        keys = [clip_key(row, i) if self.task == "qa" else i for i, row in enumerate(rows)]
         places, clips, failures = self._clips(rows, keys)
         kept = [row for row, key in zip(rows, keys, strict=True) if key in places]
         lost = {i: failures[key] for i, key in enumerate(keys) if key in failures}
         if not kept:
             return Collated({}, [], lost)
-        texts = [_field(row, "text" if self.task == "retrieval" else "question", self.task) for row in kept]
+        texts = [required_field(row, "text" if self.task == "retrieval" else "question", self.task) for row in kept]
         encoding = self.processor(text=texts, return_tensors="pt")
         batch: dict[str, Any] = {
             "input_ids": encoding["input_ids"],
@@ -152,9 +157,9 @@ class AlproCollator:
         }
         if self.task == "retrieval":
             batch["video_ids"] = torch.tensor([video_id(row) for row in kept])
-            batch["text_ids"] = torch.tensor([_stable_id(text.encode()) for text in texts])
+            batch["text_ids"] = torch.tensor([stable_id(text.encode()) for text in texts])
         else:
-            answers = [_field(row, "answer", self.task) for row in kept]
+            answers = [required_field(row, "answer", self.task) for row in kept]
             batch["video_index"] = torch.tensor([places[key] for key in keys if key in places])
             batch["labels"] = torch.tensor([self.label2id.get(answer, IGNORE_INDEX) for answer in answers])
             if any(row.get("candidates") is not None for row in kept):
@@ -166,7 +171,7 @@ class AlproCollator:
         return Collated(batch, kept, lost)
 
     def _answer_mask(self, row: Row) -> torch.Tensor:
-        """bool (answers,): which answers a row lets compete."""
+        """The answers that compete for a question, bool (answers,)."""
         candidates = row.get("candidates")
         if candidates is None:
             return torch.ones(len(self.label2id), dtype=torch.bool)
@@ -176,16 +181,19 @@ class AlproCollator:
                 f"{', '.join(map(repr, candidates))}."
             )
         known = [self.label2id[answer] for answer in candidates if answer in self.label2id]
-        mask = torch.full((len(self.label2id),), not known)  # none of them: the row carries no loss in any case
+        mask = torch.full(
+            (len(self.label2id),), not known
+        )  # if none is a label, any mask will do: the row has no loss
         mask[known] = True
         return mask
 
     def _clips(
         self, rows: Sequence[Row], keys: Sequence[Hashable]
     ) -> tuple[dict[Hashable, int], list[torch.Tensor], dict[Hashable, str]]:
-        """Where the clip of each key stands among the clips; the clips; why there is none for the other keys.
+        """Decode the clips of a batch. Rows with equal keys share a clip, decoded with the draw of the first of them.
 
-        Rows with equal keys share a clip. Its frames are those of the first of them.
+        Returns:
+            Key -> position of its clip; the clips, each (T, 3, height, width) uint8; key -> why it has no clip.
         """
         places: dict[Hashable, int] = {}
         clips: list[torch.Tensor] = []
@@ -208,24 +216,26 @@ class AlproCollator:
         return places, clips, failures
 
     def _list(self, row: Row, reason: str) -> None:
-        """Note a clip in `dropped_file`, unless it is there: by another process, or in an earlier epoch or run."""
+        """Add a clip to `dropped_file`, unless this process, or an earlier run, has listed it already."""
         if self.dropped_file is None:
             return
         if self._listed is None:
             self._listed = {one["clip"] for one in dropped_clips(self.dropped_file)}
-        clip = _shown_clip(row)
+        clip = clip_label(row)
         if clip not in self._listed:
             self._listed.add(clip)
             os.makedirs(os.path.dirname(os.path.abspath(self.dropped_file)), exist_ok=True)
-            with open(self.dropped_file, "ab", buffering=0) as file:  # one write a line: processes do not mix theirs
+            with open(
+                self.dropped_file, "ab", buffering=0
+            ) as file:  # unbuffered: one write a line, so that lines of processes do not mix
                 file.write(json.dumps({"clip": clip, "reason": reason}).encode() + b"\n")
 
     def _frames(self, row: Row) -> torch.Tensor:
-        """The frames of a row at their final size, not normalised: (T, 3, height, width)."""
-        return self._prepare(row, _source(_field(row, "video", self.task)), self.augmentation)
+        """The frames of a row at their final size, not normalised: uint8 (T, 3, height, width)."""
+        return self._prepare(row, media_source(required_field(row, "video", self.task)), self.augmentation)
 
     def _draw(self, row: Row) -> Draw | None:
-        """What the frames and the augmentation of a row are drawn by; None where nothing is drawn."""
+        """The draw of the frames and the augmentation of a row; None if nothing is random (evaluation)."""
         if "epoch" not in row:
             return None
         if "index" not in row:
@@ -236,9 +246,9 @@ class AlproCollator:
         return Draw(self.seed, row["epoch"], row["index"])
 
     def _prepare(self, row: Row, clip: Any, augmentation: "AlproAugmentation | None", **options: Any) -> torch.Tensor:
-        """One clip through the processor, all but normalised, and through the augmentation: (T, 3, height, width)."""
+        """Process and augment one clip, without normalising it: uint8 (T, 3, height, width)."""
         decoder = decode if self.decoder is None else self.decoder.decode
-        # workers decode side by side, and share the cores with the model
+        # One thread each in data loading processes, which decode at the same time and share the cores with the model.
         options["decoder"] = decoder if get_worker_info() is None else partial(decoder, threads=1)
         draw = self._draw(row)
         if draw is not None:
@@ -252,7 +262,7 @@ class AlproCollator:
             if self._is_ready(clip):
                 return torch.from_numpy(np.array(clip)).permute(0, 3, 1, 2)
         else:
-            # straight to the size that the augmentation starts from: in a file, decoding and resizing are one step
+            # Directly to the input size of the augmentation: for a file, decoding and resizing are one step.
             size = augmentation.input_size
             options |= {"do_center_crop": False, "do_resize": size is not None}
             if size is not None:
@@ -270,33 +280,36 @@ class AlproCollator:
         return augmentation(frames, draw.generator("augmentation"))
 
     def _is_ready(self, video: Any) -> bool:
-        """Whether the processor would do nothing but normalise the clip."""
+        """Whether the processor would only normalise the clip."""
         return (
-            _is_decoded(video)
+            is_decoded_clip(video)
             and tuple(video.shape) == self._ready_shape
             and video.dtype in (np.dtype(np.uint8), torch.uint8)
         )
 
     def _normalise(self, clips: torch.Tensor) -> torch.Tensor:
-        """(V, T, 3, height, width) -> float32, the whole batch in one go and bit for bit as the processor does it."""
+        """Normalise clips, (V, T, 3, height, width) -> float32.
+
+        All at once and in place, which is faster than in the processor and gives bitwise the same result.
+        """
         pixels = clips.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
         return pixels.sub_(self._mean[:, None, None]).div_(self._std[:, None, None])
 
 
 def dropped_clips(path: str | os.PathLike[str]) -> list[dict[str, str]]:
-    """What a `dropped_file` lists, each clip once: `{"clip", "reason"}`. Nothing if there is no such file."""
+    """The clips in a `dropped_file`, each once: `{"clip", "reason"}`. An empty list if there is no such file."""
     found: dict[str, dict[str, str]] = {}
     if os.path.exists(path):
         with open(path, encoding="utf-8") as file:
             for line in file:
-                if line.endswith("\n"):  # else a process died while it wrote
+                if line.endswith("\n"):  # an incomplete last line: a process died while writing it
                     one = json.loads(line)
                     found.setdefault(one["clip"], one)
     return list(found.values())
 
 
 def _ready_shape(video_processor: Any) -> tuple[int, ...] | None:
-    """The shape of clips that the processor only normalises; None where it does more to clips of any shape."""
+    """The shape of decoded clips that the processor would only normalise; None if there is no such shape."""
     size = video_processor.size
     plain = video_processor.do_resize and not video_processor.do_center_crop and video_processor.fps is None
     if plain and size.get("height") and size.get("width"):
@@ -305,7 +318,7 @@ def _ready_shape(video_processor: Any) -> tuple[int, ...] | None:
 
 
 def _pixel_statistics(video_processor: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and standard deviation (3,) of pixels as they come out of a file, by which the processor normalises."""
+    """Mean and standard deviation of the processor's normalisation, for pixels from 0 to 255: float32 (3,) each."""
     mean, std = torch.zeros(3), torch.ones(3)
     if video_processor.do_normalize:
         mean, std = torch.tensor(video_processor.image_mean), torch.tensor(video_processor.image_std)

@@ -1,8 +1,9 @@
-"""Decoding in processes that may die: a file that crashes or hangs FFmpeg costs its own row and nothing else.
+"""Decoding in separate processes: a file that crashes or hangs FFmpeg costs its own row and nothing else.
 
-`IsolatedDecoder.decode` takes and gives what `decoding.decode` does. Behind it stand processes that import FFmpeg and
-numpy alone, take one file at a time, and are ended when one takes too long; the next file finds a fresh one. They can
-hold only so much memory. What they answer is JSON and raw pixels, which is read as data.
+`IsolatedDecoder.decode` takes the arguments of `decoding.decode` and returns the same. It passes each file to a
+process that runs `decode_server.py` and can hold only a limited amount of memory. A process that takes too long is
+killed, and the next file gets a new one. The answers are JSON and raw pixels, never pickles: a hostile file that took
+control of a process cannot make the caller run code.
 
     with IsolatedDecoder(deadline=60) as decoder:
         frames = decoder.decode("clip.mp4", [0, 10, 20])
@@ -13,6 +14,7 @@ import base64
 import io
 import math
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -21,54 +23,67 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import Any, NoReturn, cast
 
 import numpy as np
 
-from . import decode_server
-from .decode_server import (
-    _receive,
-    _send,
-    _sent,
-    _serve,
-    _WorkerDiedError,
+from ..model.decoding import FrameChoice, choose_frames
+from ..model.decoding_source import VideoSource, checked_file, copied, is_url, source_name
+from ..model.decoding_table import FrameTable
+from ..model.decoding_types import (
+    DEFAULT_LIMITS,
+    CorruptVideoError,
+    DecoderFailedError,
+    EmptyVideoError,
+    Frames,
+    NotAVideoError,
+    NoVideoStreamError,
+    TruncatedVideoError,
+    VideoDecodeError,
+    VideoInfo,
+    VideoLimits,
+    VideoTooLargeError,
 )
+from . import decode_server
+from .decode_server import ConnectionLostError, path_to_text, receive_message, send_message, table_to_text
 
-if TYPE_CHECKING:
-    from ..model.decoding import FrameChoice
-    from ..model.decoding_source import VideoSource
-    from ..model.decoding_table import FrameTable
-    from ..model.decoding_types import Frames, VideoInfo, VideoLimits
+START_DEADLINE = 120.0  # seconds that a process may take to start
 
-STARTING = 120.0  # seconds that a process may take to start
+_ERRORS: dict[str, type[VideoDecodeError]] = {
+    kind.__name__: kind
+    for kind in (
+        NotAVideoError,
+        NoVideoStreamError,
+        EmptyVideoError,
+        TruncatedVideoError,
+        CorruptVideoError,
+        VideoTooLargeError,
+    )
+}
 
-# nothing is imported from the working folder, nor from that of the file; `python -P` does this from 3.11 on
+# Runs a script without its folder or the working folder in the search path: a `numpy.py` beside somebody's videos must
+# not be imported. `python -P` does this from Python 3.11 on; `-I` would also ignore PYTHONPATH, which may be needed.
 _START = (
     "import sys; sys.path = [path for path in sys.path if path]; "
     "import runpy; runpy.run_path(sys.argv[1], None, '__main__')"
 )
 
 
-# ------------------------------------------------------------------------------------------------- what both sides say
-
-
-# --------------------------------------------------------------------------------------------------- the caller's side
-
-
 class IsolatedDecoder:
-    """`decode` and `probe` as in `decoding`, in processes of their own.
+    """`decode` and `probe` of `decoding`, run in separate processes.
 
-    Threads may share it, and processes too: one that was forked or got it by pickling starts processes of its own.
-    They start when they are first needed and end with `close`, with the process that started them, or by force.
+    Threads may share a decoder. So may processes: after a fork, or when unpickled, a decoder starts processes of its
+    own. Processes start when they are first needed. They end with `close`, or when the process that started them ends,
+    even if it is killed.
 
     Args:
-        processes: How many files are decoded at a time; a further caller waits.
-        deadline: Seconds for one file, after which its process is ended.
-        max_memory: Bytes of data that a process may hold, FFmpeg's own included; None: no bound. Kept where the
-            system keeps such bounds (Linux).
+        processes: How many files are decoded at a time; further callers wait.
+        deadline: Seconds for one file. After that its process is killed.
+        max_memory: Bytes of data that a process may hold, including those of FFmpeg; None for no limit. Only Linux
+            enforces such limits.
 
-    Raises (from `decode` and `probe`, beside what those of `decoding` do):
-        DecoderFailedError: The process crashed, or was ended at the deadline.
+    Raises (from `decode` and `probe`, in addition to the errors of `decoding`):
+        DecoderFailedError: The process crashed, or was killed at the deadline.
         VideoTooLargeError: The file needs more than `max_memory`.
     """
 
@@ -89,14 +104,14 @@ class IsolatedDecoder:
         self._busy: set[_Worker] = set()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("processes", "deadline", "max_memory")}
+        return {"processes": self.processes, "deadline": self.deadline, "max_memory": self.max_memory}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._begin()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "IsolatedDecoder":
-        return self  # processors copy their arguments, and a copy would start processes that nobody ends
+        return self  # processors copy their arguments, and nobody would close the processes of a copy
 
     def __enter__(self) -> "IsolatedDecoder":
         return self
@@ -105,33 +120,32 @@ class IsolatedDecoder:
         self.close()
 
     def close(self) -> None:
-        """End all processes at once, also those at work; a later call starts new ones."""
+        """Kill all processes, including busy ones. A later call starts new ones."""
         if self._owner == os.getpid():
             with self._lock:
-                for worker in self._busy:  # the thread that waits for it cleans up
+                for worker in self._busy:  # the thread that waits for the worker removes it
                     worker.process.kill()
                 while self._idle:
                     self._idle.pop().kill()
 
     def decode(
         self,
-        source: "VideoSource",
-        indices: "FrameChoice" = None,
+        source: VideoSource,
+        indices: FrameChoice = None,
         *,
         height: int | None = None,
         width: int | None = None,
-        limits: "VideoLimits | None" = None,
+        limits: VideoLimits | None = None,
         allow_url: bool = False,
         allow_truncated: bool = False,
-        table: "FrameTable | None" = None,
+        table: FrameTable | None = None,
         threads: int = 0,
-    ) -> "Frames":
-        """See `decoding.decode`. A file object is read to its end first."""
-        import torch
+    ) -> Frames:
+        """Decode the frames `indices` of a video; see `decoding.decode`.
 
-        from ..model.decoding import choose_frames
-        from ..model.decoding_table import FrameTable
-        from ..model.decoding_types import Frames
+        A file object is read completely and its bytes are sent to the process.
+        """
+        import torch
 
         request: dict[str, Any] = {
             "do": "decode",
@@ -139,44 +153,41 @@ class IsolatedDecoder:
             "width": width,
             "allow_url": allow_url,
             "allow_truncated": allow_truncated,
-            "table": _sent(table),
+            "table": table_to_text(table),
             "threads": threads,
         }
+        # `indices` may be a function, which stays here: the process sends what it found out and gets numbers back.
         answer, pixels = self._ask(source, request, limits, lambda info: choose_frames(indices, info))
         info = _video_info(answer["info"], source)
         stack = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
         try:
             found = FrameTable.from_bytes(base64.b64decode(answer["table"])) if answer["table"] else None
-        except ValueError:  # the process writes over its own memory; a table is a help and not the result
+        except ValueError:  # The process may have overwritten its memory; the frames are usable without the table.
             found = None
         return Frames(stack, answer["indices"], answer["timestamps"], info, found)
 
-    def probe(
-        self, source: "VideoSource", *, limits: "VideoLimits | None" = None, allow_url: bool = False
-    ) -> "VideoInfo":
-        """See `decoding.probe`."""
+    def probe(self, source: VideoSource, *, limits: VideoLimits | None = None, allow_url: bool = False) -> VideoInfo:
+        """Describe a video without decoding it; see `decoding.probe`."""
         answer, _ = self._ask(source, {"do": "probe", "allow_url": allow_url}, limits)
         return _video_info(answer["info"], source)
 
     def _ask(
         self,
-        source: "VideoSource",
+        source: VideoSource,
         request: dict[str, Any],
-        limits: "VideoLimits | None",
-        choose: Callable[["VideoInfo"], list[int]] | None = None,
+        limits: VideoLimits | None,
+        choose: Callable[[VideoInfo], list[int]] | None = None,
     ) -> tuple[dict[str, Any], np.ndarray]:
-        from ..model.decoding_types import DEFAULT_LIMITS
-
         limits = limits or DEFAULT_LIMITS
+        data = b""
         if isinstance(source, str | os.PathLike):
-            is_url = str(source).lower().startswith(("http://", "https://"))
-            path = os.fspath(source) if is_url else os.path.abspath(source)
-            request["path"], data = os.fsencode(path).decode("latin-1"), b""
+            # absolute, because the process keeps the working folder in which it started
+            request["path"] = path_to_text(source if is_url(source) else os.path.abspath(source))
         else:
             data = _content(source, limits)
             request["size"] = len(data)
         request["limits"] = asdict(limits)
-        if self._owner != os.getpid():
+        if self._owner != os.getpid():  # a forked process must not talk to the workers of its parent
             self._begin()
         with self._free:
             worker = self._take()
@@ -202,34 +213,23 @@ class IsolatedDecoder:
                 worker.kill()
 
 
-def _content(source: "VideoSource", limits: "VideoLimits") -> bytes:
-    from ..model.decoding_source import checked_file, copied, source_name
-
-    if isinstance(source, bytes | bytearray | memoryview):
-        return bytes(source)
-    file = checked_file(source)
-    if hasattr(file, "seekable") and file.seekable():
-        file.seek(0)
-    with copied(file, source_name(source), limits) as copy:
-        copy.seek(0)
-        return copy.read()
-
-
-def _video_info(said: dict[str, Any], source: "VideoSource") -> "VideoInfo":
-    from ..model.decoding_source import source_name
-    from ..model.decoding_types import VideoInfo
-
-    return replace(VideoInfo(**said), source=source_name(source))
+def _shown_exit(code: int) -> str:
+    """How a process ended, in words: `code` is an exit code, or the negative number of a signal."""
+    if code >= 0:
+        return f"exit code {code}"
+    name = signal.Signals(-code).name if -code in list(signal.Signals) else f"signal {-code}"
+    return f"{name}, possibly out of memory" if name == "SIGKILL" else name
 
 
 class _Worker:
-    """A process, seen from the one that started it."""
+    """The caller's end of one process."""
 
     def __init__(self, max_memory: int | None) -> None:
         self.ready = False
-        # by its path: the package would bring torch along, which takes longer to import than most clips to decode
+        # By its path: as a module of the package, it would import torch with the package.
         command = [sys.executable, "-c", _START, decode_server.__file__, str(max_memory or 0)]
-        # not our stderr: whoever reads it would wait for a process that hangs after we were killed
+        # Not our stderr: whoever reads that until its end would wait for a process that hangs after we were killed. A
+        # session of its own, so that Ctrl-C reaches only us, who then close the process.
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -239,16 +239,16 @@ class _Worker:
         )
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        self.to, self.answers = self.process.stdin, self.process.stdout
-        timer = threading.Timer(STARTING, self.process.kill)
+        self.requests, self.answers = self.process.stdin, self.process.stdout
+        timer = threading.Timer(START_DEADLINE, self.process.kill)
         timer.start()
         try:
-            _receive(self.answers)
-        except _WorkerDiedError as error:
+            receive_message(self.answers)
+        except ConnectionLostError as error:
             self.kill()
             raise RuntimeError(
-                f"The process that decodes videos did not start ({shown_exit(self.process.returncode)}): "
-                f"{' '.join(command)}"
+                f"The process that decodes videos did not start ({_shown_exit(self.process.returncode)}). To see why, "
+                f"run: {shlex.join(command)}"
             ) from error
         finally:
             timer.cancel()
@@ -258,54 +258,55 @@ class _Worker:
         self.ready = False
         self.process.kill()
         self.process.wait()
-        for stream in (self.to, self.answers):
-            with suppress(OSError):  # what it did not take is lost with it
+        for stream in (self.requests, self.answers):
+            with suppress(OSError):  # closing flushes what the process never read
                 stream.close()
 
     def ask(
         self,
-        source: "VideoSource",
+        source: VideoSource,
         request: dict[str, Any],
         data: bytes,
-        choose: Callable[["VideoInfo"], list[int]] | None,
+        choose: Callable[[VideoInfo], list[int]] | None,
         deadline: float,
     ) -> tuple[dict[str, Any], np.ndarray]:
-        from ..model.decoding_source import source_name
-        from ..model.decoding_types import DecoderFailedError
-
+        """Send a request and wait for its answer: the message, and the pixels, uint8 (T, height, width, 3)."""
         expired = threading.Event()
 
         def end() -> None:
             expired.set()
             self.process.kill()
 
-        self.ready = False  # until the answer is complete
+        # Ready again only after a complete answer: whatever interrupts this, even KeyboardInterrupt or an error of
+        # `choose`, would leave the rest of an answer in the pipe for the next request.
+        self.ready = False
         timer = threading.Timer(deadline, end)
         timer.daemon = True
         timer.start()
         try:
-            _send(self.to, request | {"deadline": deadline}, data)
-            answer = _receive(self.answers)
+            send_message(self.requests, request | {"deadline": deadline}, data)
+            answer = receive_message(self.answers)
             while choose is not None and "info" in answer and "shape" not in answer:
                 chosen = choose(_video_info(answer["info"], source))
-                _send(self.to, {"indices": chosen})
-                answer = _receive(self.answers)
+                send_message(self.requests, {"indices": chosen})
+                answer = receive_message(self.answers)
             if "error" in answer:
                 self.ready = True
                 _raise(answer, source)
             shape, limit = answer.get("shape", (0, 0, 0, 3)), request["limits"]["max_decoded_size"]
+            # checked here too: a process that a file took over could claim any size
             if limit is not None and math.prod(shape) > limit:
-                raise _WorkerDiedError
+                raise ConnectionLostError
             pixels = np.empty(tuple(shape), np.uint8)
             if pixels.size and cast(io.BufferedReader, self.answers).readinto(pixels.data) < pixels.nbytes:
-                raise _WorkerDiedError
-        except (_WorkerDiedError, BrokenPipeError) as error:
+                raise ConnectionLostError
+        except (ConnectionLostError, BrokenPipeError) as error:
             code = self.process.wait() if expired.is_set() else _exit_code(self.process)
-            took_too_long = expired.is_set() or code == -signal.SIGALRM
+            took_too_long = expired.is_set() or _shown_exit(code) == "SIGALRM"
             problem = (
-                f"decoding it took longer than {deadline:g} seconds and was ended"
+                f"decoding it took longer than {deadline:g} seconds and was stopped"
                 if took_too_long
-                else f"decoding it ended the decoder ({shown_exit(code)})"
+                else f"decoding it ended the decoder ({_shown_exit(code)})"
             )
             advice = "Re-encode the file or leave it out"
             raise DecoderFailedError(
@@ -317,8 +318,24 @@ class _Worker:
         return answer, pixels
 
 
+def _content(source: VideoSource, limits: VideoLimits) -> bytes:
+    if isinstance(source, bytes | bytearray | memoryview):
+        return bytes(source)
+    file = checked_file(source)
+    if hasattr(file, "seekable") and file.seekable():
+        file.seek(0)
+    with copied(file, source_name(source), limits) as copy:
+        copy.seek(0)
+        return copy.read()
+
+
+def _video_info(fields: dict[str, Any], source: VideoSource) -> VideoInfo:
+    """The process knows bytes and relative paths by other names than the caller does."""
+    return replace(VideoInfo(**fields), source=source_name(source))
+
+
 def _exit_code(process: "subprocess.Popen[bytes]") -> int:
-    """Of a process that is ending, or says what makes no sense and is ended."""
+    """The exit code of a process that is about to end. One that sent nonsense and goes on is killed."""
     try:
         return process.wait(5)
     except subprocess.TimeoutExpired:
@@ -326,33 +343,12 @@ def _exit_code(process: "subprocess.Popen[bytes]") -> int:
         return process.wait()
 
 
-def shown_exit(code: int) -> str:
-    """How a process ended, for people."""
-    if code >= 0:
-        return f"exit code {code}"
-    name = signal.Signals(-code).name if -code in list(signal.Signals) else f"signal {-code}"
-    return f"{name}, perhaps for want of memory" if name == "SIGKILL" else name
-
-
-def _raise(answer: dict[str, Any], source: "VideoSource") -> NoReturn:
-    """The error of the other side, as if it had happened here."""
-    from ..model import decoding_types as video_info
-    from ..model.decoding_source import source_name
-
+def _raise(answer: dict[str, Any], source: VideoSource) -> NoReturn:
+    """Raise the error of the process as if it had occurred here."""
     name = source_name(source)
     if "errno" in answer:
         raise OSError(answer["errno"], answer["error"], name)
-    kind = getattr(video_info, str(answer["error"]), None)
-    if not (isinstance(kind, type) and issubclass(kind, video_info.VideoDecodeError)):
-        kind = video_info.VideoDecodeError
-    raise kind(name, answer["problem"], answer["advice"])
-
-
-# -------------------------------------------------------------------------------------------------- the process's side
-
-
-if __name__ == "__main__":
-    _serve(int(sys.argv[-1]))
+    raise _ERRORS.get(str(answer["error"]), VideoDecodeError)(name, answer["problem"], answer["advice"])
 
 
 __all__ = ["IsolatedDecoder"]

@@ -1,4 +1,4 @@
-"""TODO docstring."""
+"""Lists of labels in files: the entities of prompts and pseudo-labels, and the answers of a classifier."""
 
 import json
 import os
@@ -10,13 +10,14 @@ from ..files import write_text_whole
 
 
 class EntityListError(ValueError):
-    """A list of entities cannot be read or made; the message names the file and the line."""
+    """A list of entities cannot be read or written; the message names the file and the line."""
 
 
 def write_entities(path: str | os.PathLike[str], counts: Mapping[str, int], n: int = 1000) -> list[str]:
-    """Write the `n` most frequent nouns, one `noun count` a line, most frequent first, equals by the alphabet.
+    """Write the `n` most frequent nouns, one `noun count` a line.
 
-    The file appears whole or not at all.
+    The most frequent noun comes first; nouns of equal frequency are in alphabetical order. The file is written
+    completely or not at all.
 
     Returns:
         The nouns written; fewer than `n` where there are fewer.
@@ -28,7 +29,7 @@ def write_entities(path: str | os.PathLike[str], counts: Mapping[str, int], n: i
     if n < 1:
         raise ValueError(f"n={n} must be at least 1.")
     if not counts:
-        raise EntityListError(f"{path} was not written: there are no nouns.")
+        raise EntityListError(f"{path} was not written: there are no nouns. Do the sources hold captions?")
     best = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:n]
     path = Path(path)
     write_text_whole(path, "".join(f"{noun} {count}\n" for noun, count in best))
@@ -36,13 +37,16 @@ def write_entities(path: str | os.PathLike[str], counts: Mapping[str, int], n: i
 
 
 def read_entities(path: str | os.PathLike[str]) -> list[str]:
-    """Read a list of entities: one name a line, each or none followed by its count, in the order of the file.
+    """Read a list of entities: one name a line, followed by its count in all lines or in none.
 
-    This reads the entity list released with the paper. Names may have several words; `traffic light 12` is one of two
-    words in a file of counts.
+    The list released with the paper has this format. A name may have several words: in a file of counts, the name of
+    the line `traffic light 12` has two.
+
+    Returns:
+        The names, in the order of the file.
 
     Raises:
-        EntityListError: A line is blank, a name comes twice, only some lines have a count, or there is no line.
+        EntityListError: A line is blank, a name occurs twice, only some lines have a count, or the file is empty.
         OSError: The file cannot be read.
     """
     try:
@@ -57,29 +61,39 @@ def read_entities(path: str | os.PathLike[str]) -> list[str]:
     for number, line in enumerate(lines, 1):
         words = line.split()
         if not words:
-            raise EntityListError(f"{path}, line {number}: blank, where an entity should stand.")
+            raise EntityListError(f"{path}, line {number}: blank, where an entity is expected. Remove the line.")
         has_count = len(words) > 1 and re.fullmatch(r"\d+", words[-1]) is not None
         if counted is None:
             counted = has_count
         if has_count != counted:
             raise EntityListError(
                 f"{path}, line {number}: {line.strip()!r} has {'a' if has_count else 'no'} number at its end, unlike "
-                "the lines before it. Either all lines have a count or none; where a name ends in a number, give all "
+                "the lines before it. Either all lines have a count or none; if a name ends in a number, give all "
                 "lines a count."
             )
         name = " ".join(words[:-1] if has_count else words)
         if name in entities:
-            raise EntityListError(f"{path}, line {number}: {name!r} is in line {entities[name]} already.")
+            raise EntityListError(
+                f"{path}, line {number}: {name!r} is in line {entities[name]} already. Remove one of them."
+            )
         entities[name] = number
     return list(entities)
 
 
 def read_answers(path: str | Path) -> dict[str, int]:
-    """Read an `ans2label.json`: one JSON object from answer to its index in the classifier."""
+    """Read an `ans2label.json`: a JSON object from each answer to its index in the classifier.
+
+    Raises:
+        ValueError: The file is not valid JSON, or holds something else.
+        OSError: The file cannot be read.
+    """
     try:
         answers = json.loads(Path(path).read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
+        raise ValueError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(answers, dict) or not all(type(index) is int for index in answers.values()):
         raise ValueError(f'{path} must hold one JSON object from answer to index, such as {{"dog": 0, "cat": 1}}.')
     return answers
+
+
+__all__ = ["EntityListError", "read_answers", "read_entities", "write_entities"]

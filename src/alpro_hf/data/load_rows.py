@@ -1,4 +1,4 @@
-"""Rows of a training or an evaluation from files: tables, folders of `save_to_disk`, or published annotations."""
+"""Load the rows for a training or evaluation: tables, folders of `save_to_disk`, or published annotations."""
 
 import re
 from collections.abc import Sequence
@@ -9,17 +9,81 @@ from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 from datasets.exceptions import DatasetsError
 
 from .annotations import load_annotations
+from .columns import MEDIA_COLUMNS, WORD_COLUMNS
 from .rows import undecoded
 
+# Annotations as KIND:PATH. A kind has at least two characters, so that C:\... is a path of Windows.
+_KIND_AND_PATH = re.compile(r"([A-Za-z][\w-]+):(.+)")
 _LOADERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
 
 
+class RowsError(ValueError):
+    """Rows cannot be read or used; the message names the file, the problem and the remedy."""
+
+
+def load_rows(
+    spec: str,
+    task: str,
+    videos: Path | None = None,
+    split: str | None = None,
+    output: Path | None = None,
+    **options: Any,
+) -> Dataset:
+    """Load rows and check that they have what a task needs.
+
+    Args:
+        spec: A file or folder of rows, see `read_rows`; or KIND:PATH, see `load_annotations`.
+        task: `prompter`, `pretrain`, `retrieval` or `qa`.
+        videos: The folder of the clips of KIND:PATH.
+        split: The split to read, if the file or folder has several.
+        output: Folder for a list of the missing clips of KIND:PATH; None for no list.
+        options: Further arguments of `load_annotations`, for KIND:PATH.
+
+    Raises:
+        RowsError: A column is missing, holds no text or has empty fields, or there are no rows.
+        OSError, ValueError: The file is missing or cannot be read.
+    """
+    match = None if Path(spec).exists() else _KIND_AND_PATH.fullmatch(spec)
+    if match:
+        kind: Any = match[1]
+        missing = None if output is None or videos is None else missing_list(spec, output)
+        rows = load_annotations(kind, match[2], videos=videos, split=split, missing=missing, **options)
+    elif options:
+        raise RowsError(f"{', '.join(options)} belong to annotations as their owners publish them, KIND:PATH.")
+    elif Path(spec).is_file() and not Path(spec).stat().st_size:
+        raise RowsError(f"{spec} is empty.")
+    else:
+        try:
+            rows = read_rows(spec, split)
+        except RowsError:  # a ValueError whose message names the file already
+            raise
+        except (ValueError, DatasetsError) as error:
+            raise RowsError(f"{spec} cannot be read as rows, or has none: {error.__cause__ or error}") from error
+    columns = list(rows.features or ())
+    media = MEDIA_COLUMNS if task in ("prompter", "pretrain") else ("video",)
+    lacking = [name for name in WORD_COLUMNS[task] if name not in columns]
+    if not any(name in columns for name in media):
+        lacking.insert(0, " or ".join(media))
+    if lacking:
+        raise RowsError(
+            f"{spec} has the columns {', '.join(columns)}; for the task {task!r} it lacks {', '.join(lacking)}. "
+            "Rename the columns of your file, or name its kind (KIND:PATH)."
+        )
+    for name in WORD_COLUMNS[task]:
+        _check_words(spec, rows, name)
+    return undecoded(rows)
+
+
 def read_rows(path: str | Path, split: str | None = None) -> Dataset:
-    """Rows from a JSON-lines, CSV or Parquet file, or from a folder written by `save_to_disk`.
+    """Read rows from a JSON-lines, CSV or Parquet file, or from a folder written by `save_to_disk`.
+
+    Args:
+        path: The file or folder.
+        split: The split to read, if the folder has several.
 
     Raises:
         FileNotFoundError: There is no such file or folder.
-        RowsError: It is nothing of the above, or has several splits and none was named.
+        RowsError: The file has another extension, or the folder has several splits and none was named.
     """
     path = Path(path)
     if not path.exists():
@@ -39,74 +103,26 @@ def read_rows(path: str | Path, split: str | None = None) -> Dataset:
     return load_dataset(_LOADERS[path.suffix.lower()], data_files=str(path), split="train")
 
 
-# task -> columns of words that its rows must have
-WORD_COLUMNS = {"prompter": ("text",), "pretrain": ("text",), "retrieval": ("text",), "qa": ("question", "answer")}
+def missing_list(spec: str, output: Path) -> Path | None:
+    """The file in which `load_rows` lists the missing clips of KIND:PATH; None if `spec` is a file of rows."""
+    match = None if Path(spec).exists() else _KIND_AND_PATH.fullmatch(spec)
+    return output / f"missing-{match[1]}-{Path(match[2]).stem}.txt" if match else None
 
 
-_ANNOTATIONS = re.compile(r"([A-Za-z][\w-]+):(.+)")  # not C:\...
-
-
-class RowsError(ValueError):
-    """Rows cannot be read or used; the message names the file, what is wrong and what to do."""
-
-
-def load_rows(
-    spec: str,
-    task: str,
-    videos: Path | None = None,
-    split: str | None = None,
-    output: Path | None = None,
-    **options: Any,
-) -> Dataset:
-    """The rows that `--data` or `--eval-data` names, checked for what the task needs.
-
-    Args:
-        spec: A file or folder of rows, or KIND:PATH, see `load_annotations`.
-        task: One of `TASKS`.
-        videos: Where KIND:PATH finds its clips.
-        split: Of those that the file or folder has.
-        output: Folder for lists of the clips that KIND:PATH misses; None: no lists.
-        options: Others of `load_annotations`, for KIND:PATH.
+def video_folders(videos: Sequence[Path] | None, sources: int) -> list[Path | None]:
+    """The folder of clips for each of several sources; one folder serves all.
 
     Raises:
-        RowsError: A column is missing, is no text or has empty fields, or there are no rows.
-        OSError, ValueError: The file is missing, or cannot be read.
+        RowsError: The number of folders is neither 1 nor that of the sources.
     """
-    match = None if Path(spec).exists() else _ANNOTATIONS.fullmatch(spec)
-    if match:
-        kind: Any = match[1]
-        missing = None if output is None or videos is None else missing_list(spec, output)
-        rows = load_annotations(kind, match[2], videos=videos, split=split, missing=missing, **options)
-    elif options:
-        raise RowsError(f"{', '.join(options)} belong to annotations as their owners publish them, KIND:PATH.")
-    elif Path(spec).is_file() and not Path(spec).stat().st_size:
-        raise RowsError(f"{spec} is empty.")
-    else:
-        try:
-            rows = read_rows(spec, split)
-        except RowsError:  # its message names the file
-            raise
-        except (ValueError, DatasetsError) as error:
-            raise RowsError(f"{spec} cannot be read as rows, or has none: {error.__cause__ or error}") from error
-    columns = list(rows.features or ())
-    media = ("video", "image") if task in ("prompter", "pretrain") else ("video",)
-    lacking = [name for name in WORD_COLUMNS[task] if name not in columns]
-    if not any(name in columns for name in media):
-        lacking.insert(0, " or ".join(media))
-    if lacking:
-        raise RowsError(
-            f"{spec} has the columns {', '.join(columns)}; for the task {task!r} it lacks {', '.join(lacking)}. "
-            "Rename the columns of your file, or name its kind (KIND:PATH)."
-        )
-    for name in WORD_COLUMNS[task]:
-        _check_words(spec, rows, name)
-    return undecoded(rows)
+    if videos and len(videos) not in (1, sources):
+        raise RowsError(f"--videos names {len(videos)} folders for {sources} --data. Name one, or one for each.")
+    return [None] * sources if not videos else [*videos] * (sources if len(videos) == 1 else 1)
 
 
-def missing_list(spec: str, output: Path) -> Path | None:
-    """Where `load_rows` lists the clips that KIND:PATH misses; None: `spec` is a file of rows."""
-    match = None if Path(spec).exists() else _ANNOTATIONS.fullmatch(spec)
-    return output / f"missing-{match[1]}-{Path(match[2]).stem}.txt" if match else None
+def is_labelled(rows: Dataset) -> bool:
+    """Whether rows have cached pseudo-labels."""
+    return "pem_targets" in (rows.features or ())
 
 
 def _check_words(spec: str, rows: Dataset, name: str) -> None:
@@ -117,16 +133,8 @@ def _check_words(spec: str, rows: Dataset, name: str) -> None:
     for batch in rows.select_columns(name).iter(batch_size=10_000):
         for text in batch[name]:
             if text is None or not text.strip():
-                raise RowsError(f"{spec}: row {place} (counted from 0) has no {name!r}. Fill it or leave it out.")
+                raise RowsError(f"{spec}: row {place} (counted from 0) has no {name!r}. Fill it in or remove the row.")
             place += 1
 
 
-def video_folders(videos: Sequence[Path] | None, sources: int) -> list[Path | None]:
-    """The folder of the clips of each source."""
-    if videos and len(videos) not in (1, sources):
-        raise RowsError(f"--videos names {len(videos)} folders for {sources} --data. Name one, or one for each.")
-    return [None] * sources if not videos else [*videos] * (sources if len(videos) == 1 else 1)
-
-
-def is_labelled(rows: Dataset) -> bool:
-    return "pem_targets" in (rows.features or ())
+__all__ = ["RowsError", "is_labelled", "load_rows", "missing_list", "read_rows", "video_folders"]

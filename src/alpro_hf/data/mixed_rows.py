@@ -1,4 +1,4 @@
-"""Pre-training rows from several sources: each step draws its source, and a batch holds rows of that source alone."""
+"""Mix pre-training rows from several sources: each step draws a source, and its batches hold rows of that source."""
 
 import logging
 import math
@@ -15,7 +15,8 @@ from datasets import IterableDataset
 from datasets.distributed import split_dataset_by_node
 from torch.utils.data import get_worker_info
 
-from .rows import KINDS, NumberedRows, Row, undecoded
+from .columns import MEDIA_COLUMNS
+from .rows import NumberedRows, Row, undecoded
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -25,15 +26,15 @@ logger = logging.getLogger(__name__)
 
 Numbered = tuple[dict[str, Any], int, int]  # a row, its index and its epoch
 
-# Process -> its streams whose readers are gone. The next reader closes them, never the garbage collector: closing a
-# stream of several shards waits for its threads, and the collector may come while a lock that they need is held. In a
-# forked process there are no such threads, so there the streams of its parent stay open.
+# Process -> its streams that are no longer read. The next reader closes them, never the garbage collector: closing a
+# stream of several shards waits for its threads, and the collector may run while a lock that they need is held. A
+# forked process has none of these threads, so it leaves the streams of its parent open.
 _ABANDONED: defaultdict[int, list[Generator[Numbered, None, None]]] = defaultdict(list)
 
 
 @dataclass
 class _Share:
-    """What one reader takes from a stream: batch after batch, pass after pass."""
+    """The share of a stream that one reader reads: batch after batch, pass after pass."""
 
     rows: Generator[Numbered, None, None]
     batches: int = 0  # read so far
@@ -41,48 +42,47 @@ class _Share:
 
 
 class MixedRows(NumberedRows):
-    """The rows of a whole pre-training, in the order in which the steps need them.
+    """All rows of a pre-training, in the order in which the steps need them.
 
-    Rows are `{"video", "text"}` or `{"image", "text"}`, of one kind in each source; they leave with `source` (its
-    name), `index` and `epoch` (a row's number in its source, and how often the source was gone through before), which
-    replace columns of these names. The source is drawn once for each optimizer step, so all processes and all batches
-    that accumulate into a step have the same. Which row stands at an index is a function of `seed` and index alone: a
-    resumed training skips indices and goes on exactly.
+    Rows are `{"video", "text"}` or `{"image", "text"}`; a source has either videos or images. To each row are added
+    `source` (the name), `index` (the number of the row in its source) and `epoch` (the number of earlier passes over
+    the source); they replace columns of these names. The source is drawn once for each optimizer step, so that all
+    processes, and all batches that accumulate into a step, use the same. The row at an index is a function of `seed`
+    and index alone: a resumed training skips indices and continues exactly.
 
-    Read it in order, with batches of `batch_size`: `train_sampling_strategy="sequential"` and one epoch of the
+    Read the rows in order and in batches of `batch_size`: `train_sampling_strategy="sequential"` and one epoch of the
     Trainer. Batch b then goes to process b % world_size. A second epoch continues the sequence of steps.
 
-    A source with a length (a list, a `datasets.Dataset`, a torch data set) is gone through in a fresh permutation each
-    pass, all processes together: no row comes again before every row was there. The permutation of the current pass is
+    A source with a length (a list, a `datasets.Dataset`, a torch data set) is read in a new permutation in each pass,
+    by all processes together: no row is repeated before every row was read. The permutation of the current pass is
     kept in memory, 4 or 8 bytes a row.
 
-    A stream (`datasets.IterableDataset`: Parquet, JSON lines, WebDataset tars, ...) is shared out to readers, one in
-    each worker of each process. Every pass, its shards are shuffled and dealt to the readers; where their number is
-    no multiple of the number of readers, each reads everything and keeps one row of as many. Then rows are shuffled in
-    a buffer. Shares are disjoint and complete, and no row is lost: the batch at the end of a reader's pass is filled
-    from its next. Unequal shards make readers begin a pass at different steps. `index` counts the rows in the order of
-    reading. What a reader gets depends on the number of processes and workers, so resume with the same; it then reads
-    past the rows it had, without decoding them. Do not shuffle a stream before: without a seed, readers would see
-    different orders.
+    A stream (`datasets.IterableDataset`: Parquet, JSON lines, WebDataset tars, ...) is divided among readers, one in
+    each worker of each process. In each pass, its shards are shuffled and assigned to the readers. If their number is
+    not a multiple of the number of readers R, each reader reads everything and keeps every R-th row. Then rows are
+    shuffled in a buffer. Shares are disjoint and complete, and no row is lost: the last batch of a reader's pass is
+    filled from its next pass. With unequal shards, readers begin a pass at different steps. `index` counts the rows in
+    the order of reading. The share of a reader depends on the number of processes and workers, so resume with the same
+    numbers; the reader then skips the rows of earlier steps without decoding them. Do not shuffle a stream yourself:
+    without a seed, readers would see different orders.
 
-    Videos and images in columns of the types `datasets.Video` and `datasets.Image` are not decoded here, but leave as
-    `{"bytes", "path"}`; all else passes as it is. For a stream that was mapped or whose columns were renamed this
-    comes too late: write `stream.decode(False).rename_columns(...)`.
+    Videos and images in columns of the types `datasets.Video` and `datasets.Image` are not decoded here, but passed on
+    as `{"bytes", "path"}`; all other columns are passed on unchanged. If a stream was mapped or its columns were
+    renamed, it decodes before that: write `stream.decode(False).rename_columns(...)`.
 
     Args:
-        sources: Name to rows.
+        sources: Name of each source -> its rows.
         steps: Optimizer steps of the training.
         batch_size: Rows of a process in a forward pass (`per_device_train_batch_size`).
         world_size: Number of processes.
         accumulation: Batches of a process in a step (`gradient_accumulation_steps`).
-        seed: Of the draw of sources and of all permutations.
-        weights: Name to relative frequency of a source; equal where None.
+        seed: Seed of the draw of sources and of all permutations.
+        weights: Name of each source -> its relative frequency; None for equal ones.
         shuffle_buffer: Rows of each stream that each reader holds in memory to draw from.
 
     Raises:
-        ValueError, TypeError: Sources, weights or numbers that cannot be; while reading, a row without text or with
-            other than one of video and image, a source of both kinds, a stream without rows, an order of reading
-            other than the above.
+        ValueError, TypeError: A source, weight or number is invalid; while reading: a row has no text, or not exactly
+            one of video and image; a source has both; a stream has no rows; rows are read in another order.
 
     Example:
         >>> rows = MixedRows({"clips": clips, "images": images}, steps=1000, batch_size=16)
@@ -136,7 +136,11 @@ class MixedRows(NumberedRows):
         weights: Mapping[str, float] | None = None,
         shuffle_buffer: int = 256,
     ) -> "MixedRows":
-        """Rows that fit a training: its `max_steps`, batch size, processes, accumulation and (data) seed."""
+        """Make rows that fit a training: its `max_steps`, batch size, processes, accumulation and (data) seed.
+
+        Raises:
+            ValueError: The arguments ask for another order than "sequential", or set no `max_steps`.
+        """
         if args.train_sampling_strategy != "sequential":
             raise ValueError(
                 "MixedRows has its rows in the order of training. Use train_sampling_strategy='sequential'; received "
@@ -164,7 +168,7 @@ class MixedRows(NumberedRows):
         return self.steps * self.rows_per_step
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_shares": {}}  # streams being read cannot be handed to another process
+        return self.__dict__ | {"_shares": {}}  # open streams cannot be pickled; another process reads its own
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         """One row, or the rows of one whole batch."""
@@ -195,11 +199,11 @@ class MixedRows(NumberedRows):
         return first // self.batch_size
 
     def _steps_until(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """For each step, the number of its source, and how many steps before it had the same source."""
+        """For each step, the number of its source, and the number of earlier steps with the same source."""
         if step >= len(self._plan[0]):
             steps = math.ceil((step + 1) / self.steps) * self.steps
             bounds = np.cumsum(self.weights)[:-1] / sum(self.weights)
-            # of a longer sequence, the beginning is the same
+            # drawn again from the start: a longer sequence begins with the shorter one
             draws = np.random.default_rng([self.seed, 0]).random(steps)
             source_of_step = np.searchsorted(bounds, draws, side="right")
             earlier = np.empty(steps, np.int64)
@@ -210,7 +214,7 @@ class MixedRows(NumberedRows):
         return self._plan
 
     def _mapped_rows(self, name: str, positions: list[int]) -> list[dict[str, Any]]:
-        """Rows of a source with a length, at positions in the sequence of all its passes."""
+        """Rows of a source with a length; positions count through all its passes."""
         source = self.dataset[name]
         places = [divmod(position, len(source)) for position in positions]
         indices = [int(self._permutation(name, epoch)[place]) for epoch, place in places]
@@ -226,16 +230,16 @@ class MixedRows(NumberedRows):
         return self._permutations[name][1]
 
     def _stream_batch(self, name: str, micro_step: int, rank: int) -> list[dict[str, Any]]:
-        """The batch of one process. What its reader had before is read past, if it did not come this way."""
+        """The batch of one process. A reader that did not read the earlier batches, after a resumption, skips them."""
         worker = get_worker_info()
         workers = 1 if worker is None else worker.num_workers
-        # batches go round the workers; the number of the batch, not of the worker, says who reads, since the first
-        # batch after a resumption goes to worker 0, whatever its number
+        # A data loader gives batches to its workers in turn. The number of the batch determines the reader, not that of
+        # the worker: after a resumption the first batch goes to worker 0, whatever its number.
         reader, readers = rank * workers + micro_step % workers, self.world_size * workers
         number = self.names.index(name)
         own_steps = np.arange(micro_step % workers, micro_step, workers) // self.accumulation
         batches = int(np.count_nonzero(self._plan[0][own_steps] == number))
-        # a forked process must not read on from the files that its parent has open
+        # With the process id, because a forked process must not continue to read the files that its parent has open.
         key = (os.getpid(), number, reader, readers)
         share = self._shares.get(key)
         if share is None or share.batches > batches + 1:
@@ -251,7 +255,7 @@ class MixedRows(NumberedRows):
         if share.batches <= batches:
             skipped = (batches - share.batches) * self.batch_size
             if skipped:
-                logger.info("Source %r: reading past the %d rows of earlier steps.", name, skipped)
+                logger.info("Source %r: skipping the %d rows of earlier steps.", name, skipped)
             numbered = islice(share.rows, skipped, skipped + self.batch_size)
             share.last = [self._row(name, row, index, epoch) for row, index, epoch in numbered]
             share.batches = batches + 1
@@ -266,7 +270,7 @@ class MixedRows(NumberedRows):
                 f"Row {index} of source {name!r} needs a string 'text'; it has {received}. Rename the column of the "
                 "captions, or filter such rows out."
             )
-        kinds = [kind for kind in KINDS if row.get(kind) is not None]
+        kinds = [kind for kind in MEDIA_COLUMNS if row.get(kind) is not None]
         if len(kinds) != 1:
             raise ValueError(
                 f"Row {index} of source {name!r} needs a 'video' or an 'image', one of the two; it has "
@@ -277,23 +281,23 @@ class MixedRows(NumberedRows):
                 f"Source {name!r} has rows with a video and rows with an image (row {index}); a batch holds one kind. "
                 "Make it two sources."
             )
-        columns = {column: value for column, value in row.items() if column not in KINDS or column == kinds[0]}
+        columns = {column: value for column, value in row.items() if column not in MEDIA_COLUMNS or column == kinds[0]}
         return {**columns, "source": name, "index": index, "epoch": epoch}
 
 
 def _share_rows(
     source: IterableDataset, name: str, reader: int, readers: int, seeds: list[int], shuffle_buffer: int
 ) -> Generator[Numbered, None, None]:
-    """Endless: the rows of one of `readers` disjoint shares, pass after pass.
+    """The rows of one of `readers` disjoint shares, pass after pass without end.
 
-    It knows nothing of the `MixedRows` it reads for, which could not be told from garbage otherwise.
+    Not a method: a reference to its `MixedRows` would keep that alive, and its finalizer would never run.
     """
     for epoch in count():
         seed = int(np.random.SeedSequence([*seeds, epoch]).generate_state(1)[0])
         stream = source.shuffle(seed=seed, buffer_size=shuffle_buffer)
         share = split_dataset_by_node(stream, rank=reader, world_size=readers)
         place = -1
-        # `iter(share)` would share it out once more among the workers of a DataLoader
+        # `iter(share)` would divide it again among the workers of a DataLoader
         for place, batch in enumerate(share.iter(batch_size=1)):
             yield {column: values[0] for column, values in batch.items()}, place * readers + reader, epoch
         if place < 0:

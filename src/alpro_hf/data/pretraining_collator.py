@@ -1,4 +1,4 @@
-"""Batches for pre-training: clips or still images with their captions, masked words, and boxes to look into."""
+"""Collate rows for pre-training: clips or still images with captions, masked words, and the crop boxes of PEM."""
 
 import io
 import os
@@ -16,14 +16,14 @@ from ..model.decoding_types import VideoDecodeError
 from ..model.video_processing_alpro import SamplingStrategy
 from .augmentation import AlproAugmentation, draw_crop
 from .collator import AlproCollator, Collated
+from .columns import MEDIA_COLUMNS
 from .isolated_decoder import IsolatedDecoder
-from .rows import Draw, Row, _source
+from .rows import Draw, Row, media_source
 
 if TYPE_CHECKING:
     from ..model.processing_alpro import AlproProcessor
 
-KINDS = ("video", "image")
-# what Pillow raises on damaged files of one format or another
+# Pillow documents no common base of these; each is raised for damaged files of some format.
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
 
@@ -32,30 +32,30 @@ class ImageDecodeError(VideoDecodeError):
 
 
 class AlproPreTrainingCollator(AlproCollator):
-    """Turns rows of one kind into a batch for pre-training (arXiv 2112.09583, sections 3.2 and 3.3).
+    """Collate rows of one medium into a batch for pre-training (arXiv 2112.09583, sections 3.2 and 3.3).
 
-    Rows are `{"video", "text"}` or `{"image", "text"}`, in one batch all the same; the other of the two may be there
-    as None. Videos are given as to `AlproCollator`; an image is a path, the bytes of a file, `{"bytes", "path"}` or a
-    `PIL.Image`, and becomes a clip whose frames are all alike. `video_id`, `index`, `epoch` and rows that cannot be
-    decoded are as there.
+    Rows are `{"video", "text"}` or `{"image", "text"}`; one batch holds only one of the two. A row may have the other
+    column with the value None. Videos are given as to `AlproCollator`. An image is a path, the bytes of a file,
+    `{"bytes", "path"}` or a `PIL.Image`, and becomes a clip of equal frames. `video_id`, `index`, `epoch` and rows
+    that cannot be decoded are treated as there.
 
-    Everything random in a row is a function of (seed, epoch, index), each purpose with a stream of its own: frames,
-    augmentation, box, masked words. Rows without an `epoch` (evaluation) get the frames of the processor and no
-    augmentation, and boxes and words as in epoch 0; without an `index`, their place in the batch stands for it.
+    All random choices for a row are functions of (seed, epoch, index), with a stream of its own for each purpose:
+    frames, augmentation, box, masked words. Rows without an `epoch` (evaluation) get the frames of the processor, no
+    augmentation, and the boxes and masks of epoch 0. Without an `index`, the position in the batch takes its place.
 
-    Pseudo-labels made beforehand (see `alpro_hf.pseudo_labels`) hold for one draw: a row with `pem_targets` gets
-    frames, augmentation and box by its (`pem_seed`, `pem_epoch`, `pem_index`), in evaluation too. Its words are masked
-    as ever. The collator must have the augmentation, sampling and sizes that it had then.
+    Cached pseudo-labels (see `alpro pseudo-label`) describe one draw: a row with `pem_targets` gets frames,
+    augmentation and box by its (`pem_seed`, `pem_epoch`, `pem_index`), in evaluation, too. Its words are masked as
+    for other rows. Augmentation, sampling and sizes of the collator must be the same as when the labels were made.
 
     Args:
         processor: As in `AlproCollator`.
         video_augmentation, image_augmentation: Random changes of clips and of images in training, in the paper
-            `AlproAugmentation("video", size)` and `AlproAugmentation("image", size)`; None: resized, nothing else.
-        mlm_probability: Share of the words masked for MLM: of these 80 % become `[MASK]`, 10 % any other word, and
-            10 % stay. By chance a text may keep all its words. 0: no MLM.
+            `AlproAugmentation("video", size)` and `AlproAugmentation("image", size)`; None to resize only.
+        mlm_probability: Share of the words masked for MLM: 80 % of these become `[MASK]`, 10 % a random word, and 10 %
+            stay. By chance a text may keep all its words. 0 for no MLM.
         pem: Whether to draw a box for PEM; if not, `pem_targets` of rows are ignored.
         patch_size: Pixels of a patch, `config.video_config.patch_size`; boxes are on the grid of patches.
-        image_frames: Frames of the clip that an image becomes; None: as many as clips of video have. The model takes
+        image_frames: Frames of the clip that an image becomes; None for the number of the processor. The model takes
             any number, and 1 is the cheapest.
         train_sampling, seed, decoder, dropped_file: As in `AlproCollator`; images are decoded in this process.
 
@@ -63,10 +63,11 @@ class AlproPreTrainingCollator(AlproCollator):
         - `input_ids`, `attention_mask` (B, L), `pixel_values_videos` (B, T, 3, height, width), `video_ids`,
           `text_ids`, `row_ids`: as from `AlproCollator` for retrieval;
         - `kind`: "video" or "image";
-        - `mlm_input_ids`, `mlm_labels` int64 (B, L): the texts with words masked; the word where one was, else -100;
+        - `mlm_input_ids`, `mlm_labels` int64 (B, L): the texts with masked words; the original word where one is
+          masked, else -100;
         - `crop_mask` bool (B, height / patch_size, width / patch_size), True inside the box;
         - `black` float32 (3,): a black pixel after normalisation;
-        - `pem_targets` float32 (B, entities), where all rows have them.
+        - `pem_targets` float32 (B, entities), if all rows have them.
 
     Example:
         >>> collator = AlproPreTrainingCollator(processor, video_augmentation=AlproAugmentation("video", 224))
@@ -123,8 +124,10 @@ class AlproPreTrainingCollator(AlproCollator):
             return collated
         batch["kind"] = kinds[0]
         if kinds[0] == "image":
+            # after augmentation and normalisation, which then process one frame instead of several equal ones
             batch["pixel_values_videos"] = batch["pixel_values_videos"].repeat(1, self.image_frames, 1, 1, 1)
         if self.masking is not None:
+            # Not the draw of cached labels: a row would get the same masks in every epoch.
             draws = [AlproCollator._draw(self, row) or self._still(row, i) for i, row in enumerate(kept)]
             batch |= self._masked(batch["input_ids"], batch["attention_mask"], draws)
         if self.pem:
@@ -140,11 +143,11 @@ class AlproPreTrainingCollator(AlproCollator):
     def _frames(self, row: Row) -> torch.Tensor:
         if _kind(row) == "video":
             return super()._frames(row)
-        image = read_image(_source(row["image"]))
+        image = read_image(media_source(row["image"]))
         return self._prepare(row, image, self.image_augmentation, do_sample_frames=False)
 
     def _draw(self, row: Row) -> Draw | None:
-        """What frames, augmentation and box are drawn by: that of the cached pseudo-labels, where there are any."""
+        """The draw of frames, augmentation and box: that of the cached pseudo-labels, if the row has any."""
         if not self.pem or row.get("pem_targets") is None:
             return super()._draw(row)
         numbers = [row[name] for name in ("pem_seed", "pem_epoch", "pem_index") if row.get(name) is not None]
@@ -156,7 +159,7 @@ class AlproPreTrainingCollator(AlproCollator):
         return Draw(*map(int, numbers))
 
     def _still(self, row: Row, place: int) -> Draw:
-        """What box and words are drawn by where nothing else is drawn."""
+        """The draw of box and words in evaluation, where nothing else is random."""
         return Draw(self.seed, 0, row.get("index", place))
 
     def _grid(self, pixels: torch.Tensor) -> tuple[int, int]:
@@ -171,7 +174,7 @@ class AlproPreTrainingCollator(AlproCollator):
     def _masked(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, draws: Sequence[Draw]
     ) -> dict[str, torch.Tensor]:
-        """`mlm_input_ids` and `mlm_labels`. Each text alone: what is drawn must not depend on the padding."""
+        """`mlm_input_ids` and `mlm_labels`. The draw for a text must not depend on its padding."""
         assert self.masking is not None
         special = torch.isin(input_ids, torch.tensor(self.processor.tokenizer.all_special_ids))
         masked, labels = input_ids.clone(), torch.full_like(input_ids, -100)
@@ -187,9 +190,9 @@ def read_image(source: "str | os.PathLike[str] | bytes | Image.Image") -> Image.
     """Decode an image, upright and in RGB; transparency is dropped.
 
     Raises:
-        ImageDecodeError: It is no image, is damaged, or has more pixels than Pillow takes for safe.
+        ImageDecodeError: It is not an image, is damaged, or has more pixels than Pillow considers safe.
         OSError: The file cannot be opened.
-        TypeError: `source` is nothing of the above.
+        TypeError: `source` has another type.
     """
     if isinstance(source, Image.Image):
         return source.convert("RGB")
@@ -213,7 +216,7 @@ def _decode_image(file: Any, name: str) -> Image.Image:
 
 
 def _kind(row: Row) -> str:
-    kinds = [kind for kind in KINDS if row.get(kind) is not None]
+    kinds = [kind for kind in MEDIA_COLUMNS if row.get(kind) is not None]
     if len(kinds) != 1:
         raise ValueError(
             f"A row for pre-training needs a 'video' or an 'image', one of the two; this one has "

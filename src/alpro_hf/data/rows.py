@@ -1,4 +1,8 @@
-"""Rows: a number and an epoch for each, its clip, and an identity for that clip."""
+"""Rows: mappings of a clip or image and its text, their place and epoch, and the identity of their clips.
+
+A row has a `video` or an `image`: a path, the bytes of a file, a mapping `{"bytes", "path"}` as the `datasets` library
+gives either, or decoded pixels. Its other fields depend on the task, see `AlproCollator`.
+"""
 
 import hashlib
 import os
@@ -13,18 +17,21 @@ from datasets import Image, IterableDataset, Video
 from PIL.Image import Image as PILImage
 from torch.utils.data import Dataset
 
+from .columns import MEDIA_COLUMNS
+
 Row = Mapping[str, Any]
 
 
 class NumberedRows(Dataset):
-    """A data set whose rows know their place, and in training their epoch.
+    """A data set whose rows carry their `index` and, in training, their `epoch`.
 
-    Random choices in a row (which frames) can then be a function of (seed, epoch, index), so that an interrupted
-    training continues exactly. `set_epoch` reaches persistent workers too: the epoch lives in shared memory.
+    Random choices for a row, such as its frames, can then be a function of (seed, epoch, index), so that an
+    interrupted training continues with the same choices. The epoch lives in shared memory, so that `set_epoch` also
+    reaches persistent workers of a data loader.
 
     Args:
-        dataset: Anything with a length whose items are rows.
-        training: Whether rows carry `epoch` beside `index`.
+        dataset: Any object with a length whose items are rows.
+        training: Whether rows carry `epoch` in addition to `index`.
     """
 
     def __init__(self, dataset: Any, training: bool = False):
@@ -37,11 +44,12 @@ class NumberedRows(Dataset):
         return len(self.dataset)
 
     def set_epoch(self, epoch: int) -> None:
-        """Start of an epoch; passed on to the data set below, in every process that reads it."""
+        """Start an epoch. In every process that reads it, `dataset.set_epoch` is called, too, if there is one."""
         self._epoch.fill_(epoch)
         self._tell()
 
     def _tell(self) -> int:
+        # Each process has its own copy of `dataset`, which learns of a new epoch when that process reads next.
         epoch = int(self._epoch)
         if epoch != self._told and hasattr(self.dataset, "set_epoch"):
             self.dataset.set_epoch(epoch)
@@ -63,10 +71,10 @@ class NumberedRows(Dataset):
 
 @dataclass(frozen=True)
 class Draw:
-    """What everything random in a row is a function of.
+    """The numbers that determine all random choices for a row.
 
-    `generator` gives each purpose a stream of its own, so that one choice more for one purpose changes nothing for
-    another. The streams stay the same between versions: pseudo-labels that were cached rely on them.
+    `generator` gives each purpose a stream of its own, so that an additional choice for one purpose changes nothing
+    for another. The streams stay the same between versions, because cached pseudo-labels rely on them.
     """
 
     seed: int
@@ -79,16 +87,12 @@ class Draw:
         return torch.Generator().manual_seed(int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little"))
 
 
-def _shown_clip(row: Row) -> str:
-    """A name for a clip or image in a list: its path, else its id, else the number of its row."""
-    source = row.get("video") if row.get("video") is not None else row.get("image")
-    path = source.get("path") if isinstance(source, Mapping) else source
-    if isinstance(path, str | os.PathLike):
-        return os.fspath(path)
-    return f"video_id {row['video_id']}" if row.get("video_id") is not None else f"row {row.get('index', 'unknown')}"
+def required_field(row: Row, name: str, task: str) -> Any:
+    """A field that rows of a task must have.
 
-
-def _field(row: Row, name: str, task: str) -> Any:
+    Raises:
+        KeyError: The row lacks it.
+    """
     if name not in row:
         raise KeyError(
             f"A row for the task {task!r} has no field {name!r}; it has {sorted(row)}. Rename the column, or load the "
@@ -97,8 +101,12 @@ def _field(row: Row, name: str, task: str) -> Any:
     return row[name]
 
 
-def _source(value: Any) -> Any:
-    """A clip or image; of `{"bytes", "path"}`, the bytes, or else the path."""
+def media_source(value: Any) -> Any:
+    """The clip or image in a field: of a mapping `{"bytes", "path"}` the bytes, or else the path.
+
+    Raises:
+        ValueError: A mapping has neither.
+    """
     if not isinstance(value, Mapping):
         return value
     source = value.get("bytes") if value.get("bytes") is not None else value.get("path")
@@ -109,52 +117,87 @@ def _source(value: Any) -> Any:
     return source
 
 
-def _is_decoded(video: Any) -> bool:
+def is_decoded_clip(video: Any) -> bool:
+    """Whether a clip is an array or a tensor of pixels instead of a file."""
     return isinstance(video, np.ndarray | torch.Tensor)
 
 
-def _stable_id(content: bytes) -> int:
-    """A number that depends on the content alone, in every process and on every machine."""
-    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little", signed=True)
+def clip_label(row: Row) -> str:
+    """The name of a row's clip or image for messages and lists: its path, else its id, else its row number."""
+    source = row.get("video") if row.get("video") is not None else row.get("image")
+    path = source.get("path") if isinstance(source, Mapping) else source
+    if isinstance(path, str | os.PathLike):
+        return os.fspath(path)
+    return f"video_id {row['video_id']}" if row.get("video_id") is not None else f"row {row.get('index', 'unknown')}"
 
 
-def _clip_name(row: Row, position: int) -> Hashable:
-    """Equal for rows that name the same clip; its position where a row has no name that can be had for nothing."""
+def clip_key(row: Row, position: int) -> Hashable:
+    """A cheap identifier of a row's clip, equal for rows that name the same clip.
+
+    A row without a `video_id` or path gets one of its own, made of `position`: hashing pixels would cost more than a
+    clip that is decoded twice.
+    """
     identity = row.get("video_id")
     if identity is None:
-        identity = _source(row.get("video"))
+        identity = media_source(row.get("video"))
     if isinstance(identity, os.PathLike):
         return os.fspath(identity)
     return identity if isinstance(identity, str | int | np.integer) else (None, position)
 
 
 def video_id(row: Row) -> int:
-    """The number by which batches know the clip of a row: its `video_id`, or else a hash of its path or content."""
+    """The number that identifies a row's clip in a batch, as int64.
+
+    It is the `video_id` of the row if that is a number, else a hash of `video_id`, path or content.
+
+    Raises:
+        TypeError: The clip is of a type without an identity, such as a file object.
+    """
     identity = row.get("video_id")
     if isinstance(identity, int | np.integer):
         return int(identity)
     if identity is None:
-        identity = _source(row["video"] if row.get("video") is not None else row["image"])
+        identity = media_source(row["video"] if row.get("video") is not None else row["image"])
     if isinstance(identity, str | os.PathLike):
-        return _stable_id(os.fspath(identity).encode())
+        return stable_id(os.fspath(identity).encode())
     if isinstance(identity, bytes):
-        return _stable_id(identity)
-    if _is_decoded(identity) or isinstance(identity, PILImage):
-        return _stable_id(np.ascontiguousarray(identity).tobytes())
+        return stable_id(identity)
+    if is_decoded_clip(identity) or isinstance(identity, PILImage):
+        return stable_id(np.ascontiguousarray(identity).tobytes())
     raise TypeError(
-        f"A clip given as {type(identity).__name__} has no name to tell it by. Add a 'video_id' (text or number)."
+        f"A clip given as {type(identity).__name__} cannot be identified. Add a 'video_id' (text or number)."
     )
 
 
-KINDS = ("video", "image")
+def stable_id(content: bytes) -> int:
+    """A 64-bit signed hash of `content`, equal in every process and on every machine, unlike `hash`."""
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little", signed=True)
 
 
 def undecoded(source: Any) -> Any:
-    """Decoding is left to the collator: a shuffle buffer of decoded clips would not fit into memory."""
+    """The same data set, whose columns of clips and images give files instead of pixels.
+
+    The collator decodes them. A shuffle buffer of decoded clips would not fit into memory.
+    """
     if isinstance(source, ArrowDataset | IterableDataset):
         features = source.features or {}
-        for column in KINDS:
+        for column in MEDIA_COLUMNS:
             feature = features.get(column)
             if isinstance(feature, Video | Image) and feature.decode:
                 source = source.cast_column(column, type(feature)(decode=False))
     return source
+
+
+__all__ = [
+    "Draw",
+    "NumberedRows",
+    "Row",
+    "clip_key",
+    "clip_label",
+    "is_decoded_clip",
+    "media_source",
+    "required_field",
+    "stable_id",
+    "undecoded",
+    "video_id",
+]

@@ -1,7 +1,7 @@
-"""Captions from wherever they are kept, one at a time: text, CSV, JSON and Parquet files, `datasets`, iterables.
+"""Tables of captions and annotations, read one row at a time: text, CSV, JSON and Parquet files, data sets, iterables.
 
-Nothing here holds more than a batch of rows, however many there are. A row that cannot be read is an error with its
-place; a caption that is empty is not, and comes out as None for the caller to count.
+`read_captions` reads the captions alone, from any source. `read_records` reads all fields of a file of annotations. No
+more than a batch of rows is in memory. A row that cannot be read is an error that names its place in the file.
 """
 
 import codecs
@@ -10,7 +10,8 @@ import gzip
 import json
 import re
 import zlib
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import IO, Any, TypeAlias
@@ -20,25 +21,37 @@ import pyarrow.parquet as pq
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict, load_dataset, load_from_disk
 from datasets.exceptions import DatasetsError
 
-COLUMNS = ("text", "caption", "sentence")  # tried in a table when no column is named
-_TABLES = {".csv": ",", ".tsv": "\t"}
-_JSON = (".json", ".jsonl", ".ndjson")
-_SUFFIXES = (".txt", *_TABLES, *_JSON, ".parquet")
-_BATCH = 1000  # rows of Parquet and datasets read at a time
+from .columns import CAPTION_COLUMNS
+
+_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+_JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
+_TABLE_SUFFIXES = (*_DELIMITERS, *_JSON_SUFFIXES, ".parquet")
+_BATCH = 1000  # rows of Parquet files and data sets read at a time
 _CHUNK = 1 << 20  # bytes of a JSON list read at a time
-_LONGEST = 1 << 24  # bytes of a line, characters of an item of a JSON list: more is no caption
+# Bytes of a line, or characters of an item of a JSON list. A file of another format may be one endless line.
+_LONGEST = 1 << 24
 _SPACE = re.compile(r"\s*")
 _AFTER_ITEM = re.compile(r"\s*([,\]])")
 
-Source: TypeAlias = str | PathLike[str] | Dataset | DatasetDict | IterableDataset | IterableDatasetDict | Iterable[Any]
+CaptionSource: TypeAlias = (
+    str | PathLike[str] | Dataset | DatasetDict | IterableDataset | IterableDatasetDict | Iterable[Any]
+)
+Record: TypeAlias = dict[str, Any]
 
 
 class CaptionError(ValueError):
-    """A source of captions cannot be read; the message names the source, the place in it and what to do."""
+    """A source of captions cannot be read; the message names the source, the place in it and the remedy."""
+
+
+class AnnotationError(ValueError):
+    """Annotations cannot be used; the message names the file, the place in it, the field and the remedy."""
+
+
+# ------------------------------------------------------------------------------------------------------------ captions
 
 
 def read_captions(
-    *sources: Source,
+    *sources: CaptionSource,
     column: str | None = None,
     split: str | None = None,
     subset: str | None = None,
@@ -47,196 +60,116 @@ def read_captions(
     """Read the captions of all sources, one after the other.
 
     Args:
-        sources: Each a file (`.txt` with one caption a line, `.csv`, `.tsv`, `.json` with a list or with one value a
-            line, `.jsonl`, `.ndjson`; each of these also with `.gz`; `.parquet`), a folder written by
-            `save_to_disk` or laid out for `load_dataset`, the name of a dataset on the Hub (`owner/name`, streamed),
-            a dataset, or any iterable of captions or of rows. A `.tsv` knows no quotes, they are part of its text.
-        column: Where a row keeps its caption. None takes the one there is of `text`, `caption` and `sentence`. For a
-            CSV or TSV without a header, `#1` is the first field, `#2` the second, ... A column may hold lists of
-            captions. Text files have no columns.
-        split: Of a dataset with several, the one to read, such as `train`.
-        subset: Of a dataset with several configurations, the one to read.
-        encoding: Of text, CSV and JSON files; one that extends ASCII. A UTF-8 byte order mark is passed over.
+        sources: Each is one of: a file (`.txt` with one caption a line, `.csv`, `.tsv`, `.json` with a list or with
+            one value a line, `.jsonl`, `.ndjson`; each of these also with `.gz`; `.parquet`); a folder written by
+            `save_to_disk` or laid out for `load_dataset`; the name of a data set on the Hub (`owner/name`, streamed);
+            a data set; an iterable of captions or of rows. Quotes in a `.tsv` are part of its text.
+        column: The column or field with the captions. None: the one of `text`, `caption` and `sentence` that exists.
+            In a CSV or TSV without a header, `#1` is the first field, `#2` the second, and so on. A value may also be
+            a list of captions. Text files have no columns.
+        split: The split to read, such as `train`, if a data set has several.
+        subset: The configuration to read, if a data set has several.
+        encoding: Encoding of text, CSV and JSON files, one that extends ASCII. A UTF-8 byte order mark is skipped.
 
     Yields:
-        The captions without white space around them; None for one that is missing or empty.
+        The captions, stripped; None for each that is missing or empty, so that callers can count those.
 
     Raises:
         CaptionError: A source is none of these, lacks the column, or has a row that cannot be read.
         OSError: A file cannot be opened, or the Hub cannot be reached.
     """
-    if "a\n".encode(codecs.lookup(encoding).name) != b"a\n":
-        raise CaptionError(f"encoding={encoding!r} does not extend ASCII; convert the file to UTF-8 first.")
+    reader = _CaptionReader(column, split, subset, _codec(encoding, CaptionError))
     for source in sources:
-        reader = _Reader(column, split, subset, "utf-8-sig" if codecs.lookup(encoding).name == "utf-8" else encoding)
         yield from reader.read(source)
 
 
-class _Reader:
-    """Reads one source; see `read_captions`."""
+@dataclass(frozen=True)
+class _CaptionReader:
+    """Options of `read_captions`, and how each kind of source is read with them."""
 
-    def __init__(self, column: str | None, split: str | None, subset: str | None, encoding: str) -> None:
-        self.column = column
-        self.split = split
-        self.subset = subset
-        self.encoding = encoding
+    column: str | None
+    split: str | None
+    subset: str | None
+    codec: str
 
-    def read(self, source: Source) -> Iterator[str | None]:
+    def read(self, source: CaptionSource) -> Iterator[str | None]:
         if isinstance(source, str | PathLike):
             return self._path(str(source))
         if isinstance(source, Dataset | IterableDataset | DatasetDict | IterableDatasetDict):
-            return self._dataset(source, "the dataset")
+            return self._dataset(source, "the data set")
         if not isinstance(source, Iterable):
-            raise CaptionError(f"A source of captions is a path, a dataset or an iterable; received {source!r}.")
-        return self._values(((f"item {index}", value) for index, value in enumerate(source)), "the iterable")
+            raise CaptionError(f"A source of captions is a path, a data set or an iterable; received {source!r}.")
+        return self._values((f"the iterable, item {index}", value) for index, value in enumerate(source))
 
     def _path(self, name: str) -> Iterator[str | None]:
-        path, suffix = Path(name), _suffix(name)
-        if path.is_dir():
-            return self._dataset_named(name)
-        if not path.exists():
-            if suffix in _SUFFIXES or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        file, suffix = _File(Path(name), self.codec, CaptionError), _suffix(name)
+        if file.path.is_dir():
+            return self._named_dataset(name)
+        if not file.path.exists():
+            # a name of the Hub looks like a relative path; one that ends as a file does is more likely a typing error
+            if suffix in (".txt", *_TABLE_SUFFIXES) or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
                 raise FileNotFoundError(f"There is no file {name}.")
-            return self._dataset_named(name)
+            return self._named_dataset(name)
         if suffix == ".txt":
-            return (caption for place, line in self._lines(path) for caption in _captions(line, place, None))
-        if suffix in _TABLES:
-            return self._table(path, _TABLES[suffix])
-        if suffix in _JSON:
-            return self._values(self._json(path), name)
-        if suffix == ".parquet" and path.suffix != ".gz":
-            return self._parquet(path)
-        raise CaptionError(
-            f"{name}: no file of captions by its name; known are {', '.join(_SUFFIXES)}, and .gz behind all but the "
-            "last. Rename it to what it holds (.txt: one caption a line)."
-        )
+            return (caption for place, line in file.lines() for caption in _captions(line, place, None))
+        if suffix in _DELIMITERS:
+            return self._rows(file.rows(_DELIMITERS[suffix]))
+        if suffix in _JSON_SUFFIXES:
+            return self._values(file.values())
+        if suffix == ".parquet" and file.path.suffix != ".gz":
+            return self._parquet(file)
+        raise CaptionError(_unknown_suffix(name, "captions", (".txt", *_TABLE_SUFFIXES)))
 
-    # ------------------------------------------------------------------------------------------------- files of text
-
-    def _lines(self, path: Path) -> Iterator[tuple[str, str]]:
-        """Number and text of each line, its line break included."""
-        number, encoding = 0, self.encoding
-        try:
-            with _opened(path) as file:
-                while line := file.readline(_LONGEST + 1):
-                    number += 1
-                    if len(line) > _LONGEST:
-                        raise CaptionError(f"{path}, line {number}: longer than {_LONGEST} bytes, so no captions.")
-                    yield f"line {number}", line.decode(encoding)
-                    encoding = self.encoding.removesuffix("-sig")  # a mark stands in front of the first line only
-        except UnicodeDecodeError as error:
-            raise _undecodable(path, number, encoding, error) from error
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise _damaged(path, number, error) from error
-
-    def _chunks(self, path: Path) -> Generator[str]:
-        """The text of a file whose lines may be longer than memory."""
-        decoder = codecs.getincrementaldecoder(self.encoding)()
-        number = 1
-        try:
-            with _opened(path) as file:
-                while chunk := file.read(_CHUNK):
-                    yield decoder.decode(chunk)
-                    number += chunk.count(b"\n")
-                decoder.decode(b"", final=True)
-        except UnicodeDecodeError as error:
-            number += error.object.count(b"\n", 0, error.start)
-            raise _undecodable(path, number, self.encoding, error) from error
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise _damaged(path, number, error) from error
-
-    def _table(self, path: Path, delimiter: str) -> Iterator[str | None]:
-        lines = (line for _, line in self._lines(path))
-        if delimiter == "\t":
-            rows = csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE)
-        else:
-            rows = csv.reader(lines, delimiter=delimiter, strict=True)
-        field, width, line = -1, 0, 1
-        try:
-            for row in rows:
-                place, line = f"{path}, line {line}", rows.line_num + 1
-                if not row:
-                    yield None
+    def _rows(self, rows: Iterable[tuple[str, list[str]]]) -> Iterator[str | None]:
+        """Captions of a CSV or TSV, which may have no header."""
+        index: int | None = None
+        for place, row in rows:
+            if not row:  # a blank line of a table with one column is an empty caption
+                yield None
+                continue
+            if index is None:
+                index = self._index(row, place)
+                if self.column is None or self.column in row:  # the row was the header
                     continue
-                if not width:
-                    field, width = self._field(row, place), len(row)
-                    if self.column is None or self.column in row:
-                        continue
-                if len(row) != width:
-                    raise CaptionError(f"{place}: {len(row)} fields, where the first line has {width}.")
-                yield from _captions(row[field], place, self.column)
-        except csv.Error as error:
-            raise CaptionError(f"{path}, line {line}: {error}. Is a quotation mark open or a field broken?") from error
+            yield from _captions(row[index], place, self.column)
 
-    def _field(self, first: Sequence[str], place: str) -> int:
-        """Index of the caption in the rows of a table, which may have no header."""
+    def _index(self, first: Sequence[str], place: str) -> int:
+        """Index of the captions in the rows of a CSV or TSV with this first row."""
         if self.column and self.column not in first and re.fullmatch(r"#[1-9]\d*", self.column):
             if int(self.column[1:]) > len(first):
                 raise CaptionError(f"{place}: there is no field {self.column}, only {len(first)} fields.")
             return int(self.column[1:]) - 1
         hint = " In a table without a header, the first field is column #1, the second #2, ..."
-        return list(first).index(_choose(first, self.column, place, hint))
+        return list(first).index(self._key(first, place, hint))
 
-    # -------------------------------------------------------------------------------------------------- rows of values
-
-    def _json(self, path: Path) -> Iterator[tuple[str, Any]]:
-        """Place and value of each item of a list, or of each line."""
-        chunks = self._chunks(path)
-        start = next(chunks, "")
-        if start.lstrip().startswith("["):
-            yield from _json_list(start, chunks, path)
-            return
-        chunks.close()
-        for place, line in self._lines(path):
-            if not line.strip():
-                continue
-            try:
-                value = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise CaptionError(
-                    f"{path}, {place}: not JSON: {error.msg} at character {error.pos + 1}. A file of captions is one "
-                    "list of rows, or has one row a line."
-                ) from error
-            yield place, value
-
-    def _values(self, values: Iterable[tuple[str, Any]], name: str) -> Iterator[str | None]:
-        """Captions of values that are captions themselves or rows that have one."""
+    def _values(self, values: Iterable[tuple[str, Any]]) -> Iterator[str | None]:
+        """Captions of values that are captions, or rows with a caption."""
         key: str | None = None
         for place, value in values:
             if isinstance(value, dict):
                 if key is None:
-                    key = _choose(list(value), self.column, f"{name}, {place}")
+                    key = self._key(list(value), place)
                 elif key not in value:
-                    raise CaptionError(f"{name}, {place}: the row lacks {key!r}; it has {_listed(value)}.")
-                yield from _captions(value[key], f"{name}, {place}", key)
+                    raise CaptionError(f"{place}: the row lacks {key!r}; it has {_listed(value)}.")
+                yield from _captions(value[key], place, key)
             elif self.column is None:
-                yield from _captions(value, f"{name}, {place}", None)
+                yield from _captions(value, place, None)
             else:
-                raise CaptionError(f"{name}, {place}: no row with a field {self.column!r} but {_shown(value)}.")
+                raise CaptionError(f"{place}: expected a row with a field {self.column!r}; received {_shown(value)}.")
 
-    def _parquet(self, path: Path) -> Iterator[str | None]:
-        row = 0
-        with path.open("rb") as file:
-            try:
-                parquet = pq.ParquetFile(file)
-                key = _choose(parquet.schema_arrow.names, self.column, str(path))
-                for batch in parquet.iter_batches(_BATCH, columns=[key]):
-                    for value in batch.column(0).to_pylist():
-                        row += 1
-                        yield from _captions(value, f"{path}, row {row}", key)
-            except (pa.ArrowException, OSError) as error:
-                raise CaptionError(f"{path}, after row {row}: no readable Parquet: {error}") from error
+    def _parquet(self, file: "_File") -> Iterator[str | None]:
+        for place, record in file.parquet(lambda names: [self._key(names, str(file.path))]):
+            [(key, value)] = record.items()
+            yield from _captions(value, place, key)
 
-    # ------------------------------------------------------------------------------------------------------- datasets
-
-    def _dataset_named(self, name: str) -> Iterator[str | None]:
-        """Captions of a folder that holds a dataset, or of a dataset on the Hub."""
+    def _named_dataset(self, name: str) -> Iterator[str | None]:
+        """Captions of a folder that holds a data set, or of a data set on the Hub."""
         try:
             if (Path(name) / "state.json").exists() or (Path(name) / "dataset_dict.json").exists():
                 return self._dataset(load_from_disk(name), name)
             return self._dataset(load_dataset(name, self.subset, split=self.split, streaming=True), name)
         except (DatasetsError, ValueError) as error:
-            raise CaptionError(f"{name}: no file and no dataset that can be read: {error}") from error
+            raise CaptionError(f"{name} is neither a file nor a data set that can be read: {error}") from error
 
     def _dataset(self, dataset: Any, name: str) -> Iterator[str | None]:
         if isinstance(dataset, DatasetDict | IterableDatasetDict):
@@ -251,8 +184,9 @@ class _Reader:
     def _dataset_rows(self, dataset: Any, name: str) -> Iterator[str | None]:
         row = 0
         try:
-            columns = dataset.column_names or list(next(iter(dataset), {}))  # a stream may not know before it starts
-            key = _choose(columns, self.column, name)
+            # a stream may not know its columns before its first row
+            columns = dataset.column_names or list(next(iter(dataset), {}))
+            key = self._key(columns, name)
             for batch in dataset.select_columns([key]).iter(_BATCH):
                 for value in batch[key]:
                     row += 1
@@ -260,69 +194,21 @@ class _Reader:
         except (DatasetsError, pa.ArrowException, UnicodeDecodeError) as error:
             raise CaptionError(f"{name}, after row {row}: {error}") from error
 
-
-def _suffix(name: str) -> str:
-    return Path(name.removesuffix(".gz")).suffix.lower()
-
-
-def _opened(path: Path) -> IO[bytes]:
-    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
-
-
-def _undecodable(path: Path, line: int, encoding: str, error: UnicodeDecodeError) -> CaptionError:
-    return CaptionError(
-        f"{path}, line {line}: not {encoding.removesuffix('-sig')}: the byte 0x{error.object[error.start]:02x} "
-        f"({error.reason}). Name the encoding of the file (--encoding), or convert it to UTF-8."
-    )
-
-
-def _damaged(path: Path, line: int, error: Exception) -> CaptionError:
-    return CaptionError(f"{path}, line {line}: from here on the archive is damaged or incomplete: {error}")
-
-
-def _json_list(text: str, chunks: Iterator[str], path: Path) -> Iterator[tuple[str, Any]]:
-    """Place and value of the items of a JSON list that may be larger than memory; `text` is its beginning."""
-    decode = json.JSONDecoder().raw_decode
-    position, index = text.index("[") + 1, 0
-    line = 1 + text.count("\n", 0, position)
-    after = None
-    while after is None or after[1] == ",":
-        start = _SPACE.match(text, position).end()  # type: ignore[union-attr]  # matches anywhere
-        if index == 0 and text.startswith("]", start):
-            position = start + 1
-            break
-        try:
-            value, end = decode(text, start)
-            after, problem = _AFTER_ITEM.match(text, end), "no ',' or ']' behind the item"
-        except json.JSONDecodeError as error:
-            after, problem = None, error.msg
-        if after is None:  # broken, or the end of what has been read
-            more = next(chunks, "")
-            if not more or len(text) - position > _LONGEST:
-                place = f"line {line + text.count(chr(10), position, start)}, item {index}"
-                raise CaptionError(f"{path}, {place}: not JSON: {problem}.")
-            text, position = text[position:] + more, 0
-            continue
-        yield f"line {line + text.count(chr(10), position, start)}, item {index}", value
-        line += text.count("\n", position, after.end())
-        position, index = after.end(), index + 1
-    if (text[position:] + next(chunks, "")).strip():
-        raise CaptionError(f"{path}, line {line}: there is something behind the end of the list.")
-
-
-def _choose(columns: Sequence[str], column: str | None, name: str, hint: str = "") -> str:
-    """The column that holds the captions."""
-    if column is not None:
-        if column not in columns:
-            raise CaptionError(f"{name}: there is no column {column!r}; the columns are {_listed(columns)}.{hint}")
-        return column
-    known = [candidate for candidate in COLUMNS if candidate in columns]
-    if len(known) == 1:
-        return known[0]
-    problem = (
-        f"several columns may be the captions ({', '.join(known)})" if known else "no column of captions is known"
-    )
-    raise CaptionError(f"{name}: {problem}; name it (--column). The columns are {_listed(columns)}.{hint}")
+    def _key(self, columns: Sequence[str], place: str, hint: str = "") -> str:
+        """The column that holds the captions."""
+        if self.column is not None:
+            if self.column not in columns:
+                raise CaptionError(
+                    f"{place}: there is no column {self.column!r}; the columns are {_listed(columns)}.{hint}"
+                )
+            return self.column
+        known = [candidate for candidate in CAPTION_COLUMNS if candidate in columns]
+        if len(known) == 1:
+            return known[0]
+        problem = (
+            f"several columns may be the captions ({', '.join(known)})" if known else "no column of captions is known"
+        )
+        raise CaptionError(f"{place}: {problem}; name it (--column). The columns are {_listed(columns)}.{hint}")
 
 
 def _captions(value: Any, place: str, field: str | None) -> Iterator[str | None]:
@@ -337,6 +223,303 @@ def _captions(value: Any, place: str, field: str | None) -> Iterator[str | None]
         raise CaptionError(f"{where}: a caption is text; received {_shown(value)}.")
 
 
+# ------------------------------------------------------------------------------------------------------------- records
+
+
+def read_records(
+    path: Path, encoding: str = "utf-8", columns: Sequence[str] | None = None
+) -> Iterator[tuple[str, Record]]:
+    """Read the records of a file, whose extension tells its format.
+
+    Formats: `.csv`, `.tsv`, `.json` (a list, or one object a line), `.jsonl`, `.ndjson`, each also with `.gz`;
+    `.parquet`. Quotes in a `.tsv` are part of its text.
+
+    Args:
+        path: The file.
+        encoding: Encoding of the text formats, one that extends ASCII. A UTF-8 byte order mark is skipped.
+        columns: Names of the fields of a CSV or TSV without a header. A first line of these names is skipped.
+
+    Yields:
+        The place, such as "train.csv, line 7", and the record. Values of CSV and TSV are text.
+
+    Raises:
+        AnnotationError: The file is none of these, is damaged, or has another encoding.
+        OSError: It cannot be opened.
+    """
+    file = _File(path, _codec(encoding, AnnotationError), AnnotationError)
+    suffix = _suffix(path.name)
+    if suffix in _DELIMITERS:
+        yield from _named(file.rows(_DELIMITERS[suffix], columns), columns)
+    elif suffix in _JSON_SUFFIXES:
+        for place, value in file.values():
+            if not isinstance(value, dict):
+                raise AnnotationError(f"{place}: expected an object with named fields; received {_shown(value)}.")
+            yield place, value
+    elif suffix == ".parquet" and path.suffix != ".gz":
+        yield from file.parquet()
+    else:
+        raise AnnotationError(_unknown_suffix(str(path), "annotations", _TABLE_SUFFIXES))
+
+
+def read_lines(path: Path, encoding: str = "utf-8") -> Iterator[tuple[str, str]]:
+    """Read the place and the stripped text of the lines of a file, except blank ones.
+
+    Raises:
+        AnnotationError: The file is damaged or has another encoding.
+        OSError: It cannot be opened.
+    """
+    for place, line in _File(path, _codec(encoding, AnnotationError), AnnotationError).lines():
+        if line.strip():
+            yield place, line.strip()
+
+
+def text_of(record: Record, field: str, place: str) -> str:
+    """The stripped text in a field; "" for a null.
+
+    Raises:
+        AnnotationError: The field is missing or holds no text.
+    """
+    value = value_of(record, field, place)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise AnnotationError(f"{place}, field {field!r}: expected text; received {_shown(value)}.")
+    return _encodable(value.strip(), field, place)
+
+
+def name_of(record: Record, field: str, place: str) -> str:
+    """The name of a clip or image in a field, which may be a whole number.
+
+    Raises:
+        AnnotationError: The field is missing, empty, or holds something else.
+    """
+    value = value_of(record, field, place)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str) or not value.strip():
+        raise AnnotationError(
+            f"{place}, field {field!r}: expected the name of a clip or image; received {_shown(value)}."
+        )
+    return _encodable(value.strip(), field, place)
+
+
+def value_of(record: Record, field: str, place: str) -> Any:
+    """The value of a field.
+
+    Raises:
+        AnnotationError: The field is missing.
+    """
+    if field not in record:
+        raise AnnotationError(
+            f"{place}: there is no field {field!r}; there are {_listed(record)}. Is this file of another kind?"
+        )
+    return record[field]
+
+
+def _named(rows: Iterable[tuple[str, list[str]]], columns: Sequence[str] | None) -> Iterator[tuple[str, Record]]:
+    names = None if columns is None else list(columns)
+    first = True
+    for place, row in rows:
+        is_first, first = first, False
+        if not row or (is_first and row == names):
+            continue
+        if names is None:
+            names = row
+            if len(set(names)) < len(names):
+                raise AnnotationError(f"{place}: the header names a column twice: {_listed(names)}.")
+            continue
+        yield place, dict(zip(names, row, strict=True))
+
+
+def _encodable(text: str, field: str, place: str) -> str:
+    # JSON can express half of a surrogate pair, which Arrow and UTF-8 files cannot store
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise AnnotationError(
+            f"{place}, field {field!r}: {text!r:.80} contains half of a character ({error.reason}). Write the file "
+            "again, in UTF-8."
+        ) from error
+    return text
+
+
+# --------------------------------------------------------------------------------------------------------------- files
+
+
+@dataclass(frozen=True)
+class _File:
+    """A file of rows. All its methods yield a place, for messages, and what is there.
+
+    CSV and JSON are read by the standard library: the readers of pyarrow and `datasets` report no line of an error,
+    guess types (the name 0042 becomes 42), and read no JSON list without holding it in memory. Parquet is pyarrow's.
+    """
+
+    path: Path
+    codec: str
+    error: type[CaptionError] | type[AnnotationError]  # the class of errors that it raises
+
+    def lines(self) -> Iterator[tuple[str, str]]:
+        """The lines, with their line breaks."""
+        number, codec = 0, self.codec
+        try:
+            with self._opened() as file:
+                while line := file.readline(_LONGEST + 1):
+                    number += 1
+                    if len(line) > _LONGEST:
+                        raise self.error(f"{self.path}, line {number}: longer than {_LONGEST} bytes, so not a row.")
+                    yield f"{self.path}, line {number}", line.decode(codec)
+                    codec = self.codec.removesuffix("-sig")  # only the first line may start with a byte order mark
+        except UnicodeDecodeError as error:
+            raise self._undecodable(number, error) from error
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise self._damaged(number, error) from error
+
+    def rows(self, delimiter: str, columns: Sequence[str] | None = None) -> Iterator[tuple[str, list[str]]]:
+        """The fields of each row of a CSV or TSV; none for a blank line. All rows have as many as the first row, or
+        as `columns`, the names of the fields of a table without a header."""
+        lines = (text for _, text in self.lines())
+        if delimiter == "\t":
+            rows = csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE)
+        else:
+            rows = csv.reader(lines, delimiter=delimiter, strict=True)
+        expected = columns
+        line = 1  # where the row starts; a quoted field may span lines
+        try:
+            for row in rows:
+                place, line = f"{self.path}, line {line}", rows.line_num + 1
+                expected = expected or row
+                if row and len(row) != len(expected):
+                    count = (
+                        f"the first line has {len(expected)}" if columns is None else f"{len(expected)} are expected"
+                    )
+                    raise self.error(
+                        f"{place}: {len(row)} fields, where {count}: {_listed(expected)}. Is a delimiter missing, or "
+                        "is there one in a text without quotes?"
+                    )
+                yield place, row
+        except csv.Error as error:
+            raise self.error(
+                f"{self.path}, line {line}: {error}. Is a quotation mark open or a field broken?"
+            ) from error
+
+    def values(self) -> Iterator[tuple[str, Any]]:
+        """The items of a JSON list, or the values of a file with one JSON value a line."""
+        chunks = self._chunks()
+        start = next(chunks, "")
+        if start.lstrip().startswith("["):
+            yield from self._list_items(start, chunks)
+            return
+        chunks.close()
+        for place, line in self.lines():
+            if not line.strip():
+                continue
+            try:
+                value = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise self.error(
+                    f"{place}: not valid JSON: {error.msg} at character {error.pos + 1}. A JSON file is one list of "
+                    "rows, or has one row a line."
+                ) from error
+            yield place, value
+
+    def parquet(
+        self, select: Callable[[Sequence[str]], Sequence[str]] | None = None
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The rows of a Parquet file; with `select`, only the columns that it selects by name are read."""
+        row = 0
+        with self.path.open("rb") as file:
+            try:
+                parquet = pq.ParquetFile(file)
+                columns = None if select is None else list(select(parquet.schema_arrow.names))
+                for batch in parquet.iter_batches(_BATCH, columns=columns):
+                    for record in batch.to_pylist():
+                        row += 1
+                        yield f"{self.path}, row {row}", record
+            except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last if a text is not UTF-8
+                raise self.error(f"{self.path}, after row {row}: not readable as Parquet: {error}") from error
+
+    def _opened(self) -> IO[bytes]:
+        if self.path.suffix == ".gz":
+            return gzip.open(self.path, "rb")  # type: ignore[return-value]
+        return self.path.open("rb")
+
+    def _chunks(self) -> Generator[str]:
+        """The text in pieces, because a JSON list may be one line larger than memory."""
+        decoder = codecs.getincrementaldecoder(self.codec)()
+        number = 1
+        try:
+            with self._opened() as file:
+                while chunk := file.read(_CHUNK):
+                    yield decoder.decode(chunk)
+                    number += chunk.count(b"\n")
+                decoder.decode(b"", final=True)
+        except UnicodeDecodeError as error:
+            number += error.object.count(b"\n", 0, error.start)
+            raise self._undecodable(number, error) from error
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise self._damaged(number, error) from error
+
+    def _list_items(self, text: str, chunks: Iterator[str]) -> Iterator[tuple[str, Any]]:
+        """The items of a JSON list that may be larger than memory; `text` is its beginning."""
+        decode = json.JSONDecoder().raw_decode
+        position, index = text.index("[") + 1, 0
+        line = 1 + text.count("\n", 0, position)
+        after = None
+        while after is None or after[1] == ",":
+            start = _SPACE.match(text, position).end()  # type: ignore[union-attr]  # matches anywhere
+            if index == 0 and text.startswith("]", start):
+                position = start + 1
+                break
+            # An item counts only if its delimiter has been read, too: of "12" and "34," the number is 1234.
+            try:
+                value, end = decode(text, start)
+                after, problem = _AFTER_ITEM.match(text, end), "no ',' or ']' after the item"
+            except json.JSONDecodeError as error:
+                after, problem = None, error.msg
+            if after is None:  # broken, or it continues in the next chunk
+                more = next(chunks, "")
+                if not more or len(text) - position > _LONGEST:
+                    place = f"line {line + text.count(chr(10), position, start)}, item {index}"
+                    raise self.error(f"{self.path}, {place}: not valid JSON: {problem}.")
+                text, position = text[position:] + more, 0
+                continue
+            yield f"{self.path}, line {line + text.count(chr(10), position, start)}, item {index}", value
+            line += text.count("\n", position, after.end())
+            position, index = after.end(), index + 1
+        if (text[position:] + next(chunks, "")).strip():
+            raise self.error(f"{self.path}, line {line}: there is text after the end of the list.")
+
+    def _undecodable(self, line: int, error: UnicodeDecodeError) -> ValueError:
+        return self.error(
+            f"{self.path}, line {line}: not {self.codec.removesuffix('-sig')}: the byte "
+            f"0x{error.object[error.start]:02x} ({error.reason}). Name the encoding of the file (--encoding), or "
+            "convert it to UTF-8."
+        )
+
+    def _damaged(self, line: int, error: Exception) -> ValueError:
+        return self.error(f"{self.path}, line {line}: from here on the archive is damaged or incomplete: {error}")
+
+
+def _codec(encoding: str, error: type[CaptionError] | type[AnnotationError]) -> str:
+    """Python's name of an encoding, that of UTF-8 with or without a byte order mark for UTF-8."""
+    name = codecs.lookup(encoding).name
+    # Lines are split as bytes and decoded one by one, which needs a line break to be the one byte of ASCII.
+    if "a\n".encode(name) != b"a\n":
+        raise error(f"encoding={encoding!r} does not extend ASCII; convert the file to UTF-8 first.")
+    return "utf-8-sig" if name == "utf-8" else name
+
+
+def _suffix(name: str) -> str:
+    return Path(name.removesuffix(".gz")).suffix.lower()
+
+
+def _unknown_suffix(name: str, content: str, known: Sequence[str]) -> str:
+    return (
+        f"{name}: the name is not that of a file of {content}. Known are {', '.join(known)}, and .gz after all but "
+        "the last. Rename the file to match its content."
+    )
+
+
 def _shown(value: Any) -> str:
     text = repr(value)
     return f"{type(value).__name__} {text[:60]}{'...' if len(text) > 60 else ''}"
@@ -347,4 +530,14 @@ def _listed(columns: Iterable[str]) -> str:
     return ", ".join(names[:20]) + (", ..." if len(names) > 20 else "") or "none"
 
 
-__all__ = ["COLUMNS", "CaptionError", "read_captions"]
+__all__ = [
+    "AnnotationError",
+    "CaptionError",
+    "Record",
+    "name_of",
+    "read_captions",
+    "read_lines",
+    "read_records",
+    "text_of",
+    "value_of",
+]

@@ -1,12 +1,12 @@
 """Exact video frames from any container.
 
-One decoder for the whole package, on PyAV. What it promises: `indices[k]` of the result is the frame that comes
-`indices[k]`-th out of the decoder when the file is decoded from its first frame to its last. Frame counts and rates in
-file headers are often wrong, so they are never used: the packets of the stream are listed (without decoding them), and
-their sorted presentation times are the table of the clip's frames. Seeking happens only in containers that find a key
-frame by its time and only when it skips something. Pictures of H.264 and H.265 that no other picture is predicted from
-are left out unless they are wanted. Every frame that comes out is checked against the table; at the first disagreement
-the clip is decoded again from its start, whole.
+The one decoder of the package, built on PyAV. It guarantees that frame `i` of a result is the frame that a decoder
+outputs at position `i` when it decodes the file from start to end. Frame counts and rates in file headers are often
+wrong and are never used. Instead, the packets of the stream are listed without decoding them, and their sorted
+presentation times form a table of frames (`FrameTable`). The decoder seeks only in containers that find a key frame by
+its time, and only if that skips frames. It skips pictures of H.264 and H.265 that are not wanted and that no other
+picture refers to. Every decoded frame is compared with the table. At the first difference, the clip is decoded again,
+completely and from its start.
 
     frames = decode("clip.mp4", lambda info: [0, info.num_frames // 2, info.num_frames - 1], height=224, width=224)
     frames.pixels            # torch.uint8 (3, 3, 224, 224)
@@ -34,7 +34,7 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from .decoding_bitstream import ends_early, layers_of
-from .decoding_source import VideoSource, opened
+from .decoding_source import VideoSource, open_source
 from .decoding_table import FrameTable
 from .decoding_types import (
     DEFAULT_LIMITS,
@@ -49,18 +49,18 @@ from .decoding_types import (
     VideoLimits,
 )
 
-# Containers with an index that FFmpeg seeks by exactly: seeks in MPEG-PS/TS land late, times in AVI are not monotonic.
+# Containers by whose index FFmpeg seeks exactly. Seeks in MPEG-PS/TS land late; times in AVI are not monotonic.
 SEEKABLE_FORMATS = frozenset({"mov", "mp4", "matroska", "webm"})
-# VP8 stores frames that are never shown as packets of their own, which only decoding tells apart.
+# VP8 stores frames that are never shown in packets of their own. Only decoding tells them from others.
 UNSEEKABLE_CODECS = frozenset({"vp8"})
-# With a thread a frame, FFmpeg's decoder calls what is not there if it was at work before a seek and then meets a
-# damaged key frame.
-NO_THREADS_A_FRAME_OVER_SEEKS = frozenset({"vp9"})
-READ_SIZE = 1 << 18  # bytes that FFmpeg asks for at a time
+# With one thread per frame, FFmpeg's VP9 decoder crashes (it calls a null pointer) if it has decoded frames before a
+# seek and then meets a damaged key frame.
+SLICE_THREADS_ACROSS_SEEKS = frozenset({"vp9"})
+READ_SIZE = 1 << 18  # bytes that FFmpeg reads at a time
 
 
 class _TableMismatchError(Exception):
-    """Decoded frames disagree with the table: try again in a slower, safer way."""
+    """Decoded frames differ from the table: try again in a slower, safer way."""
 
 
 FrameChoice = Sequence[int] | Callable[[VideoInfo], Sequence[int]] | None
@@ -72,9 +72,9 @@ def probe(
     limits: VideoLimits = DEFAULT_LIMITS,
     allow_url: bool = False,
 ) -> VideoInfo:
-    """Describes a video without decoding it (except where only decoding can count its frames).
+    """Describe a video without decoding it, except where only decoding can count its frames.
 
-    Args and errors: see `decode`. A truncated file is described, not refused.
+    For arguments and errors see `decode`. A truncated file is described, not refused.
     """
     with _open(source, limits, allow_url) as video:
         return video.info(next(video.tables()))
@@ -92,102 +92,121 @@ def decode(
     table: FrameTable | None = None,
     threads: int = 0,
 ) -> Frames:
-    """Decodes the frames `indices` of a video, exactly.
+    """Decode the frames `indices` of a video, exactly.
 
-    Colour conversion and resize are one step inside FFmpeg's scaler with a bicubic filter, as the original ALPRO had
-    its decoder do. Quarter turns and mirroring that a camera noted in the file are applied, other angles are not.
-    Alpha is dropped, 10-bit becomes 8-bit, grey becomes RGB, interlaced frames stay interlaced. Damaged data raises an
-    error as far as container and codec can tell; VP8, VP9 and some intra-only codecs have nothing to tell it by.
+    FFmpeg's scaler converts colours and resizes in one step with a bicubic filter, as in the original ALPRO. Quarter
+    turns and mirroring that a camera noted in the file are applied, other angles are not. Alpha is dropped, 10-bit
+    becomes 8-bit, grey becomes RGB, interlaced frames stay interlaced. Damaged data raise an error if container or
+    codec can detect them; VP8, VP9 and some intra-only codecs have no checksums or other means to do so.
 
     Args:
         source: path, bytes, or binary file object (left open; read from its start). An http(s) URL, downloaded first,
-            if `allow_url`. Nothing else is ever opened, whatever the content says.
+            if `allow_url`. Nothing else is opened, whatever the content refers to.
         indices: frame numbers in any order, repeats allowed; or a function from `VideoInfo` to frame numbers, so that
             the length need not be known beforehand; or `None` for all frames.
-        height, width: size of the result; `None` keeps that of the first frame wanted.
-        limits: what to refuse.
+        height, width: size of the result in pixels; `None` keeps the size of the first frame requested.
+        limits: limits on the cost of a video; one that exceeds them is refused.
         allow_url: whether `source` may be an http(s) URL.
-        allow_truncated: decode what is there of a file that ends early, rather than raise `TruncatedVideoError`.
-        table: `Frames.table` of an earlier decode of this file, which saves listing its packets. One of another file,
-            by size, codec or what comes out, is left aside.
-        threads: of FFmpeg; 0 for as many as there are cores, 1 where other clips are decoded at the same time.
+        allow_truncated: decode the readable part of a file that ends early, instead of raising `TruncatedVideoError`.
+        table: `Frames.table` of an earlier decode of this file, which saves listing its packets. A table of another
+            file is ignored: size and codec are compared first, then every decoded frame.
+        threads: threads of FFmpeg; 0 for one per core, 1 when other clips are decoded at the same time.
 
     Returns:
         `Frames`, with `pixels` of shape (len(indices), 3, height, width).
 
     Raises:
-        VideoDecodeError: one of its subclasses, naming the input; see each for its meaning.
-        IndexError: a frame number outside the video.
+        VideoDecodeError: one of its subclasses, which names the input; see each for its meaning.
+        IndexError: a frame number is outside the video.
         OSError: the path cannot be read.
     """
     import torch
 
-    choose = partial(choose_frames, indices)
-    pixels, chosen, timestamps, info, found = read(
-        source, choose, height, width, limits, allow_url, allow_truncated, table, threads
+    pixels, chosen, timestamps, info, found = decode_to_array(
+        source,
+        partial(choose_frames, indices),
+        height=height,
+        width=width,
+        limits=limits,
+        allow_url=allow_url,
+        allow_truncated=allow_truncated,
+        table=table,
+        threads=threads,
     )
     return Frames(torch.from_numpy(pixels).permute(0, 3, 1, 2), chosen, timestamps, info, found)
 
 
-def read(
+def decode_to_array(
     source: VideoSource,
     choose: Callable[[VideoInfo], list[int]],
+    *,
     height: int | None,
     width: int | None,
     limits: VideoLimits,
     allow_url: bool,
     allow_truncated: bool,
-    kept: FrameTable | None,
+    table: FrameTable | None,
     threads: int,
 ) -> tuple[np.ndarray, list[int], list[float], VideoInfo, FrameTable | None]:
-    """What `decode` makes `Frames` of; the pixels are uint8 (T, height, width, 3)."""
+    """`decode` without torch, for processes that only decode.
+
+    Returns:
+        The fields of `Frames`: pixels as uint8 (T, height, width, 3), indices, timestamps, info, table.
+    """
     if threads < 0:
         raise ValueError(f"threads={threads} must be 0 (one for each core) or more.")
     with _open(source, limits, allow_url, threads) as video:
-        for table in video.tables(kept):
-            info = video.info(table)
+        for attempt in video.tables(table):
+            info = video.info(attempt)
             if info.truncated and not allow_truncated:
                 problem = f"the file ends early, after {info.num_frames} readable frames"
                 raise TruncatedVideoError(video.name, problem, "Get the whole file, or pass allow_truncated=True")
             try:
-                result = video.read(table, info, choose(info), height, width)
-                certain = not (table.counted or video.truncated or video.damaged)
-                return *result, table if certain else None
+                result = video.read(attempt, info, choose(info), height, width)
+                certain = not (attempt.counted or video.truncated or video.damaged)
+                return *result, attempt if certain else None
             except _TableMismatchError:
                 continue
             except CorruptVideoError:
-                if not table.seekable:  # after a seek, data may only seem damaged
+                # A seek may land where the decoder lacks a reference, and intact data then seem damaged.
+                if not attempt.seekable:
                     raise
         raise CorruptVideoError(video.name, "two decodes of it give different frames", "Re-encode the file")
 
 
 def choose_frames(indices: FrameChoice, info: VideoInfo) -> list[int]:
+    """The frame numbers that `indices` of `decode` selects from a video.
+
+    Raises:
+        IndexError: A number is outside the video.
+        ValueError: There is no number.
+    """
     if indices is None:
         return list(range(info.num_frames))
     chosen = [int(i) for i in (indices(info) if callable(indices) else indices)]
     for i in chosen:
         if not 0 <= i < info.num_frames:
-            raise IndexError(f"{info.source}: frame {i} was asked for, and the last frame is {info.num_frames - 1}.")
+            raise IndexError(f"{info.source}: frame {i} was requested, and the last frame is {info.num_frames - 1}.")
     if not chosen:
-        raise ValueError(f"{info.source}: no frame was asked for. Pass at least one index, or None for all frames.")
+        raise ValueError(f"{info.source}: no frame was requested. Pass at least one index, or None for all frames.")
     return chosen
 
 
 @contextmanager
 def _open(source: VideoSource, limits: VideoLimits, allow_url: bool, threads: int = 0) -> Iterator["_Video"]:
     with (
-        opened(source, limits, allow_url) as (name, file, size),
+        open_source(source, limits, allow_url) as (name, file, size),
         closing(_Video(name, file, size, limits, threads)) as video,
     ):
         yield video
 
 
-# metadata need not be text; from PyAV 19 on they are read without this
+# Metadata need not be valid UTF-8, and PyAV before 19 raises an error for that unless told to ignore it.
 _ANY_METADATA: dict[str, Any] = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
 
 
 class _Reader:
-    """The bytes of a file and nothing else: a name would let FFmpeg guess the format from its extension."""
+    """The bytes of a file without its name, from whose extension FFmpeg would guess the format."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file = file
@@ -207,25 +226,29 @@ def _refuse(url: str, flags: int, options: dict[str, str]) -> NoReturn:
 
 
 class _Video:
-    """An open video: lists its packets, and decodes them in order or from a key frame on."""
+    """An open video, which lists its packets and decodes them from the start or from a key frame.
+
+    Not every container can seek back to its first packet, so each pass over the file opens it again.
+    """
 
     def __init__(self, name: str, file: IO[bytes], size: int, limits: VideoLimits, threads: int) -> None:
         self.name, self.file, self.size, self.limits, self.threads = name, file, size, limits, threads
         self.truncated = ends_early(file, size)
-        self.damaged: set[int | None] = set()  # times of packets that the container calls damaged
+        self.damaged: set[int | None] = set()  # times of packets that the container marks as damaged
         self.container: InputContainer
         self.stream: VideoStream
         self.open()
 
     def open(self) -> None:
-        """Opens the file at its start."""
+        """Open the file at its start."""
         self.file.seek(0)
         self.head = self.file.read(4096)
         self.file.seek(0)
-        # Formats that refer to other files (playlists, sdp, concat) get no protocol and no callback to open them with.
+        # Formats that refer to other files (playlists, sdp, concat) could read local files or reach the network. They
+        # get no protocol to open them with, and the callback refuses.
         options = {"protocol_whitelist": ""}
-        # PyAV's log calls Python from FFmpeg's threads; closing waits for these and lets no Python run: it hangs.
-        # torchvision 0.24 turns the log on when it is imported.
+        # PyAV's log calls Python from FFmpeg's threads. Closing a container waits for these threads while it holds the
+        # interpreter lock, so it would hang. torchvision 0.24 turns the log on when it is imported.
         if av.logging.get_level() is not None:
             av.logging.set_level(None)
         try:
@@ -257,9 +280,10 @@ class _Video:
             raise VideoDecodeError(self.name, "PyAV has no decoder for its codec", "Re-encode it to H.264")
         pixels = context.width * context.height
         self.limits.check("max_pixels", pixels, self.name, "the number of pixels of a frame is")
-        # Damaged data is reported instead of patched up; FFmpeg's default is to guess the missing picture.
+        # Report damaged data; by default FFmpeg conceals them and guesses the missing picture.
         context.options = {"err_detect": "explode+crccheck"}
-        if self.limits.max_pixels is not None:  # for frames larger than the header says; padding may double small ones
+        if self.limits.max_pixels is not None:
+            # Frames may be larger than the header says. Twice the limit, because padding may double small frames.
             context.options = {**context.options, "max_pixels": str(2 * self.limits.max_pixels)}
         context.thread_type = "AUTO"
         context.thread_count = self.threads
@@ -274,8 +298,8 @@ class _Video:
         if head.lstrip().startswith((b"#EXTM3U", b"ffconcat", b"v=0")) or b"<MPD" in head:
             problem = "it is a playlist, which only points to other files"
             return NotAVideoError(self.name, problem, "Pass the video itself")
-        problem = f"its content is no video or audio format that can be read ({error.strerror})"
-        return NotAVideoError(self.name, problem, "Check the file; its name does not matter")
+        problem = f"its content has no video or audio format that FFmpeg can read ({error.strerror})"
+        return NotAVideoError(self.name, problem, "Check the content of the file; its name does not matter")
 
     def _without_index(self) -> TruncatedVideoError:
         problem = "the file is an mp4 or mov that ends before its index, or the index is damaged"
@@ -301,18 +325,18 @@ class _Video:
         return first is not None and last is not None and last - first <= self._longest
 
     def _packets(self) -> Iterator[av.Packet]:
-        """The packets of the stream, from the present position; notes in `damaged` what cannot be certain."""
+        """The packets of the stream from the current position on. Adds the times of unreliable ones to `damaged`."""
         damaged = False
         for packet in self._whole_packets():
-            # After a loss that the container noticed, nothing is certain up to the next key frame.
+            # After data that the container marks as damaged, nothing is reliable before the next key frame.
             damaged = packet.is_corrupt or (damaged and not packet.is_keyframe)
             if damaged:
                 self.damaged.add(packet.pts)
             yield packet
 
     def _whole_packets(self) -> Iterator[av.Packet]:
-        """All packets but a last one that is cut off."""
-        held: av.Packet | None = None
+        """All packets except a last one that is cut off."""
+        held: av.Packet | None = None  # one packet back, because only the last one may be cut off
         packets = self.container.demux(self.stream)
         while True:
             try:
@@ -331,7 +355,7 @@ class _Video:
             yield held
 
     def _packet_table(self) -> FrameTable | None:
-        """The table as the packets tell it, or `None` where they do not give each frame a time of its own."""
+        """The table of the packets, or `None` if they do not give each frame a time of its own."""
         times, is_key = array("q"), bytearray()
         timed, longest = True, self._longest
         for packet in self._packets():
@@ -350,7 +374,7 @@ class _Video:
         return FrameTable.of_packets(np.array(times, np.int64), np.array(is_key, bool), seekable, self._origin)
 
     def _decoded_table(self) -> FrameTable:
-        """The table as a decode of the whole clip tells it."""
+        """The table of the frames that a decode of the whole clip outputs."""
         self.container.close()
         self.open()
         pts: list[int | None] = []
@@ -374,7 +398,7 @@ class _Video:
 
     @property
     def _longest(self) -> float:
-        """Ticks that a video may last."""
+        """The longest duration allowed, in ticks."""
         return float("inf") if self.limits.max_duration is None else float(self.limits.max_duration / self._time_base)
 
     def _check_duration(self, ticks: int) -> None:
@@ -385,7 +409,11 @@ class _Video:
         return self.stream.time_base or Fraction(1, 1)
 
     def info(self, table: FrameTable) -> VideoInfo:
-        """Raises `EmptyVideoError` if the table has no frame."""
+        """Describe the video by its table.
+
+        Raises:
+            EmptyVideoError: The table has no frame.
+        """
         n = len(table.pts)
         if n == 0:
             problem = "its video stream holds no frame that can be decoded"
@@ -409,9 +437,11 @@ class _Video:
         )
 
     def _frames(self, packets: Iterator[av.Packet] | None = None, *, late_start: bool = False) -> Iterator[VideoFrame]:
-        """Decodes packets, or all from the present position to the end. With `late_start`, what cannot be decoded
-        before the first frame that can is skipped: the leading frames of an open group after a seek, a broadcast
-        recorded from its middle."""
+        """Decode packets; by default all from the current position to the end.
+
+        With `late_start`, errors before the first decoded frame are ignored: after a seek, the leading frames of an
+        open group refer to frames before it, and the recording of a broadcast starts in the middle of a group.
+        """
         started = not late_start
         for packet in self._then_flush(packets or self._packets()):
             try:
@@ -428,19 +458,23 @@ class _Video:
     @staticmethod
     def _then_flush(packets: Iterator[av.Packet]) -> Iterator[av.Packet | None]:
         yield from packets
-        yield None  # makes the decoder give out the frames it still holds
+        yield None  # makes the decoder output the frames that it still holds
 
     def read(
         self, table: FrameTable, info: VideoInfo, chosen: list[int], height: int | None, width: int | None
     ) -> tuple[np.ndarray, list[int], list[float], VideoInfo]:
-        """Decodes the chosen frames. Raises `_TableMismatchError` when what comes out is not what the table says."""
+        """Decode the chosen frames.
+
+        Raises:
+            _TableMismatchError: The decoded frames differ from the table.
+        """
         unique = sorted(set(chosen))
         canvas: _Canvas | None = None
         for slot, frame in enumerate(self._exact_frames(table, unique)):
             if canvas is None:
                 canvas = _Canvas(frame, height, width)
                 size = len(chosen) * 3 * canvas.height * canvas.width
-                self.limits.check("max_decoded_size", size, self.name, "the size in bytes of the frames asked for is")
+                self.limits.check("max_decoded_size", size, self.name, "the size in bytes of the frames requested is")
                 stack = np.empty((len(unique), canvas.height, canvas.width, 3), np.uint8)
                 if canvas.transposed:
                     info = replace(info, width=info.height, height=info.width)
@@ -452,13 +486,13 @@ class _Video:
     def _exact_frames(self, table: FrameTable, wanted: list[int]) -> Iterator[VideoFrame]:
         """The frames at ascending positions of the table."""
         runs = list(table.runs(wanted))
-        if len(runs) > 1 and self.stream.codec_context.name in NO_THREADS_A_FRAME_OVER_SEEKS:
+        if len(runs) > 1 and self.stream.codec_context.name in SLICE_THREADS_ACROSS_SEEKS:
             self.stream.codec_context.thread_type = "SLICE"
         for run in runs:
-            left_out: set[int | None] = set()  # times of pictures that are not decoded
+            skipped: set[int | None] = set()  # times of pictures that are not decoded
             if table.seekable:
                 position = table.key_before(run[0])
-                frames = self._frames_from(table, position, run, left_out)
+                frames = self._frames_from(table, position, run, skipped)
             else:
                 self.container.close()
                 self.open()
@@ -467,11 +501,11 @@ class _Video:
             for target in run:
                 while position <= target:
                     frame = next(frames, None)
-                    while position < target and table.pts[position] in left_out:
+                    while position < target and table.pts[position] in skipped:
                         position += 1
                     if frame is None or (frame.pts != table.pts[position] and not table.counted):
                         raise _TableMismatchError
-                    # What the decoder patched up spoils the frames predicted from it, up to the next key frame.
+                    # A concealed error spreads to the frames predicted from it, up to the next key frame.
                     damaged = frame.is_corrupt or (damaged and not frame.key_frame)
                     position += 1
                 assert frame is not None
@@ -481,34 +515,37 @@ class _Video:
                 yield frame
 
     def _frames_from(
-        self, table: FrameTable, key: int, run: list[int], left_out: set[int | None]
+        self, table: FrameTable, key: int, run: list[int], skipped: set[int | None]
     ) -> Iterator[VideoFrame]:
-        """Decodes from a key frame on, by a seek, what the wanted frames need; notes what it left out."""
+        """Seek to a key frame and decode what the wanted frames need. Adds times of other pictures to `skipped`."""
         start = table.pts[key]
         assert start is not None
         try:
             self.container.seek(start, stream=self.stream)
         except av.error.FFmpegError as error:
             raise _TableMismatchError from error
-        packets = self._needed_packets(table.last_stored(key, run[-1]), {table.pts[i] for i in run}, left_out)
+        packets = self._needed_packets(table.last_stored(key, run[-1]), {table.pts[i] for i in run}, skipped)
         for frame in self._frames(packets, late_start=True):
-            # Shown before the key frame but stored behind it, or of an earlier key frame where the seek went too far.
+            # Earlier frames are stored behind the key frame but shown before it, or the seek landed at an earlier key
+            # frame.
             if frame.pts is None or frame.pts >= start:
                 yield frame
 
     def _needed_packets(
-        self, last: int | None, wanted: set[int | None], left_out: set[int | None]
+        self, last: int | None, wanted: set[int | None], skipped: set[int | None]
     ) -> Iterator[av.Packet]:
-        """The packets up to the one of a given time, without those of pictures that nobody wants or refers to."""
+        """The packets up to the one at time `last`, without pictures that are neither wanted nor referred to."""
         layers = layers_of(self.stream.codec_context)
-        lowest = 8  # layer of what was left out: a higher layer may refer to it, against our assumption
+        # The headers only promise that no picture of the same layer refers to a skipped one. A picture of a higher
+        # layer might, so such a stream is decoded completely. Layers go from 0 to 6.
+        lowest = 8
         for packet in self._packets():
             layer, unused = layers(packet)
             if layer > lowest:
                 raise _TableMismatchError
             if unused and packet.pts not in wanted:
                 lowest = min(lowest, layer)
-                left_out.add(packet.pts)
+                skipped.add(packet.pts)
             else:
                 yield packet
             if packet.pts == last:
@@ -522,7 +559,7 @@ class _Video:
 
 
 class _Canvas:
-    """Turns decoded frames into upright RGB arrays of one size."""
+    """Converts decoded frames to upright RGB arrays of one size."""
 
     def __init__(self, frame: VideoFrame, height: int | None, width: int | None) -> None:
         self.transposed, self.flip_vertical, self.flip_horizontal = _orientation(frame)
@@ -540,11 +577,11 @@ class _Canvas:
 
 
 def _orientation(frame: VideoFrame) -> tuple[bool, bool, bool]:
-    """(transpose, then flip top to bottom, then flip left to right) out of the display matrix, if there is one."""
-    if frame.rotation == 0:  # also spares `side_data`, which does not know every type
+    """The steps that turn a frame upright: transpose, then flip top to bottom, then flip left to right."""
+    if frame.rotation == 0:  # also avoids `side_data`, which fails on types that PyAV does not know
         return False, False, False
     data = cast(SideData, frame.side_data.get("DISPLAYMATRIX"))
-    # A point (x, y) of the stored frame is shown at (a x + c y, b x + d y), up to a shift.
+    # In the display matrix, a point (x, y) of the stored frame is shown at (a x + c y, b x + d y), up to a shift.
     a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5].tolist()
     if a and d and not (b or c):
         return False, d < 0, a < 0
@@ -553,4 +590,4 @@ def _orientation(frame: VideoFrame) -> tuple[bool, bool, bool]:
     return False, False, False
 
 
-__all__ = ["FrameChoice", "decode", "probe"]
+__all__ = ["FrameChoice", "choose_frames", "decode", "decode_to_array", "probe"]

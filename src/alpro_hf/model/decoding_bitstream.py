@@ -1,4 +1,8 @@
-"""What the bytes of a video tell without decoding it: whether the file is whole, which pictures nobody refers to."""
+"""Facts read from the bytes of a video without decoding: is the file complete, which pictures are never referred to.
+
+Sources: the box structure of ISO/IEC 14496-12, the elements of Matroska (RFC 9559), and the unit headers of H.264
+(ITU-T H.264, 7.3.1) and H.265 (ITU-T H.265, 7.3.1.2).
+"""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -9,7 +13,10 @@ from av.video.codeccontext import VideoCodecContext
 
 
 def ends_early(file: IO[bytes], size: int) -> bool:
-    """Whether an mp4 or Matroska file announces more bytes of pictures, or of their index, than it has."""
+    """Whether an mp4 or Matroska file announces more bytes of pictures, or of their index, than it has.
+
+    Other containers announce no size; False for them.
+    """
     file.seek(0)
     head = file.read(4096)
     if head[4:8] == b"ftyp":
@@ -18,28 +25,31 @@ def ends_early(file: IO[bytes], size: int) -> bool:
             file.seek(offset)
             box = file.read(16)
             length = int.from_bytes(box[:4], "big")
-            if length == 1:
+            if length == 1:  # a 64-bit length follows the type
                 length = int.from_bytes(box[8:], "big")
-            if length < 8:  # up to the end of the file, or not a box
+            if length < 8:  # 0: up to the end of the file; else not a box
                 break
             if box[4:8] in (b"mdat", b"moov", b"moof") and offset + length > size:
                 return True
             offset += length
     elif head[:4] == b"\x1a\x45\xdf\xa3":
-        before, segment, rest = head.partition(b"\x18\x53\x80\x67")  # the element that holds everything else
+        before, segment, rest = head.partition(b"\x18\x53\x80\x67")  # the element that holds all others
         if segment and rest:
-            width = 9 - rest[0].bit_length()  # the leading zero bits of a number tell how many bytes it has
-            unknown = (1 << 7 * width) - 1  # all ones, as a live recording writes
+            width = 9 - rest[0].bit_length()  # the leading zero bits of a number encode its length in bytes
+            unknown = (1 << 7 * width) - 1  # all ones: a live recording did not know its length
             length = int.from_bytes(rest[:width], "big") & unknown
             return length != unknown and len(before) + len(segment) + width + length > size
     return False
 
 
 def layers_of(context: VideoCodecContext) -> Callable[[av.Packet], tuple[int, bool]]:
-    """A function that tells of a packet its temporal layer, and whether no picture of the same layer refers to it.
+    """A function from a packet to its temporal layer, and whether no picture of the same layer refers to it.
 
-    Where the coded data do not tell (other codecs than H.264 and H.265, streams with start codes) it is (0, False).
+    Such a picture can be skipped if it is not wanted. For codecs other than H.264 and H.265, and for streams with
+    start codes instead of lengths, the function returns (0, False): nothing is skipped.
     """
+    # Version 1 of the decoder configuration record (avcC, hvcC) says that units start with their length, and how many
+    # bytes that has; extradata of other streams starts with 0.
     head = bytes(context.extradata or b"")
     if context.name == "h264" and len(head) > 6 and head[0] == 1:
         return partial(_h264_layer, (head[4] & 3) + 1)
@@ -49,7 +59,10 @@ def layers_of(context: VideoCodecContext) -> Callable[[av.Packet], tuple[int, bo
 
 
 def _units(packet: av.Packet, length_size: int) -> Iterator[tuple[int, int]]:
-    """The first two bytes of each unit of coded data; of data that is not made of such units (255, 255) at the end."""
+    """The first two bytes of each unit of coded data.
+
+    (255, 255) at the end if the lengths do not add up to the packet: no valid header, so that nothing is skipped.
+    """
     data = memoryview(packet)
     place = 0
     while place + length_size + 2 <= len(data):
@@ -68,7 +81,8 @@ def _h264_layer(length_size: int, packet: av.Packet) -> tuple[int, bool]:
             if referred:
                 return 0, False
             unused = True
-        elif not 6 <= kind <= 12:  # neither a message nor a parameter set, such as a part of another view
+        elif not 6 <= kind <= 12:  # not a message or parameter set: a partition, or another view
+            # that may refer to this picture
             return 0, False
     return 0, unused
 
@@ -79,7 +93,7 @@ def _hevc_layer(length_size: int, packet: av.Packet) -> tuple[int, bool]:
         kind = first >> 1 & 63
         if kind < 32:  # a slice
             layer = (second & 7) - 1
-            if kind > 8 or kind % 2 or first & 1 or second >> 3:  # used by others, or not of the base view
+            if kind > 8 or kind % 2 or first & 1 or second >> 3:  # referred to, or not of the base view
                 return layer, False
             unused = True
         elif kind > 40:

@@ -1,4 +1,4 @@
-"""What a video may be given as: a path, bytes, a binary file, and if allowed a web address."""
+"""Sources of a video: a path, bytes, a binary file object, or an http(s) URL if allowed."""
 
 import io
 import os
@@ -6,7 +6,7 @@ import tempfile
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import IO, cast
+from typing import IO, TypeGuard, cast
 
 from .decoding_types import EmptyVideoError, VideoDecodeError, VideoLimits
 
@@ -14,20 +14,21 @@ VideoSource = str | os.PathLike[str] | bytes | IO[bytes]
 
 
 @contextmanager
-def opened(source: VideoSource, limits: VideoLimits, allow_url: bool) -> Iterator[tuple[str, IO[bytes], int]]:
-    """The name of a source for messages, its bytes as a file that can seek, and their number.
+def open_source(source: VideoSource, limits: VideoLimits, allow_url: bool) -> Iterator[tuple[str, IO[bytes], int]]:
+    """Open a source: its name for messages, a seekable binary file, and the size of that in bytes.
 
     Raises:
-        VideoDecodeError: It is empty or larger than the limit, or a web address and not allowed, or not to be had.
-        TypeError: It is nothing that a video can be given as.
+        VideoDecodeError: The source is empty, exceeds the size limit, or is a URL that is not allowed or cannot be
+            downloaded.
+        TypeError: The source is of another type.
         OSError: The path cannot be read.
     """
     name = source_name(source)
     with ExitStack() as stack:
         file: IO[bytes]
-        if isinstance(source, str) and source.lower().startswith(("http://", "https://")):
+        if is_url(source):
             if not allow_url:
-                problem = "web addresses are not opened by default"
+                problem = "URLs are not opened by default"
                 raise VideoDecodeError(name, problem, "Download the file, or pass allow_url=True")
             file = stack.enter_context(_download(source, limits))
         elif isinstance(source, bytes | bytearray | memoryview):
@@ -46,7 +47,13 @@ def opened(source: VideoSource, limits: VideoLimits, allow_url: bool) -> Iterato
         yield name, file, size
 
 
+def is_url(source: object) -> TypeGuard[str]:
+    """Whether a source is an http(s) URL. A path object is not: it would have lost one of the two slashes."""
+    return isinstance(source, str) and source.lower().startswith(("http://", "https://"))
+
+
 def source_name(source: VideoSource) -> str:
+    """A name for messages: the path or URL, or a description such as `<1024 bytes>`."""
     if isinstance(source, str | os.PathLike):
         return os.fspath(source)
     if isinstance(source, bytes | bytearray | memoryview):
@@ -56,6 +63,11 @@ def source_name(source: VideoSource) -> str:
 
 
 def checked_file(source: object) -> IO[bytes]:
+    """The same object, if it is a binary file.
+
+    Raises:
+        TypeError: It is something else.
+    """
     if not hasattr(source, "read") or isinstance(source, io.TextIOBase):
         raise TypeError(
             f"A video is a path, bytes or a binary file object, not {type(source).__name__}. "
@@ -65,7 +77,11 @@ def checked_file(source: object) -> IO[bytes]:
 
 
 def copied(stream: IO[bytes], name: str, limits: VideoLimits) -> IO[bytes]:
-    """Everything in a stream that cannot seek, in memory or on disk if large."""
+    """The rest of a stream as a seekable file, in memory or, if large, on disk. The caller closes it.
+
+    Raises:
+        VideoTooLargeError: The stream exceeds `limits.max_file_size`; no more than that is read.
+    """
     copy = cast(IO[bytes], tempfile.SpooledTemporaryFile(max_size=64 * 1024**2))  # noqa: SIM115 (the caller closes it)
     try:
         while chunk := stream.read(1024**2):
@@ -82,4 +98,4 @@ def _download(url: str, limits: VideoLimits) -> IO[bytes]:
         with urllib.request.urlopen(url, timeout=30) as response:
             return copied(response, url, limits)
     except OSError as error:
-        raise VideoDecodeError(url, f"the download failed ({error})", "Check the address and the network") from error
+        raise VideoDecodeError(url, f"the download failed ({error})", "Check the URL and the network") from error

@@ -1,7 +1,7 @@
-"""Where the frames of a video are: what a decoder has to know to go straight to one of them.
+"""Frame tables: the time and place of every frame of a video, so that a decoder can seek to any of them.
 
-It takes a pass over the packets of the file, without decoding them, to make such a table. One that is kept, in about a
-byte a second of video, saves the next decode of the same file that pass:
+Making a table takes a pass over the packets of the file, without decoding them. A stored table, about one byte for
+each second of video, saves that pass when the file is decoded again:
 
     frames = decode("lecture.mp4", [0, 1000])
     kept = frames.table.to_bytes()
@@ -18,9 +18,10 @@ from fractions import Fraction
 
 import numpy as np
 
-# A seek empties the pipeline of decoder threads, so it has to skip at least this many frames to pay.
+# A seek empties the pipeline of decoder threads, so it pays off only if it skips at least this many.
 MIN_SKIPPED_FRAMES = 2
-_LARGEST = 1 << 27  # bytes that a kept table may unfold to: those of some days of video
+# Bytes of an unpacked table, enough for some days of video. Without a limit, a few bytes could unpack to gigabytes.
+_LARGEST = 1 << 27
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,13 @@ class FrameTable:
     """The frames of a video in order of presentation.
 
     Args:
-        pts: Time of each, in ticks of the stream; None where a decoder gives a frame none.
-        ranks: Place of each in the file, counted in packets.
-        keys: Positions of those from which decoding can start.
+        pts: Time of each frame in ticks of the stream; None if the decoder gives a frame none.
+        ranks: Position of each frame in the file, counted in packets.
+        keys: Positions, in order of presentation, of the frames at which decoding can start.
         seekable: Whether the container finds a key frame by its time.
-        counted: Made by decoding, so that decoded frames agree with it by position. Such a table is not kept.
-        origin: What it belongs to: bytes of the file, codec, seconds of a tick.
+        counted: Whether the table was made by decoding, so that frames are identified by position instead of time.
+            Such a table is not stored.
+        origin: The file it belongs to: size in bytes, codec, seconds of a tick.
     """
 
     pts: Sequence[int | None]
@@ -47,9 +49,15 @@ class FrameTable:
     def of_packets(
         cls, times: np.ndarray, is_key: np.ndarray, seekable: bool, origin: tuple[int, str, Fraction]
     ) -> "FrameTable | None":
-        """The table that the packets tell, int64 times and flags in the order of the file.
+        """The table of packets in the order of the file.
 
-        None: they do not give each frame a time of its own.
+        Args:
+            times: int64 (packets,), presentation times in ticks.
+            is_key: bool (packets,), whether decoding can start there.
+            seekable, origin: As in the class.
+
+        Returns:
+            None if two packets have the same time, or there is none.
         """
         ranks = np.argsort(times, kind="stable")
         pts = times[ranks]
@@ -57,32 +65,32 @@ class FrameTable:
             return None
         keys = np.flatnonzero(is_key[ranks]).tolist()
         compact = array("q", pts.tobytes()), array("q", ranks.astype(np.int64).tobytes())
-        # Frames shown before the first key frame come out of some decoders and not of others: only decoding tells.
+        # Some decoders output the frames shown before the first key frame and others do not: only decoding tells.
         return cls(*compact, keys, seekable and keys[:1] == [0], False, origin)
 
     def to_bytes(self) -> bytes:
-        """A compact copy, for `from_bytes`.
+        """Pack the table for `from_bytes`.
 
         Raises:
-            ValueError: It was made by decoding, and only a decode of the whole file finds its frames.
+            ValueError: The table was made by decoding; its frames can only be found by decoding the whole file.
         """
         if self.counted:
-            raise ValueError("A table that was counted by decoding saves nothing and is not kept.")
+            raise ValueError("A table that was made by decoding saves no time and cannot be stored.")
         ranks = np.array(self.ranks, np.int64)
         times, is_key = np.empty(len(ranks), np.int64), np.zeros(len(ranks), bool)
         times[ranks] = np.array(self.pts, np.int64)
         is_key[ranks[np.array(self.keys, np.int64)]] = True
         size, codec, tick = self.origin
         head = json.dumps([size, codec, tick.numerator, tick.denominator, self.seekable, len(ranks)]).encode()
-        steps = np.diff(times, prepend=np.int64(0))  # mostly the same number, which packs well
+        steps = np.diff(times, prepend=np.int64(0))  # differences, because most are equal and so compress well
         return zlib.compress(b"\n".join([head, steps.astype("<i8").tobytes() + np.packbits(is_key).tobytes()]))
 
     @classmethod
     def from_bytes(cls, kept: bytes) -> "FrameTable":
-        """A table out of `to_bytes`. That it fits a file is checked when it is used, not here.
+        """Unpack a table of `to_bytes`. Whether it belongs to a file is checked when it is used.
 
         Raises:
-            ValueError: The bytes are no table.
+            ValueError: The bytes are not a table.
         """
         try:
             unfolder = zlib.decompressobj()
@@ -101,14 +109,14 @@ class FrameTable:
                 raise ValueError("its frames have no times of their own")
             return table
         except (zlib.error, TypeError, ValueError, ZeroDivisionError) as error:
-            raise ValueError(f"These {len(kept)} bytes are no frame table ({error}).") from error
+            raise ValueError(f"These {len(kept)} bytes are not a frame table ({error}).") from error
 
     def key_before(self, position: int) -> int:
-        """The key frame that decoding of a frame starts from."""
+        """Position of the key frame from which to decode the frame at `position`."""
         return self.keys[bisect.bisect_right(self.keys, position) - 1]
 
     def runs(self, wanted: Sequence[int]) -> Iterator[list[int]]:
-        """Ascending positions in groups, each to be decoded in one go: between groups, a seek pays."""
+        """Split ascending positions into groups that are decoded without a seek; between groups, a seek saves time."""
         run: list[int] = []
         for target in wanted:
             if run and self.seekable and self.key_before(target) - run[-1] > MIN_SKIPPED_FRAMES:
@@ -118,7 +126,7 @@ class FrameTable:
         yield run
 
     def last_stored(self, first: int, last: int) -> int | None:
-        """Time of the frame that is stored last of those at the positions `first` to `last`."""
+        """Time of the frame stored last in the file among those at the positions `first` to `last`."""
         return self.pts[max(range(first, last + 1), key=self.ranks.__getitem__)]
 
 

@@ -1,4 +1,4 @@
-"""What a video is and costs, and why one is refused: the plain facts that `decoding.py` and its callers share."""
+"""Types that `decoding.py` and its callers share: facts about a video, limits on its cost, errors of decoding."""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, get_args
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 from .decoding_table import FrameTable
 
 if TYPE_CHECKING:
-    import torch  # takes longer to import than a clip to decode: processes that only decode do without
+    import torch  # takes longer to import than most clips to decode, so a process that only decodes must not
 
 # How the frames of a clip are chosen. Not beside `sample_indices`, so that help texts can list them without torch.
 SamplingStrategy = Literal["center", "uniform", "random", "headtail"]
@@ -14,16 +14,16 @@ SAMPLING_STRATEGIES: tuple[SamplingStrategy, ...] = get_args(SamplingStrategy)
 
 
 class VideoDecodeError(ValueError):
-    """A video cannot be decoded exactly. Base of the errors below.
+    """A video cannot be decoded exactly. Base class of the errors below.
 
     Args:
         source (`str`): path or description of the input.
-        problem (`str`): what is wrong with it.
-        advice (`str`): what the user can do.
+        problem (`str`): the problem with it.
+        advice (`str`): the remedy.
     """
 
     def __init__(self, source: str, problem: str, advice: str) -> None:
-        super().__init__(source, problem, advice)  # all three in `args`: the error must survive a worker process
+        super().__init__(source, problem, advice)  # pickling rebuilds an error from `args`, so all three must be there
         self.source, self.problem, self.advice = source, problem, advice
 
     def __str__(self) -> str:
@@ -31,15 +31,15 @@ class VideoDecodeError(ValueError):
 
 
 class NotAVideoError(VideoDecodeError):
-    """The content is no media format that FFmpeg knows, or a playlist that points at other files."""
+    """FFmpeg does not know the format of the content, or the file is a playlist that refers to other files."""
 
 
 class NoVideoStreamError(VideoDecodeError):
-    """A media file without moving pictures: audio, subtitles, or audio with a cover image."""
+    """The media file has no moving pictures: audio, subtitles, or audio with a cover image."""
 
 
 class EmptyVideoError(VideoDecodeError):
-    """Zero bytes, or a video stream without a single frame."""
+    """The file has zero bytes, or its video stream has no frame."""
 
 
 class TruncatedVideoError(VideoDecodeError):
@@ -47,7 +47,7 @@ class TruncatedVideoError(VideoDecodeError):
 
 
 class CorruptVideoError(VideoDecodeError):
-    """Damaged data inside the clip: a wanted frame would only be the decoder's guess."""
+    """Data inside the clip are damaged, so that a requested frame would be a guess of the decoder."""
 
 
 class VideoTooLargeError(VideoDecodeError):
@@ -55,12 +55,12 @@ class VideoTooLargeError(VideoDecodeError):
 
 
 class DecoderFailedError(VideoDecodeError):
-    """The process that decoded it crashed or hung, and was ended; see `decoding_worker`."""
+    """The process that decoded the file crashed, or was killed at its deadline; see `IsolatedDecoder`."""
 
 
 @dataclass(frozen=True)
 class VideoLimits:
-    """What a video may cost before it is refused. `None` switches a limit off.
+    """Limits on the cost of a video; one that exceeds them is refused. `None` switches a limit off.
 
     Args:
         max_pixels: width x height of one stored frame. The default admits 8K.
@@ -75,7 +75,10 @@ class VideoLimits:
     max_decoded_size: int | None = 4 * 1024**3
 
     def check(self, limit: str, value: float, source: str, what: str) -> None:
-        """Raises `VideoTooLargeError` if `value` is over the field named `limit`."""
+        """Raise `VideoTooLargeError` if `value` exceeds the field named `limit`.
+
+        `what` describes the value in the message, such as "the number of pixels of a frame is".
+        """
         allowed = getattr(self, limit)
         if allowed is not None and value > allowed:
             problem = f"{what} {value:,.6g}, and the limit is {allowed:,.6g}"
@@ -87,15 +90,15 @@ DEFAULT_LIMITS = VideoLimits()
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What the packets of a video say.
+    """Facts about a video, read from its packets.
 
     Args:
         source: path or description of the input.
         num_frames: number of frames.
         fps: average frames per second over the clip; `None` for a single frame without a rate.
         duration: seconds, `num_frames / fps`; 0 where `fps` is unknown.
-        width, height: pixels of a frame. From `decode` as shown; from `probe` as stored, because that a camera was
-            held upright is only known once a frame is decoded.
+        width, height: pixels of a frame. From `decode` as shown; from `probe` as stored, because the rotation of the
+            camera is only known once a frame is decoded.
         codec: FFmpeg's name, such as `h264`.
         container: FFmpeg's name, such as `mov,mp4,m4a,3gp,3g2,mj2`.
         truncated: the file ends before the video does; the other fields describe the readable part.
@@ -117,13 +120,13 @@ class Frames:
     """Decoded frames.
 
     Args:
-        pixels: `torch.uint8` of shape (T, 3, height, width), RGB, upright; a view of memory in the order (T, height,
-            width, 3), which is how FFmpeg and image files keep it.
+        pixels: `torch.uint8` of shape (T, 3, height, width), RGB, upright. `decode` gives a view of memory in the
+            order (T, height, width, 3), the order of FFmpeg and of image files.
         indices: the frame number of each, counted from 0.
-        timestamps: seconds of each after the first frame of the clip (true ones, also at a variable frame rate).
+        timestamps: seconds of each after the first frame of the clip; exact at a variable frame rate, too.
         info: the video they come from.
-        table: where its frames are, to be passed to the next decode of the same file; `None` where only decoding finds
-            them, and for damaged and truncated files.
+        table: positions of its frames, for the next decode of the same file; `None` if only decoding finds them, and
+            for damaged and truncated files.
     """
 
     pixels: "torch.Tensor"
@@ -134,5 +137,5 @@ class Frames:
 
     @property
     def repeated(self) -> bool:
-        """Whether a frame occurs more than once, as it must in a clip shorter than the frames asked for."""
+        """Whether a frame occurs more than once, as it must in a clip with fewer frames than requested."""
         return len(set(self.indices)) < len(self.indices)

@@ -1,7 +1,7 @@
-"""`AlproVideoProcessor`: which frames of a video the model looks at, and their pixels.
+"""`AlproVideoProcessor`: samples the frames of a video and turns them into normalised pixels.
 
 Video files are decoded by `decoding.py`, which also resizes them (FFmpeg's bicubic scaler, as in the original ALPRO).
-Arrays, tensors and images are resized by the library's torchvision path, whose bicubic filter differs slightly.
+Arrays, tensors and images are resized with torchvision by the base class; its bicubic filter differs slightly.
 """
 
 import os
@@ -28,7 +28,7 @@ logger = logging.get_logger(__name__)
 
 CHANNELS = (1, 3, 4)  # grey, RGB, RGB with alpha
 
-# The numbers of CLIP, which the original ALPRO normalises with.
+# Mean and standard deviation of CLIP, with which the original ALPRO normalises, too.
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -42,19 +42,19 @@ def sample_indices(
     epoch: int = 0,
     index: int = 0,
 ) -> list[int]:
-    """Chooses `num_frames` frame numbers, ascending, out of a video of `num_frames_in_video`.
+    """Choose `num_frames` ascending frame numbers of a video with `num_frames_in_video` frames.
 
     - `center`: the middle frame of each of `num_frames` equal segments.
-    - `uniform`: multiples of `floor(length / num_frames)`, the original ALPRO evaluation. Its whole-number step leaves
-      out the end of most clips, and repeats frame 0 where the clip is shorter than `num_frames`.
+    - `uniform`: multiples of `floor(length / num_frames)`, as in the evaluation of the original ALPRO. This step skips
+      the end of most clips, and repeats frame 0 if the clip is shorter than `num_frames`.
     - `random`: drawn without replacement (original ALPRO `rand`).
     - `headtail`: half of them drawn from each half of the clip (original ALPRO `headtail`).
 
-    The last two are functions of (`seed`, `epoch`, `index` of the row) and of nothing else, so that an interrupted
-    training run continues with the same frames. A clip shorter than `num_frames` repeats frames, each about as often.
+    The last two depend only on (`seed`, `epoch`, `index` of the row), so that an interrupted training continues with
+    the same frames. A clip shorter than `num_frames` repeats frames, all about equally often.
 
     Raises:
-        ValueError: on an unknown strategy, or a count below one.
+        ValueError: The strategy is unknown, or a count is below one.
     """
     if num_frames_in_video < 1 or num_frames < 1:
         raise ValueError(
@@ -77,7 +77,7 @@ def sample_indices(
 
 
 def _draw(generator: np.random.Generator, start: int, stop: int, count: int) -> list[int]:
-    """`count` sorted numbers of [start, stop), without replacement as far as they go."""
+    """`count` sorted numbers of [start, stop); none is repeated before all are used."""
     rounds, rest = divmod(count, stop - start)
     drawn = generator.choice(stop - start, size=rest, replace=False)
     return sorted(start + int(i) for i in (*list(range(stop - start)) * rounds, *drawn))
@@ -85,12 +85,12 @@ def _draw(generator: np.random.Generator, start: int, stop: int, count: int) -> 
 
 @dataclass
 class AlproVideoMetadata(VideoMetadata):
-    """The library's `VideoMetadata`, plus what it cannot express.
+    """`VideoMetadata` of transformers with two additional fields.
 
     Args:
-        frames_repeated: a frame occurs more than once among `frames_indices`, because the clip is too short.
+        frames_repeated: whether a frame occurs more than once in `frames_indices`, because the clip is too short.
         frames_timestamps: seconds of each sampled frame after the first frame of the clip; exact at a variable frame
-            rate, where `index / fps` is not.
+            rate, unlike `index / fps`.
     """
 
     frames_repeated: bool = False
@@ -102,22 +102,22 @@ class AlproVideoMetadata(VideoMetadata):
 
 
 class AlproVideoProcessorKwargs(VideosKwargs, total=False):
-    """What `AlproVideoProcessor` takes beyond the library's arguments.
+    """Arguments of `AlproVideoProcessor` in addition to those of transformers.
 
     frame_sampling (`str`, *optional*, defaults to `"center"`):
         Strategy of `sample_indices`: `center`, `uniform`, `random` or `headtail`.
     sampling_seed (`int`, *optional*, defaults to 0):
         Seed of `random` and `headtail`.
     sampling_epoch (`int`, *optional*, defaults to 0):
-        Epoch of training, for other frames in each.
+        Epoch of the training, so that each epoch draws other frames.
     sampling_index (`int` or `list[int]`, *optional*):
-        Row of the dataset, one per video; the position in the batch if not given.
+        Row of the data set, one per video; defaults to the position in the batch.
     allow_url (`bool`, *optional*, defaults to `False`):
-        Whether http(s) addresses are downloaded. Only in a call: a checkpoint cannot switch it on.
+        Whether http(s) URLs are downloaded. Only in a call: a checkpoint cannot switch it on.
     video_limits (`dict[str, int | float | None]`, *optional*):
         Fields of `VideoLimits` that differ from its defaults.
     decoder (`Callable`, *optional*):
-        What decodes files instead of `decoding.decode`, such as `IsolatedDecoder().decode`. Only in a call.
+        Decodes files instead of `decoding.decode`; for example `IsolatedDecoder().decode`. Only in a call.
     """
 
     frame_sampling: str | None
@@ -126,27 +126,28 @@ class AlproVideoProcessorKwargs(VideosKwargs, total=False):
     sampling_index: int | list[int] | None
     allow_url: bool | None
     video_limits: dict[str, int | float | None] | None
-    decoder: Any  # Callable[..., Frames] | None, which the library cannot check
+    decoder: Any  # Callable[..., Frames] | None, a type that the validation of transformers cannot check
 
 
 class AlproVideoProcessor(BaseVideoProcessor):
     """Turns videos into `pixel_values_videos` of shape (videos, frames, 3, height, width), float32, normalised.
 
-    A video is a path, `bytes`, a binary file object, an http(s) address (with `allow_url=True`), a list of images, or
-    an array or tensor of shape (T, H, W, C) or (T, C, H, W); a single image is a clip of one frame. `videos` is one
-    of them or a list, in which kinds may be mixed. Every clip gives `num_frames` frames, whatever its length: frames
-    of shorter ones repeat, and the metadata (`return_metadata=True`) says so in `frames_repeated`. `fps` samples at
-    that rate instead, and `do_sample_frames=False` keeps every frame; then only clips of one length fit in a batch.
+    A video is a path, `bytes`, a binary file object, an http(s) URL (with `allow_url=True`), a list of images, or an
+    array or tensor of shape (T, H, W, C) or (T, C, H, W). A single image is a clip of one frame. `videos` is one video
+    or a list of videos, which may be of different types. Every clip gives `num_frames` frames, whatever its length:
+    frames of shorter clips are repeated, and the metadata (`return_metadata=True`) report it in `frames_repeated`.
+    `fps` samples at that rate instead, and `do_sample_frames=False` keeps every frame; then the clips of a batch must
+    have equal length.
 
-    Default size: 224 x 224 without regard to the aspect ratio, as in the original ALPRO; nothing is cropped.
+    The default size is 224 x 224, ignoring the aspect ratio, as in the original ALPRO; nothing is cropped.
 
     Raises:
-        VideoDecodeError: a file cannot be decoded exactly (see `decoding.py`).
-        TypeError, ValueError: an argument that is no video.
+        VideoDecodeError: A file cannot be decoded exactly (see `decoding.py`).
+        TypeError, ValueError: An argument is not a video.
     """
 
     valid_kwargs = AlproVideoProcessorKwargs  # type: ignore[assignment]
-    model_input_names = ["pixel_values_videos"]  # noqa: RUF012 (the library's way)
+    model_input_names = ["pixel_values_videos"]  # noqa: RUF012 (as in transformers)
 
     resample = PILImageResampling.BICUBIC
     size = {"height": 224, "width": 224}  # noqa: RUF012
@@ -181,9 +182,10 @@ class AlproVideoProcessor(BaseVideoProcessor):
         sampling_index: int | None = None,
         **kwargs: Any,
     ) -> np.ndarray:
-        """Frame numbers for a video described by `metadata`, (T,) int64, ascending. See `sample_indices`.
+        """Frame numbers for a video described by `metadata`, int64 (T,), ascending. See `sample_indices`.
 
-        `fps` has precedence over `num_frames` and needs a `metadata.fps`. What is `None` is the processor's own.
+        `fps` has precedence over `num_frames` and needs a `metadata.fps`. Arguments that are `None` default to the
+        attributes of the processor.
         """
         n = metadata.total_num_frames
         if fps is not None:
@@ -205,7 +207,7 @@ class AlproVideoProcessor(BaseVideoProcessor):
         return np.array(indices, np.int64)
 
     def fetch_videos(self, video_url_or_urls: Any, sample_indices_fn: Any = None) -> Any:
-        """Decodes one video, or each of a list, at its own size: (T, 3, H, W) uint8 and `AlproVideoMetadata`."""
+        """Decode one video, or each of a list, at its original size: uint8 (T, 3, H, W) and `AlproVideoMetadata`."""
         if isinstance(video_url_or_urls, list):
             return list(
                 zip(*[self.fetch_videos(video, sample_indices_fn) for video in video_url_or_urls], strict=True)
@@ -214,7 +216,7 @@ class AlproVideoProcessor(BaseVideoProcessor):
         return frames.pixels, _describe(frames)
 
     def preprocess(self, videos: Any, **kwargs: Unpack[AlproVideoProcessorKwargs]) -> BatchFeature:
-        """Loads, samples, resizes and normalises videos; see the class.
+        """Load, sample, resize and normalise videos; see the class.
 
         Returns:
             `BatchFeature` with `pixel_values_videos`, and with `return_metadata=True` a list of `AlproVideoMetadata`
@@ -264,6 +266,7 @@ class AlproVideoProcessor(BaseVideoProcessor):
                     )
                 loaded.append(pixels)
                 metadata.append(about)
+        # The base class would sample again, and would guess the layout of the arrays.
         kwargs["do_sample_frames"] = False
         kwargs["input_data_format"] = ChannelDimension.FIRST
         return super().preprocess(loaded, video_metadata=metadata, **kwargs)
@@ -291,7 +294,10 @@ class AlproVideoProcessor(BaseVideoProcessor):
 
     @staticmethod
     def _decoded_size(do_resize: bool, size: Any, resample: Any) -> tuple[int | None, int | None]:
-        """The (height, width) to decode at; `None` where only the torchvision path can make that size."""
+        """The (height, width) to decode at; `None` if only the base class can make that size.
+
+        `decode` resizes with a bicubic filter only, and the result of a `shortest_edge` depends on the file.
+        """
         if not do_resize or size is None or resample not in (PILImageResampling.BICUBIC, None):
             return None, None
         sides = dict(get_size_dict(size, default_to_square=True))
@@ -319,14 +325,14 @@ def _describe(frames: Frames) -> AlproVideoMetadata:
 
 
 def _sample_array(pixels: torch.Tensor, given: Any, choose: Any) -> tuple[torch.Tensor, AlproVideoMetadata]:
-    """Chosen frames of an array (T, 3, H, W), and what is known of it: `given`, where the caller has metadata."""
+    """The chosen frames of an array (T, 3, H, W), and its metadata: `given`, if the caller has any, else its shape."""
     held = len(pixels)
     about = AlproVideoMetadata(held, height=pixels.shape[-2], width=pixels.shape[-1], frames_indices=list(range(held)))
     if given is not None:
         about.update({key: value for key, value in dict(given).items() if value is not None})
     if choose is not None:
         chosen = choose(replace(about, total_num_frames=held)).tolist()
-        numbers = list(about.frames_indices or range(held))  # of the frames held, where the caller had sampled before
+        numbers = list(about.frames_indices or range(held))  # in the original video, if the caller has sampled before
         if len(numbers) != held:
             raise ValueError(f"video_metadata names {len(numbers)} frames_indices, and the video has {held} frames.")
         about.frames_indices = [numbers[i] for i in chosen]
@@ -336,15 +342,17 @@ def _sample_array(pixels: torch.Tensor, given: Any, choose: Any) -> tuple[torch.
 
 
 def is_video_source(video: Any) -> bool:
+    """Whether an object is a file to decode: a path, bytes or a file object, instead of pixels."""
     return isinstance(video, str | os.PathLike | bytes | bytearray | memoryview) or hasattr(video, "read")
 
 
 def is_frame(item: Any) -> bool:
+    """Whether an object is one image: a `PIL.Image`, or an array or tensor with three dimensions."""
     return isinstance(item, Image) or (isinstance(item, np.ndarray | torch.Tensor) and item.ndim == 3)
 
 
 def _split(videos: Any) -> list[Any]:
-    """A flat list of clips: sources, or arrays and tensors with four dimensions."""
+    """Flatten videos to a list of clips: files, or arrays and tensors with four dimensions."""
     if is_video_source(videos):
         return [videos]
     if is_frame(videos):
@@ -371,7 +379,7 @@ def _stack(frames: Any) -> torch.Tensor:
 
 
 def _channels_first(video: np.ndarray | torch.Tensor, layout: str | ChannelDimension | None) -> torch.Tensor:
-    """(T, 3, H, W): grey is repeated, alpha is dropped."""
+    """Reorder to (T, 3, H, W). Grey is repeated, alpha is dropped."""
     if len(video) == 0:
         raise ValueError(f"A video of shape {tuple(video.shape)} has no frames.")
     tensor = torch.as_tensor(video)

@@ -1,6 +1,6 @@
-"""Captions and questions of the sprite world: what is true of a scene, and near misses that are false.
+"""Captions and questions of the sprite world: true ones, and false ones that differ in one detail.
 
-Everything is made from the meaning of a scene (`sprite_world.content`) and, for questions about places, its geometry.
+They are made from the meaning of a scene (`world.content`); questions about places also use its geometry.
 """
 
 import itertools
@@ -42,7 +42,7 @@ def _forms(*phrases: str) -> tuple[tuple[str, str], ...]:
     )
 
 
-# The phrases of two opposites stand in the same order.
+# The phrases of two opposites are in the same order, so that a caption and its negative differ in the action alone.
 PHRASES: dict[str, tuple[tuple[str, str], ...]] = {
     "left": _forms(
         "moves|moving to the left",
@@ -126,7 +126,7 @@ def noun_phrase(sprite: str, definite: bool = False) -> str:
 
 
 class _Wording(NamedTuple):
-    """Every free choice of a caption, as numbers in [0, 1): applied to another content it gives the same wording."""
+    """All free choices of a caption, as numbers in [0, 1). Applied to another content, they give the same wording."""
 
     opening: float
     ing: bool
@@ -184,7 +184,7 @@ def _caption(scene_content: Content, wording: _Wording) -> str:
 
 
 def captions(scene: Scene, rng: Rng, count: int = 1) -> list[str]:
-    """`count` true captions in lower case, different from each other; each names every sprite and its action.
+    """`count` different true captions in lower case; each names every sprite and its action.
 
     `rng` is a `random.Random` or a `numpy.random.Generator`.
     """
@@ -198,10 +198,10 @@ def captions(scene: Scene, rng: Rng, count: int = 1) -> list[str]:
 
 
 def opposite_caption(scene: Scene, rng: Rng) -> tuple[str, str, str]:
-    """A true caption, a false one in the same wording, and what they differ in.
+    """A true caption, a false one in the same wording, and the difference between them.
 
     One action is replaced by its opposite ("left/right", "grow/shrink", ..., "follow/pass"), or the two halves of a
-    sequence change places ("order"), or the two sprites of a relation ("roles").
+    sequence are exchanged ("order"), or the two sprites of a relation ("roles").
     """
     kind, roles = content(scene)
     wording = _draw_wording(kind, rng)
@@ -220,7 +220,7 @@ def opposite_caption(scene: Scene, rng: Rng) -> tuple[str, str, str]:
 
 
 def swapped_caption(scene: Scene, rng: Rng) -> tuple[str, str] | None:
-    """A true caption and the one in which two sprites exchange their actions; None where no two actions differ."""
+    """A true caption and one in which two sprites exchange their actions; None if no two actions differ."""
     kind, roles = content(scene)
     pairs = [(i, j) for i, j in itertools.combinations(range(len(roles)), 2) if roles[i][1] != roles[j][1]]
     if kind == "relation" or not pairs:
@@ -235,7 +235,7 @@ def swapped_caption(scene: Scene, rng: Rng) -> tuple[str, str] | None:
 
 
 def reversed_caption(scene: Scene, rng: Rng) -> tuple[str, str] | None:
-    """A caption true of the clip and one true of the clip played backwards; None where both mean the same."""
+    """A caption of the clip and one of the clip played backwards; None if both mean the same."""
     forward, backward = content(scene), content(reversed_scene(scene))
     if semantic_key(forward) == semantic_key(backward):
         return None
@@ -268,7 +268,7 @@ PLACES: tuple[str, ...] = ("left", "right", "top", "bottom", "middle")
 NUMBERS: tuple[str, ...] = ("zero", "one", "two", "three")
 _PLURALS: dict[str, str] = {"animal": "animals", "vehicle": "vehicles", "food": "foods"}
 
-# The closed answer list of training. Nouns of `UNSEEN_SPRITES` are left out on purpose.
+# The closed list of answers for training. Nouns of `UNSEEN_SPRITES` are missing on purpose.
 ANSWERS: tuple[str, ...] = tuple(
     dict.fromkeys(
         (*DOING.values(), *PLACES, "up", "down", "clockwise", "counterclockwise", *NUMBERS, *sorted(SEEN_SPRITES))
@@ -277,7 +277,7 @@ ANSWERS: tuple[str, ...] = tuple(
 
 
 def _place(here: Pose) -> str | None:
-    """Which of `PLACES` a sprite is at; None in a corner, between two places, or where it cannot be seen."""
+    """The one of `PLACES` where a sprite is; None in a corner, between two places, or if it is not fully visible."""
     if here.opacity < 1:
         return None
     x, y = here.x - 0.5, here.y - 0.5
@@ -292,7 +292,7 @@ def _place(here: Pose) -> str | None:
 
 @cache
 def _never_does(sprite: str) -> frozenset[str]:
-    """Answers that say what training never shows `sprite` doing."""
+    """Answers that name actions of `sprite` that training never shows."""
     absent = {*PHRASES} - {*allowed_actions("train", sprite)}
     return frozenset(DOING[action] for action in absent) | frozenset(absent & {*ANSWERS})
 
@@ -304,14 +304,14 @@ def _never_done_by(action: str) -> frozenset[str]:
 
 
 def questions(scene: Scene, rng: Rng, candidates: bool = False) -> list[dict[str, Any]]:
-    """Every question the scene answers without doubt: rows of `question`, `answer` and `answer_type`.
+    """All questions that the scene answers without doubt: rows of `question`, `answer` and `answer_type`.
 
-    The types are "what", "where", "how many", "which way" and "which first". Where a sprite stands is asked only if it
-    is at the same place at the very start (or end) and an eighth of the clip later (or earlier).
+    The types are "what", "where", "how many", "which way" and "which first". The place of a sprite is asked only if it
+    is the same at the very start (or end) and an eighth of the clip later (or earlier).
 
-    With `candidates`, rows have a tuple of this name where training never shows some of the answers with this question
-    (no fox grows there, so "what grows?" never has the answer "fox"): the other answers. A model that lets only these
-    compete in training does not learn which combinations are held out.
+    With `candidates`, a row has a tuple of that name if training never shows some answers with its question: the
+    answers that it does show. If no fox grows in training, "what grows?" never has the answer "fox". A model that lets
+    only candidates compete does not learn which combinations are held out.
     """
     kind, roles = content(scene)
     rows: list[dict[str, Any]] = []
@@ -327,7 +327,7 @@ def questions(scene: Scene, rng: Rng, candidates: bool = False) -> list[dict[str
         verb = pick(rng, PHRASES[action])[0]
         ask("what", (f"what is {the_agent} doing?", f"what does {the_agent} do?"), DOING[action], _never_does(agent))
         ask("what", (f"what {verb} {the_patient}?",), agent, _never_done_by(action))
-        # the groups of training know who follows whom both ways round, so both sprites may be the agent there
+        # groups of training show a relation in both directions, so the patient may be an agent there, too
         never = _never_done_by(action) - {patient}
         ask("what", (f"what {pick(rng, PASSIVE[action])} {the_agent}?",), patient, never)
     else:

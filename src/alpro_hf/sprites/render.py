@@ -1,4 +1,4 @@
-"""From sprite world scenes to pixels: arrays for training, mp4 files with annotations for everything else."""
+"""Render scenes of the sprite world: arrays for training, mp4 files with annotations for all other uses."""
 
 import json
 import math
@@ -22,7 +22,7 @@ from ..files import write_text_whole, write_whole
 from .language import ANSWERS, captions, opposite_caption, questions, reversed_caption, swapped_caption
 from .world import SPLIT_SIZES, SPLITS, WORLD_VERSION, Scene, SpriteWorldError, content, draw_scene, pose
 
-WORTH_PROCESSES = 100  # fewer clips take less time than starting the processes
+WORTH_PROCESSES = 100  # fewer clips are rendered in less time than processes need to start
 SHAKE = 0.015  # largest camera displacement, as a share of the canvas
 
 
@@ -48,8 +48,8 @@ def _tile(sprite: str, side: int) -> Image.Image:
 
 @lru_cache(maxsize=4096)
 def _padded_tile(sprite: str, side: int) -> Image.Image:
-    """The tile with a border, so that nothing is cut off when it turns."""
-    pad = math.ceil(side * 0.21)
+    """The tile with a border, so that no corner is cut off when it is rotated."""
+    pad = math.ceil(side * 0.21)  # half of (sqrt(2) - 1), by which the diagonal is longer than the side
     image = Image.new("RGBA", (side + 2 * pad, side + 2 * pad))
     image.paste(_tile(sprite, side), (pad, pad))
     return image
@@ -62,7 +62,7 @@ def _mean_colour(sprite: str) -> tuple[float, ...]:
     return tuple(colour.tolist())
 
 
-# style: (columns, rows, contrast, how the random grid is enlarged)
+# style: (columns, rows, contrast, filter that enlarges the random grid)
 _STYLES: dict[str, tuple[int, int, float, Image.Resampling]] = {
     "plain": (1, 1, 0, Image.Resampling.NEAREST),
     "gradient": (2, 2, 70, Image.Resampling.BICUBIC),
@@ -76,7 +76,7 @@ _STYLES: dict[str, tuple[int, int, float, Image.Resampling]] = {
 
 
 def _background(rng: random.Random, sprites: Sequence[str], side: int) -> Image.Image:
-    """A muted colour far from the sprites' own, with a texture: a small random grid, enlarged."""
+    """A muted colour far from those of the sprites, with a texture: a small random grid, enlarged."""
     bases = []
     for _ in range(4):
         colour = [rng.uniform(40, 225) for _ in "rgb"]
@@ -94,7 +94,7 @@ def render(scene: Scene, times: Sequence[float], size: int) -> np.ndarray:
     """Draw a scene.
 
     Args:
-        scene: what to draw.
+        scene: the scene.
         times: the moments, each in [0, 1].
         size: side of the square frames in pixels.
 
@@ -104,7 +104,7 @@ def render(scene: Scene, times: Sequence[float], size: int) -> np.ndarray:
     rng = random.Random(scene.look)
     margin = math.ceil(SHAKE * size)
     backdrop = _background(rng, [actor.sprite for actor in scene.actors], size + 2 * margin)
-    # Even in (time - 1/2): the camera does the same when the clip runs backwards.
+    # An even function of (time - 1/2): played backwards, the camera moves the same and gives no hint of the direction.
     shake = [(rng.uniform(-SHAKE, SHAKE) * size, rng.uniform(2, 6) * math.pi) for _ in "xy"]
     clip = np.empty((len(times), size, size, 3), dtype=np.uint8)
     for index, time in enumerate(times):
@@ -149,23 +149,23 @@ def frame_times(num_frames: int) -> list[float]:
 def write_clip(path: str | Path, scene: Scene, *, size: int = 128, num_frames: int = 24, fps: int = 12) -> None:
     """Render a scene and encode it as H.264 (yuv420p) in an mp4 file.
 
-    The file appears under its name only when it is complete. `size` must be even and at least 16.
+    The file is written completely or not at all. `size` must be even and at least 16.
     """
     _check_video(size, num_frames, fps)
+    write_whole(Path(path), lambda partial: _encode(partial, scene, size, num_frames, fps))
 
-    def encode(partial: Path) -> None:
-        with av.open(str(partial), "w", format="mp4") as container:
-            # The same bytes on every run: one thread, and no macroblock tree, which reads memory x264 never set in
-            # short clips. Clips are encoded side by side, so threads would gain nothing.
-            options = {"crf": "20", "preset": "veryfast", "threads": "1", "x264-params": "mbtree=0"}
-            stream = container.add_stream("libx264", rate=fps, options=options)
-            stream.width = stream.height = size
-            stream.pix_fmt = "yuv420p"
-            for pixels in render(scene, frame_times(num_frames), size):
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-            container.mux(stream.encode())
 
-    write_whole(Path(path), encode)
+def _encode(path: Path, scene: Scene, size: int, num_frames: int, fps: int) -> None:
+    with av.open(str(path), "w", format="mp4") as container:
+        # For the same bytes on every run: one thread, and no macroblock tree, which in short clips reads memory that
+        # x264 never initialised. Clips are encoded in parallel, so threads would gain nothing.
+        options = {"crf": "20", "preset": "veryfast", "threads": "1", "x264-params": "mbtree=0"}
+        stream = container.add_stream("libx264", rate=fps, options=options)
+        stream.width = stream.height = size
+        stream.pix_fmt = "yuv420p"
+        for pixels in render(scene, frame_times(num_frames), size):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
 
 
 def _check_video(size: int, num_frames: int, fps: int) -> None:
@@ -187,7 +187,7 @@ def _clips(split: str, count: int, seed: int) -> list[_Clip]:
 
 
 def _out_of_list_clips(count: int, seed: int) -> list[_Clip]:
-    """Clips of never trained sprites for `test`: one for every fifty of its own."""
+    """Clips of sprites that training never shows, for `test`: one for each fifty of its own clips."""
     indices = range(min(math.ceil(count / 50), SPLIT_SIZES["test-unseen"]))
     return [_Clip(f"clips/unseen-{i:05d}.mp4", "test-unseen", i, draw_scene("test-unseen", seed, i)) for i in indices]
 
@@ -231,7 +231,7 @@ def _write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def _claim(folder: Path, settings: dict[str, Any]) -> None:
-    """Note in the folder how its clips are made; refuse a folder whose clips were made otherwise."""
+    """Note the settings of the clips in their folder; refuse a folder with clips of other settings."""
     note = folder / "split.json"
     if note.exists():
         found = json.loads(note.read_text(encoding="utf-8"))
@@ -260,33 +260,34 @@ def write_split(
     workers: int | None = None,
     progress: bool = True,
 ) -> Path:
-    """Render a split to mp4 files and annotations; what an interrupted call finished is kept by the next one.
+    """Render a split to mp4 files and annotations. Clips that an interrupted call has finished are kept.
 
     Files in the returned folder, `output / split`; the `video` of every row is relative to it:
 
     - `clips/NNNNN.mp4`
     - `retrieval.jsonl`: `video`, `text`; one caption a clip in the tests, so that chance R@1 of 1,000 clips is 0.1 %
     - `qa.jsonl`: `video`, `question`, `answer`, `answer_type`. In `test` a few answers are deliberately not in
-      `sprite_language.ANSWERS`: they are nouns from clips of `test-unseen`, `clips/unseen-NNNNN.mp4`, one such clip
-      for every fifty, which occur in no other file but `scenes.jsonl`
+      `language.ANSWERS`: they are nouns of clips of `test-unseen`, `clips/unseen-NNNNN.mp4`. There is one such clip
+      for each fifty, and apart from `scenes.jsonl` no other file lists it
     - `choices.jsonl`: `video`, `text` (true), `negative` (false), `kind` ("opposite", "swapped", or "reversed": true
-      of the clip played backwards), `pair` (what an opposite differs in, such as "left/right", "order" or "roles")
-    - `scenes.jsonl`: what each clip shows, and its geometry
-    - `split.json`: the settings the folder was made with
+      of the clip played backwards), `pair` (the difference of an opposite, such as "left/right", "order" or "roles")
+    - `scenes.jsonl`: the content and geometry of each clip
+    - `split.json`: the settings of the clips
 
     Args:
-        output: parent folder, made if need be.
+        output: parent folder, created if it does not exist.
         split: one of `SPLITS`.
-        count: number of clips; default the whole split. `train` has no end and needs a number.
-        seed: of the draw; the same seed gives the same files.
-        size: side of the frames in pixels, even.
-        num_frames, fps: length and rate of the clips.
-        captions_per_clip: rows of a clip in `retrieval.jsonl`; default 4 in `train` and `validation`, 1 in the tests.
-        workers: processes; default one for each core. With 1, or with few clips to make, all is done in this one.
+        count: number of clips; default: the whole split. `train` is endless and needs a number.
+        seed: seed of the scenes; the same seed gives the same files.
+        size: side of the frames in pixels, an even number.
+        num_frames, fps: number of frames and frame rate of the clips.
+        captions_per_clip: rows of a clip in `retrieval.jsonl`; default: 4 in `train` and `validation`, 1 in the tests.
+        workers: processes; default: one for each core. With 1, or for few clips, this process does all the work.
         progress: show a bar on stderr.
 
     Raises:
-        SpriteWorldError: a split, count or video setting that does not exist, or a folder made with other settings.
+        SpriteWorldError: The split does not exist, the count or a video setting is invalid, or the folder has clips
+            with other settings.
     """
     if split not in SPLITS:
         raise SpriteWorldError(f"split is {split!r}; expected one of {', '.join(SPLITS)}.")
@@ -329,7 +330,7 @@ def _run(jobs: list[tuple[Path, Scene, int, int, int]], workers: int, title: str
                 _write_job(job)
                 bar.update()
             return
-        # Started fresh, not forked: a forked copy of a process with running threads can hang.
+        # Spawned, not forked: a forked copy of a process with running threads can hang.
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(workers, mp_context=context) as pool:
             for _ in pool.map(_write_job, jobs, chunksize=8):

@@ -1,4 +1,4 @@
-"""Endless training rows from the sprite world, rendered straight to arrays: no files, no clip twice."""
+"""Training rows of the sprite world, rendered to arrays when they are read: without end, files or repetition."""
 
 import random
 from collections.abc import Sequence
@@ -12,11 +12,11 @@ from .language import captions, questions
 from .render import render
 from .world import Scene, content, draw_group, semantic_key
 
-GROUP = 4  # clips with the same sprites and different actions that stand side by side
-LONE = 10**12  # number of the first group of which one clip alone is shown
-# how often a type of question is asked where a scene has all of them; naming one of 160 sprites takes most examples
+GROUP = 4  # neighbouring clips with the same sprites and different actions
+LONE = 10**12  # number of the first group of which only one clip is shown
+# Relative frequency of the types of questions, if a scene has all. Naming one of 160 sprites needs most examples.
 QUESTION_WEIGHTS = {"what": 3, "where": 2, "which first": 2, "which way": 1, "how many": 1}
-# Phases of a training: up to which row, and the kinds (see `draw_group`) that its groups take in turn; None: any kind.
+# Phases of a training: (first row after the phase, the kinds of its groups in turn, see `draw_group`; None: any kind).
 Curriculum = Sequence[tuple[int, Sequence[str | None]]]
 
 
@@ -24,24 +24,24 @@ class SpriteRows(Dataset):
     """Rows for `AlproCollator`, each a pure function of (seed, index).
 
     Four neighbouring rows show the same sprites doing different things, half of the time opposite things. Read in
-    order they put such groups into one batch, where the nouns of a caption no longer tell the clips apart. Without
-    them the contrastive loss is content with the nouns and directions of motion stay at chance.
+    order, such a group is in one batch, where the nouns of a caption do not distinguish its clips. Without groups, the
+    contrastive loss can be solved by nouns, and directions of motion stay at chance.
 
     Args:
         task: `retrieval` for {"video", "video_id", "text"}, `qa` for {"video", "video_id", "question", "answer",
             "answer_type"}.
         length: Number of rows.
-        seed: Of everything drawn.
-        num_frames: Frames of a clip. Each is taken at a random moment of its share of the clip's duration.
+        seed: Seed of scenes, captions and questions.
+        num_frames: Frames of a clip. Each is taken at a random moment of its share of the duration.
         size: Side of the square frames in pixels.
-        curriculum: Phases of a training: (row, kinds) for the groups that start below `row` and that no phase before
-            it has; they are of these kinds in turn, see `draw_group`, None for any. Rows behind the last phase are of
-            any kind. What a word means is learned several times faster where nothing else moves, and what is hard to
-            tell apart comes out of chance with groups that differ in nothing else.
-        mixed: Whether every other group is broken up into four clips of different sprites. Matching needs them: hard
-            negatives come from a clip's own group, and without others it never learns that nouns matter.
-        questions_per_clip: With `qa`, how many neighbouring rows ask about one clip (and say so by their `video_id`).
-            A clip costs more to render and encode than its questions do to answer.
+        curriculum: Phases of a training, each (row, kinds): the groups that start before `row`, and after the phases
+            before, take these kinds in turn; see `draw_group`, None for any kind. Rows after the last phase are of any
+            kind. The meaning of a word is learned several times faster if nothing else moves, and actions that are
+            hard to distinguish get above chance with groups that differ in nothing else.
+        mixed: Whether every other group is replaced by four clips of different sprites. Matching needs them: hard
+            negatives come from the group of a clip, so without other clips it never learns that nouns matter.
+        questions_per_clip: With `qa`, how many neighbouring rows ask about one clip, with the same `video_id`.
+            Rendering and encoding a clip costs more than answering its questions.
         split: `train`, or `validation` for rows of seen combinations that training never drew.
     """
 
@@ -80,7 +80,7 @@ class SpriteRows(Dataset):
             raise IndexError(f"Row {index} of {self.length}.")
         clip = index // self.questions_per_clip
         group = clip // GROUP
-        first = group * GROUP * self.questions_per_clip  # a group, and so a clip, belongs to one phase as a whole
+        first = group * GROUP * self.questions_per_clip  # so that a group, and so a clip, is in one phase only
         kinds = next((kinds for until, kinds in self.curriculum if first < until), (None,))
         kind = kinds[(group // 2 if self.mixed else group) % len(kinds)]
         if self.mixed and group % 2:
@@ -88,9 +88,9 @@ class SpriteRows(Dataset):
         scene = draw_group(self.split, self.seed, group, kind)[clip % GROUP]
         rng = random.Random(f"sprite rows/{self.task}/{self.split}/{self.seed}/{clip}")
         times = tuple((frame + rng.uniform(0.15, 0.85)) / self.num_frames for frame in range(self.num_frames))
-        video = _render(scene, times, self.size).copy()  # a row is its reader's to change
+        video = _render(scene, times, self.size).copy()  # cached, and the reader may change its row
         if self.task == "retrieval":
-            # clips with the same meaning are no negatives of each other
+            # clips with the same meaning must not be negatives of each other
             return {"video": video, "video_id": str(semantic_key(content(scene))), "text": captions(scene, rng)[0]}
         left: list[dict[str, Any]] = []
         for _ in range(index % self.questions_per_clip + 1):

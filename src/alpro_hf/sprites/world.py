@@ -1,13 +1,13 @@
-"""The sprite world: scenes of one to three named sprites in motion, and their splits.
+"""The sprite world, a procedural video-language benchmark: scenes of one to three named sprites in motion, and splits.
 
-A procedural video-language benchmark. Nothing here draws a pixel (see `sprite_render`) or makes a sentence (see
-`sprite_language`): a `Scene` says, on a unit square and for times in [0, 1], where every sprite is.
+A `Scene` describes the position of every sprite on a unit square for times in [0, 1]. `render` draws scenes, and
+`language` makes captions and questions of them.
 
-Every action needs more than one frame and has its opposite in the set, and no single frame (nor the set of frames
-without their order) tells the two apart. Splits are made by combination: each sprite holds out two of the seven
-opposite pairs, both members together. `train` and `validation` never show a sprite doing a held-out action, `test` and
-`test-hard` show nothing else, and eight sprites occur only in `test-unseen`. In a relation ("A follows B") the pair
-counts for A, the agent. These splits are part of the world: they do not depend on the seed of the draw.
+Every action takes more than one frame and has its opposite in the set. No single frame, and not even the set of frames
+without their order, distinguishes the two. Splits are made by combination: each sprite holds out two of the seven
+pairs of opposites, both members together. `train` and `validation` never show a sprite doing a held-out action, `test`
+and `test-hard` show only held-out actions, and eight sprites occur only in `test-unseen`. In a relation ("A follows
+B") the pair counts for A, the agent. The splits are part of the world and do not depend on the seed of a draw.
 """
 
 import itertools
@@ -20,7 +20,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-WORLD_VERSION = 1  # raised whenever the same arguments give other scenes or pixels
+WORLD_VERSION = 1  # increased whenever the same arguments give other scenes or pixels
 Rng = random.Random | np.random.Generator
 T = TypeVar("T")
 
@@ -72,11 +72,11 @@ PAIRS: tuple[tuple[str, str], ...] = (*BASIC_PAIRS, RELATION_PAIR)
 BASIC_ACTIONS: tuple[str, ...] = tuple(itertools.chain.from_iterable(BASIC_PAIRS))
 PAIR_OF: dict[str, tuple[str, str]] = {action: pair for pair in PAIRS for action in pair}
 OPPOSITE: dict[str, str] = {first: second for a, b in PAIRS for first, second in ((a, b), (b, a))}
-# What an action becomes when the clip is played backwards; a bounce stays a bounce, being passed stays being passed.
+# Action -> action of the clip played backwards. A bounce stays a bounce, and being passed stays being passed.
 REVERSED: dict[str, str] = {**OPPOSITE, "bounce": "bounce", "sway": "sway", "follow": "lead", "lead": "follow"}
 REVERSED |= {"pass": "pass", "passed": "passed"}
 
-KINDS: dict[str, float] = {"one": 0.15, "two": 0.40, "three": 0.15, "sequence": 0.15, "relation": 0.15}
+SCENE_KINDS: dict[str, float] = {"one": 0.15, "two": 0.40, "three": 0.15, "sequence": 0.15, "relation": 0.15}
 DIRECTIONS = "directions"  # a kind of group: one sprite that moves left, right, up and down
 ACTORS: dict[str, int] = {"one": 1, "two": 2, "three": 3, "sequence": 2, "relation": 2}
 SPLITS: tuple[str, ...] = ("train", "validation", "test", "test-hard", "test-unseen")
@@ -84,7 +84,7 @@ SPLIT_SIZES: dict[str, int] = {"validation": 1000, "test": 1000, "test-hard": 10
 
 
 def _held_out() -> dict[str, tuple[tuple[str, str], ...]]:
-    """Two pairs for each seen sprite; every combination of two pairs is held out by seven or eight sprites."""
+    """Two pairs for each seen sprite. Each combination of two pairs is held out by seven or eight sprites."""
     sprites = list(SEEN_SPRITES)
     random.Random("sprite world: held-out pairs").shuffle(sprites)
     return dict(zip(sprites, itertools.cycle(itertools.combinations(PAIRS, 2)), strict=False))
@@ -94,7 +94,7 @@ HELD_OUT: dict[str, tuple[tuple[str, str], ...]] = _held_out()
 
 
 class SpriteWorldError(ValueError):
-    """An argument names a split, clip or folder that the sprite world does not have."""
+    """An argument does not fit the sprite world: an unknown split or kind, an index out of range, a foreign folder."""
 
 
 # -------------------------------------------------------------------------------------------------------------- scenes
@@ -102,7 +102,7 @@ class SpriteWorldError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """One sprite and what it does.
+    """One sprite and its action.
 
     Lengths are fractions of the canvas, the origin is the upper left corner, y points down, times are in [0, 1].
 
@@ -129,7 +129,7 @@ class Actor:
 
 
 class Pose(NamedTuple):
-    """Where an actor is at one moment: centre, scale, clockwise tilt in degrees, opacity in [0, 1]."""
+    """State of an actor at one moment: centre, scale, clockwise tilt in degrees, opacity in [0, 1]."""
 
     x: float
     y: float
@@ -140,18 +140,18 @@ class Pose(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A whole clip: its kind (a key of `KINDS`), its actors in painting order, the seed of background and camera."""
+    """A clip: its kind (a key of `SCENE_KINDS`), its actors in painting order, the seed of background and camera."""
 
     kind: str
     actors: tuple[Actor, ...]
     look: int
 
 
-FADE = 0.04  # how long, as a share of the clip, an appearance takes
+FADE = 0.04  # duration of an appearance as a share of the clip
 
 
 def pose(actor: Actor, time: float) -> Pose:
-    """Where `actor` is at `time` in [0, 1]."""
+    """The pose of `actor` at `time` in [0, 1]."""
     span = actor.end - actor.begin
     u = min(max((time - actor.begin) / span, 0.0), 1.0)
     x, y, action, amount = actor.x, actor.y, actor.action, actor.amount
@@ -188,7 +188,7 @@ Content = tuple[str, tuple[Role, ...]]  # (kind, roles): sequence in order of ti
 
 
 def content(scene: Scene) -> Content:
-    """What a scene means, without its geometry: (kind, ((sprite, action), ...)).
+    """The meaning of a scene, without its geometry: (kind, ((sprite, action), ...)).
 
     The roles of a sequence are in order of time, the agent of a relation comes first.
     """
@@ -201,7 +201,7 @@ def content(scene: Scene) -> Content:
 
 
 def semantic_key(scene_content: Content) -> Content:
-    """Equal for two contents exactly when every caption of one is true of the other."""
+    """A key that is equal for two contents exactly if every caption of one is true of the other."""
     kind, roles = scene_content
     return kind, roles if kind in ("sequence", "relation") else tuple(sorted(roles))
 
@@ -228,6 +228,7 @@ def reversed_scene(scene: Scene) -> Scene:
 SIZES: dict[str, float] = {"one": 0.40, "two": 0.34, "three": 0.28, "sequence": 0.34, "relation": 0.28}
 MARGIN = 0.02  # kept free along the border, for the camera
 LAYOUTS = 16
+# times at which a layout is checked for overlaps
 _PROBES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
 
@@ -236,7 +237,7 @@ def _uniform(rng: Rng, low: float, high: float) -> float:
 
 
 def pick(rng: Rng, items: Sequence[T]) -> T:
-    """One of `items`, by one draw of `random()`, which both kinds of generator have."""
+    """One of `items`, by one draw of `random()`, which generators of Python and numpy both have."""
     return items[int(rng.random() * len(items))]
 
 
@@ -248,21 +249,21 @@ def _act(rng: Rng, sprite: str, action: str, size: float, begin: float, end: flo
     elif action in ("grow", "shrink"):
         amount = _uniform(rng, 0.36, 0.44)
     elif pair == ("clockwise", "counterclockwise"):
-        # Upright (within 40 degrees) at one end of the turn, the first or the last, so that the tilts without their
-        # order do not tell the direction.
+        # Upright (within 40 degrees) at one end of the turn, the first or the last, so that the set of tilts does not
+        # reveal the direction.
         amount = _uniform(rng, 110, 160)
         angle = pick(rng, (-1, 1)) * (amount / 2 + _uniform(rng, -40, 40))
     elif pair == ("appear", "disappear"):
         amount = _uniform(rng, 0.35, 0.65)
     else:
-        # An eighth of a cycle off, so that four frames never fall on the zeros of the sine.
+        # Shifted by an eighth of a cycle, so that four frames never coincide with the zeros of the sine.
         amount = _uniform(rng, 0.14, 0.18)
         angle = pick(rng, (45, 135, 225, 315))
     return Actor(sprite, action, 0.5, 0.5, size, amount, angle, begin, end)
 
 
 def _arrange(rng: Rng, actors: list[Actor]) -> list[Actor]:
-    """Place the paths: of a few random layouts the one whose sprites overlap least on their way."""
+    """Place the paths: choose the random layout, of `LAYOUTS`, in which the sprites overlap least."""
     ranges, offsets = [], []
     for actor in actors:
         poses = [pose(actor, time) for time in _PROBES]
@@ -288,7 +289,7 @@ def _arrange(rng: Rng, actors: list[Actor]) -> list[Actor]:
 
 
 def _relate(rng: Rng, roles: tuple[Role, ...]) -> list[Actor]:
-    """Two sprites that move in one horizontal direction, in two lanes (whichever the relation)."""
+    """Two sprites that move in the same horizontal direction, in two lanes, for both relations."""
     (agent, action), (patient, _) = roles
     size = SIZES["relation"] * _uniform(rng, 0.92, 1.08)
     room = 1 - size - 2 * MARGIN
@@ -367,7 +368,7 @@ def _cast(split: str) -> _Cast:
 
 def _draw_kind(rng: Rng) -> str:
     share = rng.random()
-    for kind, weight in KINDS.items():
+    for kind, weight in SCENE_KINDS.items():
         share -= weight
         if share < 0:
             return kind
@@ -400,7 +401,7 @@ def _draw_content(split: str, rng: Rng) -> Content:
 
 
 def _draw_group_content(split: str, rng: Rng, kind: str | None = None) -> tuple[Content, ...]:
-    """Four different contents with the same sprites; in half of the groups they are built from opposites."""
+    """Four different contents with the same sprites; half of the groups consist of opposites."""
     cast, kind = _cast(split), kind or _draw_kind(rng)
     if kind == DIRECTIONS:
         (sprite,) = _draw_sprites(rng, cast.movers, 1)
@@ -468,7 +469,7 @@ def _check(split: str, index: int, size: int | None) -> None:
 def draw_scene(split: str, seed: int, index: int) -> Scene:
     """Scene `index` of a split: a pure function of its arguments.
 
-    `train` has no end. The other splits have `SPLIT_SIZES[split]` scenes, no two with the same meaning; scenes 4k to
+    `train` is endless. The other splits have `SPLIT_SIZES[split]` scenes, no two with the same meaning. Scenes 4k to
     4k + 3 of `test-hard` share their sprites, and no other group has the same sprites.
     """
     _check(split, index, SPLIT_SIZES.get(split))
@@ -479,12 +480,12 @@ def draw_scene(split: str, seed: int, index: int) -> Scene:
 def draw_group(split: str, seed: int, index: int, kind: str | None = None) -> list[Scene]:
     """Four scenes with the same sprites and different actions: a pure function of its arguments.
 
-    Half of the groups are made of opposites. `train` and `validation` have no end of groups; those of `test-hard` are
-    its 250 groups; `test` and `test-unseen` are not made of groups and raise `SpriteWorldError`. With `kind`, a key of
-    `KINDS` or `DIRECTIONS`, groups of `train` and `validation` are of that kind.
+    Half of the groups consist of opposites. `train` and `validation` have endless groups, `test-hard` has 250; `test`
+    and `test-unseen` have none and raise `SpriteWorldError`. With `kind`, a key of `SCENE_KINDS` or `DIRECTIONS`,
+    groups of `train` and `validation` are of that kind.
     """
-    if kind is not None and kind not in (*KINDS, DIRECTIONS):
-        raise SpriteWorldError(f"kind is {kind!r}; expected one of {', '.join(KINDS)} or {DIRECTIONS}.")
+    if kind is not None and kind not in (*SCENE_KINDS, DIRECTIONS):
+        raise SpriteWorldError(f"kind is {kind!r}; expected one of {', '.join(SCENE_KINDS)} or {DIRECTIONS}.")
     if split in ("test", "test-unseen"):
         raise SpriteWorldError(f"split {split!r} has no groups; use 'train', 'validation' or 'test-hard'.")
     if split == "test-hard":
