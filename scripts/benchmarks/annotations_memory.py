@@ -1,6 +1,6 @@
 """Peak memory of loading annotations, by the number of their rows.
 
-    python scripts/annotations_memory.py [--rows 100000 1000000] [--folder DIR]
+    python scripts/benchmarks/annotations_memory.py [--rows 100000 1000000] [--folder DIR]
 
 Writes synthetic files in published layouts and loads each in a fresh process. The columns: seconds of
 `load_annotations`; peak resident memory of the process, in MB, and how much of it came on top of the imports. `looked

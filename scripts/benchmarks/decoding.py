@@ -1,4 +1,4 @@
-"""Frames of clips: our decoder, a full decode with PyAV, decord, OpenCV and torchcodec; see benchmark.py.
+"""Frames of clips: our decoder, a full decode with PyAV, decord, OpenCV and torchcodec; see run.py.
 
 Exact is counted on every clip: each frame shows its number as a row of black and white squares, read back from what a
 decoder returned.
@@ -22,7 +22,7 @@ from typing import Any
 
 import av
 import numpy as np
-from benchmark import RESULTS, peak_memory_mb, write
+from common import RESULTS, peak_memory_mb, write
 
 from alpro_hf.model.decoding import decode, probe
 from alpro_hf.model.decoding_table import FrameTable
@@ -292,7 +292,7 @@ def summary(tables: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
 ONE = """
 import re, sys, time
 from pathlib import Path
-import benchmark_decoding as b
+import decoding as b
 
 def status(field):
     return int(re.search(field + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024

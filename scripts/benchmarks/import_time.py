@@ -1,6 +1,6 @@
 """How much `import alpro_hf` adds to importing torch and transformers, which every user of it imports anyway.
 
-    python scripts/import_time.py [--repeat 5]
+    python scripts/benchmarks/import_time.py [--repeat 5]
 
 Each import runs in a fresh process under `python -X importtime`; the best of the repetitions counts. The baseline
 imports the parts of transformers that any of its video-language models needs, because the library itself is lazy.

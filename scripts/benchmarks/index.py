@@ -1,4 +1,4 @@
-"""The index from a thousand to a million videos; see benchmark.py.
+"""The index from a thousand to a million videos; see run.py.
 
 The videos are made up: unit vectors of 256 numbers, and one small token each in place of the 197 x 768 numbers of a
 real clip (605 KB, or 605 GB a million). So building is without encoding, and searching without re-ranking, whose cost
@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from benchmark import write
+from common import write
 from transformers import BertTokenizer
 
 from alpro_hf import AlproConfig, AlproForVideoTextRetrieval, AlproProcessor, AlproVideoProcessor
@@ -129,7 +129,7 @@ def run(arguments: argparse.Namespace) -> None:
     rows = []
     for videos in arguments.videos:
         folder = Path(tempfile.mkdtemp(dir=arguments.folder)) / "index"
-        command = [sys.executable, str(Path(__file__).with_name("benchmark.py")), "index", "--one", str(videos)]
+        command = [sys.executable, str(Path(__file__).with_name("run.py")), "index", "--one", str(videos)]
         command += ["--folder", str(folder), "--shard-size", str(arguments.shard_size)]
         command += ["--threads", str(arguments.threads)]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)

@@ -1,4 +1,4 @@
-"""Evaluation and training steps, ours against the plain way; see benchmark.py.
+"""Evaluation and training steps, ours against the plain way; see run.py.
 
 The plain way is the algorithm of the original code: eager attention in float32, texts padded to 40 tokens, every clip
 encoded again for each 64 texts and every text again for each clip, all tokens through the last fusion layer; in
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmark import NOT_HERE, alternate, peak_memory_mb, write
+from common import NOT_HERE, alternate, peak_memory_mb, write
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode

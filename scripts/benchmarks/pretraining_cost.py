@@ -1,6 +1,6 @@
 """What pre-training costs at the paper's scale: operations counted and times measured here, the rest said aloud.
 
-    python scripts/pretraining_cost.py
+    python scripts/benchmarks/pretraining_cost.py
 
 Counts the operations of one row of pre-training (forward and backward, all four losses, and the teacher's forward)
 with `torch.utils.flop_counter` on the model of the paper's size, times the same step, adds up the bytes that are kept
@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from train_sprites import build_tokenizer
 
 from alpro_hf import AlproConfig, AlproForPreTraining, AlproProcessor, AlproPrompterModel, AlproVideoProcessor
+from alpro_hf.assets import bundled_model
 from alpro_hf.data.augmentation import AlproAugmentation
 from alpro_hf.data.pretraining_collator import AlproPreTrainingCollator
 from alpro_hf.data.rows import NumberedRows
@@ -120,7 +120,7 @@ def clip_seconds(folder: Path, clips: int) -> tuple[float, float]:
     written = write_split(folder, "train", clips, 0, size=HEIGHT, num_frames=SECONDS * RATE, fps=RATE, workers=1)
     processor = AlproProcessor(
         video_processor=AlproVideoProcessor(size={"height": 224, "width": 224}, num_frames=FRAMES),
-        tokenizer=build_tokenizer(folder),
+        tokenizer=AlproProcessor.from_pretrained(bundled_model("retrieval")).tokenizer,
     )
     collator = AlproPreTrainingCollator(processor, video_augmentation=AlproAugmentation("video", 224))
     files = sorted((written / "clips").glob("*.mp4"))

@@ -1,19 +1,19 @@
-"""docs/performance.md and its plots, from the results in docs/benchmarks; see benchmark.py."""
+"""docs/performance.md and its plots, from the results in docs/benchmarks; see run.py."""
 
 import argparse
 import json
 from typing import Any
 
-from benchmark import RESULTS, markdown
+from common import RESULTS, markdown
 
 PAGE = RESULTS.parent / "performance.md"
 HEAD = """\
 # Performance
 
-Made by `python scripts/benchmark.py report` from the results in `docs/benchmarks`, which the other commands of
+Made by `python scripts/benchmarks/run.py report` from the results in `docs/benchmarks`, which the other commands of
 that script write; no number here is typed by hand. `cpu` seconds are what the process computed, summed over its
 threads: on a machine that others use at the same time, they and their ratios say more than the clock (`wall`). How
-much is computed is also counted, and held by `tests/test_flops.py`.
+much is computed is also counted, and held by `tests/model/test_flops.py`.
 """
 SECTIONS = {
     "inference": (
@@ -62,7 +62,7 @@ ONE_MACHINE = """\
 An exact search reads all vectors: the table shows it grow with the gallery, and the memory of the process does not.
 FAISS (`alpro search --ann`, extra `faiss`) reads a part of them. The end of one machine is its disk: at 605 KB a clip
 (base size, float32) ten million clips are six terabytes of tokens, against ten gigabytes of vectors. Then the vectors
-belong into a vector database and the shards on the machines that re-rank. `scripts/index_to_qdrant.py` fills Qdrant
+belong into a vector database and the shards on the machines that re-rank. `scripts/examples/index_to_qdrant.py` fills Qdrant
 from the shards; the same client speaks to a folder, to a server and to a cluster.
 """
 
@@ -71,7 +71,7 @@ def section(name: str) -> str:
     title, text = SECTIONS.get(name, (name, ""))
     path = RESULTS / f"{name}.json"
     if not path.exists():
-        return f"## {title}\n\nNot measured yet: `python scripts/benchmark.py {name}`.\n"
+        return f"## {title}\n\nNot measured yet: `python scripts/benchmarks/run.py {name}`.\n"
     result = json.loads(path.read_text())
     about = result["conditions"]
     versions = ", ".join(f"{package} {version}" for package, version in about["versions"].items())
@@ -146,7 +146,9 @@ def page() -> str:
     more = sorted(path.stem for path in RESULTS.glob("*.json") if path.stem not in SECTIONS)
     pages = [section(name) for name in [*SECTIONS, *more]]
     if not any(name.startswith("gpu") for name in more):
-        pages.append("## On a GPU\n\nNot measured: `python scripts/benchmark.py gpu` on a machine that has one.\n")
+        pages.append(
+            "## On a GPU\n\nNot measured: `python scripts/benchmarks/run.py gpu` on a machine that has one.\n"
+        )
     return "\n".join([HEAD, *pages]).rstrip() + "\n"
 
 

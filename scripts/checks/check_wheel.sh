@@ -2,7 +2,7 @@
 # Builds the wheel twice (the two must be equal byte for byte), checks it as PyPI would, installs it into a fresh
 # environment outside of the repository, and runs the demo there.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_QUIET=1

@@ -1,6 +1,6 @@
 """The packages that alpro-hf installs, with their versions and licences as they declare them.
 
-python scripts/licences.py --extras demo metrics plot
+python scripts/checks/licences.py --extras demo metrics plot
 """
 
 import argparse
@@ -15,7 +15,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def requirements(extras: list[str]) -> list[Requirement]:

@@ -1,6 +1,6 @@
 """Install the lowest versions that pyproject.toml declares, and run the faster tests with them.
 
-    python scripts/test_lowest.py --folder lowest-env
+    python scripts/checks/test_lowest.py --folder lowest-env
 
 Makes a virtual environment in --folder (kept, and used again), installs each dependency and the extra `test` at
 exactly its lower bound, and runs the tests named below. pip says so if those versions do not go together.
@@ -19,7 +19,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 # what touches each dependency, without processes, browsers and models of base size
 TESTS = (
     *("test_configuration.py", "test_modeling.py", "test_modeling_parity.py", "test_loss.py", "test_decoding.py"),

@@ -1,8 +1,8 @@
 """Fill a Qdrant collection from the shards of an index, and search it.
 
     pip install qdrant-client
-    python scripts/index_to_qdrant.py holiday-index --database holiday-qdrant --query "a dog runs into the sea"
-    python scripts/index_to_qdrant.py holiday-index --database http://localhost:6333 --query "..."
+    python scripts/examples/index_to_qdrant.py holiday-index --database holiday-qdrant --query "a dog runs into the sea"
+    python scripts/examples/index_to_qdrant.py holiday-index --database http://localhost:6333 --query "..."
 
 The database is a folder (Qdrant runs inside this process), or the address of a server or cluster: the client is the
 same. Vectors go there, by cosine similarity; what re-ranking reads stays in the shards. Filling it again changes

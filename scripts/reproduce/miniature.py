@@ -1,12 +1,11 @@
 """A miniature of the released files, in exactly their form: what the scripts of this folder run on with --dry.
 
-Clips are of the sprite world, under names as they occur in the data sets; checkpoints have the original layout, their
-weights are computed by the rule that the tests of the package use (`tests/fixtures/golden`), at tiny size. So all of
-the way from the files to the results is walked, and the numbers mean nothing.
+Clips come from the sprite world and have names as in the data sets. Checkpoints have the original layout at tiny size:
+keys and shapes are those of the golden fixtures of the tests, weights are random. A dry run walks the whole way from
+the files to the results; its numbers mean nothing.
 """
 
 import json
-import sys
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,10 +18,7 @@ from transformers import BertConfig, BertModel, BertTokenizer, ViTConfig, ViTMod
 
 from alpro_hf.sprites.render import write_split
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
-from fixtures.golden import cases
-from fixtures.golden.deterministic import deterministic_state_dict
-
+GOLDEN = Path(__file__).parents[2] / "tests" / "fixtures" / "golden" / "tiny"
 CLIPS = 6
 TRAINING = 4  # of them
 ANSWER_TYPES = ("what", "who", "how", "where", "when")
@@ -44,8 +40,13 @@ NUM_ANSWERS, NUM_ENTITIES = 5, 7  # as the classifiers and prompts of the tiny c
 
 def architecture() -> list[str]:
     """What no tensor tells, as options of alpro convert."""
-    sizes = cases.architecture("tiny")
-    return [word for name, value in sizes.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    text = _config()["text"]
+    sizes = {"--num-attention-heads": text["num_attention_heads"], "--fusion-layer": text["fusion_layer"]}
+    return [word for option, value in sizes.items() for word in (option, str(value))]
+
+
+def _config() -> dict[str, Any]:
+    return json.loads((GOLDEN / "info.json").read_text(encoding="utf-8"))["config"]
 
 
 def make_released(folder: Path) -> Path:
@@ -143,9 +144,32 @@ def _write_pretraining(folder: Path, split: Path, captions: list[dict[str, Any]]
     (folder / "entities.txt").write_text("".join(f"{name} {90 - i}\n" for i, name in enumerate(names)))
 
 
+def _weights(shapes: dict[str, list[int]]) -> dict[str, torch.Tensor]:
+    """Random tensors under the keys of an original checkpoint, the same at each call."""
+    generator = torch.Generator().manual_seed(0)
+    weights: dict[str, torch.Tensor] = {}
+    for key, shape in shapes.items():
+        if key.endswith("position_ids"):
+            weights[key] = torch.arange(shape[-1]).reshape(shape)
+        elif key.endswith("temp"):
+            weights[key] = torch.tensor(0.07)
+        elif key.endswith("weight") and "norm" in key.split(".")[-2].lower():
+            weights[key] = torch.ones(shape)
+        else:
+            weights[key] = 0.1 * torch.randn(shape, generator=generator)
+    # the original ties the decoder of masked words to the word embeddings, and keeps both in its files
+    for tied, source in (
+        ("text_encoder.cls.predictions.decoder.weight", "text_encoder.bert.embeddings.word_embeddings.weight"),
+        ("text_encoder.cls.predictions.decoder.bias", "text_encoder.cls.predictions.bias"),
+    ):
+        if tied in weights:
+            weights[tied] = weights[source]
+    return weights
+
+
 def _write_checkpoints(folder: Path, words: list[str]) -> None:
-    sizes = cases.info("tiny")["config"]
-    shapes = json.loads((cases.HERE / "tiny" / "state_dict_shapes.json").read_text())
+    sizes = _config()
+    shapes = json.loads((GOLDEN / "state_dict_shapes.json").read_text(encoding="utf-8"))
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words][: sizes["text"]["vocab_size"]]
     vocabulary += [f"[unused{number}]" for number in range(sizes["text"]["vocab_size"] - len(vocabulary))]
     (folder / "checkpoints").mkdir(exist_ok=True)
@@ -156,7 +180,7 @@ def _write_checkpoints(folder: Path, words: list[str]) -> None:
                 keys[key] = [1, POSITIONS]
             elif key.endswith("position_embeddings.weight"):
                 keys[key] = [POSITIONS, shape[1]]
-        torch.save(deterministic_state_dict(keys, sizes["salt"]), folder / "checkpoints" / f"{name}.pt")
+        torch.save(_weights(keys), folder / "checkpoints" / f"{name}.pt")
     torch.manual_seed(0)
     width = {name: sizes["text"][name] for name in ("hidden_size", "intermediate_size", "num_attention_heads")}
     ViTModel(ViTConfig(**width, num_hidden_layers=2, image_size=32, patch_size=8)).save_pretrained(folder / "vit")

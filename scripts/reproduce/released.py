@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from alpro_hf import AlproProcessor, AlproPrompterModel
-from alpro_hf.cli import main as cli
+from alpro_hf.cli.main import main as alpro
 from alpro_hf.data.label_lists import read_entities
 from alpro_hf.evaluation.encode import processes
 from alpro_hf.evaluation.results import RESULTS, read_results
@@ -84,7 +84,7 @@ class Run:
         argv = [str(word) for word in words]
         self.commands.append(shlex.join(["alpro", *argv]))
         print(f"$ {self.commands[-1]}", flush=True)
-        return 0 if self.args.print else cli.main(argv)
+        return 0 if self.args.print else alpro(argv)
 
     def convert(self, name: str, task: str) -> Path:
         """The model of a released checkpoint."""

@@ -19,9 +19,9 @@ each split becomes a folder with clips/*.mp4, retrieval.jsonl, qa.jsonl, choices
   datasets.load_dataset("json", data_files="OUTPUT/test/retrieval.jsonl")
 
 examples:
-  python scripts/render_sprite_world.py sprite_world                          # the three tests and validation
-  python scripts/render_sprite_world.py sprite_world --split train --count 20000
-  python scripts/render_sprite_world.py gallery --split test-hard --count 40 --size 224
+  python scripts/sprites/render.py sprite_world                          # the three tests and validation
+  python scripts/sprites/render.py sprite_world --split train --count 20000
+  python scripts/sprites/render.py gallery --split test-hard --count 40 --size 224
 
 An interrupted run goes on where it stopped when started again with the same arguments.
 """

@@ -1,7 +1,7 @@
 """Is the bundled retrieval model better for more training, and better still for pre-training with all losses?
 
-    python scripts/render_sprite_world.py sprite-world --split test test-hard
-    python scripts/retrain_sprites.py --output runs/retrain --data sprite-world
+    python scripts/sprites/render.py sprite-world --split test test-hard
+    python scripts/sprites/retrain.py --output runs/retrain --data sprite-world
 
 Two models go on from the bundled weights over the same number of new clips: one with VTC and VTM alone ("more"), the
 other first with all four losses, PEM's teacher being the prompter of the bundled model, then with VTC and VTM ("all
@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from evaluate_sprites import measure
-from train_sprites import FRAMES, SIZE
+from measure import measure
+from train import FRAMES, SIZE
 from transformers import PreTrainedModel, set_seed
 
 from alpro_hf import (
@@ -122,7 +122,7 @@ def all_losses_first(output: Path, steps: int, share: float) -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("runs/retrain"), help="folder of the run")
-    parser.add_argument("--data", type=Path, required=True, help="what render_sprite_world.py wrote")
+    parser.add_argument("--data", type=Path, required=True, help="what render.py wrote")
     parser.add_argument("--splits", nargs="+", default=["test", "test-hard"])
     parser.add_argument("--steps", type=int, default=500, help=f"of {ROWS} clips, of both models (default: 500)")
     parser.add_argument("--share", type=float, default=0.6, help="of them with all losses (default: 0.6)")

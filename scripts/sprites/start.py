@@ -1,6 +1,6 @@
 """Where every cell of the study starts: an image model and a language model of the sprite world, never aligned.
 
-    python scripts/sprite_start.py --output runs/study
+    python scripts/sprites/start.py --output runs/study
 
 The paper starts from ImageNet's ViT and from BERT (section 4.1). Here a small ViT learns to name the sprite in a still
 picture, a small BERT to fill in masked words of captions, both with the library's own models and Trainer; then
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.data import Dataset
-from train_sprites import MAX_TOKENS, SIZE, build_processor
+from train import MAX_TOKENS, SIZE, build_processor
 from transformers import (
     BertConfig,
     BertForMaskedLM,

@@ -1,16 +1,16 @@
 """Does the method work? Pre-training with different losses on the sprite world, then fine-tuning; some seeds each.
 
-    python scripts/render_sprite_world.py sprite-world --split test --count 400
-    python scripts/render_sprite_world.py sprite-world --split test-hard --count 200
-    python scripts/pretrain_sprites.py study --output runs/study --data sprite-world --seeds 0 1 2
-    python scripts/pretrain_sprites.py table --results runs/study/results
+    python scripts/sprites/render.py sprite-world --split test --count 400
+    python scripts/sprites/render.py sprite-world --split test-hard --count 200
+    python scripts/sprites/study.py study --output runs/study --data sprite-world --seeds 0 1 2
+    python scripts/sprites/study.py table --results runs/study/results
 
 A cell of the study is one pre-training, then fine-tuning for retrieval and for questions, then the evaluation of both
 on the rendered tests, and of the pre-trained model as it is (zero-shot, where VTC was among the losses). Without any
 loss ("none") there is only fine-tuning. All start from the same image model and language model, see
-scripts/sprite_start.py, and all cells of a seed see the same clips in the same order, rendered once. The teacher of
+scripts/sprites/start.py, and all cells of a seed see the same clips in the same order, rendered once. The teacher of
 PEM is the bundled retrieval model unless --teacher says otherwise: one trained as short as the students here is
-hardly better than chance (scripts/teacher_sprites.py). `study` does the cells that have no results yet, all of the
+hardly better than chance (scripts/sprites/teacher.py). `study` does the cells that have no results yet, all of the
 first seed before those of the second: it may be interrupted and started again, and later with more seeds. `table`
 prints means and spreads and draws them.
 """
@@ -25,12 +25,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from evaluate_sprites import measure
+from measure import measure
 from numpy._core.multiarray import _reconstruct, scalar
-from sprite_start import FRAMES, build_start
+from start import FRAMES, build_start
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
-from train_sprites import QUESTIONS_PER_CLIP, SIZE, build_processor
+from train import QUESTIONS_PER_CLIP, SIZE, build_processor
 from transformers import PreTrainedModel, set_seed
 
 from alpro_hf import (

@@ -1,7 +1,7 @@
 """How good is the teacher of PEM? Its pseudo-labels on crops of sprite clips, whose contents are known.
 
-    python scripts/teacher_sprites.py --output teacher.json
-    python scripts/teacher_sprites.py --teachers bundled runs/study/seed0/prompter --output teacher.json
+    python scripts/sprites/teacher.py --output teacher.json
+    python scripts/sprites/teacher.py --teachers bundled runs/study/seed0/prompter --output teacher.json
 
 A teacher is a model trained with VTC, with the prompts of the sprites' names; "bundled" is the retrieval model that
 comes with the package. Clips are new draws of combinations that training shows; boxes are drawn as in pre-training (30
@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 from tqdm.auto import tqdm
-from train_sprites import SIZE
+from train import SIZE
 
 from alpro_hf import AlproModel, AlproProcessor, AlproPrompterModel
 from alpro_hf.assets import bundled_model

@@ -1,13 +1,13 @@
 """Train the bundled sprite-world models, for retrieval and for question answering.
 
-    python scripts/train_sprites.py align --output runs/sprites     contrastive learning (VTC), from scratch
-    python scripts/train_sprites.py match --output runs/sprites     VTC and matching (VTM), from align
-    python scripts/train_sprites.py answer --output runs/sprites    questions, from match
-    python scripts/train_sprites.py answer-2 --output runs/sprites  questions again, from answer
-    python scripts/train_sprites.py match-2 --output runs/sprites   VTC and VTM, from answer-2
-    python scripts/train_sprites.py match-3 --output runs/sprites   above all VTM, from match-2
-    python scripts/train_sprites.py answer-3 --output runs/sprites  questions anew, from match-2
-    python scripts/train_sprites.py export --output runs/sprites
+    python scripts/sprites/train.py align --output runs/sprites     contrastive learning (VTC), from scratch
+    python scripts/sprites/train.py match --output runs/sprites     VTC and matching (VTM), from align
+    python scripts/sprites/train.py answer --output runs/sprites    questions, from match
+    python scripts/sprites/train.py answer-2 --output runs/sprites  questions again, from answer
+    python scripts/sprites/train.py match-2 --output runs/sprites   VTC and VTM, from answer-2
+    python scripts/sprites/train.py match-3 --output runs/sprites   above all VTM, from match-2
+    python scripts/sprites/train.py answer-3 --output runs/sprites  questions anew, from match-2
+    python scripts/sprites/train.py export --output runs/sprites
 
 A stage that was interrupted goes on from its newest checkpoint when started again. `export` writes the two float16
 folders that the package bundles: match-3 searches, answer-3 answers. Questions teach where things are, in which order

@@ -1,6 +1,5 @@
 """A vector database, run inside the process, filled from the shards of an index."""
 
-import importlib.util
 from pathlib import Path
 
 import pytest
@@ -12,11 +11,8 @@ qdrant = pytest.importorskip("qdrant_client")
 
 
 def test_the_database_finds_what_the_index_finds(tmp_path: Path) -> None:
-    path = Path(__file__).parents[2] / "scripts" / "index_to_qdrant.py"
-    spec = importlib.util.spec_from_file_location("index_to_qdrant", path)
-    assert spec is not None and spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    import index_to_qdrant as script
+
     trained = load(write_model(tmp_path / "model", "retrieval"), "retrieval")
     clips = [write_video(tmp_path / "videos" / f"{i}.mp4", i) for i in range(4)]
     index = VideoIndex.build(*trained, clips, directory=tmp_path / "index", shard_size=3, progress=False)

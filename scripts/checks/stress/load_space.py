@@ -1,6 +1,6 @@
 """Load on the demo: many clients at once, good requests and bad ones, on this machine alone.
 
-    python scripts/load_space.py --clients 20 --seconds 300
+    python scripts/checks/stress/load_space.py --clients 20 --seconds 300
 
 It starts spaces_demo/app.py on a port of 127.0.0.1 and stops it at the end. Printed: answers, refusals and latencies
 by kind of request, memory and open files of the server before and after, and the tracebacks in its log, counted by
@@ -28,7 +28,7 @@ from typing import Any
 
 import psutil
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[3]
 APP = ROOT / "spaces_demo" / "app.py"
 BUSY = ("queue is full", "queue full", "too many")  # said to those who come while enough wait
 

@@ -1,6 +1,6 @@
 """Hours of indexing, searching and the demo: does memory grow, do files stay open or lie about?
 
-    python scripts/soak.py --minutes 120 --output soak.jsonl
+    python scripts/checks/stress/soak.py --minutes 120 --output soak.jsonl
 
 Each round indexes a folder of sound and broken clips into a new index, adds, changes and removes clips, loads and
 searches it, and asks the demo, which runs in a process of its own, good and bad things. A line of figures each round;

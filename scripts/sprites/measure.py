@@ -1,7 +1,7 @@
 """Measure sprite-world models on the rendered tests, from mp4 files on: every number that the README reports of them.
 
-    python scripts/render_sprite_world.py sprite-world
-    python scripts/evaluate_sprites.py --data sprite-world --output results.json
+    python scripts/sprites/render.py sprite-world
+    python scripts/sprites/measure.py --data sprite-world --output results.json
 
 For each test: retrieval among all of its clips under three protocols (`vtc`: cosine similarity; `rerank`: its best 16
 candidates reordered by matching; `reference`: matching of all pairs), the choice between a true and a false caption
