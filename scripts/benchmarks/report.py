@@ -62,8 +62,8 @@ ONE_MACHINE = """\
 An exact search reads all vectors: the table shows it grow with the gallery, and the memory of the process does not.
 FAISS (`alpro search --ann`, extra `faiss`) reads a part of them. The end of one machine is its disk: at 605 KB a clip
 (base size, float32) ten million clips are six terabytes of tokens, against ten gigabytes of vectors. Then the vectors
-belong into a vector database and the shards on the machines that re-rank. `scripts/examples/index_to_qdrant.py` fills Qdrant
-from the shards; the same client speaks to a folder, to a server and to a cluster.
+belong into a vector database and the shards on the machines that re-rank. `scripts/examples/index_to_qdrant.py`
+fills Qdrant from the shards; the same client speaks to a folder, to a server and to a cluster.
 """
 
 

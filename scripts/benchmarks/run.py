@@ -1,7 +1,7 @@
 """What is fast and what is not: every number of docs/performance.md.
 
     python scripts/benchmarks/run.py inference                evaluation and its parts, base size
-    python scripts/benchmarks/run.py accuracy --data DIR      what the savings that are not exact cost, on the sprite world
+    python scripts/benchmarks/run.py accuracy --data DIR      what inexact savings cost, on the sprite world
     python scripts/benchmarks/run.py index                    10^3 to 10^6 videos
     python scripts/benchmarks/run.py training                 a step, and the share of it that waits for data
     python scripts/benchmarks/run.py decoding                 against PyAV, decord, OpenCV, torchcodec, where installed

@@ -1,7 +1,7 @@
 """Fill a Qdrant collection from the shards of an index, and search it.
 
     pip install qdrant-client
-    python scripts/examples/index_to_qdrant.py holiday-index --database holiday-qdrant --query "a dog runs into the sea"
+    python scripts/examples/index_to_qdrant.py holiday-index --database holiday-qdrant --query "a dog runs"
     python scripts/examples/index_to_qdrant.py holiday-index --database http://localhost:6333 --query "..."
 
 The database is a folder (Qdrant runs inside this process), or the address of a server or cluster: the client is the

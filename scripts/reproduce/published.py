@@ -45,8 +45,8 @@ ROWS = {
     "msrvtt_retrieval": Row("msrvtt_ret", "retrieval", "msrvtt_ret", retrieval(33.9, 60.7, 73.2, 3), FINE_TUNED),
     "msrvtt_retrieval_rerank": Row(
         *("msrvtt_ret", "retrieval", "msrvtt_ret", retrieval(33.8, 61.4, 72.7)),
-        "Public protocol of the same checkpoint: matching logit + similarity. The number of re-ranked candidates is not "
-        "published; here all 1,000, so that none is lost.",
+        "Public protocol of the same checkpoint: matching logit + similarity. The number of re-ranked candidates is "
+        "not published; here all 1,000, so that none is lost.",
         "rerank",
         ("--rerank-k", "1000"),
     ),

@@ -1,7 +1,7 @@
 """Feed the readers of files from strangers with changed files until one raises what it must not, crashes or hangs.
 
     python scripts/checks/stress/fuzz.py decoding --seconds 900
-    python scripts/checks/stress/fuzz.py annotations --seconds 900 --atheris     # pip install atheris; lets coverage lead
+    python scripts/checks/stress/fuzz.py annotations --seconds 900 --atheris   # pip install atheris: coverage leads
 
 Every file must be read, or be refused with the typed error of its reader. The first that does neither is written to
 --findings with the traceback, and the exit code is 1; one that crashes FFmpeg, and us with it, is there as `last`.
