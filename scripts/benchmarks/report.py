@@ -4,9 +4,9 @@ import argparse
 import json
 from typing import Any
 
-from common import RESULTS, markdown
+from common import RESULTS_FOLDER, markdown
 
-PAGE = RESULTS.parent / "performance.md"
+PAGE = RESULTS_FOLDER.parent / "performance.md"
 HEAD = """\
 # Performance
 
@@ -91,7 +91,7 @@ repository) fills Qdrant from the shards. The same client connects to a folder, 
 def section(name: str) -> str:
     """Markdown of one result: conditions, settings, tables and plot. Without a result, the command that makes it."""
     title, text = SECTIONS.get(name, (name, ""))
-    path = RESULTS / f"{name}.json"
+    path = RESULTS_FOLDER / f"{name}.json"
     if not path.exists():
         return f"## {title}\n\nNot measured yet. Run `python scripts/benchmarks/run.py {name}`.\n"
     result = json.loads(path.read_text())
@@ -167,7 +167,7 @@ PLOTS = {"index": plot_index, "inference": plot_evaluation, "decoding": plot_dec
 
 def page() -> str:
     """The text of docs/performance.md. Results that no section names follow at the end."""
-    more = sorted(path.stem for path in RESULTS.glob("*.json") if path.stem not in SECTIONS)
+    more = sorted(path.stem for path in RESULTS_FOLDER.glob("*.json") if path.stem not in SECTIONS)
     pages = [section(name) for name in [*SECTIONS, *more]]
     if not any(name.startswith("gpu") for name in more):
         pages.append("## On a GPU\n\nNot measured. On a GPU, run `python scripts/benchmarks/run.py gpu`.\n")
@@ -177,8 +177,8 @@ def page() -> str:
 def report(arguments: argparse.Namespace) -> None:
     PAGE.write_text(page())
     for name, plot in PLOTS.items():
-        if (RESULTS / f"{name}.json").exists():
-            plot(json.loads((RESULTS / f"{name}.json").read_text())["tables"], RESULTS / f"{name}.png")
+        if (RESULTS_FOLDER / f"{name}.json").exists():
+            plot(json.loads((RESULTS_FOLDER / f"{name}.json").read_text())["tables"], RESULTS_FOLDER / f"{name}.png")
     print(f"wrote {PAGE}")
 
 

@@ -1,16 +1,17 @@
-"""What is fast and what is not: every number of docs/performance.md.
+"""Measure speed and memory: every number of docs/performance.md.
 
-    python scripts/benchmarks/run.py inference                evaluation and its parts, base size
-    python scripts/benchmarks/run.py accuracy --data DIR      what inexact savings cost, on the sprite world
+    python scripts/benchmarks/run.py inference                evaluation and its parts at base size
+    python scripts/benchmarks/run.py accuracy --data DIR      cost of inexact savings, on the sprite world
     python scripts/benchmarks/run.py index                    10^3 to 10^6 videos
-    python scripts/benchmarks/run.py training                 a step, and the share of it that waits for data
-    python scripts/benchmarks/run.py decoding                 against PyAV, decord, OpenCV, torchcodec, where installed
+    python scripts/benchmarks/run.py training                 a training step, and its share of waiting for data
+    python scripts/benchmarks/run.py decoding                 other decoders: PyAV, decord, OpenCV, torchcodec
     python scripts/benchmarks/run.py gpu                      inference and training on a GPU
-    python scripts/benchmarks/run.py report                   docs/performance.md and plots, from the results
+    python scripts/benchmarks/run.py report                   write docs/performance.md and its plots
 
-Both sides of a comparison run alternately in one process, after one run of each that does not count; a time is the
-median of the rounds. `wall` is what a clock shows, `cpu` what the process computed, summed over its threads: where
-other programs share the machine, ratios of `cpu` say more. Results are JSON files in docs/benchmarks.
+The sides of a comparison take turns in one process, after a warm-up run of each. A time is the median of the rounds.
+`wall` is the elapsed time. `cpu` is the CPU time of the process, summed over its threads. On a machine that runs other
+programs, ratios of `cpu` are more reliable. Results are JSON files in docs/benchmarks. Decoders that are not installed
+are left out.
 """
 
 import argparse

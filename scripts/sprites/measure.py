@@ -36,7 +36,7 @@ PROTOCOLS = ["vtc", "rerank", "reference"]
 TASKS = ["retrieval", "choices", "qa"]
 RERANK_K = 16
 BATCH = 64
-# the words after "what" in a question about a relation, such as "chases"
+# the words after "what" in a question about a relation, such as "follows"
 RELATIONS = tuple(form for verb in RELATION_PAIR for form in (*(one for one, _ in PHRASES[verb]), *PASSIVE[verb]))
 
 

@@ -3,8 +3,9 @@
     python scripts/sprites/start.py --output runs/study
 
 The paper starts from a ViT trained on ImageNet and from BERT (section 4.1). Here a small ViT learns to name the sprite
-in a still picture, and a small BERT learns to fill in masked words of captions. Both are models of transformers, trained
-by its Trainer. `AlproModel.from_unimodal_pretrained` joins them. No picture was paired with a text, and nothing moved.
+in a still picture, and a small BERT learns to fill in masked words of captions. Models and Trainer are those of
+transformers. `AlproModel.from_unimodal_pretrained` joins the two. They have seen neither pairs of a picture and a text
+nor motion.
 `start.json` holds the accuracy of both models on new draws.
 """
 

@@ -8,7 +8,7 @@ package. Clips are new draws of combinations that training shows. Boxes are draw
 area, on the grid of patches. The teacher sees the crop on black.
 
 A crop "holds" a sprite when at least half of the sprite is inside the box, averaged over the frames. Accuracy counts
-crops that hold exactly one sprite for which the teacher has a name. The kept fraction counts all crops, as in training.
+crops that hold exactly one sprite, if the teacher has a name for it. The kept fraction counts all crops.
 
 One setting varies at a time:
   templates     one of the paper, all 12 of the paper, or one caption for each of 12 actions
@@ -273,9 +273,8 @@ def main() -> None:
         "teachers": {name: study(one, crops) for name, one in zip(names, arguments.teachers, strict=True)},
     }
     arguments.output.write_text(json.dumps(rounded(results), indent=1) + "\n")
-    print(
-        f"share of crops in percent, by the number of sprites that they hold: {rounded(results['crops by sprites held'])}"
-    )
+    shares = rounded(results["crops by sprites held"])
+    print(f"share of crops in percent, by the number of sprites that they hold: {shares}")
     show(results)
     draw(results, arguments.output.with_suffix(".png"))
     print(f"\nwrote {arguments.output} and {arguments.output.with_suffix('.png')}")

@@ -22,7 +22,7 @@ def test_both_sides_of_a_comparison_compute_the_same(model) -> None:
     expected = models.every_token(plain, text, mask, video)
     for logits in (
         model.match(text, mask, video),
-        models._whole_by_length(model, text, mask, video),
+        models.matched_by_length(model, text, mask, video),
         models.vtm_scores(model, text, mask, video, torch.arange(4)[:, None].expand(-1, 2)),
     ):
         torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
@@ -48,7 +48,7 @@ def test_an_evaluation_counts_how_often_each_part_runs() -> None:
     plain = rows["100 x 100: plain, all pairs"]
     assert plain["wall h"] * 3600 == pytest.approx(100 * 2 + 100 * 100 + 100 * 100)
     assert rows["100 x 100: ours, all pairs (reference)"]["ratio cpu"] == pytest.approx(20_200 / 10_200)
-    assert rows["1000 x 1000: ours, bf16, top 20"]["PFLOP"] == models.NOT_HERE
+    assert rows["1000 x 1000: ours, bf16, top 20"]["PFLOP"] == models.NO_BF16
 
 
 def test_the_page_is_that_of_the_results() -> None:
