@@ -27,7 +27,12 @@ TESTS = (
     *("model/test_loss_alpro.py", "model/test_decoding.py", "model/test_processing_alpro.py"),
     *("model/test_video_processing_alpro.py", "model/test_pipeline_alpro.py", "model/test_sentence_transformers.py"),
     *("data/test_annotations.py", "data/test_collator.py", "data/test_isolated_decoder.py"),
-    *("evaluation/test_run.py", "evaluation/test_results.py", "training/test_trainer.py", "training/test_curves.py"),
+    *(
+        "evaluation/test_protocols.py",
+        "evaluation/test_results.py",
+        "training/test_trainer.py",
+        "training/test_curves.py",
+    ),
     *("training/test_entities.py", "inference/test_video_index.py", "inference/test_index_faiss.py"),
     *("inference/test_explain.py", "hub/test_convert.py", "hub/test_export.py", "hub/test_onnx.py"),
     *("test_package.py", "metrics"),

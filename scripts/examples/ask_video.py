@@ -1,8 +1,8 @@
-"""Ask a video several questions; its frames are decoded and encoded once.
+"""Ask several questions about a video. The frames are decoded and encoded once.
 
     python scripts/examples/ask_video.py clip.mp4 "what does the fox do?" "how many animals are there?" --model MODEL
 
-The answers come from the closed list that the model was trained with, `model.config.id2label`.
+The model answers from the closed list of its training, `model.config.id2label`.
 """
 
 import argparse
@@ -11,8 +11,8 @@ from alpro_hf import AlproForVideoQuestionAnswering, AlproProcessor, VideoDecode
 from alpro_hf.inference.question_answering import ask
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("video")
-parser.add_argument("questions", nargs="+", metavar="question")
+parser.add_argument("video", help="video file")
+parser.add_argument("questions", nargs="+", metavar="question", help="question about the video")
 parser.add_argument("--model", default=bundled_model("qa"), help="folder or Hub id (default: the bundled one)")
 args = parser.parse_args()
 

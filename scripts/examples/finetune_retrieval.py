@@ -2,8 +2,8 @@
 
     python scripts/examples/finetune_retrieval.py train.jsonl --test test.jsonl --model MODEL --output my-retrieval
 
-A row is {"video": path, "text": caption}. The losses are VTC and VTM; the test reports R@1, R@5 and R@10.
-`alpro train` does the same by recipe, with the hyper-parameters of the paper.
+A row is {"video": path, "text": caption}. The losses are VTC and VTM. The script prints R@1, R@5 and R@10 of the test.
+To train with the hyper-parameters of the paper, use `alpro train --recipe msrvtt-retrieval`.
 """
 
 import argparse
@@ -21,12 +21,12 @@ from alpro_hf import (
 from alpro_hf.data.annotations import load_annotations
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("train", help="CSV, JSON lines or Parquet")
-parser.add_argument("--test", required=True, help="the same for the test")
+parser.add_argument("train", help="training rows: CSV, JSON lines or Parquet")
+parser.add_argument("--test", required=True, help="test rows, in the same format")
 parser.add_argument("--model", default=bundled_model("retrieval"), help="folder or Hub id (default: the bundled one)")
 parser.add_argument("--output", type=Path, required=True, help="folder for the trained model")
-parser.add_argument("--batch-size", type=int, default=16)
-parser.add_argument("--epochs", type=float, default=5)
+parser.add_argument("--batch-size", type=int, default=16, help="rows per step (default: %(default)s)")
+parser.add_argument("--epochs", type=float, default=5, help="passes over the rows (default: %(default)s)")
 args = parser.parse_args()
 
 model = AlproForVideoTextRetrieval.from_pretrained(args.model)
@@ -38,7 +38,7 @@ trainer = AlproTrainer(
         learning_rate=2.5e-5,
         per_device_train_batch_size=args.batch_size,
         num_train_epochs=args.epochs,
-        eval_protocol="rerank",
+        eval_protocol="rerank",  # similarity, then matching for the best; `reference` matches all pairs
         save_strategy="epoch",
         save_total_limit=1,
     ),

@@ -1,6 +1,6 @@
-"""Reproduce a published number of ALPRO from the released files, with one command each.
+"""Reproduce a published number of ALPRO from the released files, one command per number.
 
-    python scripts/reproduce/published.py                     lists the numbers
+    python scripts/reproduce/published.py                     list the numbers
     python scripts/reproduce/published.py msrvtt_retrieval --released RELEASED --output results/msrvtt-retrieval
     python scripts/reproduce/published.py msrvtt_retrieval --dry --output dry
 
@@ -17,16 +17,16 @@ from released import BENCHMARKS, Published, Run, reproduce, retrieval
 
 @dataclass(frozen=True)
 class Row:
-    """A published number: where it stands, and what it takes to reproduce it.
+    """A published result and the settings that reproduce it.
 
     Args:
-        checkpoint: File of RELEASED/checkpoints, without `.pt`.
-        layout: Task that the converter finds in that file: retrieval, qa or pretrain.
-        data_set: Folder of RELEASED with the test.
-        published: Metric -> number.
-        source: Where it was published, and what is said there or not.
+        checkpoint: Name of the file in RELEASED/checkpoints, without `.pt`.
+        layout: Task of the checkpoint for `alpro convert`: retrieval, qa or pretrain.
+        data_set: Folder of RELEASED with the test set.
+        published: Metric -> published value.
+        source: Place of publication, and notes on the protocol.
         protocol: Retrieval protocol; None for question answering.
-        options: Further options of `alpro evaluate`, which the command line may replace.
+        options: Further options of `alpro evaluate`; the command line replaces them.
     """
 
     checkpoint: str
@@ -38,15 +38,15 @@ class Row:
     options: tuple[str, ...] = ()
 
 
-FINE_TUNED = "Paper, table of fine-tuned retrieval: matching probability of all pairs."
-ZERO_SHOT = "Paper, table of zero-shot retrieval. It does not name frames and tokens; they are those of fine-tuning."
-ANSWERS = "Paper, table of question answering. Answers outside of the closed list count as wrong."
+FINE_TUNED = "Paper, table of fine-tuned retrieval. The score is the matching probability of all pairs."
+ZERO_SHOT = "Paper, table of zero-shot retrieval. The paper does not give frames and tokens; here as in fine-tuning."
+ANSWERS = "Paper, table of question answering. Answers outside the closed list count as wrong."
 ROWS = {
     "msrvtt_retrieval": Row("msrvtt_ret", "retrieval", "msrvtt_ret", retrieval(33.9, 60.7, 73.2, 3), FINE_TUNED),
     "msrvtt_retrieval_rerank": Row(
         *("msrvtt_ret", "retrieval", "msrvtt_ret", retrieval(33.8, 61.4, 72.7)),
-        "Public protocol of the same checkpoint: matching logit + similarity. The number of re-ranked candidates is "
-        "not published; here all 1,000, so that none is lost.",
+        "Public protocol of the same checkpoint: matching logit plus similarity. The number of re-ranked candidates "
+        "is not published; here all 1,000 are re-ranked.",
         "rerank",
         ("--rerank-k", "1000"),
     ),
@@ -63,7 +63,7 @@ ROWS = {
 
 
 def described(name: str) -> str:
-    """A row in words."""
+    """A row as text: numbers, settings and source."""
     row = ROWS[name]
     benchmark = BENCHMARKS[row.data_set]
     numbers = ", ".join(f"{metric} {number:g}" for metric, number in row.published.items())
@@ -72,7 +72,7 @@ def described(name: str) -> str:
 
 
 def table() -> str:
-    """All rows in words."""
+    """All rows as text."""
     return "\n".join(described(name) for name in ROWS)
 
 
@@ -84,6 +84,7 @@ def steps(run: Run) -> None:
     row = ROWS[run.args.name]
     model = run.convert(row.checkpoint, row.layout)
     protocol = ["--protocol", row.protocol] if row.protocol else []
+    # an option on the command line replaces that of the row
     options = [] if row.options[:1] and row.options[0] in run.evaluation else row.options
     run.evaluate(model, row.data_set, row.published, *protocol, *options)
 
