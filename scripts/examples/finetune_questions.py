@@ -3,7 +3,8 @@
     python scripts/examples/finetune_questions.py train.jsonl --test test.jsonl --model MODEL --output my-qa
 
 A row is {"video": path, "question": question, "answer": answer}. The model chooses from a closed list of
-answers: the most frequent ones of the training rows. Towers and fusion layers start from MODEL; the classifier starts from random weights.
+answers: the most frequent ones of the training rows. Towers and fusion layers start from MODEL; the classifier starts
+from random weights.
 """
 
 import argparse

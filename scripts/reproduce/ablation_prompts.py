@@ -5,8 +5,8 @@
     twelve (R@1)      33.9        24.1
 
 The script builds the entities of the released prompter from one template for videos and one for images. With this
-teacher, it pre-trains a student on WebVid-2M and CC3M, and evaluates it with or without fine-tuning. The paper does not
-say which template it kept; the script uses "A video of a {entity}." and "A photo of a {entity}.".
+teacher, it pre-trains a student on WebVid-2M and CC3M, and evaluates it with or without fine-tuning. The template that
+the paper kept is not published; the script uses "A video of a {entity}." and "A photo of a {entity}.".
 
     python scripts/reproduce/ablation_prompts.py zero-shot --released RELEASED --output results/one-prompt
     python scripts/reproduce/ablation_prompts.py zero-shot --dry --output dry
