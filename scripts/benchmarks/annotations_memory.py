@@ -52,6 +52,7 @@ def write_released(path: Path, rows: int) -> None:
 
 
 def write_cc3m(path: Path, rows: int) -> None:
+    # written piece by piece: a list in memory would be the largest object of this benchmark
     with path.open("w", encoding="utf-8") as file:
         for i, (identity, text) in enumerate(captions(rows)):
             file.write(f"{',' if i else '['}{json.dumps({'image': f'{identity}.jpg', 'caption': text})}")

@@ -23,6 +23,7 @@ REPORTED_PACKAGES = ("torch", "transformers", "av", "datasets", "accelerate")
 
 def conditions(device: str = "cpu") -> dict[str, Any]:
     """Hardware, load and versions: everything besides the code that a number depends on."""
+    # only Linux has this file; elsewhere the flags stay unknown
     cpuinfo = Path("/proc/cpuinfo")
     text = cpuinfo.read_text() if cpuinfo.exists() else ""
     models = [line.split(":")[1].strip() for line in text.splitlines() if line.startswith("model name")]
@@ -82,6 +83,7 @@ def write(name: str, settings: dict[str, Any], tables: dict[str, list[dict[str, 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
     """A table with a column for each key that any row has."""
+    # a dict keeps the order of the first appearance, a set would not
     columns = list(dict.fromkeys(key for row in rows for key in row))
     lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
     lines += ["| " + " | ".join(shown(row.get(column, "")) for column in columns) + " |" for row in rows]

@@ -150,7 +150,7 @@ def inference(arguments: argparse.Namespace) -> None:
         },
     }
     count = {"clip": clips, "text": count_texts, "pair": len(pairs)}
-    half = {}
+    half = {}  # stays empty where bf16 is emulated, whose times say nothing
     if fast_bfloat16(device):
         peak["bf16"] = gemm_peak(torch.bfloat16, device, arguments.gemm)
         halved = copy.deepcopy(ours).to(torch.bfloat16)
@@ -272,7 +272,7 @@ def evaluations(cost: dict[tuple[str, str], dict[str, float]], half: bool) -> li
     """Cost of evaluations with n texts and n clips: cost of each part times how often it runs. Nothing runs here."""
     rows: list[dict[str, Any]] = []
     for n in (100, 1000):
-        again = math.ceil(n / ENCODED_FOR)
+        again = math.ceil(n / ENCODED_FOR)  # the plain algorithm encodes each clip so often
         cases = {
             "plain, all pairs": ("plain", n * again, n * n, n * n),
             "ours, all pairs (reference)": ("ours", n, n, n * n),
@@ -311,6 +311,7 @@ def accuracy(arguments: argparse.Namespace) -> None:
     states = encode_batches(model, loader, keep_states=True)
     video = states.video_states
     assert video is not None
+    # one scale per token, as a store of 8-bit tokens would have
     scale = video.abs().amax(dim=2, keepdim=True) / 127
     quantised = torch.ao.quantization.quantize_dynamic(copy.deepcopy(model), {torch.nn.Linear}, dtype=torch.qint8)
 
@@ -396,7 +397,7 @@ def training(arguments: argparse.Namespace) -> None:
         if device != "cpu":
             peak[name] = torch.cuda.max_memory_allocated() / 2**20
 
-    checkpointed = twin(ours)
+    checkpointed = twin(ours)  # the option is a property of the model, not of its weights
     checkpointed.gradient_checkpointing_enable()
     sides: dict[str, Callable[[], None]] = {
         "plain": partial(step, "plain", naive, PADDED),
@@ -427,6 +428,7 @@ def training(arguments: argparse.Namespace) -> None:
     ]
     if not fast_bfloat16(device):
         rows.append({"step": "ours, bf16", "wall s": NO_BF16})
+    # on a CPU, the peak of a process cannot be reset: one number covers all sides
     memory = {} if peak else {"peak memory of all MB": peak_memory_mb()}
     settings = {key: value for key, value in vars(arguments).items() if key != "run"} | memory
     tables = {"step": rows}

@@ -4,7 +4,7 @@
 
 The script builds the model of the paper. `torch.utils.flop_counter` counts the operations of one row: forward and
 backward of all four losses, and forward of the teacher. The script times the same step and the preparation of clips of
-web-video size, and adds up the bytes that autograd keeps for the backward pass. From these it calculates the cost of
+web-video size. It adds up the bytes that autograd keeps for the backward pass. From these it calculates the cost of
 the whole training. The script cannot measure accelerators or the files of a data set. Their speed, utilisation and
 sizes are options, and the output names them next to the results.
 """
@@ -176,6 +176,7 @@ def main() -> None:
     print(f"measured with {arguments.threads} CPU threads, float32, {arguments.rows} rows:")
     print(f"student: {arguments.rows / seconds:.3f} rows per CPU second", end="; ")
     print(f"teacher: {arguments.rows / teacher_seconds:.3f} rows per CPU second")
+    # a machine never reaches the peak of its data sheet, so the comparison is with a product of large matrices
     share = operations / seconds / speed
     print(f"student: {operations / seconds / 1e9:.0f} GFLOP/s, {share:.0%} of the speed of a large matrix product")
     print(f"all {STEPS:,} steps of {BATCH}: {total / 1e18:.0f} EFLOP; every pair {STEPS * BATCH / PAIRS:.1f} times")

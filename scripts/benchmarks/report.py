@@ -144,7 +144,7 @@ def plot_evaluation(tables: dict[str, list[dict[str, Any]]], path: Any) -> None:
 def plot_decoding(tables: dict[str, list[dict[str, Any]]], path: Any) -> None:
     from matplotlib.figure import Figure
 
-    rows = tables["cpu ms, one thread each"][::-1]
+    rows = tables["cpu ms, one thread each"][::-1]  # the vertical axis counts from the bottom
     names = [row["decoder"] for row in tables["exactness"] if row["decoder"] in rows[0]]
     figure = Figure(figsize=(9, 0.2 * len(rows) + 1.5), layout="constrained")
     axis = figure.subplots()

@@ -34,6 +34,7 @@ def main() -> None:
         report.add_arguments,
     ):
         add(commands)
+    # `main` sets the threads before any command runs, so all of them have the option
     for command in commands.choices.values():
         command.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads (default: %(default)s)")
     arguments = parser.parse_args()

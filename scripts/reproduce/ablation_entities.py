@@ -3,8 +3,8 @@
     entities    0     500   1000  2000
     R@1         32.8  33.0  33.9  34.7
 
-The script builds prompts for the first entities of entities.txt with the released prompter, pre-trains a student on
-WebVid-2M and CC3M with this teacher, and fine-tunes the student. With 0 entities, it pre-trains without PEM. The paper
+The script builds prompts for the first entities of entities.txt with the released prompter. It pre-trains a student on
+WebVid-2M and CC3M with this teacher, and fine-tunes it. With 0 entities, it pre-trains without PEM. The paper
 reports single runs. The released list has 1,000 entities; make one of 2,000 with `alpro entities`.
 
     python scripts/reproduce/ablation_entities.py 500 --released RELEASED --output results/500-entities

@@ -41,6 +41,7 @@ class Row:
 FINE_TUNED = "Paper, table of fine-tuned retrieval. The score is the matching probability of all pairs."
 ZERO_SHOT = "Paper, table of zero-shot retrieval. The paper does not give frames and tokens; here as in fine-tuning."
 ANSWERS = "Paper, table of question answering. Answers outside the closed list count as wrong."
+# name on the command line -> result
 ROWS = {
     "msrvtt_retrieval": Row("msrvtt_ret", "retrieval", "msrvtt_ret", retrieval(33.9, 60.7, 73.2, 3), FINE_TUNED),
     "msrvtt_retrieval_rerank": Row(

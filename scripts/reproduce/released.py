@@ -98,8 +98,10 @@ class Run:
         if self.args.dry:
             from miniature import architecture
 
+            # the tiny checkpoints have another number of heads and fusion layer than the defaults
             options += architecture()
         checkpoint = self.args.checkpoint or self.released / "checkpoints" / f"{name}.pt"
+        # under torchrun, one process converts and the others wait for the files
         with processes().main_process_first():
             if not (target / "model.safetensors").is_file():
                 self._need(
@@ -116,6 +118,7 @@ class Run:
         """
         source, target = self.convert("prompter", "prompter"), self.output / "prompter"
         templates = {} if ensembled else {"video_templates": (ONE_VIDEO,), "image_templates": (ONE_IMAGE,)}
+        # no command of `alpro` does this: the line is a comment, so that the printed list stays a shell script
         self.commands.append(
             f"# build_prompter({source}, first {num_entities} entities, {templates or 'all templates'})"
         )
@@ -132,7 +135,7 @@ class Run:
         """Train by a recipe. `values` are options of `alpro train`. Returns the folder of the model."""
         target = self.output / output
         if self.args.dry:
-            values = SMALL | values
+            values = SMALL | values  # a value that the step itself varies wins
         words = [word for name, value in values.items() for word in (f"--{name}", value)]
         self._need(self.alpro("train", "--recipe", recipe, "--output", target, *options, *words))
         return target
@@ -167,6 +170,7 @@ class Run:
     def evaluate(self, model: Path, name: str, published: Published, *options: object, **changed: int) -> None:
         """Evaluate a model on the test set of a data set, and compare the result with the published numbers."""
         folder, benchmark = self.released / name, BENCHMARKS[name]
+        # frames and tokens are part of the protocol: the converted model may carry other defaults
         frames = changed.get("num_frames", benchmark.num_frames)
         code = self.alpro(
             *("evaluate", "--task", benchmark.task, "--model", model, *options),

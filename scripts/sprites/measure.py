@@ -34,7 +34,7 @@ from alpro_hf.sprites.world import PAIR_OF, RELATION_PAIR, SPRITES
 
 PROTOCOLS = ["vtc", "rerank", "reference"]
 TASKS = ["retrieval", "choices", "qa"]
-RERANK_K = 16
+RERANK_K = 16  # candidates that `rerank` reorders
 BATCH = 64
 # the words after "what" in a question about a relation, such as "follows"
 RELATIONS = tuple(form for verb in RELATION_PAIR for form in (*(one for one, _ in PHRASES[verb]), *PASSIVE[verb]))
@@ -51,6 +51,7 @@ def evaluate_retrieval(
 ) -> dict[str, dict[str, float]]:
     """Retrieval metrics in both directions, by protocol."""
 
+    # only matching, which takes most of the time, may use bf16
     def score_pairs(pairs: torch.Tensor) -> torch.Tensor:
         with torch.autocast(model.device.type, torch.bfloat16, enabled=fast_bfloat16(model.device)):
             return match_pairs(model, states, pairs, title=f"{title}: matching")
@@ -78,6 +79,7 @@ def evaluate_choices(
             text = model.alpro.get_text_features(**words)
             vtc = (text.pooler_output * states.video_embeds[videos]).sum(dim=1)
             vtm = model.match(text.last_hidden_state, words["attention_mask"], states.video_states[videos])
+            # the difference of the logits orders captions as the probability of a match does
             scores.append((vtc, vtm[:, 1] - vtm[:, 0]))
         for row, by_vtc, by_vtm in zip(chunk, scores[0][0] > scores[1][0], scores[0][1] > scores[1][1], strict=True):
             result = bool(by_vtc), bool(by_vtm)
@@ -110,7 +112,7 @@ def evaluate_answers(
 ) -> dict[str, float]:
     """Accuracy in percent: overall, by type of question, and by the kind of thing that the answer names."""
     found, skipped = answer_rows(model, processor, rows, batch_size=BATCH, title=title)
-    assert not skipped, skipped
+    assert not skipped, skipped  # a split that was rendered here has no unreadable clips
     predictions = [model.config.id2label[label] for label in found.labels.tolist()]
     answers, types = ([row[key] for row in rows] for key in ("answer", "answer_type"))
     metrics = question_answering_metrics(predictions, answers, types, model.config.label2id)
@@ -120,6 +122,7 @@ def evaluate_answers(
         if row["answer_type"] in ("what", "which way"):
             details[f"{row['answer_type']}: {asked_for(row)}"].append(right)
         elif row["answer_type"] == "which first":
+            # a model that finds both sprites but not their order errs with the other of the two
             other = not right and noun_phrase(predicted, definite=True) in row["question"]
             details["which first: names the other"].append(other)
     return metrics | {name: 100 * sum(hits) / len(hits) for name, hits in sorted(details.items())}

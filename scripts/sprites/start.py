@@ -135,9 +135,9 @@ def fit_tower(
         dataloader_num_workers=1,
         dataloader_prefetch_factor=4,
         logging_steps=50,
-        save_strategy="no",
+        save_strategy="no",  # the trainings take minutes
         report_to=[],
-        remove_unused_columns=False,
+        remove_unused_columns=False,  # the collators read columns that the models do not know
     )
     training = rows(processor, steps * batch, 1)
     trainer = Trainer(
@@ -183,6 +183,7 @@ def build_start(output: Path, scale: float = 1.0) -> Path:
         projection_dim=WIDTH,
         initializer_range=0.05,
     )
+    # before the weights of the start, whose file marks the work as done
     (output / "start.json").write_text(json.dumps(results, indent=2) + "\n")
     model.save_pretrained(folder)
     return folder

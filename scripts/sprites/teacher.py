@@ -98,6 +98,7 @@ def shares_inside(scene: Scene, box: torch.Tensor) -> dict[str, float]:
         total = 0.0
         for moment in times_of(8):
             x, y, scale, _, opacity = pose(actor, moment)
+            # the area of an intersection is the product of its sides; a transparent sprite shows less
             half, share = actor.size * scale / 2, opacity
             for centre, (low, high) in zip((x, y), sides, strict=True):
                 share *= max(0.0, min(centre + half, high) - max(centre - half, low)) / (2 * half)
@@ -156,6 +157,7 @@ def study(teacher: str, crops: Crops) -> dict[str, Any]:
         return build_prompter(model, processor, ORDER[:count], video_templates=templates, progress=False)
 
     held = crops.held()
+    # the same crops for all numbers of entities, or the comparison would be of other sprites
     among_first = [name if name in ORDER[: ENTITY_COUNTS[0]] else None for name in held]
     full = prompter()
     embeds = {frames: embed(model, processor, crops, frames) for frames in FRAME_COUNTS}
@@ -188,10 +190,12 @@ def study(teacher: str, crops: Crops) -> dict[str, Any]:
         results["share inside"][f"{low:g} to {min(high, 1):g}"] = (
             score(usual[some], ORDER, names, threshold) if some else {}
         )
+    # training keeps crops without a sprite, too, if the teacher is sure of one
     empty = torch.tensor([not any(share >= HELD for share in crop.values()) for crop in crops.inside])
     temperature = model.get_temperature().item()
     results["temperature"] = {}
     for factor in SOFTER:
+        # dividing the logarithms is the same as a higher temperature: the normalisation cancels
         softer = (usual.log() / factor).softmax(dim=1)
         sure = softer.max(dim=1).values >= threshold
         results["temperature"][f"{temperature * factor:.3f}"] = {

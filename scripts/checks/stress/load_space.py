@@ -3,10 +3,12 @@
     python scripts/checks/stress/load_space.py --clients 20 --seconds 300
 
 The script starts spaces_demo/app.py on a port of 127.0.0.1 and stops it at the end. It prints answers, refusals and
-latencies by kind of request, memory and open files of the server before and after, and the tracebacks in its log,
-counted by their last lines. The exit code is 1 in these cases: the server died, a valid request failed for another
-reason than a full queue or a timeout, an invalid request was answered, or an error message is not a sentence for
-people.
+latencies by kind of request, and memory and open files of the server before and after. It also counts the tracebacks
+in the log of the server by their last lines. The exit code is 1 in these cases:
+  - the server died
+  - a valid request failed for another reason than a full queue or a timeout
+  - an invalid request was answered
+  - an error message is not a sentence for people
 """
 
 import argparse
@@ -45,7 +47,7 @@ def space(port: int, folder: Path) -> Iterator[tuple[str, psutil.Process]]:
     with (folder / "space.log").open("w") as log:
         process = subprocess.Popen([sys.executable, str(APP)], env=environment, stdout=log, stderr=log)
         try:
-            for _ in range(600):
+            for _ in range(600):  # five minutes at least: loading the models is slow on a busy machine
                 if process.poll() is not None:
                     raise SystemExit(
                         f"The demo did not start. The end of its log: {(folder / 'space.log').read_text()[-2000:]}"
@@ -184,7 +186,7 @@ def main() -> int:
         before, end = used(process), time.monotonic() + args.seconds
 
         def work(number: int) -> None:
-            draw = random.Random(f"{args.seed}/{number}")
+            draw = random.Random(f"{args.seed}/{number}")  # each client has its own order of requests
             while time.monotonic() < end:
                 kind = draw.choice(list(kinds))
                 tally.ask(kind, *kinds[kind], clients[number])

@@ -39,7 +39,7 @@ def index_and_search(model: AlproForVideoTextRetrieval, processor: AlproProcesso
                              progress=False, decoder=decoder)  # fmt: skip
     index.add(clips, shard_size=4, progress=False, decoder=decoder)
     assert len(index.report.failed) == CLIPS // 6, index.report.failed
-    os.utime(draw.choice(index.paths))
+    os.utime(draw.choice(index.paths))  # a changed time alone makes the index encode a clip again
     index.add(clips, shard_size=4, progress=False, decoder=decoder)
     index.remove(draw.sample(index.paths, 3))
     found = VideoIndex.load(folder / "index", model, processor).search(["the tiger grows", "a bell bounces"], top_k=5)
@@ -93,7 +93,7 @@ def main() -> int:
             index_and_search(model, processor, folder, decoder, draw)
             for kind, (good, call) in kinds.items():
                 tally.ask(kind, good, call, client)
-            own = psutil.Process()
+            own = psutil.Process()  # the index lives in this process, the demo in another
             figures = {
                 "minutes": round((time.monotonic() - start) / 60, 2),
                 "index_mb": own.memory_info().rss >> 20,
