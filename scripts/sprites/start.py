@@ -53,14 +53,18 @@ SHARED = {
 }
 
 
-class Stills(Dataset):
-    """Pictures of a single sprite at one moment of a scene, labelled with its place in `SPRITES`."""
+class Draws(Dataset):
+    """Rows drawn from scenes of a split: each is a function of the split, the seed and the index."""
 
     def __init__(self, processor: AlproProcessor, length: int, seed: int, split: str = "train"):
         self.processor, self.length, self.seed, self.split = processor, length, seed, split
 
     def __len__(self) -> int:
         return self.length
+
+
+class Stills(Draws):
+    """Pictures of a single sprite at one moment of a scene, labelled with its place in `SPRITES`."""
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         rng = random.Random(f"stills/{self.split}/{self.seed}/{index}")
@@ -83,14 +87,8 @@ class Stills(Dataset):
         }
 
 
-class Captions(Dataset):
+class Captions(Draws):
     """Token ids of one caption per scene."""
-
-    def __init__(self, processor: AlproProcessor, length: int, seed: int, split: str = "train"):
-        self.processor, self.length, self.seed, self.split = processor, length, seed, split
-
-    def __len__(self) -> int:
-        return self.length
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         rng = random.Random(f"captions/{self.split}/{self.seed}/{index}")

@@ -1,4 +1,4 @@
-"""The benchmarks compare things that are the same, and the page about them is made from their results."""
+"""Both sides of a benchmark compute the same result, and docs/performance.md agrees with the stored results."""
 
 import models
 import pytest

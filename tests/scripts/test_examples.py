@@ -1,4 +1,4 @@
-"""The example programs run as a user runs them: each in a process of its own, on real files."""
+"""The examples run as a user runs them: each in a process of its own, on real files."""
 
 import json
 import os
@@ -21,7 +21,7 @@ EXAMPLES = Path(index_to_qdrant.__file__).parent
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with six videos, rows about them, and a model for each task."""
+    """A folder with six videos, rows for them, and a model for each task."""
     folder = tmp_path_factory.mktemp("examples")
     for task in ("retrieval", "qa"):
         write_model(folder / task, task)
@@ -38,7 +38,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(place: Path, name: str, *arguments: object) -> str:
-    """What an example prints."""
+    """The output of an example."""
     ran = subprocess.run(
         [sys.executable, str(EXAMPLES / f"{name}.py"), *map(str, arguments)],
         cwd=place,

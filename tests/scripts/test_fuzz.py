@@ -1,8 +1,8 @@
-"""Short runs of scripts/checks/stress/fuzz.py: changed files are read or refused with the typed error of their reader.
+"""Short runs of scripts/checks/stress/fuzz.py: readers read changed files or refuse them with their typed error.
 
-The same files each time; and after them as many others, of a new seed, as fit into ALPRO_FUZZ_SECONDS for each kind of
-reader: 30 where CI=true, else none. Among these may be the first that ever crashes FFmpeg, so they run in a process
-of their own; then the file must cost no more than itself where decoding is isolated, and a warning names it.
+Each run tries the same files first. Files of a new seed follow, for ALPRO_FUZZ_SECONDS per kind of reader: 30 if
+CI=true, else none. One of them may crash FFmpeg, so they run in a separate process. In that case, the isolated decoder
+must lose this file alone, and a warning names the file.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""The scripts that reproduce published numbers, from released files to results, on a miniature of those files."""
+"""The scripts that reproduce published numbers run from released files to results, on a miniature of those files."""
 
 import json
 import shlex
@@ -48,7 +48,7 @@ MODULES = {
 
 @pytest.fixture(autouse=True)
 def quiet_library() -> Iterator[None]:
-    """The command silences the library for its process, which here is everybody's."""
+    """Restore the verbosity of transformers, which a command lowers for the whole process."""
     verbosity = logging.get_verbosity()
     yield
     logging.set_verbosity(verbosity)
@@ -83,7 +83,7 @@ def test_the_miniature_has_the_released_form(miniature):
 
 @pytest.mark.parametrize("name", EVALUATIONS)
 def test_from_released_files_to_results(name, miniature, tmp_path, capsys):
-    """convert -> evaluate -> result file, and the expected figures in the table."""
+    """convert -> evaluate -> result file, and the expected numbers in the table."""
     protocol, frames, tokens, numbers = EVALUATIONS[name]
     shutil.copytree(miniature, tmp_path / "released")
     for number in numbers.values():
@@ -127,7 +127,7 @@ def test_trainings_go_all_the_way(name, words, miniature, tmp_path):
 
 
 def test_the_prompter_gets_other_entities(miniature, tmp_path):
-    """What no command does: prompts anew, here of three entities and by one template."""
+    """The released prompter gets prompts of three entities, with all templates and with one; no command does this."""
     shutil.copytree(miniature, tmp_path / "released")
     args = type("Args", (), {"output": tmp_path, "dry": True, "print": False, "checkpoint": None})()
     models = {}
@@ -139,7 +139,7 @@ def test_the_prompter_gets_other_entities(miniature, tmp_path):
 
 @pytest.mark.parametrize("name", TRAININGS)
 def test_every_command_of_a_training_is_one_that_alpro_knows(name, tmp_path, capsys):
-    """With the user's own files, which are not there: commands are printed and nothing runs."""
+    """--print prints the commands and runs none, so the released files need not exist."""
     module = MODULES[name]
     for words in TRAININGS[name]:
         assert module.main([*words, "--released", "RELEASED", "--output", str(tmp_path / "out"), "--print"]) == 0

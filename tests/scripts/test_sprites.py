@@ -1,4 +1,4 @@
-"""What the scripts of the pre-training study measure and print is what they say."""
+"""The scripts of the pre-training study measure and print what they promise."""
 
 import json
 import shutil
