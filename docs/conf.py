@@ -41,6 +41,7 @@ default_role = "py:obj"  # docstrings write `name` as Markdown does: code, and a
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 autodoc_default_options = {"members": True, "member-order": "bysource", "special-members": "__call__"}
+autodoc_mock_imports = ["mteb"]  # the one module that cannot be imported without its extra
 autodoc_inherit_docstrings = False  # the methods that the library documents have their place in its own documentation
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
