@@ -10,12 +10,13 @@ import inspect
 import re
 from typing import Any
 
-from alpro_hf.version import __version__
 from docutils.nodes import Element
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.util.inspect import stringify_signature
+
+from alpro_hf.version import __version__
 
 project = "alpro-hf"
 author = "The alpro-hf authors"

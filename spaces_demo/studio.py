@@ -25,10 +25,21 @@ from alpro_hf import (
     build_prompter,
     bundled_model,
 )
-from alpro_hf.data.sprite_language import DOING
-from alpro_hf.data.sprite_render import write_clip
-from alpro_hf.data.sprite_world import SEEN_SPRITES, Scene, content, draw_group, draw_scene
-from alpro_hf.decoding import (
+from alpro_hf.data.isolated_decoder import IsolatedDecoder
+from alpro_hf.evaluation.results import RESULTS
+from alpro_hf.inference.explain import (
+    EntityMaps,
+    SentenceMaps,
+    black_pixel,
+    box_entities,
+    entity_maps,
+    patch_grid,
+    word_maps,
+)
+from alpro_hf.inference.question_answering import Answer, ask
+from alpro_hf.inference.video_index import SearchResult
+from alpro_hf.model.decoding import decode
+from alpro_hf.model.decoding_types import (
     CorruptVideoError,
     DecoderFailedError,
     EmptyVideoError,
@@ -38,13 +49,10 @@ from alpro_hf.decoding import (
     TruncatedVideoError,
     VideoInfo,
     VideoTooLargeError,
-    decode,
 )
-from alpro_hf.decoding_worker import IsolatedDecoder
-from alpro_hf.inspection import EntityMaps, SentenceMaps, black_pixel, box_entities, entity_maps, patch_grid, word_maps
-from alpro_hf.question_answering import Answer, ask
-from alpro_hf.results import RESULTS
-from alpro_hf.retrieval import SearchResult
+from alpro_hf.sprites.language import DOING
+from alpro_hf.sprites.render import write_clip
+from alpro_hf.sprites.world import SEEN_SPRITES, Scene, content, draw_group, draw_scene
 
 MAX_CLIPS = 8  # of one visitor
 MAX_MEGABYTES = 20

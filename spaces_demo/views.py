@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from studio import RERANK, Clip, Found
 
-from alpro_hf.inspection import EntityMaps, SentenceMaps
-from alpro_hf.question_answering import Answer
+from alpro_hf.inference.explain import EntityMaps, SentenceMaps
+from alpro_hf.inference.question_answering import Answer
 
 SHOWN_RESULTS = 6
 SHOWN_ENTITIES = 6

@@ -14,13 +14,13 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from fixtures import network
 
 os.environ.setdefault("SVT_LOG", "1")  # the AV1 encoder talks to stderr otherwise
 # models here are tiny and tests run side by side: more threads would only wait for each other
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 RATE = 25
-REACHED: list[str] = []  # other machines that something tried to reach
 
 
 def pytest_configure() -> None:
@@ -29,7 +29,7 @@ def pytest_configure() -> None:
 
     def guarded(self: socket.socket, address: Any) -> None:
         if self.family in (socket.AF_INET, socket.AF_INET6) and not _is_here(address[0]):
-            REACHED.append(str(address[0]))
+            network.REACHED.append(str(address[0]))
             raise ConnectionRefusedError(f"A test tried to reach {address}, which is another machine.")
         connect(self, address)
 

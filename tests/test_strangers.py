@@ -17,12 +17,14 @@ from fixtures.golden import cases
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from alpro_hf.cli import main
-from alpro_hf.convert import CheckpointError, convert_original_checkpoint, load_original_checkpoint
-from alpro_hf.data.annotations import AnnotationError, load_annotations
-from alpro_hf.index_files import VideoIndexError
-from alpro_hf.modeling_alpro import AlproForVideoTextRetrieval
-from alpro_hf.retrieval import VideoIndex
+from alpro_hf.cli.main import main
+from alpro_hf.data.annotations import load_annotations
+from alpro_hf.data.records import AnnotationError
+from alpro_hf.hub.convert import convert_original_checkpoint, load_original_checkpoint
+from alpro_hf.inference.index_shards import VideoIndexError
+from alpro_hf.inference.video_index import VideoIndex
+from alpro_hf.model.modeling_alpro import AlproForVideoTextRetrieval
+from alpro_hf.model.unimodal_alpro import CheckpointError
 
 SOURCES = [*Path(__file__).parents[1].glob("src/**/*.py"), *Path(__file__).parents[1].glob("s*/*.py")]
 ARCHITECTURE = cases.architecture("tiny")

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from transformers import BertConfig, BertModel, BertTokenizer, ViTConfig, ViTModel
 
-from alpro_hf.data.sprite_render import write_split
+from alpro_hf.sprites.render import write_split
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 from fixtures.golden import cases

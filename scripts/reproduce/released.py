@@ -25,10 +25,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from alpro_hf import AlproProcessor, AlproPrompterModel, cli
-from alpro_hf.entities import build_prompter, read_entities
-from alpro_hf.inference import processes
-from alpro_hf.results import RESULTS, read_results
+from alpro_hf import AlproProcessor, AlproPrompterModel
+from alpro_hf.cli import main as cli
+from alpro_hf.data.label_lists import read_entities
+from alpro_hf.evaluation.encode import processes
+from alpro_hf.evaluation.results import RESULTS, read_results
+from alpro_hf.training.prompter import build_prompter
 
 
 @dataclass(frozen=True)

@@ -4,94 +4,85 @@ Importing the package registers its classes, so that `AutoModel.from_pretrained`
 know checkpoints of the type `alpro`, and `pipeline` the tasks `video-question-answering` and `text-video-retrieval`.
 """
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForNextSentencePrediction,
-    AutoModelForPreTraining,
-    AutoModelForVisualQuestionAnswering,
-    AutoProcessor,
-    AutoTokenizer,
-    BertTokenizer,
-)
-from transformers.models.auto.video_processing_auto import AutoVideoProcessor
-from transformers.pipelines import PIPELINE_REGISTRY
-
-from .configuration_alpro import AlproConfig, AlproTextConfig, AlproVideoConfig
-from .decoding import VideoDecodeError
-from .modeling_alpro import (
-    AlproForVideoQuestionAnswering,
-    AlproForVideoTextRetrieval,
-    AlproModel,
-    AlproPreTrainedModel,
-    AlproTextModel,
-    AlproVideoModel,
-)
-from .pipeline_alpro import TextVideoRetrievalPipeline, VideoQuestionAnsweringPipeline
-from .pretraining_alpro import AlproForPreTraining, AlproPrompterModel
-from .processing_alpro import AlproProcessor
-from .video_processing_alpro import AlproVideoProcessor
+from .version import __version__ as __version__
 
 if TYPE_CHECKING:
     from .assets import bundled_model
-    from .convert import convert_original_checkpoint
     from .data.augmentation import AlproAugmentation
     from .data.collator import AlproCollator
-    from .data.pretraining import AlproPreTrainingCollator
-    from .data.sources import MixedRows
-    from .entities import build_prompter
-    from .retrieval import VideoIndex
-    from .trainer import AlproTrainer, AlproTrainingArguments
+    from .data.mixed_rows import MixedRows
+    from .data.pretraining_collator import AlproPreTrainingCollator
+    from .hub.convert import convert_original_checkpoint
+    from .inference.video_index import VideoIndex
+    from .model.configuration_alpro import AlproConfig, AlproTextConfig, AlproVideoConfig
+    from .model.decoding_types import VideoDecodeError
+    from .model.modeling_alpro import (
+        AlproForVideoQuestionAnswering,
+        AlproForVideoTextRetrieval,
+        AlproModel,
+        AlproPreTrainedModel,
+        AlproTextModel,
+        AlproVideoModel,
+    )
+    from .model.pipeline_alpro import TextVideoRetrievalPipeline, VideoQuestionAnsweringPipeline
+    from .model.pretraining_alpro import AlproForPreTraining, AlproPrompterModel
+    from .model.processing_alpro import AlproProcessor
+    from .model.video_processing_alpro import AlproVideoProcessor
+    from .training.arguments import AlproTrainingArguments
+    from .training.prompter import build_prompter
+    from .training.trainer import AlproTrainer
 
-__version__ = "0.1.0"
-
-# Needed by some programs only, and slower to import than all the rest.
-_LAZY = {
-    "AlproAugmentation": ".data.augmentation",
-    "AlproCollator": ".data.collator",
-    "AlproPreTrainingCollator": ".data.pretraining",
-    "AlproTrainer": ".trainer",
-    "AlproTrainingArguments": ".trainer",
-    "MixedRows": ".data.sources",
-    "VideoIndex": ".retrieval",
-    "build_prompter": ".entities",
-    "bundled_model": ".assets",
-    "convert_original_checkpoint": ".convert",
+# public name -> the module that defines it, which is imported when the name is first used
+_MODULES = {
+    "AlproAugmentation": "data.augmentation",
+    "AlproCollator": "data.collator",
+    "AlproConfig": "model.configuration_alpro",
+    "AlproForPreTraining": "model.pretraining_alpro",
+    "AlproForVideoQuestionAnswering": "model.modeling_alpro",
+    "AlproForVideoTextRetrieval": "model.modeling_alpro",
+    "AlproModel": "model.modeling_alpro",
+    "AlproPreTrainedModel": "model.modeling_alpro",
+    "AlproPreTrainingCollator": "data.pretraining_collator",
+    "AlproProcessor": "model.processing_alpro",
+    "AlproPrompterModel": "model.pretraining_alpro",
+    "AlproTextConfig": "model.configuration_alpro",
+    "AlproTextModel": "model.modeling_alpro",
+    "AlproTrainer": "training.trainer",
+    "AlproTrainingArguments": "training.arguments",
+    "AlproVideoConfig": "model.configuration_alpro",
+    "AlproVideoModel": "model.modeling_alpro",
+    "AlproVideoProcessor": "model.video_processing_alpro",
+    "MixedRows": "data.mixed_rows",
+    "TextVideoRetrievalPipeline": "model.pipeline_alpro",
+    "VideoDecodeError": "model.decoding_types",
+    "VideoIndex": "inference.video_index",
+    "VideoQuestionAnsweringPipeline": "model.pipeline_alpro",
+    "build_prompter": "training.prompter",
+    "bundled_model": "assets",
+    "convert_original_checkpoint": "hub.convert",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(import_module(_LAZY[name], __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_MODULES[name]}", __name__), name)
+    globals()[name] = value
+    return value
 
 
-def _register() -> None:
-    for config, model in (
-        (AlproConfig, AlproModel),
-        (AlproTextConfig, AlproTextModel),
-        (AlproVideoConfig, AlproVideoModel),
-    ):
-        AutoConfig.register(config.model_type, config)
-        AutoModel.register(config, model)
-    AutoModelForPreTraining.register(AlproConfig, AlproForPreTraining)
-    # the library's only Auto class for "do these two belong together"
-    AutoModelForNextSentencePrediction.register(AlproConfig, AlproForVideoTextRetrieval)
-    AutoModelForVisualQuestionAnswering.register(AlproConfig, AlproForVideoQuestionAnswering)
-    AutoVideoProcessor.register(AlproConfig, AlproVideoProcessor)
-    AutoProcessor.register(AlproConfig, AlproProcessor)
-    AutoTokenizer.register(AlproConfig, BertTokenizer)
-    for task, pipeline, auto_model in (
-        ("video-question-answering", VideoQuestionAnsweringPipeline, AutoModelForVisualQuestionAnswering),
-        ("text-video-retrieval", TextVideoRetrievalPipeline, AutoModelForNextSentencePrediction),
-    ):
-        PIPELINE_REGISTRY.register_pipeline(task, pipeline_class=pipeline, pt_model=auto_model, type="multimodal")
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULES})
 
 
-_register()
+# Registration needs the model classes, hence torch. The console script, which starts in `alpro_hf_launch`, prints help
+# without them: there, `alpro_hf.cli.main` registers before a command runs.
+if "alpro_hf_launch" not in sys.modules:
+    from . import registration as registration
 
 __all__ = [
     "AlproAugmentation",

@@ -3,7 +3,10 @@
 Nothing heavy is imported before a model is asked for, so that commands can import this at their start.
 """
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import torch
 
 BUNDLED = "bundled"
 
@@ -37,10 +40,9 @@ def load_model(
     from transformers.utils import logging
 
     from .assets import bundled_model
-    from .configuration_alpro import AlproConfig
-    from .hardware import best_device, best_dtype
-    from .modeling_alpro import AlproForVideoQuestionAnswering, AlproForVideoTextRetrieval, AlproModel
-    from .processing_alpro import AlproProcessor
+    from .model.configuration_alpro import AlproConfig
+    from .model.modeling_alpro import AlproForVideoQuestionAnswering, AlproForVideoTextRetrieval, AlproModel
+    from .model.processing_alpro import AlproProcessor
 
     logging.set_verbosity_error()  # what matters of the library's warnings is checked here
     logging.disable_progress_bar()
@@ -65,4 +67,38 @@ def load_model(
     return model.to(device), AlproProcessor.from_pretrained(source, revision=revision or "main")
 
 
-__all__ = ["BUNDLED", "CommandError", "load_model"]
+def fast_bfloat16(device: "torch.device | str") -> bool:
+    """Whether a device multiplies bfloat16 matrices in hardware.
+
+    A CPU does with AVX512-BF16 or AMX; on others every product is emulated, several times slower than in float32. A
+    GPU does from NVIDIA's Ampere on. Of other devices nothing is known, which counts as no.
+
+    Args:
+        device: Such as `model.device` or "cuda:1".
+    """
+    import torch
+
+    device = torch.device(device)
+    if device.type == "cpu":
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            return torch.cuda.is_bf16_supported(including_emulation=False)
+    return False
+
+
+def best_device() -> "torch.device":
+    """The GPU if there is one, else the CPU."""
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def best_dtype(device: "torch.device | str") -> "torch.dtype":
+    """bfloat16 where a device has it in hardware, else float32, which is exact and elsewhere also faster."""
+    import torch
+
+    return torch.bfloat16 if fast_bfloat16(device) else torch.float32
+
+
+__all__ = ["BUNDLED", "CommandError", "best_device", "best_dtype", "fast_bfloat16", "load_model"]

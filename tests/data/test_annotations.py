@@ -22,13 +22,14 @@ from datasets import Dataset, IterableDataset, load_dataset
 from fixtures import colours
 from PIL import Image
 
-from alpro_hf.convert import read_answers
 from alpro_hf.data.annotation_formats import Kind
-from alpro_hf.data.annotations import SPLIT_FILES, AnnotationError, load_annotations
+from alpro_hf.data.annotations import SPLIT_FILES, load_annotations
 from alpro_hf.data.collator import AlproCollator
-from alpro_hf.data.pretraining import AlproPreTrainingCollator
-from alpro_hf.data.sources import MixedRows
-from alpro_hf.data.video_lookup import MediaFolder
+from alpro_hf.data.label_lists import read_answers
+from alpro_hf.data.media_folder import MediaFolder
+from alpro_hf.data.mixed_rows import MixedRows
+from alpro_hf.data.pretraining_collator import AlproPreTrainingCollator
+from alpro_hf.data.records import AnnotationError
 
 CAPTIONS = [("video0", "a man sings"), ("video0", "a man is singing"), ("video1", "two dogs play")]
 # the columns and values of the first lines as they are published

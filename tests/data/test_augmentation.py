@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from alpro_hf.data.augmentation import OPERATIONS, AlproAugmentation, apply_operation, box_mask, draw_crop
-from alpro_hf.data.sprite_render import render
-from alpro_hf.data.sprite_world import draw_scene
+from alpro_hf.sprites.render import render
+from alpro_hf.sprites.world import draw_scene
 
 KINDS = ("video", "image", "finetune")
 GEOMETRIC = ("shear_x", "shear_y", "translate_x", "translate_y", "rotate", "horizontal_flip")

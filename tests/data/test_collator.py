@@ -8,8 +8,9 @@ import torch
 from fixtures import colours
 from torch.utils.data import DataLoader
 
-from alpro_hf.data.collator import AlproCollator, NumberedRows
-from alpro_hf.video_processing_alpro import AlproVideoProcessor
+from alpro_hf.data.collator import AlproCollator
+from alpro_hf.data.rows import NumberedRows
+from alpro_hf.model.video_processing_alpro import AlproVideoProcessor
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import alpro_hf
-from alpro_hf.evaluation import question_answering_metrics
+from alpro_hf.evaluation.metrics import question_answering_metrics
 
 FOLDER = Path(alpro_hf.__file__).parent / "metrics" / "video_qa"
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 import alpro_hf
-from alpro_hf.evaluation import retrieval_metrics
+from alpro_hf.evaluation.metrics import retrieval_metrics
 
 FOLDER = Path(alpro_hf.__file__).parent / "metrics" / "video_text_retrieval"
 REFERENCE = json.loads((Path(__file__).parents[1] / "fixtures" / "retrieval_metrics.json").read_text())

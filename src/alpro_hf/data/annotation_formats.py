@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Literal
 from zlib import crc32
 
+from .media_folder import media_id
 from .records import AnnotationError, Record, name_of, read_lines, read_records, text_of, value_of
-from .video_lookup import media_id
 
 Kind = Literal[
     "released-retrieval",

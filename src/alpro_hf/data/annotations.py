@@ -20,11 +20,11 @@ from datasets import Dataset, Features, IterableDataset, Value
 from datasets.fingerprint import get_temporary_cache_files_directory
 from tqdm import tqdm
 
-from ..video_files import inside, is_name
+from ..files import inside, is_name
 from .annotation_formats import Entry, Kind, Source, read_entries
-from .collator import _stable_id
+from .media_folder import IMAGE_EXTENSIONS, MediaFolder
 from .records import AnnotationError, name_of, read_lines, read_records
-from .video_lookup import IMAGE_EXTENSIONS, MediaFolder
+from .rows import _stable_id
 
 logger = logging.getLogger(__name__)
 
@@ -525,4 +525,4 @@ def _read_names(source: PathLike | Mapping[str, str] | None) -> Mapping[str, str
     return names
 
 
-__all__ = ["AnnotationError", "Kind", "load_annotations"]
+__all__ = ["load_annotations"]

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..captions import CaptionError, _Reader
+from .tables import CaptionError, _Reader
 
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet")
 _BATCH = 1000  # rows of Parquet read at a time

@@ -1,0 +1,400 @@
+"""Frames of clips: our decoder, a full decode with PyAV, decord, OpenCV and torchcodec; see benchmark.py.
+
+Exact is counted on every clip: each frame shows its number as a row of black and white squares, read back from what a
+decoder returned.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import cache
+from importlib.util import find_spec
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from benchmark import RESULTS, peak_memory_mb, write
+
+from alpro_hf.model.decoding import decode, probe
+from alpro_hf.model.decoding_table import FrameTable
+
+ENCODERS = {"h264": "libx264", "hevc": "libx265", "vp9": "libvpx-vp9", "av1": "libsvtav1"}
+OPTIONS = {
+    "libx264": {"preset": "veryfast"},
+    "libx265": {"preset": "ultrafast", "x265-params": "log-level=none"},
+    "libvpx-vp9": {"deadline": "realtime", "cpu-used": "8", "row-mt": "1", "b": "1500k"},
+    "libsvtav1": {"preset": "12"},
+}
+SIZES = {360: (640, 360), 720: (1280, 720), 1080: (1920, 1080)}
+BITS, RATE, SHORT = 16, 30, 10
+PACKAGES = {"OpenCV": "opencv-python-headless"}
+CPU, WALL = "cpu ms, one thread each", "wall ms, all cores each"
+CACHE = Path(tempfile.gettempdir()) / "alpro-benchmark-clips"
+
+
+def make(path: Path, codec: str, height: int, gop: int, frames: int) -> Path:
+    """A clip of two textured layers that move against each other under grain, each frame with its number; kept."""
+    if path.exists():
+        return path
+    width, height = SIZES[height]
+    rng = np.random.default_rng(0)
+    near, far = texture(rng, height, width), texture(rng, height, width)
+    shape = texture(rng, height, width)[..., :1] > 128
+    grain = rng.normal(0, 3, (8, height, width, 1)).astype(np.int16)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial_path = path.with_name(f".{path.name}")
+    policy = os.sched_getscheduler(0), os.sched_getparam(0)  # SVT-AV1 sets another as root
+    with av.open(str(partial_path), "w", format="mp4") as container:
+        stream = container.add_stream(ENCODERS[codec], rate=RATE, options=OPTIONS[ENCODERS[codec]])
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.codec_context.gop_size = gop
+        for number in range(frames):
+            layers = [np.roll(layer, shift, axis=(0, 1)) for layer, shift in moved(near, far, shape, number)]
+            frame = np.where(layers[2], layers[0], layers[1]) + grain[number % len(grain)]
+            frame = frame.clip(0, 255).astype(np.uint8)
+            square = width // BITS
+            for bit in range(BITS):
+                frame[:square, bit * square : (bit + 1) * square] = 255 * (number >> bit & 1)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
+        container.mux(stream.encode())
+    os.sched_setscheduler(0, *policy)
+    return partial_path.rename(path)
+
+
+def repeat(path: Path, base: Path, times: int) -> Path:
+    """A long clip: a short one over and over, without encoding it again; kept."""
+    if path.exists():
+        return path
+    partial_path = path.with_name(f".{path.name}")
+    with av.open(str(base)) as source, av.open(str(partial_path), "w", format="mp4") as container:
+        shown = source.streams.video[0]
+        stream = container.add_stream_from_template(shown, opaque=True)
+        packets = [packet for packet in source.demux(shown) if packet.size]
+        length = max(packet.pts for packet in packets) - min(packet.pts for packet in packets) + packets[0].duration
+        for round_ in range(times):
+            source.seek(0, stream=shown)
+            for packet in source.demux(shown):
+                if packet.size:
+                    packet.pts, packet.dts = packet.pts + round_ * length, packet.dts + round_ * length
+                    packet.stream = stream
+                    container.mux(packet)
+    return partial_path.rename(path)
+
+
+def clip(codec: str, height: int, gop: int, seconds: int) -> Path:
+    path = CACHE / f"{codec}-{height}-{gop}-{seconds}s.mp4"
+    if seconds <= SHORT:
+        return make(path, codec, height, gop, seconds * RATE)
+    frames = gop * max(1, 240 // gop)
+    base = make(CACHE / f"{codec}-{height}-{gop}-{frames}.mp4", codec, height, gop, frames)
+    return repeat(path, base, seconds * RATE // frames)
+
+
+def texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """(height, width, 3) int16, details of all sizes as in a photograph."""
+    total = np.zeros((height, width, 3))
+    for size in (4, 8, 16, 40):
+        total += (
+            size
+            * np.kron(rng.normal(0, 1, (height // size + 1, width // size + 1, 3)), np.ones((size, size, 1)))[
+                :height, :width
+            ]
+        )
+    return (128 + total).clip(0, 255).astype(np.int16)
+
+
+def moved(near: np.ndarray, far: np.ndarray, shape: np.ndarray, number: int) -> list[tuple[np.ndarray, Any]]:
+    return [(near, (number, 3 * number)), (far, (0, -number)), (shape, (number, 3 * number))]
+
+
+def number_of(frame: np.ndarray) -> int:
+    square = frame.shape[1] // BITS
+    middles = [frame[square // 2, bit * square + square // 2].mean() > 127 for bit in range(BITS)]
+    return sum(1 << bit for bit, white in enumerate(middles) if white)
+
+
+def ours(path: Path, wanted: list[int], threads: int) -> list[np.ndarray]:
+    return [frame.numpy() for frame in decode(path, wanted, threads=threads).pixels.permute(0, 2, 3, 1)]
+
+
+def ours_again(path: Path, wanted: list[int], threads: int) -> list[np.ndarray]:
+    """With the frame table that an index keeps."""
+    table = FrameTable.from_bytes(kept_table(path))
+    return [frame.numpy() for frame in decode(path, wanted, threads=threads, table=table).pixels.permute(0, 2, 3, 1)]
+
+
+@cache
+def kept_table(path: Path) -> bytes:
+    table = decode(path, [0]).table
+    assert table is not None
+    return table.to_bytes()
+
+
+def whole(path: Path, wanted: list[int], threads: int) -> list[np.ndarray]:
+    kept = []
+    with av.open(str(path)) as container:
+        container.streams.video[0].thread_type = "AUTO"
+        container.streams.video[0].codec_context.thread_count = threads
+        for number, frame in enumerate(container.decode(video=0)):
+            if number in wanted:
+                kept.append(frame.to_ndarray(format="rgb24"))
+    return kept
+
+
+def by_the_library(path: Path, wanted: list[int], threads: int) -> list[np.ndarray]:
+    from transformers.video_utils import load_video
+
+    return list(load_video(str(path), backend="pyav", sample_indices_fn=lambda metadata, **_: np.array(wanted))[0])
+
+
+def by_decord(path: Path, wanted: list[int], threads: int) -> list[np.ndarray]:
+    import decord
+
+    try:
+        return list(decord.VideoReader(str(path), num_threads=threads).get_batch(wanted).asnumpy())
+    except decord.DECORDError as error:
+        raise RuntimeError(str(error)) from error
+
+
+def by_opencv(path: Path, wanted: list[int], threads: int) -> list[np.ndarray]:
+    import cv2
+
+    capture, kept = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, threads]), []
+    for number in wanted:
+        capture.set(cv2.CAP_PROP_POS_FRAMES, number)
+        read, frame = capture.read()
+        if read:
+            kept.append(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
+    return kept
+
+
+def by_torchcodec(path: Path, wanted: list[int], threads: int) -> list[np.ndarray]:
+    from torchcodec.decoders import VideoDecoder
+
+    decoder = VideoDecoder(str(path), dimension_order="NHWC", num_ffmpeg_threads=threads)
+    return list(decoder.get_frames_at(wanted).data.numpy())
+
+
+Decoder = Callable[[Path, list[int], int], list[np.ndarray]]  # of path, frames and threads (0: all cores)
+OURS = ("ours", AGAIN := "ours, a second time")
+DECODERS: dict[str, tuple[str | None, Decoder]] = {
+    "ours": (None, ours),
+    AGAIN: (None, ours_again),
+    "PyAV, whole clip": (None, whole),
+    "transformers": (None, by_the_library),
+    "decord": ("decord", by_decord),
+    "OpenCV": ("cv2", by_opencv),
+    "torchcodec": ("torchcodec", by_torchcodec),
+}
+
+
+def timed(frames_of: Decoder, path: Path, wanted: list[int], threads: int) -> tuple[Any, float, float]:
+    """What came out (None: an error), `cpu` and `wall` milliseconds."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    try:
+        frames = frames_of(path, wanted, threads)
+    except (RuntimeError, IndexError, av.error.FFmpegError) as error:  # of torchcodec and decord: RuntimeError
+        print(f"{path.name}: {frames_of.__name__}: {str(error).splitlines()[0]}")
+        frames = None
+    return frames, 1000 * (time.process_time() - cpu), 1000 * (time.perf_counter() - wall)
+
+
+Costs = dict[str, list[tuple[float, float]]]
+
+
+def both(frames_of: Decoder, path: Path, wanted: list[int]) -> tuple[list[Any], tuple[float, float]]:
+    """What came out with one thread and with all cores; milliseconds of `cpu` for the one and `wall` for the other."""
+    one, cpu, _ = timed(frames_of, path, wanted, 1)
+    every, _, wall = timed(frames_of, path, wanted, 0)
+    return [one, every], (cpu, wall)
+
+
+def first_try(there: dict[str, Any], path: Path, wanted: list[int]) -> tuple[dict[str, list[Any]], Costs]:
+    """Whether each decoder shows the numbers that a decode of the whole clip does (None: it fails), with one thread
+    and with all cores; what that cost."""
+    shown: dict[str, Any] = {}
+    costs: Costs = {}
+    for name, frames_of in there.items():
+        tries, cost = both(frames_of, path, wanted)
+        shown[name] = [None if frames is None else [number_of(frame) for frame in frames] for frames in tries]
+        costs[name] = [cost]
+    right = shown["PyAV, whole clip"][0]
+    exact = {
+        name: [None if numbers is None else numbers == right for numbers in tries] for name, tries in shown.items()
+    }
+    return exact, costs
+
+
+def repeat_fast(there: dict[str, Any], path: Path, wanted: list[int], exact: Any, costs: Costs, rounds: int) -> None:
+    """Rounds of those that may be the fastest exact decoder, in turn; their first try no longer counts."""
+    limits = [1.6 * min(cost[0][clock] for name, cost in costs.items() if exact[name][clock]) for clock in (0, 1)]
+    fast = [
+        name
+        for name, [cost] in costs.items()
+        if name in OURS or any(exact[name][clock] and cost[clock] < limits[clock] for clock in (0, 1))
+    ]
+    for round_ in range(rounds):
+        for name in fast:
+            cost = both(there[name], path, wanted)[1]
+            costs[name] = [*costs[name], cost] if round_ else [cost]
+
+
+def medians(exact: dict[str, Any], costs: Costs) -> dict[str, dict[str, Any]]:
+    found = {}
+    for name, pairs in costs.items():
+        found[name] = {"exact": exact[name], "cost": [statistics.median(one) for one in zip(*pairs, strict=True)]}
+    return found
+
+
+def row_of(about: str, found: dict[str, dict[str, Any]], clock: int) -> dict[str, Any]:
+    """Milliseconds, and how ours compares with the fastest of the other exact decoders."""
+    row: dict[str, Any] = {"clip": about}
+    others = {}
+    for name, one in found.items():
+        exact, cost = one["exact"][clock], one["cost"][clock]
+        row[name] = cost if exact else "fails" if exact is None else "wrong frames"
+        if exact and name not in OURS:
+            others[name] = cost
+    row["next best"] = min(others, key=others.__getitem__)
+    row["ratio"] = found["ours"]["cost"][clock] / min(others.values())
+    row["ratio, a second time"] = found[AGAIN]["cost"][clock] / min(others.values())
+    return row
+
+
+def summary(tables: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    lines = []
+    for title, rows in tables.items():
+        for ratio in ("ratio", "ratio, a second time"):
+            ratios = [row[ratio] for row in rows]
+            within, ahead = sum(one <= 1.1 for one in ratios), sum(one < 1 for one in ratios)
+            lines.append(
+                {
+                    "by": title + (", a second time" if "second" in ratio else ""),
+                    "within 10 % of the fastest exact": f"{within} of {len(rows)}",
+                    "fastest": f"{ahead} of {len(rows)}",
+                    "median ratio": statistics.median(ratios),
+                    "largest ratio": max(ratios),
+                }
+            )
+    return lines
+
+
+# One decode in a fresh process, which has decoded a short clip before; the peak is measured from there on.
+ONE = """
+import re, sys, time
+from pathlib import Path
+import benchmark_decoding as b
+
+def status(field):
+    return int(re.search(field + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
+
+name, path, total, count = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+read = b.DECODERS[name][1]
+read(b.clip("h264", 360, 250, 5), [0], 1)
+if name == b.AGAIN:
+    b.kept_table(path)  # as an index has it
+Path("/proc/self/clear_refs").write_text("5")
+before, start = status("VmRSS"), time.process_time()
+frames = read(path, [int((i + 0.5) * total / count) for i in range(count)], 1)
+print(time.process_time() - start, status("VmHWM") - before, sum(frame.nbytes for frame in frames) / 2**20)
+"""
+
+
+def long_files(there: dict[str, Any]) -> list[dict[str, Any]]:
+    """What long files cost: a short clip of 360p over and over; each decoder in a process of its own."""
+    rows = []
+    for seconds, count in ((600, 8), (7200, 8), (7200, 16)):
+        path, total = clip("h264", 360, 250, seconds), seconds * RATE // 250 * 250
+        for name in (*OURS, "torchcodec", "decord"):
+            if name in there:
+                command = [sys.executable, "-c", ONE, name, str(path), str(total), str(count)]
+                done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+                cpu, grown, frames = map(float, done.stdout.split()[-3:])
+                rows.append(
+                    {
+                        "clip": f"{seconds} s, {path.stat().st_size / 1e6:,.0f} MB",
+                        "frames": count,
+                        "decoder": name,
+                        "cpu s": cpu,
+                        "peak over before MB": grown,
+                        "of which frames MB": frames,
+                    }
+                )
+    kept = kept_table(clip("h264", 360, 250, 7200))
+    rows.append({"decoder": "the frame table of two hours", "KB": len(kept) / 1000})
+    return rows
+
+
+def run(arguments: argparse.Namespace) -> None:
+    os.environ.setdefault("SVT_LOG", "1")
+    there = {name: frames_of for name, (module, frames_of) in DECODERS.items() if not module or find_spec(module)}
+    missing = dict.fromkeys([name for name in DECODERS if name not in there], "not installed")
+    first = clip("h264", 360, 30, 5)
+    for name in [name for name in there if DECODERS[name][0]]:
+        try:
+            there[name](first, [0], 1)
+        except RuntimeError as error:  # torchcodec without FFmpeg's libraries
+            missing[name] = str(error).split(".")[0]
+            del there[name]
+    before = json.loads((RESULTS / "decoding.json").read_text())["tables"] if arguments.update else {}
+    by_clock = {clock: {row["clip"]: row for row in before.get(clock, [])} for clock in (CPU, WALL)}
+    start = time.monotonic()
+    for height, seconds, codec, gop in product(arguments.heights, arguments.seconds, arguments.codecs, arguments.gops):
+        if seconds > SHORT and height > 360:
+            continue
+        path = clip(codec, height, gop, seconds)
+        total = probe(path).num_frames
+        for count in arguments.frames[:1] if height > 720 else arguments.frames:
+            if time.monotonic() - start > 60 * arguments.minutes:
+                continue
+            wanted = [int((i + 0.5) * total / count) for i in range(count)]
+            exact, costs = first_try(there, path, wanted)
+            repeat_fast(there, path, wanted, exact, costs, arguments.rounds)
+            about = f"{codec} {height}p, key every {gop}, {seconds} s, {count} frames"
+            found = medians(exact, costs)
+            for clock, title in enumerate((CPU, WALL)):
+                by_clock[title][about] = row_of(about, found, clock)
+                print(title, by_clock[title][about], flush=True)
+    rows = {clock: list(found.values()) for clock, found in by_clock.items()}
+    exactness = []
+    for name in there:
+        wrong = {row["clip"] for found in rows.values() for row in found if isinstance(row[name], str)}
+        exactness.append({"decoder": name, "exact": f"{len(rows[CPU]) - len(wrong)} of {len(rows[CPU])}"})
+    exactness += [{"decoder": name, "exact": f"not measured: {why}"} for name, why in missing.items()]
+    settings = {
+        "rounds": arguments.rounds,
+        "minutes": arguments.minutes,
+        "peak memory MB": peak_memory_mb(),
+        "versions": {
+            name: importlib.metadata.version(PACKAGES.get(name, name)) for name in there if DECODERS[name][0]
+        },
+    }
+    tables = {
+        "summary": summary(rows),
+        **rows,
+        "exactness": exactness,
+        "long files": before.get("long files") or long_files(there),
+    }
+    write("decoding", settings, tables)
+
+
+def add_arguments(commands: Any) -> None:
+    command = commands.add_parser("decoding", help="against other decoders")
+    command.add_argument("--codecs", nargs="+", choices=ENCODERS, default=list(ENCODERS))
+    command.add_argument("--heights", type=int, nargs="+", choices=SIZES, default=list(SIZES))
+    command.add_argument("--gops", type=int, nargs="+", default=[30, 250])
+    command.add_argument("--seconds", type=int, nargs="+", default=[5, 60])
+    command.add_argument("--frames", type=int, nargs="+", default=[8, 16])
+    command.add_argument("--minutes", type=float, default=60, help="then no further row is begun")
+    command.add_argument("--rounds", type=int, default=3)
+    command.add_argument("--update", action="store_true", help="keep the results of clips that are not measured now")
+    command.set_defaults(run=run)

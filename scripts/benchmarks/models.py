@@ -1,0 +1,493 @@
+"""Evaluation and training steps, ours against the plain way; see benchmark.py.
+
+The plain way is the algorithm of the original code: eager attention in float32, texts padded to 40 tokens, every clip
+encoded again for each 64 texts and every text again for each clip, all tokens through the last fusion layer; in
+training one pass of the fusion encoder for each kind of pair.
+"""
+
+import argparse
+import copy
+import json
+import math
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from benchmark import NOT_HERE, alternate, peak_memory_mb, write
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.data import DataLoader
+from torch.utils.flop_counter import FlopCounterMode
+
+from alpro_hf import AlproConfig, AlproForVideoTextRetrieval, AlproProcessor
+from alpro_hf.assets import bundled_model
+from alpro_hf.data.collator import AlproCollator
+from alpro_hf.data.rows import NumberedRows
+from alpro_hf.evaluation.encode import encode_batches
+from alpro_hf.evaluation.metrics import retrieval_metrics
+from alpro_hf.evaluation.protocols import retrieval_scores, vtm_scores
+from alpro_hf.loading import fast_bfloat16
+from alpro_hf.model.loss_alpro import classification_loss
+from alpro_hf.sprites.rows import SpriteRows
+
+PADDED, ENCODED_FOR = 40, 64
+SPRITE_TOKENS = 48
+Model = AlproForVideoTextRetrieval
+
+
+def build(size: str) -> Model:
+    """The model of the paper with random weights, or the bundled one."""
+    torch.manual_seed(0)
+    return (Model(AlproConfig()) if size == "base" else Model.from_pretrained(bundled_model("retrieval"))).eval()
+
+
+def twin(model: Model) -> Model:
+    """Another model of the same weights, not copies."""
+    return copy.deepcopy(model, memo={id(weight): weight for weight in model.parameters()})
+
+
+def plain(model: Model) -> Model:
+    """The same weights with eager attention."""
+    model = twin(model)
+    model.set_attn_implementation("eager")
+    return model
+
+
+def lengths(count: int) -> torch.Tensor:
+    """Tokens of captions: 6 to 22, 12 on average, as those of MSR-VTT have."""
+    generator = torch.Generator().manual_seed(0)
+    return (6 + torch.poisson(torch.full((count,), 6.0), generator)).clamp(max=22).long()
+
+
+def texts(count: int, vocabulary: int, padded: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Equal words whatever they are padded to; None: to the longest."""
+    sizes = lengths(count)
+    words = torch.randint(5, vocabulary, (count, PADDED), generator=torch.Generator().manual_seed(1))
+    mask = (torch.arange(padded or int(sizes.max())) < sizes[:, None]).long()
+    return words[:, : mask.shape[1]] * mask, mask
+
+
+def flops(run: Callable[[], object]) -> float:
+    # attention as plain products: of the fused kernels the counter knows only some
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        run()
+    return float(counter.get_total_flops())
+
+
+def every_token(model: Model, text: torch.Tensor, mask: torch.Tensor | None, video: torch.Tensor) -> torch.Tensor:
+    """Matching that computes the whole last layer."""
+    return model.vtm_head(model.alpro.fuse(text, mask, video).last_hidden_state[:, 0])
+
+
+class Packed(torch.nn.Module):
+    """A linear layer whose weights oneDNN has laid out for the machine, on a CPU; inference only."""
+
+    def __init__(self, linear: torch.nn.Linear, rows: int):
+        super().__init__()
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), rows)
+        self.bias = linear.bias
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+
+
+def packed(model: Model, rows: int) -> Model:
+    """A copy whose fusion layers are `Packed`."""
+    model = copy.deepcopy(model)
+    for layer in model.alpro.text_model.layers[model.config.text_config.fusion_layer :]:
+        for part in layer.modules():
+            for name, linear in list(part.named_children()):
+                if type(linear) is torch.nn.Linear:
+                    setattr(part, name, Packed(linear, rows))
+    return model
+
+
+def clock(device: str) -> str:
+    """What a rate is a rate of: on a CPU that others use too, the time that was ours."""
+    return "cpu" if device == "cpu" else "wall"
+
+
+def gemm_peak(dtype: torch.dtype, device: str, size: int) -> float:
+    """FLOP/s of one large matrix product."""
+    one, two = (torch.randn(size, size, dtype=dtype, device=device) for _ in range(2))
+    return 2 * size**3 / alternate({"": partial(torch.mm, one, two)}, 5, device)[""][clock(device)]
+
+
+@torch.inference_mode()
+def inference(arguments: argparse.Namespace) -> None:
+    device, clips, count_texts = arguments.device, arguments.clips, arguments.texts
+    ours = build(arguments.size).to(device)
+    naive, video_config = plain(ours), ours.config.video_config
+    size = video_config.image_size
+    pixels = torch.randn(clips, arguments.frames, 3, size, size, device=device)
+    vocabulary = ours.config.text_config.vocab_size
+    longest = min(PADDED, ours.config.text_config.max_position_embeddings)
+    ids, mask = (tensor.to(device) for tensor in texts(count_texts, vocabulary, longest))
+    text = ours.alpro.get_text_features(ids, mask).last_hidden_state
+    tokens = 1 + (size // video_config.patch_size) ** 2
+    video = torch.randn(clips, tokens, text.shape[2], device=device)
+    pairs = torch.cartesian_prod(torch.arange(count_texts), torch.arange(clips))  # all: as in an evaluation
+    of_text, of_clip = pairs.to(device).unbind(dim=1)
+    whole = text[of_text], mask[of_text], video[of_clip]
+    timed = partial(alternate, rounds=arguments.rounds, device=device)
+    peak = {"fp32": gemm_peak(torch.float32, device, arguments.gemm)}
+
+    parts = {
+        "clip": {
+            "plain": lambda: naive.alpro.get_video_features(pixels),
+            "ours": lambda: ours.alpro.get_video_features(pixels),
+        },
+        "text": {
+            "plain": lambda: naive.alpro.get_text_features(ids, mask),
+            "ours": lambda: ours.alpro.get_text_features(ids, mask),
+        },
+        "pair": {
+            "plain": lambda: every_token(naive, *whole),
+            "ours": lambda: vtm_scores(ours, text, mask, video, pairs),
+        },
+    }
+    count = {"clip": clips, "text": count_texts, "pair": len(pairs)}
+    half = {}
+    if fast_bfloat16(device):
+        peak["bf16"] = gemm_peak(torch.bfloat16, device, arguments.gemm)
+        halved = copy.deepcopy(ours).to(torch.bfloat16)
+        states = text.bfloat16(), mask, video.bfloat16(), pairs
+        half = {
+            "clip": lambda: halved.alpro.get_video_features(pixels),
+            "text": lambda: halved.alpro.get_text_features(ids, mask),
+            "pair": lambda: vtm_scores(halved, *states),
+        }
+    rows, cost = [], {}
+    for part, sides in parts.items():
+        sides = sides | ({"ours, bf16": half[part]} if half else {})
+        found = timed(sides)
+        for side, seconds in found.items():
+            work = flops(sides[side]) / count[part]
+            cost[part, side] = {key: value / count[part] for key, value in seconds.items()} | {"flops": work}
+            rate = work * count[part] / seconds[clock(device)]
+            rows.append(
+                {
+                    "part": part,
+                    "side": side,
+                    "GFLOP each": work / 1e9,
+                    "wall s each": cost[part, side]["wall"],
+                    "cpu s each": cost[part, side]["cpu"],
+                    "GFLOP/s": rate / 1e9,
+                    "of GEMM peak": f"{rate / peak['bf16' if 'bf16' in side else 'fp32']:.0%}",
+                    "ratio wall": found["plain"]["wall"] / seconds["wall"],
+                    "ratio cpu": found["plain"]["cpu"] / seconds["cpu"],
+                }
+            )
+    write(
+        arguments.output,
+        {key: value for key, value in vars(arguments).items() if key not in ("run",)}
+        | {"GEMM peak GFLOP/s": {name: value / 1e9 for name, value in peak.items()}},
+        {
+            "parts": rows,
+            "savings": savings(ours, naive, text, mask, video, timed, arguments.compile),
+            "evaluation": evaluations(cost, bool(half)),
+        },
+        device,
+    )
+
+
+def savings(
+    ours: Model, naive: Model, text: Any, mask: Any, video: Any, timed: Any, compiling: bool
+) -> list[dict[str, Any]]:
+    """Each exact saving alone; those before the line of the cache against the pair as the plain way fuses it."""
+    pairs = torch.cartesian_prod(torch.arange(len(text)), torch.arange(len(video)))
+    of_text, of_clip = pairs.to(text.device).unbind(dim=1)
+    whole = text[of_text], mask[of_text], video[of_clip]
+    short = int(lengths(len(text)).float().mean())
+    one, nothing_padded = text[of_text, :short].contiguous(), torch.ones_like(mask[of_text, :short])
+    quarter = slice(0, max(8, len(pairs) // 4))  # pairs enough for what does not depend on how many
+    rows = len(one[quarter]) * (short + video.shape[1])
+    cases: dict[str, tuple[Callable[[], torch.Tensor], Callable[[], torch.Tensor]]] = {
+        "sdpa for eager attention": (
+            lambda: every_token(naive, *whole),
+            lambda: every_token(ours, *whole),
+        ),
+        "last layer for the CLS token alone": (
+            lambda: every_token(ours, *whole),
+            lambda: ours.match(*whole),
+        ),
+        "padded to the batch's longest, batches by length": (
+            lambda: every_token(ours, *whole),
+            lambda: _whole_by_length(ours, *whole),
+        ),
+        "no mask where nothing is padded": (
+            lambda: every_token(naive, one[quarter], nothing_padded[quarter], whole[2][quarter]),
+            lambda: every_token(naive, one[quarter], None, whole[2][quarter]),
+        ),
+        "Q, K, V of a clip once in the first layer": (
+            lambda: ours.match(one, None, whole[2]),
+            lambda: ours.match(one, None, video, of_clip),
+        ),
+        "batches whose activations fit the cache": (
+            lambda: vtm_scores(ours, text, mask, video, pairs, len(pairs)),
+            lambda: vtm_scores(ours, text, mask, video, pairs),
+        ),
+    }
+    if text.device.type == "cpu":
+        laid_out = packed(ours, rows)
+        cases["weights laid out by oneDNN (not in the product)"] = (
+            lambda: ours.match(one[quarter], None, whole[2][quarter]),
+            lambda: laid_out.match(one[quarter], None, whole[2][quarter]),
+        )
+    if compiling:
+        compiled = torch.compile(ours.match)
+        cases["torch.compile (opt-in)"] = (
+            lambda: ours.match(one[quarter], None, whole[2][quarter]),
+            lambda: compiled(one[quarter], None, whole[2][quarter]),
+        )
+    table = []
+    for name, (before, after) in cases.items():
+        found = timed({"before": before, "after": after})
+        counted = "oneDNN" not in name and "compile" not in name  # those the counter cannot look into
+        table.append(
+            {
+                "saving": name,
+                "ratio wall": found["before"]["wall"] / found["after"]["wall"],
+                "ratio cpu": found["before"]["cpu"] / found["after"]["cpu"],
+                "ratio FLOP": flops(before) / flops(after) if counted else 1.0,
+                "largest difference": (before() - after()).abs().max().item(),
+            }
+        )
+    return table
+
+
+def _whole_by_length(model: Model, text: Any, mask: Any, video: Any) -> torch.Tensor:
+    logits = torch.empty(len(text), 2, device=text.device)
+    for rows in mask.sum(dim=1).argsort().split(max(1, len(text) // 4)):
+        longest = int(mask[rows].sum(dim=1).max())
+        logits[rows] = every_token(model, text[rows, :longest], mask[rows, :longest], video[rows])
+    return logits
+
+
+def evaluations(cost: dict[tuple[str, str], dict[str, float]], half: bool) -> list[dict[str, Any]]:
+    """n texts and n clips: seconds and FLOP of the parts, times how often each runs. Not run as a whole."""
+    rows: list[dict[str, Any]] = []
+    for n in (100, 1000):
+        again = math.ceil(n / ENCODED_FOR)
+        cases = {
+            "plain, all pairs": ("plain", n * again, n * n, n * n),
+            "ours, all pairs (reference)": ("ours", n, n, n * n),
+            "ours, top 20 (rerank, text to video)": ("ours", n, n, n * 20),
+            "ours, bf16, all pairs": ("ours, bf16", n, n, n * n),
+            "ours, bf16, top 20": ("ours, bf16", n, n, n * 20),
+        }
+        base: dict[str, float] = {}
+        for name, (side, clips, texts_, pairs) in cases.items():
+            row: dict[str, Any] = {"evaluation": f"{n} x {n}: {name}"}
+            if ("pair", side) in cost:
+                times = {"clip": clips, "text": texts_, "pair": pairs}
+                total = {
+                    key: sum(number * cost[part, side][key] for part, number in times.items())
+                    for key in ("wall", "cpu", "flops")
+                }
+                base = base or total
+                row |= {"PFLOP": total["flops"] / 1e15, "wall h": total["wall"] / 3600, "cpu h": total["cpu"] / 3600}
+                row |= {f"ratio {key}": base[key] / total[key] for key in ("wall", "cpu")}
+                row["ratio FLOP"] = base["flops"] / total["flops"]
+            else:
+                row["PFLOP"] = NOT_HERE
+            rows.append(row)
+    return rows
+
+
+@torch.inference_mode()
+def accuracy(arguments: argparse.Namespace) -> None:
+    """R@k of the bundled model on rendered clips under savings that are not exact."""
+    source = bundled_model("retrieval")
+    model, processor = Model.from_pretrained(source).eval(), AlproProcessor.from_pretrained(source)
+    lines = (arguments.data / "retrieval.jsonl").read_text().splitlines()[: arguments.clips]
+    data = [json.loads(line) for line in lines]
+    data = [{**row, "video": str(arguments.data / row["video"])} for row in data]
+    loader = DataLoader(NumberedRows(data), batch_size=50, collate_fn=AlproCollator(processor))
+    states = encode_batches(model, loader, keep_states=True)
+    video = states.video_states
+    assert video is not None
+    scale = video.abs().amax(dim=2, keepdim=True) / 127
+    quantised = torch.ao.quantization.quantize_dynamic(copy.deepcopy(model), {torch.nn.Linear}, dtype=torch.qint8)
+
+    def score(of: Any, tokens: torch.Tensor, pairs: torch.Tensor, half: bool = False) -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            return vtm_scores(of, states.text_states, states.text_mask, tokens, pairs)
+
+    cases: dict[str, tuple[str, int, Callable[[torch.Tensor], torch.Tensor] | None]] = {
+        "exact, all pairs": ("reference", 0, partial(score, model, video)),
+        "top 20 reordered": ("rerank", 20, partial(score, model, video)),
+        "top 16 reordered": ("rerank", 16, partial(score, model, video)),
+        "no matching": ("vtc", 0, None),
+        "clips kept in bf16, top 16": ("rerank", 16, partial(score, model, video.bfloat16().float())),
+        "clips kept in 8 bit, top 16": ("rerank", 16, partial(score, model, (video / scale).round() * scale)),
+        "int8 dynamic quantisation, top 16": ("rerank", 16, partial(score, quantised, video)),
+        "bf16 matching (emulated here if not in hardware), top 16": (
+            "rerank",
+            16,
+            partial(score, model, video, half=True),
+        ),
+    }
+    rows = []
+    for name, (protocol, k, pairs) in cases.items():
+        started = time.process_time()
+        scores = retrieval_scores(states, protocol, pairs, k)  # type: ignore[arg-type]
+        seconds = time.process_time() - started
+        found = retrieval_metrics(scores[0], states.text_to_video, scores[1])
+        rows.append({"saving": name} | {f"R@{n}": found[f"t2v_r{n}"] for n in (1, 5, 10)} | {"cpu s": seconds})
+    write("accuracy", {"texts": len(data), "clips": len(video), "data": arguments.data.name}, {"accuracy": rows})
+
+
+def plain_step(model: Model, batch: dict[str, torch.Tensor], generator: torch.Generator) -> torch.Tensor:
+    """The losses of a retrieval step, one fusion pass a kind of pair, every token through the last layer."""
+    outputs = model.alpro(**batch, return_dict=True)
+    loss = model.alpro.contrastive_loss(outputs.video_embeds, outputs.text_embeds)
+    text, mask, videos, video_index, labels = model.alpro.matching_rows(
+        outputs, batch["attention_mask"], generator=generator
+    )
+    size, video = len(text) // 3, videos[video_index]
+    logits = [
+        every_token(model, text[i : i + size], None if mask is None else mask[i : i + size], video[i : i + size])
+        for i in range(0, 3 * size, size)
+    ]
+    return loss + classification_loss(torch.cat(logits), labels)
+
+
+def training(arguments: argparse.Namespace) -> None:
+    device, batch = arguments.device, arguments.batch
+    ours = build(arguments.size).to(device).train()
+    for module in ours.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    for part in (ours.config.text_config, ours.config.video_config):
+        part.attention_probs_dropout_prob = 0.0
+    naive = plain(ours)
+    for model in (ours, naive):
+        for module in model.modules():
+            if hasattr(module, "attention_dropout"):
+                module.attention_dropout = 0.0
+    side = ours.config.video_config.image_size
+    pixels = torch.randn(batch, arguments.frames, 3, side, side, device=device)
+    vocabulary = ours.config.text_config.vocab_size
+    losses: dict[str, float] = {}
+    peak: dict[str, float] = {}
+
+    def step(name: str, model: Model, padded: int | None, dtype: torch.dtype | None = None) -> None:
+        if device != "cpu":
+            torch.cuda.reset_peak_memory_stats()
+        ids, mask = (tensor.to(device) for tensor in texts(batch, vocabulary, padded))
+        inputs = {"input_ids": ids, "attention_mask": mask, "pixel_values_videos": pixels}
+        generator = torch.Generator(device).manual_seed(0)
+        with torch.autocast(device, dtype, enabled=dtype is not None):
+            loss = (
+                plain_step(model, inputs, generator)
+                if padded
+                else model(**inputs, return_loss=True, generator=generator).loss
+            )
+        loss.backward()
+        losses[name] = loss.item()
+        model.zero_grad()
+        if device != "cpu":
+            peak[name] = torch.cuda.max_memory_allocated() / 2**20
+
+    checkpointed = twin(ours)
+    checkpointed.gradient_checkpointing_enable()
+    sides: dict[str, Callable[[], None]] = {
+        "plain": partial(step, "plain", naive, PADDED),
+        "ours": partial(step, "ours", ours, None),
+        # short sequences on a CPU: what the sprite scripts train with
+        "ours, eager attention": partial(step, "ours, eager attention", plain(ours), None),
+        "ours, checkpointing": partial(step, "ours, checkpointing", checkpointed, None),
+    }
+    if arguments.compile:
+        compiled: Any = torch.compile(twin(ours))
+        sides["ours, compiled"] = partial(step, "ours, compiled", compiled, None)
+    if fast_bfloat16(device):
+        sides["ours, bf16"] = partial(step, "ours, bf16", ours, None, torch.bfloat16)
+    found = alternate(sides, arguments.rounds, device)
+    rows: list[dict[str, Any]] = [
+        {
+            "step": name,
+            "wall s": seconds["wall"],
+            "cpu s": seconds["cpu"],
+            "samples/s": batch / seconds["wall"],
+            "TFLOP": flops(sides[name if "compiled" not in name else "ours"]) / 1e12,
+            "ratio wall": found["plain"]["wall"] / seconds["wall"],
+            "ratio cpu": found["plain"]["cpu"] / seconds["cpu"],
+            "loss": losses[name],
+            **({"peak MB": peak[name]} if name in peak else {}),
+        }
+        for name, seconds in found.items()
+    ]
+    if not fast_bfloat16(device):
+        rows.append({"step": "ours, bf16", "wall s": NOT_HERE})
+    memory = {} if peak else {"peak memory of all MB": peak_memory_mb()}
+    settings = {key: value for key, value in vars(arguments).items() if key != "run"} | memory
+    tables = {"step": rows}
+    if arguments.data_steps:
+        tables["data"] = [waiting(workers, arguments.data_steps) for workers in arguments.workers]
+    write(arguments.output, settings, tables, device)
+
+
+def waiting(workers: int, steps: int, batch: int = 64) -> dict[str, Any]:
+    """The share of time that training of the bundled model waits for clips rendered by workers."""
+    source = bundled_model("retrieval")
+    model, processor = Model.from_pretrained(source).train(), AlproProcessor.from_pretrained(source)
+    rows = SpriteRows("retrieval", (steps + 2) * batch, seed=0, num_frames=4, size=64)
+    loader = DataLoader(rows, batch, collate_fn=AlproCollator(processor), num_workers=workers)
+    keys = ("input_ids", "attention_mask", "pixel_values_videos", "video_ids", "text_ids")
+    waited = total = 0.0
+    batches = iter(loader)
+    for number in range(steps + 2):
+        started = time.perf_counter()
+        found = next(batches)
+        ready = time.perf_counter()
+        model(**{key: found[key] for key in keys if key in found}, return_loss=True).loss.backward()
+        model.zero_grad()
+        if number >= 2:  # the workers have to start first
+            waited, total = waited + ready - started, total + time.perf_counter() - started
+    return {"workers": workers, "samples/s": steps * batch / total, "waiting for data": f"{waited / total:.1%}"}
+
+
+def gpu(arguments: argparse.Namespace) -> None:
+    if not torch.cuda.is_available():
+        print("not measured: this machine has no GPU. `inference` and `training` are its CPU parts.")
+        return
+    for name, more in {
+        "gpu-inference": {"run": inference, "texts": 64, "clips": 16, "frames": 8, "compile": True, "gemm": 8192},
+        **{
+            f"gpu-training-{n}": {"run": training, "batch": n, "frames": 8, "data_steps": 0, "compile": True}
+            for n in (8, 16, 32, 64)
+        },
+    }.items():
+        settings = argparse.Namespace(**(vars(arguments) | {"output": name, "size": "base", "device": "cuda"} | more))
+        more["run"](settings)  # type: ignore[operator]
+
+
+def add_arguments(commands: Any) -> None:
+    one = commands.add_parser("inference", help="parts of an evaluation, and the whole by calculation")
+    one.add_argument("--texts", type=int, default=32)
+    one.add_argument("--clips", type=int, default=2, help="each is matched with all texts (default: %(default)s)")
+    one.add_argument("--no-compile", dest="compile", action="store_false", help="leave out torch.compile")
+    one.add_argument("--gemm", type=int, default=2048, help="side of the matrices of the GEMM peak")
+    two = commands.add_parser("training", help="a training step")
+    two.add_argument("--data-steps", type=int, default=20, help="steps to measure the waiting for data in; 0: none")
+    two.add_argument("--workers", type=int, nargs="+", default=[1, 2])
+    two.add_argument("--batch", type=int, default=4)
+    two.add_argument("--compile", action="store_true", help="and the step through torch.compile")
+    for name, command in (("inference", one), ("training", two)):
+        command.add_argument("--size", choices=["base", "sprites"], default="base")
+        command.add_argument("--frames", type=int, default=8)
+        command.add_argument("--rounds", type=int, default=3)
+        command.add_argument("--device", default="cpu")
+        command.add_argument("--output", default=name, help="name of the result in docs/benchmarks")
+        command.set_defaults(run=inference if name == "inference" else training)
+    three = commands.add_parser("accuracy", help="what the savings that are not exact cost")
+    three.add_argument("--data", type=Path, required=True, help="a split rendered by render_sprite_world.py")
+    three.add_argument("--clips", type=int, default=1000)
+    three.set_defaults(run=accuracy)
+    four = commands.add_parser("gpu", help="inference and training on a GPU")
+    four.add_argument("--rounds", type=int, default=5)
+    four.set_defaults(run=gpu)

@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# Builds the wheel twice (the two must be equal byte for byte), checks it as PyPI would, installs it into a fresh
+# environment outside of the repository, and runs the demo there. Leaves wheel and source archive in a folder if one is
+# named: scripts/checks/check_wheel.sh dist
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_QUIET=1
+SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)
+export SOURCE_DATE_EPOCH
+
+python3 -m venv "$work/tools"
+"$work/tools/bin/pip" install build twine
+for i in 1 2; do
+    git archive HEAD | (mkdir "$work/source$i" && tar -x -C "$work/source$i")
+    "$work/tools/bin/python" -m build --outdir "$work/dist$i" "$work/source$i" >"$work/build$i.log"
+done
+for file in "$work"/dist1/*; do
+    cmp "$file" "$work/dist2/$(basename "$file")"
+    sha256sum "$file" | sed "s|$work/dist1/||"
+done
+"$work/tools/bin/twine" check --strict "$work"/dist1/*
+
+python3 -m venv "$work/fresh"
+"$work/fresh/bin/pip" install "$work"/dist1/*.whl
+(
+    cd "$work"
+    fresh/bin/alpro demo --output demo --clips 12
+    fresh/bin/alpro index demo/test/clips --output again
+)
+if [ $# -gt 0 ]; then
+    mkdir -p "$1"
+    cp "$work"/dist1/* "$1"
+fi

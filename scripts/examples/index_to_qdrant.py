@@ -1,0 +1,82 @@
+"""Fill a Qdrant collection from the shards of an index, and search it.
+
+    pip install qdrant-client
+    python scripts/index_to_qdrant.py holiday-index --database holiday-qdrant --query "a dog runs into the sea"
+    python scripts/index_to_qdrant.py holiday-index --database http://localhost:6333 --query "..."
+
+The database is a folder (Qdrant runs inside this process), or the address of a server or cluster: the client is the
+same. Vectors go there, by cosine similarity; what re-ranking reads stays in the shards. Filling it again changes
+nothing that is there already: a video has the same id each time.
+"""
+
+import argparse
+import uuid
+from pathlib import Path
+from typing import Any
+
+import torch
+from qdrant_client import QdrantClient, models
+from tqdm.auto import tqdm
+
+from alpro_hf.inference.index_shards import Manifest
+from alpro_hf.inference.video_index import VideoIndex
+from alpro_hf.loading import load_model
+
+BATCH = 256
+
+
+def client_of(database: str) -> QdrantClient:
+    """A server by its address, else a folder."""
+    return QdrantClient(url=database) if "://" in database else QdrantClient(path=database)
+
+
+def fill(client: QdrantClient, index: VideoIndex, collection: str) -> int:
+    """Put every video of an index into a collection, which is made if need be; the number of its videos afterwards."""
+    blocks = index.features()
+    width = next(blocks).shape[1]
+    if not client.collection_exists(collection):
+        cosine = models.VectorParams(size=width, distance=models.Distance.COSINE)
+        client.create_collection(collection, vectors_config=cosine)
+    paths = iter(index.paths)
+    with tqdm(total=len(index), unit="video") as bar:
+        for block in index.features():
+            for rows in block.float().split(BATCH):
+                points = []
+                for vector in rows:
+                    path = str(next(paths))
+                    place = str(uuid.uuid5(uuid.NAMESPACE_URL, path))
+                    points.append(models.PointStruct(id=place, vector=vector.tolist(), payload={"path": path}))
+                client.upsert(collection, points)
+                bar.update(len(points))
+    return client.count(collection).count
+
+
+@torch.inference_mode()
+def search(client: QdrantClient, index: VideoIndex, collection: str, query: str, top_k: int) -> list[Any]:
+    """(path, cosine similarity), best first."""
+    inputs = index.processor(text=[query], return_tensors="pt").to(index.model.device)
+    embed = index.model.alpro.get_text_features(inputs["input_ids"]).pooler_output[0]
+    found = client.query_points(collection, query=embed.float().cpu().tolist(), limit=top_k).points
+    return [(point.payload["path"], point.score) for point in found if point.payload]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("index", type=Path, help="folder that alpro index made")
+    parser.add_argument("--database", required=True, help="folder, or address of a server")
+    parser.add_argument("--collection", default="videos")
+    parser.add_argument("--query", help="look for this when the collection is filled")
+    parser.add_argument("--top-k", type=int, default=10)
+    arguments = parser.parse_args()
+    made = Manifest.read(arguments.index).model
+    index = VideoIndex.load(arguments.index, *load_model("retrieval", made["name"], made["dtype"]))
+    client = client_of(arguments.database)
+    print(f"{fill(client, index, arguments.collection)} videos in {arguments.collection} of {arguments.database}")
+    if arguments.query:
+        for path, score in search(client, index, arguments.collection, arguments.query, arguments.top_k):
+            print(f"{score:.3f}  {path}")
+    client.close()
+
+
+if __name__ == "__main__":
+    main()

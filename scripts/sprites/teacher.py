@@ -1,0 +1,271 @@
+"""How good is the teacher of PEM? Its pseudo-labels on crops of sprite clips, whose contents are known.
+
+    python scripts/teacher_sprites.py --output teacher.json
+    python scripts/teacher_sprites.py --teachers bundled runs/study/seed0/prompter --output teacher.json
+
+A teacher is a model trained with VTC, with the prompts of the sprites' names; "bundled" is the retrieval model that
+comes with the package. Clips are new draws of combinations that training shows; boxes are drawn as in pre-training (30
+to 50 % of the area, on the grid of patches), and the teacher sees the crop on black. A crop holds a sprite of which at
+least half is inside the box, on average over the frames. Accuracy is over crops that hold exactly one sprite, one that
+the teacher has a name for; the kept fraction is over all crops, as in training. Varied, one at a time: prompt
+templates (one or all 12 of the paper, or one caption for each of 12 actions), entities (40 / 80 / 160; accuracy on the
+crops whose sprite is among the first 40, for all three), frames (1 / 2 / 4 / 8), the threshold of PEM and the
+temperature of the softmax. Beside them: accuracy by how much of the sprite is inside where it is the only one to be
+seen, and whole clips of one sprite. "kept, none held" is the share of crops without any sprite that PEM would keep.
+"""
+
+import argparse
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+from train_sprites import SIZE
+
+from alpro_hf import AlproModel, AlproProcessor, AlproPrompterModel
+from alpro_hf.assets import bundled_model
+from alpro_hf.data.augmentation import draw_crop
+from alpro_hf.inference.explain import black_pixel
+from alpro_hf.model.loss_alpro import crop_on_black
+from alpro_hf.sprites.language import PHRASES
+from alpro_hf.sprites.render import render
+from alpro_hf.sprites.world import BASIC_ACTIONS, SPRITES, Scene, draw_scene, pose
+from alpro_hf.training.prompter import VIDEO_TEMPLATES, build_prompter
+
+ORDER = tuple(random.Random(0).sample(SPRITES, len(SPRITES)))  # not by category, or the first 40 would be animals
+ENTITIES, FRAMES = (40, 80, 160), (1, 2, 4, 8)
+CAPTIONS = tuple(f"a {{entity}} {PHRASES[action][0][0]}" for action in BASIC_ACTIONS)
+TEMPLATES = {"1": VIDEO_TEMPLATES[1:2], "12": VIDEO_TEMPLATES, "12 captions": CAPTIONS}
+SOFTER = (1, 2, 4, 8)  # times the temperature
+THRESHOLDS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7)
+HELD = 0.5  # share of a sprite that must be inside a crop
+SEEN = 0.05  # less of a sprite than this is nothing
+SHARES = (SEEN, 0.25, 0.5, 0.75, 0.95, 1.01)
+BATCH = 50
+
+
+@dataclass
+class Crops:
+    """Clips, boxes and what the boxes hold.
+
+    Args:
+        scenes: n scenes.
+        boxes: bool (n, 4, 4).
+        inside: For each crop the share of each of its sprites that is inside, by name.
+    """
+
+    scenes: list[Scene]
+    boxes: torch.Tensor
+    inside: list[dict[str, float]]
+
+    def held(self) -> list[str | None]:
+        """The sprite that a crop holds, where it is one and no part of another."""
+        names = [[name for name, share in crop.items() if share >= HELD] for crop in self.inside]
+        return [held[0] if len(held) == 1 else None for held in names]
+
+
+def times_of(frames: int) -> tuple[float, ...]:
+    return tuple((frame + 0.5) / frames for frame in range(frames))
+
+
+def draw_crops(count: int, seed: int, grid: int = 4) -> Crops:
+    scenes = [draw_scene("validation", seed, index) for index in range(count)]
+    boxes = torch.stack([draw_crop((grid, grid), torch.Generator().manual_seed(seed + i)) for i in range(count)])
+    return Crops(scenes, boxes, [shares_inside(scene, box) for scene, box in zip(scenes, boxes, strict=True)])
+
+
+def shares_inside(scene: Scene, box: torch.Tensor) -> dict[str, float]:
+    """How much of each sprite's square is inside a box, averaged over eight moments; nothing where it is not shown."""
+    rows, columns = box.any(dim=1).nonzero().flatten().tolist(), box.any(dim=0).nonzero().flatten().tolist()
+    sides = [(lines[0] / len(box), (lines[-1] + 1) / len(box)) for lines in (columns, rows)]
+    shares = {}
+    for actor in scene.actors:
+        total = 0.0
+        for moment in times_of(8):
+            x, y, scale, _, opacity = pose(actor, moment)
+            half, share = actor.size * scale / 2, opacity
+            for centre, (low, high) in zip((x, y), sides, strict=True):
+                share *= max(0.0, min(centre + half, high) - max(centre - half, low)) / (2 * half)
+            total += share / 8
+        shares[actor.sprite] = total
+    return shares
+
+
+@torch.no_grad()
+def embed(
+    model: AlproModel, processor: AlproProcessor, crops: Crops, frames: int, whole: bool = False
+) -> torch.Tensor:
+    """Unit vectors (n, P) of the crops on black, or of the clips as they are."""
+    black = black_pixel(processor.video_processor)
+    embeds = []
+    for start in tqdm(range(0, len(crops.scenes), BATCH), desc=f"{frames} frames", unit="batch", leave=False):
+        clips = [render(scene, times_of(frames), SIZE) for scene in crops.scenes[start : start + BATCH]]
+        pixels = processor.video_processor(clips, do_sample_frames=False, return_tensors="pt")["pixel_values_videos"]
+        if not whole:
+            pixels = crop_on_black(pixels, crops.boxes[start : start + BATCH], black)
+        embeds.append(model.get_video_features(pixels).pooler_output)
+    return torch.cat(embeds)
+
+
+def labels_of(prompter: AlproPrompterModel, embeds: torch.Tensor) -> torch.Tensor:
+    """`AlproPrompterModel.pseudo_labels` of clips that are embedded already: float32 (n, entities)."""
+    return (embeds @ prompter.video_prompt_embeds.t() / prompter.alpro.get_temperature()).softmax(dim=1).detach()
+
+
+def score(labels: torch.Tensor, entities: Sequence[str], held: Sequence[str | None], threshold: float) -> dict:
+    """Percentages. Accuracy where a crop holds one sprite that has a name here; kept and its accuracy over all."""
+    known = [index for index, name in enumerate(held) if name in entities]
+    truth = torch.tensor([entities.index(held[index]) for index in known])
+    best = labels[known].topk(5, dim=1).indices
+    hits = best[:, 0] == truth
+    sure = labels.max(dim=1).values >= threshold
+    kept = sure[known]
+    return {
+        "crops": len(known),
+        "top1": 100 * float(hits.float().mean()),
+        "top5": 100 * float((best == truth[:, None]).any(dim=1).float().mean()),
+        "kept": 100 * float(sure.float().mean()),
+        "kept_known": 100 * float(kept.float().mean()),
+        "top1_kept": 100 * float(hits[kept].float().mean()) if kept.any() else None,
+        "entropy": float(torch.special.entr(labels).sum(dim=1).mean()),
+    }
+
+
+def study(teacher: str, crops: Crops) -> dict[str, Any]:
+    """All numbers of one teacher."""
+    source = bundled_model("retrieval") if teacher == "bundled" else Path(teacher)
+    model, processor = AlproModel.from_pretrained(source).eval(), AlproProcessor.from_pretrained(source)
+    native, threshold = model.config.video_config.num_frames, model.config.pem_threshold
+
+    def prompter(count: int = len(ORDER), templates: Sequence[str] = VIDEO_TEMPLATES) -> AlproPrompterModel:
+        return build_prompter(model, processor, ORDER[:count], video_templates=templates, progress=False)
+
+    held = crops.held()
+    among_first = [name if name in ORDER[: ENTITIES[0]] else None for name in held]
+    full = prompter()
+    embeds = {frames: embed(model, processor, crops, frames) for frames in FRAMES}
+    usual = labels_of(full, embeds[native])
+    results: dict[str, Any] = {
+        "frames": {str(f): score(labels_of(full, embeds[f]), ORDER, held, threshold) for f in FRAMES},
+        "entities": {
+            str(count): score(labels_of(prompter(count), embeds[native]), ORDER[:count], among_first, threshold)
+            for count in ENTITIES
+        },
+        "templates": {
+            name: score(labels_of(prompter(templates=some), embeds[native]), ORDER, held, threshold)
+            for name, some in TEMPLATES.items()
+        },
+        "threshold": {str(least): score(usual, ORDER, held, least) for least in THRESHOLDS},
+    }
+    alone = [index for index, scene in enumerate(crops.scenes) if len(scene.actors) == 1]
+    one = Crops([crops.scenes[i] for i in alone], crops.boxes[alone], [crops.inside[i] for i in alone])
+    names = [scene.actors[0].sprite for scene in one.scenes]
+    whole = embed(model, processor, one, native, whole=True)
+    results["whole clips of one sprite"] = {
+        name: score(labels_of(prompter(templates=some), whole), ORDER, names, threshold)
+        for name, some in TEMPLATES.items()
+    }
+    results["share inside"] = {}
+    seen = [[(share, name) for name, share in crop.items() if share > SEEN] for crop in crops.inside]
+    for low, high in pairwise(SHARES):
+        some = [i for i, sprites in enumerate(seen) if len(sprites) == 1 and low < sprites[0][0] <= high]
+        names = [seen[i][0][1] for i in some]
+        results["share inside"][f"{low:g} to {min(high, 1):g}"] = (
+            score(usual[some], ORDER, names, threshold) if some else {}
+        )
+    empty = torch.tensor([not any(share >= HELD for share in crop.values()) for crop in crops.inside])
+    temperature = model.get_temperature().item()
+    results["temperature"] = {}
+    for factor in SOFTER:
+        softer = (usual.log() / factor).softmax(dim=1)
+        sure = softer.max(dim=1).values >= threshold
+        results["temperature"][f"{temperature * factor:.3f}"] = {
+            **score(softer, ORDER, held, threshold),
+            "kept_empty": 100 * float(sure[empty].float().mean()),
+        }
+    return {"native_frames": native, "least_kept": threshold, **results}
+
+
+VARIED = ("frames", "entities", "templates", "threshold", "temperature", "share inside", "whole clips of one sprite")
+
+
+def show(results: dict[str, Any]) -> None:
+    print("\n| teacher | varied | | crops | top-1 | top-5 | kept | top-1 of those kept | kept, none held |")
+    print("| --- |" + " --- |" * 8)
+    for teacher, result in results["teachers"].items():
+        for varied in VARIED:
+            for value, numbers in result[varied].items():
+                if not numbers:
+                    continue
+                kept = "" if numbers["top1_kept"] is None else f"{numbers['top1_kept']:.1f}"
+                cells = f"{numbers['crops']} | {numbers['top1']:.1f} | {numbers['top5']:.1f} | {numbers['kept']:.1f}"
+                empty = f"{numbers['kept_empty']:.1f}" if "kept_empty" in numbers else ""
+                print(f"| {teacher} | {varied} | {value} | {cells} | {kept} | {empty} |")
+
+
+def enough(numbers: dict[str, Any]) -> bool:
+    """Whether a share of the kept labels is worth a point: at least ten were kept."""
+    return numbers["top1_kept"] is not None and numbers["kept_known"] * numbers["crops"] >= 1000
+
+
+def draw(results: dict[str, Any], path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    panels = VARIED[:-1]
+    figure = Figure(figsize=(2.6 * len(panels), 2.9 * len(results["teachers"])), layout="constrained")
+    axes = figure.subplots(len(results["teachers"]), len(panels), squeeze=False, sharey=True)
+    for row, (teacher, result) in zip(axes, results["teachers"].items(), strict=True):
+        for axis, varied in zip(row, panels, strict=True):
+            numbers = {value: one for value, one in result[varied].items() if one}
+            for key, label in (("top1", "top-1"), ("top5", "top-5"), ("kept", "kept"), ("top1_kept", "top-1 of kept")):
+                shown = [one[key] if key != "top1_kept" or enough(one) else None for one in numbers.values()]
+                axis.plot(list(numbers), shown, marker="o", markersize=3, label=label)
+            axis.set_title(f"{teacher}: {varied}", fontsize=9)
+            axis.tick_params(labelsize=7)
+            axis.tick_params(axis="x", rotation=30 if max(map(len, numbers)) > 5 else 0)
+            axis.set_ylim(-3, 103)
+        row[0].set_ylabel("%")
+    axes[0][0].legend(fontsize=7)
+    figure.savefig(path, dpi=90)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--teachers", nargs="+", default=["bundled"], help="folders of prompters, or bundled")
+    parser.add_argument("--names", nargs="+", help="how the table calls them (default: as they are given)")
+    parser.add_argument("--clips", type=int, default=600)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--output", type=Path, required=True, help="JSON file; the plot lies beside it")
+    arguments = parser.parse_args()
+    names = arguments.names or arguments.teachers
+    if len(names) != len(arguments.teachers):
+        parser.error("--names must name each of --teachers")
+    torch.set_num_threads(arguments.threads)
+    crops = draw_crops(arguments.clips, arguments.seed)
+    held = [sum(share >= HELD for share in crop.values()) for crop in crops.inside]
+    results = {
+        "clips": arguments.clips,
+        "crops by sprites held": {str(n): 100 * held.count(n) / len(held) for n in sorted(set(held))},
+        "teachers": {name: study(one, crops) for name, one in zip(names, arguments.teachers, strict=True)},
+    }
+    arguments.output.write_text(json.dumps(rounded(results), indent=1) + "\n")
+    print(f"of all crops, in percent by the number of sprites held: {rounded(results['crops by sprites held'])}")
+    show(results)
+    draw(results, arguments.output.with_suffix(".png"))
+    print(f"\nwritten to {arguments.output} and {arguments.output.with_suffix('.png')}")
+
+
+def rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: rounded(item) for key, item in value.items()}
+    return round(value, 2) if isinstance(value, float) else value
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,222 @@
+"""One picture of what was searched, asked and found: frames of the clips, scores as bars, the truth in green."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from ..inference.question_answering import Answer
+from ..inference.video_index import SearchResult
+from ..model.decoding import decode
+from ..model.video_processing_alpro import sample_indices
+
+
+@dataclass(frozen=True)
+class ShownSearch:
+    """A caption used as a query, and the same caption with its opposite meaning.
+
+    Args:
+        query: True of the clip `target` and, as a rule, of no other.
+        target: That clip.
+        own: What it scores.
+        results: What was found, best first.
+        captions: One of each result.
+        opposite: The query with one thing turned into its opposite, no longer true of the target.
+        opposite_result: What the target scores for it.
+    """
+
+    query: str
+    target: Path
+    own: SearchResult
+    results: Sequence[SearchResult]
+    captions: Sequence[str]
+    opposite: str
+    opposite_result: SearchResult
+
+
+@dataclass(frozen=True)
+class ShownQuestion:
+    """A question about a clip, the model's best answers, and the right one."""
+
+    clip: Path
+    question: str
+    answers: Sequence[Answer]
+    truth: str
+    known: bool  # whether the model has the right answer in its list
+
+
+PAPER, CARD, EDGE = "#f3f1ec", "#ffffff", "#dedad0"
+INK, MUTED, TRUE, FALSE, TRACK = "#22252b", "#767b86", "#1f8f5f", "#c2483d", "#e9e6df"
+FRAMES, FRAME, SMALL_FRAME, GAP = 4, 100, 94, 4
+EDGES, PAD, GUTTER, COLUMNS = 36, 22, 24, 3
+SCALE = 2  # drawn twice as large and reduced, which smooths every edge
+
+
+def _strip_width(side: int) -> int:
+    return FRAMES * side + (FRAMES - 1) * GAP
+
+
+STRIP = _strip_width(FRAME)
+WIDTH = 2 * (EDGES + PAD) + COLUMNS * STRIP + (COLUMNS - 1) * GUTTER
+
+
+class _Canvas:
+    """Drawing in final pixels on a canvas that is `SCALE` times as large."""
+
+    def __init__(self, height: int) -> None:
+        self.image = Image.new("RGB", (WIDTH * SCALE, height * SCALE), PAPER)
+        self.draw = ImageDraw.Draw(self.image)
+
+    def text(self, x: float, y: float, text: str, size: int, colour: str = INK, anchor: str = "la") -> None:
+        self.draw.text((x * SCALE, y * SCALE), text, fill=colour, font=_font(size * SCALE), anchor=anchor)
+
+    def box(
+        self,
+        x: float,
+        y: float,
+        width: float,
+        height: float,
+        radius: float,
+        fill: str | None = None,
+        outline: str | None = None,
+        line: int = 1,
+    ) -> None:
+        corners = (x * SCALE, y * SCALE, (x + width) * SCALE - 1, (y + height) * SCALE - 1)
+        self.draw.rounded_rectangle(corners, radius * SCALE, fill, outline, line * SCALE)
+
+    def card(self, x: float, y: float, width: float, height: float) -> None:
+        self.box(x, y, width, height, 12, fill=CARD, outline=EDGE)
+
+    def bar(self, x: float, y: float, width: float, share: float, colour: str) -> None:
+        self.box(x, y, width, 7, 3.5, fill=TRACK)
+        if share * width >= 7:
+            self.box(x, y, share * width, 7, 3.5, fill=colour)
+
+    def strip(self, x: float, y: float, clip: Path, side: int = FRAME, outline: str | None = None) -> None:
+        """Frames of a clip from its first to its last, side by side."""
+        if outline:
+            self.box(x - 5, y - 5, _strip_width(side) + 10, side + 10, 7, outline=outline, line=3)
+        size = side * SCALE
+        frames = decode(clip, lambda info: sample_indices(info.num_frames, FRAMES), height=size, width=size)
+        for i, pixels in enumerate(frames.pixels):
+            frame = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
+            self.image.paste(frame, (round((x + i * (side + GAP)) * SCALE), round(y * SCALE)))
+
+
+def draw_contact_sheet(
+    path: Path,
+    title: str,
+    lines: Sequence[str],
+    numbers: Sequence[tuple[str, str, str]],
+    searches: Sequence[ShownSearch],
+    questions: Sequence[ShownQuestion],
+) -> None:
+    """Write the picture as PNG.
+
+    Args:
+        path: The file.
+        title, lines: What stands above.
+        numbers: Results, and what each means in two lines.
+        searches: At most three results of each are shown.
+        questions: At most three answers of each are shown.
+    """
+    search_height, question_height, space = 268, 262, 18
+    width = WIDTH - 2 * EDGES
+    question_rows = -(-len(questions) // COLUMNS)
+    tiles = 104 + 24 * len(lines)
+    top = tiles + 128
+    height = top + len(searches) * (search_height + space) + 68 + question_rows * (question_height + space) + 18
+    canvas = _Canvas(height)
+    canvas.text(EDGES, 34, title, 40)
+    for i, line in enumerate(lines):
+        canvas.text(EDGES, 92 + 24 * i, line, 17, MUTED)
+    tile_width = (width - (len(numbers) - 1) * space) / len(numbers)
+    for i, (value, *meaning) in enumerate(numbers):
+        x = EDGES + i * (tile_width + space)
+        canvas.card(x, tiles, tile_width, 64)
+        canvas.text(x + 16, tiles + 32, value, 28, TRUE, anchor="lm")
+        left = x + 28 + _font(28).getlength(value)
+        for row, part in enumerate(meaning):
+            canvas.text(left, tiles + 23 + 19 * row, part, 14, MUTED, anchor="lm")
+    _draw_heading(canvas, top - 38, "Searches", "frames from first to last; green: the clip that the text describes")
+    y = top
+    for search in searches:
+        canvas.card(EDGES, y, width, search_height)
+        _draw_search(canvas, EDGES + PAD, y + 16, search)
+        y += search_height + space
+    _draw_heading(canvas, y + 12, "Questions", "the three likeliest answers; green: the right one")
+    y += 50
+    card_width = (width - (COLUMNS - 1) * space) / COLUMNS
+    for i, question in enumerate(questions):
+        x = EDGES + i % COLUMNS * (card_width + space)
+        card_y = y + i // COLUMNS * (question_height + space)
+        canvas.card(x, card_y, card_width, question_height)
+        _draw_question(canvas, x + (card_width - _strip_width(SMALL_FRAME)) / 2, card_y + 20, question)
+    canvas.image.reduce(SCALE).save(path, optimize=True)
+
+
+def _draw_heading(canvas: _Canvas, y: float, heading: str, explanation: str) -> None:
+    canvas.text(EDGES, y + 22, heading, 24, anchor="ls")
+    canvas.text(EDGES + _font(24).getlength(heading) + 14, y + 22, explanation, 15, MUTED, anchor="ls")
+
+
+def _draw_search(canvas: _Canvas, x: float, y: float, search: ShownSearch) -> None:
+    width = WIDTH - 2 * (EDGES + PAD)
+    canvas.text(x, y, _fitting(f"\u201c{search.query}\u201d", 21, width), 21)
+    for column, (result, caption) in enumerate(zip(search.results[:COLUMNS], search.captions, strict=False)):
+        left, top = x + column * (STRIP + GUTTER), y + 44
+        right = result.path == search.target
+        canvas.strip(left, top, result.path, outline=TRUE if right else None)
+        colour = TRUE if right else MUTED
+        canvas.text(left, top + FRAME + 14, f"{result.rank}", 19, colour)
+        canvas.text(left + 20, top + FRAME + 17, _fitting(caption, 14, STRIP - 20), 14, colour if right else INK)
+        _draw_scores(canvas, left + 20, top + FRAME + 41, result, colour)
+    bottom = y + 44 + FRAME + 72
+    note = f"the described clip: {_standing(search.own)}; for the opposite {_standing(search.opposite_result)}"
+    canvas.text(x + width, bottom, note, 15, MUTED, anchor="ra")
+    room = width - _font(15).getlength(note) - 76 - 20
+    canvas.text(x, bottom, "Opposite", 15, FALSE)
+    canvas.text(x + 76, bottom, _fitting(f"\u201c{search.opposite}\u201d", 15, room), 15, FALSE)
+
+
+def _standing(result: SearchResult) -> str:
+    return f"match {_percent(result)}, rank {result.rank}"
+
+
+def _draw_scores(canvas: _Canvas, x: float, y: float, result: SearchResult, colour: str) -> None:
+    canvas.bar(x, y + 4, 120, result.match_probability or 0.0, colour)
+    canvas.text(x + 130, y, f"match {_percent(result)}", 14, MUTED)
+    canvas.text(x + STRIP - 20, y, f"similarity {result.similarity:.2f}", 14, MUTED, anchor="ra")
+
+
+def _draw_question(canvas: _Canvas, x: float, y: float, question: ShownQuestion) -> None:
+    canvas.strip(x, y, question.clip, SMALL_FRAME)
+    top = y + SMALL_FRAME + 12
+    canvas.text(x, top, _fitting(question.question, 18, _strip_width(SMALL_FRAME)), 18)
+    for i, answer in enumerate(question.answers[:3]):
+        row = top + 32 + 22 * i
+        right = answer.answer == question.truth
+        colour = TRUE if right else FALSE if i == 0 else MUTED
+        canvas.bar(x, row + 5, 110, answer.probability, colour)
+        canvas.text(x + 156, row, f"{answer.probability:.0%}", 15, MUTED, anchor="ra")
+        canvas.text(x + 168, row, answer.answer, 15, colour if right or i == 0 else INK)
+    if question.answers[0].answer != question.truth:
+        note = "" if question.known else " (never taught to the model)"
+        canvas.text(x, top + 32 + 66 + 2, f"right answer: {question.truth}{note}", 14, TRUE)
+
+
+def _percent(result: SearchResult) -> str:
+    return "-" if result.match_probability is None else f"{result.match_probability:.0%}"
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
+
+
+def _fitting(text: str, size: int, width: float) -> str:
+    """The text, cut to a width in pixels."""
+    font = _font(size)
+    while font.getlength(text) > width:
+        text = text.rstrip("\u2026")[:-1].rstrip() + "\u2026"
+    return text

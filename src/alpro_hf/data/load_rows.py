@@ -1,0 +1,132 @@
+"""Rows of a training or an evaluation from files: tables, folders of `save_to_disk`, or published annotations."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
+from datasets.exceptions import DatasetsError
+
+from .annotations import load_annotations
+from .rows import undecoded
+
+_LOADERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
+
+
+def read_rows(path: str | Path, split: str | None = None) -> Dataset:
+    """Rows from a JSON-lines, CSV or Parquet file, or from a folder written by `save_to_disk`.
+
+    Raises:
+        FileNotFoundError: There is no such file or folder.
+        RowsError: It is nothing of the above, or has several splits and none was named.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"There is no file or folder {path}.")
+    if path.is_dir():
+        loaded = load_from_disk(str(path))
+        if not isinstance(loaded, DatasetDict):
+            return loaded
+        splits = list(loaded)
+        if split is None and len(splits) == 1:
+            split = splits[0]
+        if split not in splits:
+            raise RowsError(f"{path} has the splits {', '.join(splits)}; name one of them with --split.")
+        return loaded[split]
+    if path.suffix.lower() not in _LOADERS:
+        raise RowsError(f"{path}: rows are read from {', '.join(_LOADERS)}, or a folder of save_to_disk.")
+    return load_dataset(_LOADERS[path.suffix.lower()], data_files=str(path), split="train")
+
+
+# task -> columns of words that its rows must have
+WORD_COLUMNS = {"prompter": ("text",), "pretrain": ("text",), "retrieval": ("text",), "qa": ("question", "answer")}
+
+
+_ANNOTATIONS = re.compile(r"([A-Za-z][\w-]+):(.+)")  # not C:\...
+
+
+class RowsError(ValueError):
+    """Rows cannot be read or used; the message names the file, what is wrong and what to do."""
+
+
+def load_rows(
+    spec: str,
+    task: str,
+    videos: Path | None = None,
+    split: str | None = None,
+    output: Path | None = None,
+    **options: Any,
+) -> Dataset:
+    """The rows that `--data` or `--eval-data` names, checked for what the task needs.
+
+    Args:
+        spec: A file or folder of rows, or KIND:PATH, see `load_annotations`.
+        task: One of `TASKS`.
+        videos: Where KIND:PATH finds its clips.
+        split: Of those that the file or folder has.
+        output: Folder for lists of the clips that KIND:PATH misses; None: no lists.
+        options: Others of `load_annotations`, for KIND:PATH.
+
+    Raises:
+        RowsError: A column is missing, is no text or has empty fields, or there are no rows.
+        OSError, ValueError: The file is missing, or cannot be read.
+    """
+    match = None if Path(spec).exists() else _ANNOTATIONS.fullmatch(spec)
+    if match:
+        kind: Any = match[1]
+        missing = None if output is None or videos is None else missing_list(spec, output)
+        rows = load_annotations(kind, match[2], videos=videos, split=split, missing=missing, **options)
+    elif options:
+        raise RowsError(f"{', '.join(options)} belong to annotations as their owners publish them, KIND:PATH.")
+    elif Path(spec).is_file() and not Path(spec).stat().st_size:
+        raise RowsError(f"{spec} is empty.")
+    else:
+        try:
+            rows = read_rows(spec, split)
+        except RowsError:  # its message names the file
+            raise
+        except (ValueError, DatasetsError) as error:
+            raise RowsError(f"{spec} cannot be read as rows, or has none: {error.__cause__ or error}") from error
+    columns = list(rows.features or ())
+    media = ("video", "image") if task in ("prompter", "pretrain") else ("video",)
+    lacking = [name for name in WORD_COLUMNS[task] if name not in columns]
+    if not any(name in columns for name in media):
+        lacking.insert(0, " or ".join(media))
+    if lacking:
+        raise RowsError(
+            f"{spec} has the columns {', '.join(columns)}; for the task {task!r} it lacks {', '.join(lacking)}. "
+            "Rename the columns of your file, or name its kind (KIND:PATH)."
+        )
+    for name in WORD_COLUMNS[task]:
+        _check_words(spec, rows, name)
+    return undecoded(rows)
+
+
+def missing_list(spec: str, output: Path) -> Path | None:
+    """Where `load_rows` lists the clips that KIND:PATH misses; None: `spec` is a file of rows."""
+    match = None if Path(spec).exists() else _ANNOTATIONS.fullmatch(spec)
+    return output / f"missing-{match[1]}-{Path(match[2]).stem}.txt" if match else None
+
+
+def _check_words(spec: str, rows: Dataset, name: str) -> None:
+    kind = getattr(rows.features[name], "dtype", "no text")
+    if kind not in ("string", "large_string"):
+        raise RowsError(f"{spec}: the column {name!r} holds {kind}, where text is needed. Quote its values.")
+    place = 0
+    for batch in rows.select_columns(name).iter(batch_size=10_000):
+        for text in batch[name]:
+            if text is None or not text.strip():
+                raise RowsError(f"{spec}: row {place} (counted from 0) has no {name!r}. Fill it or leave it out.")
+            place += 1
+
+
+def video_folders(videos: Sequence[Path] | None, sources: int) -> list[Path | None]:
+    """The folder of the clips of each source."""
+    if videos and len(videos) not in (1, sources):
+        raise RowsError(f"--videos names {len(videos)} folders for {sources} --data. Name one, or one for each.")
+    return [None] * sources if not videos else [*videos] * (sources if len(videos) == 1 else 1)
+
+
+def is_labelled(rows: Dataset) -> bool:
+    return "pem_targets" in (rows.features or ())

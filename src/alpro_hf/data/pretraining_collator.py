@@ -1,0 +1,225 @@
+"""Batches for pre-training: clips or still images with their captions, masked words, and boxes to look into."""
+
+import io
+import os
+import struct
+import zlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from transformers import DataCollatorForLanguageModeling
+
+from ..model.decoding_types import VideoDecodeError
+from ..model.video_processing_alpro import SamplingStrategy
+from .augmentation import AlproAugmentation, draw_crop
+from .collator import AlproCollator, Collated
+from .isolated_decoder import IsolatedDecoder
+from .rows import Draw, Row, _source
+
+if TYPE_CHECKING:
+    from ..model.processing_alpro import AlproProcessor
+
+KINDS = ("video", "image")
+# what Pillow raises on damaged files of one format or another
+_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+
+
+class ImageDecodeError(VideoDecodeError):
+    """An image cannot be decoded."""
+
+
+class AlproPreTrainingCollator(AlproCollator):
+    """Turns rows of one kind into a batch for pre-training (arXiv 2112.09583, sections 3.2 and 3.3).
+
+    Rows are `{"video", "text"}` or `{"image", "text"}`, in one batch all the same; the other of the two may be there
+    as None. Videos are given as to `AlproCollator`; an image is a path, the bytes of a file, `{"bytes", "path"}` or a
+    `PIL.Image`, and becomes a clip whose frames are all alike. `video_id`, `index`, `epoch` and rows that cannot be
+    decoded are as there.
+
+    Everything random in a row is a function of (seed, epoch, index), each purpose with a stream of its own: frames,
+    augmentation, box, masked words. Rows without an `epoch` (evaluation) get the frames of the processor and no
+    augmentation, and boxes and words as in epoch 0; without an `index`, their place in the batch stands for it.
+
+    Pseudo-labels made beforehand (see `alpro_hf.pseudo_labels`) hold for one draw: a row with `pem_targets` gets
+    frames, augmentation and box by its (`pem_seed`, `pem_epoch`, `pem_index`), in evaluation too. Its words are masked
+    as ever. The collator must have the augmentation, sampling and sizes that it had then.
+
+    Args:
+        processor: As in `AlproCollator`.
+        video_augmentation, image_augmentation: Random changes of clips and of images in training, in the paper
+            `AlproAugmentation("video", size)` and `AlproAugmentation("image", size)`; None: resized, nothing else.
+        mlm_probability: Share of the words masked for MLM: of these 80 % become `[MASK]`, 10 % any other word, and
+            10 % stay. By chance a text may keep all its words. 0: no MLM.
+        pem: Whether to draw a box for PEM; if not, `pem_targets` of rows are ignored.
+        patch_size: Pixels of a patch, `config.video_config.patch_size`; boxes are on the grid of patches.
+        image_frames: Frames of the clip that an image becomes; None: as many as clips of video have. The model takes
+            any number, and 1 is the cheapest.
+        train_sampling, seed, decoder, dropped_file: As in `AlproCollator`; images are decoded in this process.
+
+    Returns (from a call):
+        - `input_ids`, `attention_mask` (B, L), `pixel_values_videos` (B, T, 3, height, width), `video_ids`,
+          `text_ids`, `row_ids`: as from `AlproCollator` for retrieval;
+        - `kind`: "video" or "image";
+        - `mlm_input_ids`, `mlm_labels` int64 (B, L): the texts with words masked; the word where one was, else -100;
+        - `crop_mask` bool (B, height / patch_size, width / patch_size), True inside the box;
+        - `black` float32 (3,): a black pixel after normalisation;
+        - `pem_targets` float32 (B, entities), where all rows have them.
+
+    Example:
+        >>> collator = AlproPreTrainingCollator(processor, video_augmentation=AlproAugmentation("video", 224))
+        >>> batch = collator([{"video": "clip.mp4", "text": "a fox runs to the left", "index": 0, "epoch": 0}])
+        >>> batch["crop_mask"].shape
+        torch.Size([1, 14, 14])
+    """
+
+    def __init__(
+        self,
+        processor: "AlproProcessor",
+        *,
+        video_augmentation: AlproAugmentation | None = None,
+        image_augmentation: AlproAugmentation | None = None,
+        mlm_probability: float = 0.15,
+        pem: bool = True,
+        patch_size: int = 16,
+        image_frames: int | None = None,
+        train_sampling: SamplingStrategy = "headtail",
+        seed: int = 42,
+        decoder: IsolatedDecoder | None = None,
+        dropped_file: str | os.PathLike[str] | None = None,
+    ):
+        super().__init__(
+            processor,
+            train_sampling=train_sampling,
+            seed=seed,
+            augmentation=video_augmentation,
+            decoder=decoder,
+            dropped_file=dropped_file,
+        )
+        if not 0 <= mlm_probability < 1:
+            raise ValueError(f"mlm_probability={mlm_probability} must be at least 0 (no MLM) and below 1.")
+        if patch_size < 1 or (image_frames is not None and image_frames < 1):
+            raise ValueError(f"patch_size={patch_size} and image_frames={image_frames} must be at least 1.")
+        self.image_augmentation = image_augmentation
+        self.pem = pem
+        self.patch_size = patch_size
+        self.image_frames = processor.video_processor.num_frames if image_frames is None else image_frames
+        self.masking = None
+        if mlm_probability:
+            self.masking = DataCollatorForLanguageModeling(processor.tokenizer, mlm_probability=mlm_probability)
+
+    def collate(self, rows: Sequence[Row]) -> Collated:
+        kinds = [_kind(row) for row in rows]
+        if len(set(kinds)) > 1:
+            raise ValueError(
+                f"A batch holds rows with a video or rows with an image, not both: row {kinds.index('video')} of this "
+                f"one has a video and row {kinds.index('image')} an image. Make them two sources of MixedRows."
+            )
+        collated = super().collate(rows)
+        batch, kept, _ = collated
+        if not kept:
+            return collated
+        batch["kind"] = kinds[0]
+        if kinds[0] == "image":
+            batch["pixel_values_videos"] = batch["pixel_values_videos"].repeat(1, self.image_frames, 1, 1, 1)
+        if self.masking is not None:
+            draws = [AlproCollator._draw(self, row) or self._still(row, i) for i, row in enumerate(kept)]
+            batch |= self._masked(batch["input_ids"], batch["attention_mask"], draws)
+        if self.pem:
+            grid = self._grid(batch["pixel_values_videos"])
+            draws = [self._draw(row) or self._still(row, i) for i, row in enumerate(kept)]
+            batch["crop_mask"] = torch.stack([draw_crop(grid, draw.generator("crop")) for draw in draws])
+            batch["black"] = -self._mean / self._std
+            targets = [row.get("pem_targets") for row in kept]
+            if all(target is not None for target in targets):
+                batch["pem_targets"] = torch.from_numpy(np.stack([np.asarray(t, np.float32) for t in targets]))
+        return collated
+
+    def _frames(self, row: Row) -> torch.Tensor:
+        if _kind(row) == "video":
+            return super()._frames(row)
+        image = read_image(_source(row["image"]))
+        return self._prepare(row, image, self.image_augmentation, do_sample_frames=False)
+
+    def _draw(self, row: Row) -> Draw | None:
+        """What frames, augmentation and box are drawn by: that of the cached pseudo-labels, where there are any."""
+        if not self.pem or row.get("pem_targets") is None:
+            return super()._draw(row)
+        numbers = [row[name] for name in ("pem_seed", "pem_epoch", "pem_index") if row.get(name) is not None]
+        if len(numbers) < 3:
+            raise ValueError(
+                "A row has 'pem_targets' but not all of 'pem_seed', 'pem_epoch' and 'pem_index', which tell the crop "
+                f"that they describe; it has {sorted(row)}. Keep all columns that alpro pseudo-label wrote."
+            )
+        return Draw(*map(int, numbers))
+
+    def _still(self, row: Row, place: int) -> Draw:
+        """What box and words are drawn by where nothing else is drawn."""
+        return Draw(self.seed, 0, row.get("index", place))
+
+    def _grid(self, pixels: torch.Tensor) -> tuple[int, int]:
+        height, width = pixels.shape[-2:]
+        if height % self.patch_size or width % self.patch_size:
+            raise ValueError(
+                f"Frames of {height} x {width} pixels cannot be divided into patches of {self.patch_size}. Set "
+                "patch_size to that of the model, or the size of processor and augmentation to a multiple of it."
+            )
+        return height // self.patch_size, width // self.patch_size
+
+    def _masked(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, draws: Sequence[Draw]
+    ) -> dict[str, torch.Tensor]:
+        """`mlm_input_ids` and `mlm_labels`. Each text alone: what is drawn must not depend on the padding."""
+        assert self.masking is not None
+        special = torch.isin(input_ids, torch.tensor(self.processor.tokenizer.all_special_ids))
+        masked, labels = input_ids.clone(), torch.full_like(input_ids, -100)
+        for i, draw in enumerate(draws):
+            own = attention_mask[i].bool()
+            self.masking.generator = draw.generator("masking")
+            text, text_labels = self.masking.torch_mask_tokens(input_ids[i, own][None], special[i, own][None])
+            masked[i, own], labels[i, own] = text[0], text_labels[0]
+        return {"mlm_input_ids": masked, "mlm_labels": labels}
+
+
+def read_image(source: "str | os.PathLike[str] | bytes | Image.Image") -> Image.Image:
+    """Decode an image, upright and in RGB; transparency is dropped.
+
+    Raises:
+        ImageDecodeError: It is no image, is damaged, or has more pixels than Pillow takes for safe.
+        OSError: The file cannot be opened.
+        TypeError: `source` is nothing of the above.
+    """
+    if isinstance(source, Image.Image):
+        return source.convert("RGB")
+    if isinstance(source, bytes):
+        return _decode_image(io.BytesIO(source), f"<{len(source)} bytes>")
+    if isinstance(source, str | os.PathLike):
+        with open(source, "rb") as file:
+            return _decode_image(file, os.fspath(source))
+    raise TypeError(
+        f"An image is a path, bytes, a mapping of 'bytes' and 'path', or a PIL.Image, not {type(source).__name__}."
+    )
+
+
+def _decode_image(file: Any, name: str) -> Image.Image:
+    try:
+        with Image.open(file) as image:
+            return ImageOps.exif_transpose(image).convert("RGB")
+    except _DAMAGED as error:
+        problem = f"it cannot be decoded as an image ({type(error).__name__}: {error})"
+        raise ImageDecodeError(name, problem, "Get the file again, or leave its row out") from error
+
+
+def _kind(row: Row) -> str:
+    kinds = [kind for kind in KINDS if row.get(kind) is not None]
+    if len(kinds) != 1:
+        raise ValueError(
+            f"A row for pre-training needs a 'video' or an 'image', one of the two; this one has "
+            f"{' and '.join(kinds) or 'neither'} among {sorted(row)}. Rename the column, or filter such rows out."
+        )
+    return kinds[0]
+
+
+__all__ = ["AlproPreTrainingCollator", "ImageDecodeError", "read_image"]

@@ -1,0 +1,388 @@
+"""`AlproVideoProcessor`: which frames of a video the model looks at, and their pixels.
+
+Video files are decoded by `decoding.py`, which also resizes them (FFmpeg's bicubic scaler, as in the original ALPRO).
+Arrays, tensors and images are resized by the library's torchvision path, whose bicubic filter differs slightly.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL.Image import Image
+from transformers.image_processing_utils import BatchFeature, get_size_dict
+from transformers.image_utils import ChannelDimension, PILImageResampling
+from transformers.processing_utils import Unpack, VideosKwargs
+from transformers.utils import logging
+from transformers.video_processing_utils import BaseVideoProcessor
+from transformers.video_utils import VideoMetadata
+
+from .decoding import decode
+from .decoding_source import VideoSource
+from .decoding_types import Frames, VideoInfo, VideoLimits
+
+logger = logging.get_logger(__name__)
+
+SamplingStrategy = Literal["center", "uniform", "random", "headtail"]
+SAMPLING_STRATEGIES: tuple[SamplingStrategy, ...] = ("center", "uniform", "random", "headtail")
+
+CHANNELS = (1, 3, 4)  # grey, RGB, RGB with alpha
+
+# The numbers of CLIP, which the original ALPRO normalises with.
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+def sample_indices(
+    num_frames_in_video: int,
+    num_frames: int,
+    strategy: SamplingStrategy = "center",
+    *,
+    seed: int = 0,
+    epoch: int = 0,
+    index: int = 0,
+) -> list[int]:
+    """Chooses `num_frames` frame numbers, ascending, out of a video of `num_frames_in_video`.
+
+    - `center`: the middle frame of each of `num_frames` equal segments.
+    - `uniform`: multiples of `floor(length / num_frames)`, the original ALPRO evaluation. Its whole-number step leaves
+      out the end of most clips, and repeats frame 0 where the clip is shorter than `num_frames`.
+    - `random`: drawn without replacement (original ALPRO `rand`).
+    - `headtail`: half of them drawn from each half of the clip (original ALPRO `headtail`).
+
+    The last two are functions of (`seed`, `epoch`, `index` of the row) and of nothing else, so that an interrupted
+    training run continues with the same frames. A clip shorter than `num_frames` repeats frames, each about as often.
+
+    Raises:
+        ValueError: on an unknown strategy, or a count below one.
+    """
+    if num_frames_in_video < 1 or num_frames < 1:
+        raise ValueError(
+            f"sample_indices needs at least one frame to choose and one to choose from, got num_frames={num_frames} "
+            f"and num_frames_in_video={num_frames_in_video}."
+        )
+    n, k = num_frames_in_video, num_frames
+    if strategy == "center":
+        return [(2 * i + 1) * n // (2 * k) for i in range(k)]
+    if strategy == "uniform":
+        return [i * (n // k) for i in range(k)]
+    generator = np.random.default_rng((seed, epoch, index))
+    if strategy == "random":
+        return _draw(generator, 0, n, k)
+    if strategy == "headtail":
+        middle = n // 2
+        head = _draw(generator, 0, max(middle, 1), k // 2)
+        return head + _draw(generator, min(middle, n - 1), n, k - k // 2)
+    raise ValueError(f"Unknown frame sampling {strategy!r}. Use one of {', '.join(SAMPLING_STRATEGIES)}.")
+
+
+def _draw(generator: np.random.Generator, start: int, stop: int, count: int) -> list[int]:
+    """`count` sorted numbers of [start, stop), without replacement as far as they go."""
+    rounds, rest = divmod(count, stop - start)
+    drawn = generator.choice(stop - start, size=rest, replace=False)
+    return sorted(start + int(i) for i in (*list(range(stop - start)) * rounds, *drawn))
+
+
+@dataclass
+class AlproVideoMetadata(VideoMetadata):
+    """The library's `VideoMetadata`, plus what it cannot express.
+
+    Args:
+        frames_repeated: a frame occurs more than once among `frames_indices`, because the clip is too short.
+        frames_timestamps: seconds of each sampled frame after the first frame of the clip; exact at a variable frame
+            rate, where `index / fps` is not.
+    """
+
+    frames_repeated: bool = False
+    frames_timestamps: list[float] | None = None
+
+    @property
+    def timestamps(self) -> list[float]:
+        return super().timestamps if self.frames_timestamps is None else self.frames_timestamps
+
+
+class AlproVideoProcessorKwargs(VideosKwargs, total=False):
+    """What `AlproVideoProcessor` takes beyond the library's arguments.
+
+    frame_sampling (`str`, *optional*, defaults to `"center"`):
+        Strategy of `sample_indices`: `center`, `uniform`, `random` or `headtail`.
+    sampling_seed (`int`, *optional*, defaults to 0):
+        Seed of `random` and `headtail`.
+    sampling_epoch (`int`, *optional*, defaults to 0):
+        Epoch of training, for other frames in each.
+    sampling_index (`int` or `list[int]`, *optional*):
+        Row of the dataset, one per video; the position in the batch if not given.
+    allow_url (`bool`, *optional*, defaults to `False`):
+        Whether http(s) addresses are downloaded. Only in a call: a checkpoint cannot switch it on.
+    video_limits (`dict[str, int | float | None]`, *optional*):
+        Fields of `VideoLimits` that differ from its defaults.
+    decoder (`Callable`, *optional*):
+        What decodes files instead of `decoding.decode`, such as `IsolatedDecoder().decode`. Only in a call.
+    """
+
+    frame_sampling: str | None
+    sampling_seed: int | None
+    sampling_epoch: int | None
+    sampling_index: int | list[int] | None
+    allow_url: bool | None
+    video_limits: dict[str, int | float | None] | None
+    decoder: Any  # Callable[..., Frames] | None, which the library cannot check
+
+
+class AlproVideoProcessor(BaseVideoProcessor):
+    """Turns videos into `pixel_values_videos` of shape (videos, frames, 3, height, width), float32, normalised.
+
+    A video is a path, `bytes`, a binary file object, an http(s) address (with `allow_url=True`), a list of images, or
+    an array or tensor of shape (T, H, W, C) or (T, C, H, W); a single image is a clip of one frame. `videos` is one
+    of them or a list, in which kinds may be mixed. Every clip gives `num_frames` frames, whatever its length: frames
+    of shorter ones repeat, and the metadata (`return_metadata=True`) says so in `frames_repeated`. `fps` samples at
+    that rate instead, and `do_sample_frames=False` keeps every frame; then only clips of one length fit in a batch.
+
+    Default size: 224 x 224 without regard to the aspect ratio, as in the original ALPRO; nothing is cropped.
+
+    Raises:
+        VideoDecodeError: a file cannot be decoded exactly (see `decoding.py`).
+        TypeError, ValueError: an argument that is no video.
+    """
+
+    valid_kwargs = AlproVideoProcessorKwargs  # type: ignore[assignment]
+    model_input_names = ["pixel_values_videos"]  # noqa: RUF012 (the library's way)
+
+    resample = PILImageResampling.BICUBIC
+    size = {"height": 224, "width": 224}  # noqa: RUF012
+    image_mean = CLIP_MEAN
+    image_std = CLIP_STD
+    do_resize = True
+    do_rescale = True
+    do_normalize = True
+    do_convert_rgb = True
+    do_sample_frames = True
+    num_frames = 8
+    frame_sampling: SamplingStrategy = "center"
+    sampling_seed = 0
+    sampling_epoch = 0
+    return_tensors = "pt"
+
+    def __init__(self, **kwargs: Any) -> None:
+        for name in ("allow_url", "decoder"):
+            if kwargs.pop(name, None):
+                raise ValueError(f"{name} belongs to the call, processor(videos, {name}=...), not to the processor.")
+        super().__init__(**kwargs)
+        _check_strategy(self.frame_sampling)
+
+    def sample_frames(
+        self,
+        metadata: VideoMetadata,
+        num_frames: int | None = None,
+        fps: int | float | None = None,
+        frame_sampling: SamplingStrategy | None = None,
+        sampling_seed: int | None = None,
+        sampling_epoch: int | None = None,
+        sampling_index: int | None = None,
+        **kwargs: Any,
+    ) -> np.ndarray:
+        """Frame numbers for a video described by `metadata`, (T,) int64, ascending. See `sample_indices`.
+
+        `fps` has precedence over `num_frames` and needs a `metadata.fps`. What is `None` is the processor's own.
+        """
+        n = metadata.total_num_frames
+        if fps is not None:
+            if not metadata.fps:
+                raise ValueError(
+                    f"fps={fps} needs the frame rate of the video: pass video_metadata, or use num_frames."
+                )
+            count = max(1, round(n / metadata.fps * fps))
+        else:
+            count = num_frames if num_frames is not None else self.num_frames
+        indices = sample_indices(
+            n,
+            count,
+            frame_sampling or self.frame_sampling,
+            seed=self.sampling_seed if sampling_seed is None else sampling_seed,
+            epoch=self.sampling_epoch if sampling_epoch is None else sampling_epoch,
+            index=sampling_index or 0,
+        )
+        return np.array(indices, np.int64)
+
+    def fetch_videos(self, video_url_or_urls: Any, sample_indices_fn: Any = None) -> Any:
+        """Decodes one video, or each of a list, at its own size: (T, 3, H, W) uint8 and `AlproVideoMetadata`."""
+        if isinstance(video_url_or_urls, list):
+            return list(
+                zip(*[self.fetch_videos(video, sample_indices_fn) for video in video_url_or_urls], strict=True)
+            )
+        frames = self._decode(video_url_or_urls, sample_indices_fn, None, None)
+        return frames.pixels, _describe(frames)
+
+    def preprocess(self, videos: Any, **kwargs: Unpack[AlproVideoProcessorKwargs]) -> BatchFeature:
+        """Loads, samples, resizes and normalises videos; see the class.
+
+        Returns:
+            `BatchFeature` with `pixel_values_videos`, and with `return_metadata=True` a list of `AlproVideoMetadata`
+            under `video_metadata`.
+        """
+        unknown = kwargs.keys() - self.valid_kwargs.__annotations__.keys()
+        if unknown:
+            raise TypeError(f"AlproVideoProcessor takes no argument {', '.join(sorted(unknown))}.")
+
+        def setting(name: str) -> Any:
+            value = kwargs.get(name)
+            return getattr(self, name, None) if value is None else value
+
+        clips = _split(videos)
+        if not clips:
+            raise ValueError("AlproVideoProcessor got an empty list of videos.")
+        rows = setting("sampling_index")
+        rows = list(range(len(clips))) if rows is None else [rows] if isinstance(rows, int) else list(rows)
+        given = kwargs.pop("video_metadata", None)
+        described = [None] * len(clips) if given is None else given if isinstance(given, list) else [given]
+        if not len(rows) == len(described) == len(clips):
+            raise ValueError(
+                f"Got {len(clips)} videos, sampling_index for {len(rows)} and video_metadata for {len(described)}: "
+                "pass one of each per video."
+            )
+        _check_strategy(setting("frame_sampling"))
+        names = ("num_frames", "fps", "frame_sampling", "sampling_seed", "sampling_epoch")
+        sample = partial(self.sample_frames, **{name: setting(name) for name in names})
+        height, width = self._decoded_size(setting("do_resize"), setting("size"), setting("resample"))
+        options = {name: setting(name) for name in ("allow_url", "video_limits")} | {
+            "decoder": kwargs.pop("decoder", None)
+        }
+
+        loaded, metadata = [], []
+        for clip, row, description in zip(clips, rows, described, strict=True):
+            choose = partial(sample, sampling_index=row) if setting("do_sample_frames") else None
+            if is_video_source(clip):
+                frames = self._decode(clip, choose, height, width, **options)
+                loaded.append(frames.pixels)
+                metadata.append(_describe(frames))
+            else:
+                pixels, about = _sample_array(_channels_first(clip, setting("input_data_format")), description, choose)
+                if setting("do_rescale") and pixels.is_floating_point() and pixels.max() <= 1:
+                    logger.warning_once(
+                        "A video of floating-point values up to 1 is about to be divided by 255. If it is in [0, 1] "
+                        "already, pass do_rescale=False."
+                    )
+                loaded.append(pixels)
+                metadata.append(about)
+        kwargs["do_sample_frames"] = False
+        kwargs["input_data_format"] = ChannelDimension.FIRST
+        return super().preprocess(loaded, video_metadata=metadata, **kwargs)
+
+    def _decode(
+        self,
+        source: VideoSource,
+        choose: Any,
+        height: int | None,
+        width: int | None,
+        allow_url: bool | None = None,
+        video_limits: dict[str, Any] | None = None,
+        decoder: Callable[..., Frames] | None = None,
+    ) -> Frames:
+        def indices(info: VideoInfo) -> list[int]:
+            if choose is None:
+                return list(range(info.num_frames))
+            about = VideoMetadata(info.num_frames, info.fps, info.width, info.height, info.duration, "pyav")
+            return [int(i) for i in choose(metadata=about)]
+
+        limits = VideoLimits(**video_limits or {})
+        return (decoder or decode)(
+            source, indices, height=height, width=width, limits=limits, allow_url=bool(allow_url)
+        )
+
+    @staticmethod
+    def _decoded_size(do_resize: bool, size: Any, resample: Any) -> tuple[int | None, int | None]:
+        """The (height, width) to decode at; `None` where only the torchvision path can make that size."""
+        if not do_resize or size is None or resample not in (PILImageResampling.BICUBIC, None):
+            return None, None
+        sides = dict(get_size_dict(size, default_to_square=True))
+        return sides.get("height"), sides.get("width")
+
+
+def _check_strategy(strategy: str) -> None:
+    if strategy not in SAMPLING_STRATEGIES:
+        raise ValueError(f"Unknown frame_sampling {strategy!r}. Use one of {', '.join(SAMPLING_STRATEGIES)}.")
+
+
+def _describe(frames: Frames) -> AlproVideoMetadata:
+    info = frames.info
+    return AlproVideoMetadata(
+        total_num_frames=info.num_frames,
+        fps=info.fps,
+        width=info.width,
+        height=info.height,
+        duration=info.duration,
+        video_backend="pyav",
+        frames_indices=frames.indices,
+        frames_repeated=frames.repeated,
+        frames_timestamps=frames.timestamps,
+    )
+
+
+def _sample_array(pixels: torch.Tensor, given: Any, choose: Any) -> tuple[torch.Tensor, AlproVideoMetadata]:
+    """Chosen frames of an array (T, 3, H, W), and what is known of it: `given`, where the caller has metadata."""
+    held = len(pixels)
+    about = AlproVideoMetadata(held, height=pixels.shape[-2], width=pixels.shape[-1], frames_indices=list(range(held)))
+    if given is not None:
+        about.update({key: value for key, value in dict(given).items() if value is not None})
+    if choose is not None:
+        chosen = choose(replace(about, total_num_frames=held)).tolist()
+        numbers = list(about.frames_indices or range(held))  # of the frames held, where the caller had sampled before
+        if len(numbers) != held:
+            raise ValueError(f"video_metadata names {len(numbers)} frames_indices, and the video has {held} frames.")
+        about.frames_indices = [numbers[i] for i in chosen]
+        about.frames_repeated = len(set(chosen)) < len(chosen)
+        pixels = pixels[chosen]
+    return pixels, about
+
+
+def is_video_source(video: Any) -> bool:
+    return isinstance(video, str | os.PathLike | bytes | bytearray | memoryview) or hasattr(video, "read")
+
+
+def is_frame(item: Any) -> bool:
+    return isinstance(item, Image) or (isinstance(item, np.ndarray | torch.Tensor) and item.ndim == 3)
+
+
+def _split(videos: Any) -> list[Any]:
+    """A flat list of clips: sources, or arrays and tensors with four dimensions."""
+    if is_video_source(videos):
+        return [videos]
+    if is_frame(videos):
+        return [_stack([videos])]
+    if isinstance(videos, np.ndarray | torch.Tensor) and videos.ndim in (4, 5):
+        return [videos] if videos.ndim == 4 else list(videos)
+    if isinstance(videos, list | tuple):
+        if videos and all(is_frame(item) for item in videos):
+            return [_stack(videos)]
+        return [clip for item in videos for clip in _split(item)]
+    shape = f" of shape {tuple(videos.shape)}" if hasattr(videos, "shape") else ""
+    raise TypeError(
+        "A video is a path, bytes, a binary file object, a list of images, or an array or tensor of shape "
+        f"(T, H, W, C) or (T, C, H, W), not {type(videos).__name__}{shape}."
+    )
+
+
+def _stack(frames: Any) -> torch.Tensor:
+    arrays = [np.array(f.convert("RGB")) if isinstance(f, Image) else f for f in frames]
+    shapes = sorted({tuple(a.shape) for a in arrays})
+    if len(shapes) > 1:
+        raise ValueError(f"The images of one clip must have one size, got {', '.join(map(str, shapes))}.")
+    return torch.stack([torch.as_tensor(a) for a in arrays])
+
+
+def _channels_first(video: np.ndarray | torch.Tensor, layout: str | ChannelDimension | None) -> torch.Tensor:
+    """(T, 3, H, W): grey is repeated, alpha is dropped."""
+    if len(video) == 0:
+        raise ValueError(f"A video of shape {tuple(video.shape)} has no frames.")
+    tensor = torch.as_tensor(video)
+    if layout is None:
+        layout = ChannelDimension.FIRST if tensor.shape[1] in CHANNELS else ChannelDimension.LAST
+    if ChannelDimension(layout) == ChannelDimension.LAST:
+        tensor = tensor.permute(0, 3, 1, 2)
+    channels = tensor.shape[1]
+    if channels not in CHANNELS:
+        raise ValueError(f"A video of shape {tuple(video.shape)} has no dimension of 1, 3 or 4 channels.")
+    return tensor.expand(-1, 3, -1, -1) if channels == 1 else tensor[:, :3]

@@ -1,0 +1,133 @@
+"""TODO docstring."""
+
+import copy
+from collections import Counter
+from collections.abc import Mapping, Sequence, Sized
+from typing import Any, Literal
+
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel
+
+from ..model.modeling_alpro import AlproModel
+from ..model.pretraining_alpro import AlproPrompterModel
+from .entities import logger
+
+VIDEO_TEMPLATES = tuple(
+    f"{start} {article} {{entity}}."
+    for start in ("A footage of", "A video of", "A portrait of", "A video footage of")
+    for article in ("a", "the", "one")
+)
+
+
+IMAGE_TEMPLATES = tuple(
+    f"{start} {article} {{entity}}."
+    for start in ("A photo of", "A picture of", "A good photo of", "A good picture of")
+    for article in ("a", "the", "one")
+)
+
+
+def prompts(entities: Sequence[str], templates: Sequence[str] = VIDEO_TEMPLATES) -> list[str]:
+    """Put each entity into each template: all entities in the first template, then all in the second, ...
+
+    Args:
+        entities: Names.
+        templates: Sentences with `{entity}` where the name goes.
+
+    Returns:
+        `len(templates) * len(entities)` sentences.
+
+    Raises:
+        ValueError: A template has no `{entity}`, or there are no templates or no entities.
+    """
+    if not templates or not entities:
+        raise ValueError(f"Prompts take templates and entities; received {len(templates)} and {len(entities)}.")
+    for template in templates:
+        if "{entity}" not in template:
+            raise ValueError(f"The template {template!r} has no place for the entity; write {{entity}} where it goes.")
+    return [template.replace("{entity}", entity) for template in templates for entity in entities]
+
+
+def build_prompter(
+    model: PreTrainedModel,
+    processor: Any,
+    entities: Sequence[str],
+    *,
+    video_templates: Sequence[str] = VIDEO_TEMPLATES,
+    image_templates: Sequence[str] = IMAGE_TEMPLATES,
+    batch_size: int = 256,
+    max_length: int = 15,
+    progress: bool = True,
+) -> AlproPrompterModel:
+    """Make the teacher of PEM from a model trained with VTC: its towers, and an embedding for each entity.
+
+    An embedding is the mean of the text features of all prompts of its kind (paper, section 3.3). The names go into
+    `config.entities`, so `save_pretrained` keeps both and `from_pretrained` needs nothing else.
+
+    Args:
+        model: An `AlproModel`, or any model around one; of a prompter, the entities are replaced. It is copied and
+            stays as it is.
+        processor: The tokenizer of that model, or its processor.
+        entities: Names, no two alike; see `read_entities`.
+        video_templates, image_templates: Sentences with `{entity}`, see `prompts`.
+        batch_size: Prompts encoded at a time.
+        max_length: Tokens of a prompt, `[CLS]` and `[SEP]` included (15 in the paper). Longer ones are cut off and a
+            warning names their entities.
+        progress: Whether to show a progress bar (on stderr).
+
+    Returns:
+        The prompter, frozen and in evaluation mode, on the device and in the dtype of the model.
+
+    Raises:
+        TypeError: The model has no `AlproModel` inside.
+        ValueError: Templates, entities or `max_length` cannot be used.
+    """
+    base = model.base_model
+    if not isinstance(base, AlproModel):
+        raise TypeError(
+            f"A prompter is made from an AlproModel or a model around one; received {type(model).__name__}."
+        )
+    longest = base.config.text_config.max_position_embeddings
+    if not 2 < max_length <= longest or batch_size < 1:
+        raise ValueError(
+            f"max_length={max_length} must lie between 3 and the {longest} tokens that the model reads, and "
+            f"batch_size={batch_size} must be at least 1."
+        )
+    unusable = sorted(name for name, times in Counter(entities).items() if times > 1 or not name.strip())
+    if unusable:
+        raise ValueError(f"Each entity needs a name of its own; blank or more than once: {unusable}.")
+    tokenizer = getattr(processor, "tokenizer", processor)
+    encoded: dict[Literal["video", "image"], Mapping[str, Any]] = {
+        "video": _tokenize(tokenizer, prompts(entities, video_templates), entities, max_length),
+        "image": _tokenize(tokenizer, prompts(entities, image_templates), entities, max_length),
+    }
+    config = copy.deepcopy(base.config)
+    config.entities = list(entities)
+    prompter = AlproPrompterModel(config)
+    prompter.to(device=base.device, dtype=base.dtype)  # type: ignore[call-arg]  # the library's wrapper hides self
+    prompter.alpro.load_state_dict(base.state_dict())
+    prompter.eval().requires_grad_(False)
+    total = sum(len(tokens["input_ids"]) for tokens in encoded.values())
+    with tqdm(total=total, desc="embedding prompts", unit=" prompts", disable=not progress) as bar:
+
+        def tick(module: Any, inputs: Any, embeds: Sized) -> None:
+            bar.update(len(embeds))
+
+        hook = prompter.alpro.text_projection.register_forward_hook(tick)
+        for kind, tokens in encoded.items():
+            prompter.set_prompts(kind, tokens["input_ids"], tokens["attention_mask"], batch_size=batch_size)
+        hook.remove()
+    return prompter
+
+
+def _tokenize(tokenizer: Any, texts: Sequence[str], entities: Sequence[str], max_length: int) -> Mapping[str, Any]:
+    """`input_ids` and `attention_mask` (texts, at most max_length)."""
+    lengths = [len(ids) for ids in tokenizer(texts)["input_ids"]]
+    cut = sorted({entities[row % len(entities)] for row, length in enumerate(lengths) if length > max_length})
+    if cut:
+        logger.warning(
+            "Prompts of %d entities are longer than max_length=%d tokens and lose their end: %s",
+            len(cut),
+            max_length,
+            ", ".join(cut[:20]) + (", ..." if len(cut) > 20 else ""),
+        )
+    return tokenizer(texts, padding=True, truncation=True, max_length=max_length, return_tensors="pt")

@@ -1,0 +1,274 @@
+"""The command `alpro` as its users meet it: exit codes, what goes to which stream, what survives an interruption."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fixtures.gallery import ANSWERS, load, write_model, write_video
+from transformers.utils import logging
+
+import alpro_hf
+from alpro_hf.cli.main import main
+from alpro_hf.inference.index_shards import Manifest
+from alpro_hf.inference.video_index import VideoIndex
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("models")
+    return {task: str(write_model(folder / task, task)) for task in ("retrieval", "qa")}
+
+
+@pytest.fixture
+def videos(tmp_path: Path) -> Path:
+    """Six clips in two folders, one of them under a name that says nothing."""
+    folder = tmp_path / "videos"
+    for seed in range(6):
+        write_video(folder / f"part-{seed % 2}" / f"{seed}.mp4", seed)
+    (folder / "part-0" / "0.mp4").rename(folder / "part-0" / "0.download")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def quiet_library() -> Iterator[None]:
+    """The command silences the library for its process, which here is everybody's."""
+    verbosity = logging.get_verbosity()
+    yield
+    logging.set_verbosity(verbosity)
+    logging.enable_progress_bar()
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    code = main([str(argument) for argument in arguments])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def start(*arguments: object) -> subprocess.Popen:
+    """A real process that answers to Ctrl-C even where this one was started without a terminal."""
+    environment = os.environ | {"PYTHONPATH": str(Path(alpro_hf.__file__).parents[1])}
+    return subprocess.Popen(
+        [sys.executable, "-m", "alpro_hf", *map(str, arguments)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+
+
+def wait_for_videos(index: Path, count: int, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 120
+    while not (index / "index.json").exists() or len(Manifest.read(index).videos) < count:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_index_survives_kill_and_interrupt(tmp_path, models) -> None:
+    """Three real processes on one index; a pipe nobody writes to is the video at which the first two are caught."""
+    clips = [write_video(tmp_path / f"{seed}.mp4", seed) for seed in range(8)]
+    broken = tmp_path / "broken.mp4"
+    broken.write_text("not a video")
+    pipe, index = tmp_path / "pipe.mp4", tmp_path / "index"
+    os.mkfifo(pipe)
+    common = ["--output", index, "--model", models["retrieval"], "--batch-size", 1, "--shard-size", 1]
+
+    killed = start("index", *clips[:3], pipe, *clips[3:], *common)
+    wait_for_videos(index, 3, killed)
+    killed.kill()
+    assert killed.communicate()[0] == ""
+    assert [entry.path for entry in Manifest.read(index).videos] == ["0.mp4", "1.mp4", "2.mp4"]
+
+    interrupted = start("index", *clips[:5], pipe, *clips[5:], *common)
+    wait_for_videos(index, 5, interrupted)
+    interrupted.send_signal(signal.SIGINT)
+    out, err = interrupted.communicate(timeout=60)
+    assert interrupted.returncode == 130
+    assert out == ""
+    assert "alpro index: interrupted; what is done is kept" in err
+    assert "Traceback" not in err
+    assert len(Manifest.read(index).videos) == 5
+
+    finished = start("index", *clips, broken, *common, "--json")
+    out, err = finished.communicate(timeout=120)
+    assert finished.returncode == 1
+    result = json.loads(out)
+    assert {key: result[key] for key in ("videos", "indexed", "unchanged")} == {
+        "videos": 8,
+        "indexed": 3,
+        "unchanged": 5,
+    }
+    assert [failure["path"] for failure in result["failed"]] == [str(broken)]
+    assert [json.loads(line) for line in (index / "failed.jsonl").read_text().splitlines()] == result["failed"]
+    assert result["failed"][0]["reason"] in err
+    assert "indexing" in err
+
+    loaded = VideoIndex.load(index, *load(Path(models["retrieval"]), "retrieval"))
+    fresh = VideoIndex.build(*load(Path(models["retrieval"]), "retrieval"), clips, progress=False)
+    assert [result.path for result in loaded.search("a fox")] == [result.path for result in fresh.search("a fox")]
+
+
+def test_index_then_search(capsys, videos, tmp_path, models, monkeypatch) -> None:
+    index = tmp_path / "index"
+    code, out, err = run(capsys, "index", videos, "--output", index, "--model", models["retrieval"])
+    assert (code, out) == (0, f"{index}: 6 videos\n6 indexed, 0 unchanged, 0 gone, 0 failed\n")
+    assert "indexing" in err
+
+    # the index remembers its model, also from elsewhere
+    monkeypatch.chdir(videos)
+    code, out, err = run(capsys, "search", index, "a fox runs", "--top-k", 4, "--rerank", 3)
+    lines = out.splitlines()
+    assert (code, err, len(lines)) == (0, "", 5)
+    assert lines[0].split() == ["rank", "match", "similarity", "video"]
+    assert [line.split()[0] for line in lines[1:]] == ["1", "2", "3", "4"]
+    assert lines[1].split()[1].endswith("%")
+    assert lines[4].split()[1] == "-"
+    assert lines[1].split()[3].startswith("part-")
+
+    code, out, _ = run(capsys, "search", index, "a fox runs", "--top-k", 4, "--rerank", 3, "--json")
+    found = json.loads(out)
+    assert (code, found["query"], found["model"], found["failed"]) == (0, "a fox runs", models["retrieval"], [])
+    direct = VideoIndex.load(index, *load(Path(models["retrieval"]), "retrieval")).search(
+        "a fox runs", top_k=4, rerank=3
+    )
+    for given, expected in zip(found["results"], direct, strict=True):
+        assert given == {
+            "rank": expected.rank,
+            "path": str(expected.path),
+            "score": expected.score,
+            "similarity": expected.similarity,
+            "match_probability": expected.match_probability,
+        }
+
+    # without an index the same is found
+    code, out, _ = run(
+        capsys, "search", videos, "a fox runs", "--model", models["retrieval"], "--top-k", 4, "--rerank", 3, "--json"
+    )
+    assert code == 0
+    assert [result["path"] for result in json.loads(out)["results"]] == [result["path"] for result in found["results"]]
+
+
+def test_index_takes_up_changes(capsys, videos, tmp_path, models) -> None:
+    index = tmp_path / "index"
+    command = ("index", videos, "--output", index, "--model", models["retrieval"], "--json")
+    assert run(capsys, *command)[0] == 0
+    gone = videos / "part-1" / "3.mp4"
+    gone.unlink()
+    write_video(videos / "new.mkv", seed=50)
+    write_video(videos / "part-1" / "5.mp4", seed=51, frames=9)
+    (videos / "empty.mp4").touch()
+    code, out, err = run(capsys, *command)
+    result = json.loads(out)
+    assert code == 1
+    assert [result[key] for key in ("videos", "indexed", "unchanged", "removed")] == [6, 2, 4, [str(gone)]]
+    assert "zero bytes" in result["failed"][0]["reason"]
+    assert f"gone: {gone}" in err
+    assert f"failed: {videos / 'empty.mp4'}: the file has zero bytes" in err
+
+
+def test_search_in_a_folder_lists_what_is_broken(capsys, videos, models) -> None:
+    (videos / "broken.mp4").write_text("not a video")
+    code, out, err = run(capsys, "search", videos, "a dog", "--model", models["retrieval"])
+    assert code == 1
+    assert len(out.splitlines()) == 7
+    assert f"failed: {videos / 'broken.mp4'}: " in err
+
+
+def test_ask(capsys, videos, models) -> None:
+    clip = videos / "part-1" / "1.mp4"
+    command = ("ask", clip, "which way is the fox going", "--model", models["qa"])
+    code, out, err = run(capsys, *command, "--top-k", 2)
+    assert (code, err, len(out.splitlines())) == (0, "", 2)
+    code, out, _ = run(capsys, *command, "--json")
+    result = json.loads(out)
+    assert (code, result["video"]) == (0, str(clip))
+    assert {answer["answer"] for answer in result["answers"]} == set(ANSWERS)
+    probabilities = [answer["probability"] for answer in result["answers"]]
+    assert probabilities == sorted(probabilities, reverse=True)
+    assert sum(probabilities) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["search", "{nowhere}", "a dog", "--model", "{retrieval}"], "There is no file or folder"),
+        (["index", "{empty}", "--output", "{index}", "--model", "{retrieval}"], "there is no video in"),
+        (["ask", "{nowhere}", "what is it", "--model", "{qa}"], "there is no file"),
+        (["ask", "{text}", "what is it", "--model", "{qa}"], "notes.mp4: "),
+        (["search", "{videos}", "a dog", "--model", "{qa}"], "was not trained for retrieval: it lacks vtm_head"),
+        (["ask", "{clip}", "what is it", "--model", "{retrieval}"], "was not trained for qa: it lacks classifier"),
+        (["search", "{videos}", "a dog", "--model", "{bert}"], "holds a model of type 'bert'"),
+        (["search", "{videos}", "a dog", "--model", "{empty}"], "there is no config.json in it"),
+    ],
+)
+def test_errors_are_one_sentence(capsys, videos, tmp_path, models, arguments, message) -> None:
+    places = {
+        **models,
+        "videos": videos,
+        "clip": videos / "part-1" / "1.mp4",
+        "nowhere": tmp_path / "nowhere",
+        "index": tmp_path / "index",
+        "text": tmp_path / "notes.mp4",
+        "empty": tmp_path / "empty",
+        "bert": tmp_path / "bert",
+    }
+    places["text"].write_text("not a video")
+    places["empty"].mkdir()
+    places["bert"].mkdir()
+    (places["bert"] / "config.json").write_text('{"model_type": "bert"}')
+    code, out, err = run(capsys, *[argument.format(**places) for argument in arguments])
+    assert (code, out) == (1, "")
+    complaint = err.splitlines()[-1]
+    assert complaint.startswith(f"alpro {arguments[0]}: ")
+    assert message in complaint
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["dance"],
+        ["search", "index"],
+        ["search", "index", " "],
+        ["search", "index", "a dog", "--top-k", "0"],
+        ["search", "index", "a dog", "--rerank", "-1"],
+        ["index", "videos"],
+        ["ask", "clip.mp4", "what is it", "--top-k", "many"],
+        ["convert"],
+    ],
+)
+def test_wrong_usage(capsys, arguments) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    out, err = capsys.readouterr()
+    assert (stopped.value.code, out) == (2, "")
+    assert "usage: alpro" in err
+
+
+@pytest.mark.parametrize("command", [[], ["demo"], ["index"], ["search"], ["ask"], ["convert"]])
+def test_help_teaches(capsys, command) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([*command, "--help"])
+    out, err = capsys.readouterr()
+    assert (stopped.value.code, err) == (0, "")
+    if command != ["demo"]:
+        assert "examples:" in out
+    if not command:
+        assert "exit codes:" in out
+
+
+def test_our_own_mistakes_keep_their_traceback(videos, models, monkeypatch) -> None:
+    def mistaken(self, *arguments, **keywords):
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(VideoIndex, "search", mistaken)
+    with pytest.raises(ValueError, match="a bug"):
+        main(["search", str(videos), "a dog", "--model", models["retrieval"]])

@@ -1,0 +1,619 @@
+"""The Space: its parts, its endpoints called by gradio's client, and its page in a real browser."""
+
+import http.client
+import importlib.util
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from fixtures.gallery import write_video
+
+SPACE = Path(__file__).parents[2] / "spaces_demo"
+sys.path.insert(0, str(SPACE))
+
+import gradio as gr  # noqa: E402
+import guard  # noqa: E402
+import studio as studio_module  # noqa: E402
+import views  # noqa: E402
+from studio import MAX_CLIPS, DemoError, Studio, Visit  # noqa: E402
+
+from alpro_hf import bundled_model  # noqa: E402
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+PLAYWRIGHT = importlib.util.find_spec("playwright") is not None
+needs_browser = pytest.mark.skipif(
+    not (CHROMIUM and PLAYWRIGHT),
+    reason="needs a browser: apt-get install chromium, and pip install playwright",
+)
+PATIENCE = 120_000  # milliseconds; a busy machine draws slowly
+
+
+# ------------------------------------------------------------------------------------------------------ without a page
+
+
+@pytest.fixture(scope="module")
+def studio() -> Iterator[Studio]:
+    studio = Studio()
+    yield studio
+    studio.close()
+    assert not studio.folder.exists()
+
+
+@pytest.fixture
+def upload(tmp_path: Path):
+    def upload(name: str, seed: int = 1, **options: Any) -> Path:
+        return write_video(tmp_path / name, seed, **options)
+
+    return upload
+
+
+def test_search_is_the_protocol_over_gallery_and_uploads(studio, upload) -> None:
+    """Merging two indexes gives the ranking of one index of all clips."""
+    visit = Visit()
+    for i in range(2):
+        studio.add(upload(f"{i}.mp4", seed=i), f"{i}.mp4", visit)
+    everything = studio._new_index([clip.path for clip in [*visit.clips, *studio.clips]])
+    for text in ("the tiger grows", "a rose chases a gem"):
+        found = studio.search(text, visit)
+        expected = everything.search(text, top_k=len(everything), rerank=studio_module.RERANK)
+        assert [result.clip.path for result in found] == [result.path for result in expected]
+        assert [result.similarity for result in found] == pytest.approx([r.similarity for r in expected], abs=1e-5)
+        for mine, other in zip(found, expected, strict=True):
+            assert (mine.match_probability is None) == (other.match_probability is None)
+        by_similarity = sorted(found, key=lambda result: -result.similarity)
+        assert [result.rank_before for result in by_similarity] == list(range(1, len(found) + 1))
+    visit.forget()
+
+
+def test_the_examples_of_the_page_come_out_right(studio) -> None:
+    import app
+
+    firsts = [studio.search(text, Visit())[0].clip.title for text in app.SEARCHES]
+    for title, words in zip(firsts, ("lemon", "television", "rose following gem", "flamingo", "tiger"), strict=True):
+        assert words in title
+    answers = [studio.ask(studio.find(clip, Visit()), text)[0].answer for clip, text in app.QUESTIONS]
+    assert answers == ["bouncing", "right", "three", "gem", "appearing"]
+    for clip, text in app.SENTENCES:
+        assert not studio.unknown_words(text)
+        assert studio.words(studio.find(clip, Visit()), text).match_probability > 0.3
+
+
+def test_what_the_page_says_of_the_models_is_what_was_measured(studio) -> None:
+    import app
+
+    assert re.findall(r"[\d.]+ %", app.BUNDLED_MODELS) == ["0.1 %", "50 %"]  # chance; all else comes from files
+    said = app.about_bundled(studio)
+    measured = {
+        task: json.loads((bundled_model(task) / "results.json").read_text())["results"]["test"]
+        for task in ("retrieval", "qa")
+    }
+    found, choices = measured["retrieval"]["retrieval"]["rerank"], measured["retrieval"]["choices"]
+    assert f"finds its clip first in {found['t2v_r1']:.0f} % of cases" in " ".join(said.split())
+    assert f"opposite in {choices['opposite']['vtc']:.0f} % (chance: 50 %)" in " ".join(said.split())
+    assert f"{measured['qa']['qa']['accuracy']:.0f} % of questions are answered right" in said
+    sizes = [model.num_parameters() / 1e6 for model in (studio.model, studio.qa[0])]
+    assert "They have {:.1f}\nand {:.1f} million parameters".format(*sizes) in said
+    assert "two models of {:.1f} and {:.1f} million parameters".format(*sizes) in (SPACE / "README.md").read_text(
+        "utf-8"
+    )
+    for pair, words in app.DISTINCTIONS.items():
+        learned = max(choices[f"opposite: {pair}"][score] for score in ("vtc", "vtm")) >= app.LEARNED
+        assert (words in said) != learned
+    assert said.strip() in str(app.build(studio).get_config_file()["components"]).replace("\\n", "\n")
+
+
+def test_a_visitor_sees_no_clip_of_another(studio, upload) -> None:
+    one, other = Visit(), Visit()
+    clip = studio.add(upload("mine.mp4"), "mine.mp4", one)
+    assert clip in [found.clip for found in studio.search("the tiger grows", one)]
+    assert clip not in [found.clip for found in studio.search("the tiger grows", other)]
+    with pytest.raises(DemoError, match="gone"):
+        studio.find(clip.id, other)
+    folder = one.folder
+    assert folder is not None and folder.is_dir()
+    one.forget()
+    assert not folder.exists()
+    with pytest.raises(DemoError, match="gone"):
+        studio.find(clip.id, one)
+
+
+def test_what_cannot_be_taken_says_so_and_leaves_nothing(studio, upload, tmp_path) -> None:
+    notes, empty, long = tmp_path / "notes.mp4", tmp_path / "empty.mp4", upload("long.mp4", frames=6 * 61)
+    notes.write_text("no video, only words\n" * 100)
+    empty.touch()
+    half = upload("half.mp4", frames=60, size=64)
+    half.write_bytes(half.read_bytes()[: half.stat().st_size // 2])
+    visit = Visit()
+    for file, said in ((notes, "is not a video"), (empty, "is empty"), (long, "lasts 61 seconds"), (half, "half.mp4")):
+        with pytest.raises(DemoError, match=said):
+            studio.add(file, file.name, visit)
+        assert not file.exists()
+    assert not visit.clips and visit.folder is None
+    for i in range(MAX_CLIPS):
+        studio.add(upload(f"{i}.mp4", frames=4), f"{i}.mp4", visit)
+    with pytest.raises(DemoError, match="the limit"):
+        studio.add(upload("more.mp4"), "more.mp4", visit)
+    visit.forget()
+
+
+def test_too_large_a_file_is_refused_before_it_is_read(studio, tmp_path) -> None:
+    large = tmp_path / "large.mp4"
+    with large.open("wb") as file:
+        file.truncate(studio_module.MAX_MEGABYTES * 1024**2 + 1)
+    with pytest.raises(DemoError, match="larger than"):
+        studio.add(large, large.name, Visit())
+
+
+@pytest.mark.parametrize("text", ["", "  \n", "a" * 201])
+def test_texts_that_are_no_text_are_refused(studio, text) -> None:
+    clip = studio.clips[0]
+    for call in (
+        lambda: studio.search(text, Visit()),
+        lambda: studio.ask(clip, text),
+        lambda: studio.words(clip, text),
+    ):
+        with pytest.raises(DemoError, match=r"instance|characters"):
+            call()
+
+
+def test_entities_of_a_box_and_of_all_regions(studio) -> None:
+    clip = studio.clips[0]
+    found = studio.box(clip, (0, 0, *studio.grid))
+    prompter, processor = studio.prompter
+    pixels = processor(videos=str(clip.path), return_tensors="pt")["pixel_values_videos"]
+    whole = prompter.pseudo_labels(pixels)[0]
+    assert dict(found)[studio.entities[whole.argmax()]] == pytest.approx(whole.max().item(), abs=1e-5)
+    html = views.region_maps(studio.frames(clip), studio.regions(clip), studio.entities)
+    assert html.count('class="frame"') == 4
+    assert html.count("<button") == 1 + views.SHOWN_ENTITIES
+    for box in ((0, 0, 0, 1), (0, 0, 5, 5), (-1, 0, 2, 2), (2, 2, 1, 1)):
+        with pytest.raises(DemoError, match="outside"):
+            studio.box(clip, box)
+
+
+def test_another_model_and_another_prompter(studio, tmp_path) -> None:
+    """Named ones are used; a model without a prompter says so, and its page stands all the same."""
+    import app
+
+    prompter, processor = studio.prompter
+    prompter.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    named = Studio(prompter=str(tmp_path))
+    found = dict(named.box(named.clips[1], (0, 0, 2, 2)))
+    assert found == pytest.approx(dict(studio.box(studio.clips[1], (0, 0, 2, 2))), abs=1e-4)
+    named.close()
+    other = Studio(model=str(bundled_model("retrieval")))
+    page = app.build(other)
+    assert str(bundled_model("retrieval")) in str(page.get_config_file())
+    with pytest.raises(DemoError, match="ALPRO_PROMPTER"):
+        other.box(other.clips[0], (0, 0, 2, 2))
+    other.close()
+    with pytest.raises(SystemExit, match="classifier"):
+        Studio(qa_model=str(bundled_model("retrieval")))
+
+
+def test_labels_of_regions_cover_no_other() -> None:
+    maps = torch.eye(16).unflatten(1, (4, 4))  # sixteen entities, one a patch
+    html = views._named_regions(maps, [f"entity {i}" for i in range(16)])
+    places = [(float(x), float(y)) for x, y in re.findall(r"left:(\d+)%;top:(\d+)%", html)]
+    assert len(places) == 16
+    assert sorted(set(re.findall(r">(entity \d+)<", html))) == sorted(f"entity {i}" for i in range(16))
+
+
+def test_unknown_words_are_named(studio) -> None:
+    assert studio.unknown_words("the squirrel, grows quickly") == ["squirrel", "quickly"]
+
+
+def test_names_of_files_are_text_not_html(studio, upload) -> None:
+    visit = Visit()
+    clip = studio.add(upload("x.mp4"), "<img src=x onerror=alert(1)>.mp4", visit)
+    [found] = [found for found in studio.search("a tiger", visit) if found.clip is clip]
+    for html in (views.shelf([clip], clip.id), views.stage(clip), views.results([found])):
+        assert "<img src=x" not in html
+        assert "&lt;img" in html
+    visit.forget()
+
+
+def test_the_card_is_what_the_hub_expects() -> None:
+    _, metadata, text = (SPACE / "README.md").read_text("utf-8").split("---\n", 2)
+    card = yaml.safe_load(metadata)
+    colours = {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}
+    assert card["sdk"] == "gradio" and (SPACE / card["app_file"]).is_file()
+    assert {card["colorFrom"], card["colorTo"]} <= colours
+    assert len(card["short_description"]) <= 60
+    assert re.fullmatch(r"\d+\.\d+\.\d+", card["sdk_version"])
+    files = {path.name for path in SPACE.iterdir() if path.is_file()} - {"README.md", "requirements.txt"}
+    assert files == set(re.findall(r"`([a-z]+\.(?:py|js|css))`", text))
+
+
+# ----------------------------------------------------------------------------------------------------------- as served
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """The app as a visitor gets it: started by its command, in a process of its own. Its address and its log."""
+    folder = tmp_path_factory.mktemp("served")
+    log, port = folder / "log.txt", str(17860 + os.getpid() % 1000)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ALPRO_")}
+    environment |= {"GRADIO_SERVER_PORT": port, "GRADIO_TEMP_DIR": str(folder / "gradio"), "TMPDIR": str(folder)}
+    environment["PYTHONPATH"] = str(Path(__file__).parents[2] / "src")
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, str(SPACE / "app.py")], env=environment, stdout=output, stderr=output
+        )
+        try:
+            deadline = time.monotonic() + PATIENCE / 250  # it takes 15 seconds where nothing else runs
+            while True:
+                assert process.poll() is None and time.monotonic() < deadline, log.read_text()
+                try:
+                    with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5):
+                        break
+                except OSError:
+                    time.sleep(0.25)
+            yield f"http://127.0.0.1:{port}", log
+        finally:
+            process.terminate()
+            process.wait(60)
+    left = [path for path in folder.rglob("*") if path.suffix == ".mp4" or path.name.startswith("alpro-demo-")]
+    assert left == []
+
+
+@pytest.fixture(scope="module")
+def address(served: tuple[str, Path]) -> str:
+    return served[0]
+
+
+@pytest.mark.slow
+def test_endpoints(address, tmp_path) -> None:
+    from gradio_client import Client, handle_file
+    from gradio_client.exceptions import AppError
+
+    client = Client(address, verbose=False)
+    assert sorted(client.view_api(return_format="dict")["named_endpoints"]) == [
+        "/ask",
+        "/clips",
+        "/entities",
+        "/search",
+        "/words",
+    ]
+    clips = client.predict(api_name="/clips")
+    assert len(clips) == 24 and clips[0] == {"id": "01", "title": "bell bouncing"}
+    found = client.predict("the tiger grows", None, api_name="/search")
+    assert found[0]["title"] == "tiger growing" and len(found) == 24
+    assert client.predict("what does the bell do?", "01", None, api_name="/ask")[0]["answer"] == "bouncing"
+    box = client.predict("01", None, 0.25, 0.25, 0.75, 0.75, api_name="/entities")
+    assert box["box"] == [1, 1, 3, 3] and len(box["entities"]) == 5
+    words = client.predict("the tiger grows", "14", None, api_name="/words")
+    assert [word["word"] for word in words["words"]] == ["the", "tiger", "grows"]
+
+    own = handle_file(str(write_video(tmp_path / "own.mp4", seed=2)))
+    found = client.predict("the tiger grows", [own], api_name="/search")
+    assert len(found) == 25 and "own" in [result["title"] for result in found]
+    assert len(client.predict("what grows?", "", own, api_name="/ask")) == 5
+
+    notes = tmp_path / "notes.mp4"
+    notes.write_text("only words")
+    for arguments, name, said in (
+        ((" ", None), "/search", "Describe"),
+        (("what?", "nowhere", None), "/ask", "gone"),
+        (("what?", "", handle_file(str(notes))), "/ask", "not a video"),
+        (("01", None, 0.9, 0.0, 0.1, 1.0), "/entities", "outside"),
+    ):
+        with pytest.raises(AppError, match=said):
+            client.predict(*arguments, api_name=name)
+
+
+@pytest.mark.slow
+def test_no_other_file_of_the_machine_is_served(address, tmp_path) -> None:
+    secret = tmp_path / "secret.mp4"
+    write_video(secret, seed=5)
+    for path in (secret, SPACE / "app.py", Path("/etc/hostname")):
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(f"{address}/gradio_api/file={path}")
+        assert refused.value.code in (403, 404)
+    there = {"path": str(secret), "meta": {"_type": "gradio.FileData"}}
+    data = json.dumps({"data": ["what grows?", "", there]}).encode()
+    call = urllib.request.Request(f"{address}/gradio_api/call/ask", data, {"Content-Type": "application/json"})
+    event = json.load(urllib.request.urlopen(call))["event_id"]
+    said = urllib.request.urlopen(f"{address}/gradio_api/call/ask/{event}").read().decode()
+    assert "event: error" in said and "probability" not in said
+    assert secret.is_file()
+
+
+@pytest.mark.slow
+def test_no_route_reads_other_files_or_tells_of_the_program(address, tmp_path) -> None:
+    """Every route that gradio serves, asked for files in every way that paths are written."""
+    from gradio.routes import App
+
+    secret = tmp_path / "secret.txt"
+    secret.write_text("a secret that nobody may read")
+    targets = [secret, SPACE / "app.py", Path("/etc/passwd")]
+    told = [secret.read_bytes(), (SPACE / "app.py").read_bytes()[:200], b"root:x:", b"root:*:", b"Traceback"]
+    host, asked, codes = address.removeprefix("http://"), set(), Counter()
+    served = App.create_app(gr.Blocks()).openapi()["paths"]
+    routes = {route for route, methods in served.items() if "get" in methods}
+    assert {"/gradio_api/file={path_or_url}", "/gradio_api/file/{path}", "/static/{path}"} <= routes
+    waiting = ("heartbeat", "queue/data", "stream", "upload_progress", "startup-events", "{event_id}", "dev/reload")
+    for route in sorted(route for route in routes if not any(part in route for part in waiting)):
+        for target in targets if "{" in route else targets[:1]:
+            climbed = "../" * 12 + str(target).lstrip("/")
+            ways = [str(target), climbed, climbed.replace("../", "..%2f"), climbed.replace("../", "%2e%2e/")]
+            for way in [*ways, f"file://{target}", f"http://127.0.0.1:1/{target.name}"]:
+                path = re.sub(r"\{[^}]+\}", lambda _, way=way: way, route)
+                if path in asked:
+                    continue
+                asked.add(path)
+                connection = http.client.HTTPConnection(host, timeout=20)
+                connection.putrequest("GET", path.replace(" ", "%20"), skip_accept_encoding=True)
+                connection.endheaders()
+                answer = connection.getresponse()
+                body = answer.read(200_000)
+                connection.close()
+                codes[answer.status] += 1
+                assert not [said for said in told if said in body], path
+                assert answer.getheader("x-content-type-options") == "nosniff", path
+    assert len(asked) > 60 and codes[404] + codes[403] > 20, codes
+
+
+@pytest.mark.slow
+def test_uploads_that_come_too_fast_are_turned_away_with_a_sentence(address) -> None:
+    """As from another address, so that the other tests may go on uploading."""
+    boundary = "x" * 20
+    part = 'Content-Disposition: form-data; name="files"; filename="../../a.mp4"'
+    body = f"--{boundary}\r\n{part}\r\n\r\nx\r\n--{boundary}--\r\n"
+    headers = {"Content-Type": f"multipart/form-data; boundary={boundary}", "X-Forwarded-For": "spoofed, 192.0.2.7"}
+    call = urllib.request.Request(f"{address}/gradio_api/upload", body.encode(), headers)
+    for _ in range(guard.UPLOADS):
+        with urllib.request.urlopen(call) as answer:
+            [path] = json.load(answer)
+        assert Path(path).name == "a.mp4" and ".." not in path
+    for _ in range(2):
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(call)
+        assert refused.value.code == 429 and "Wait a little" in json.load(refused.value)["detail"]
+
+
+@pytest.mark.slow
+def test_too_large_an_upload_is_refused_by_the_server(served) -> None:
+    address, log = served
+    head = b'--xx\r\nContent-Disposition: form-data; name="files"; filename="big.mp4"\r\n\r\n'
+    body = head + bytes((studio_module.MAX_MEGABYTES + 1) << 20) + b"\r\n--xx--\r\n"
+    headers = {"Content-Type": "multipart/form-data; boundary=xx", "X-Forwarded-For": "192.0.2.8"}
+    before = log.stat().st_size  # of what other tests made it say
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(urllib.request.Request(f"{address}/gradio_api/upload", body, headers))
+    assert refused.value.code == 413
+    assert "maximum" in refused.value.read().decode().lower()
+    assert b"Traceback" not in log.read_bytes()[before:]
+
+
+def test_the_guard_counts_by_address_and_all_together(monkeypatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(guard.time, "monotonic", lambda: now[0])
+    watch = guard.Guard(None, uploads=2, all_uploads=5)
+    assert [watch._admits("a") for _ in range(3)] == [True, True, False]
+    assert [watch._admits(who) for who in "bbccd"] == [True, True, True, False, False]
+    now[0] += 61
+    assert watch._admits("a")
+    scope = {"headers": [(b"x-forwarded-for", b"made up, 192.0.2.1")], "client": ("127.0.0.1", 5)}
+    assert guard._address(scope) == "192.0.2.1"
+    assert guard._address({"headers": [], "client": ("127.0.0.1", 5)}) == "127.0.0.1"
+
+
+@pytest.mark.slow
+def test_answers_carry_the_headers_that_browsers_heed(address) -> None:
+    with urllib.request.urlopen(address) as page:
+        given = {name.lower(): value for name, value in page.headers.items()}
+    assert {given[name] for name in ("x-content-type-options", "referrer-policy")} == {"nosniff", "no-referrer"}
+    assert given["permissions-policy"] == "camera=(), microphone=(), geolocation=()"
+    assert "object-src 'none'; frame-ancestors 'self' https://huggingface.co" in given["content-security-policy"]
+
+
+@pytest.mark.slow
+def test_a_visitor_who_leaves_in_the_middle_of_an_upload_is_no_error(served) -> None:
+    address, log = served
+    host, _, port = address.removeprefix("http://").partition(":")
+    head = "POST /gradio_api/upload HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 192.0.2.9\r\nContent-Length: 99999\r\n"
+    head += "Content-Type: multipart/form-data; boundary=xx\r\n\r\n--xx\r\n"
+    for _ in range(3):
+        with socket.create_connection((host, int(port))) as connection:
+            connection.sendall(head.encode())
+            time.sleep(0.5)
+    urllib.request.urlopen(address).close()
+    time.sleep(0.5)
+    assert "ClientDisconnect" not in log.read_text()
+
+
+def test_what_uploads_leave_is_swept_away(tmp_path) -> None:
+    (tmp_path / "hash").mkdir()
+    for name in ("empty", "hash/old.mp4", "hash/new.mp4"):
+        (tmp_path / name).write_bytes(b"")
+        os.utime(tmp_path / name, (1, 1) if "new" not in name else None)
+    guard.sweep(tmp_path)
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["new.mp4"]
+
+
+def test_two_visitors_may_upload_the_same_file(studio, upload) -> None:
+    """Gradio gives both of them one path."""
+    file, one, other = upload("same.mp4"), Visit(), Visit()
+    for visit in (one, other):
+        clip = studio.add(file, "same.mp4", visit)
+        assert clip.path.is_relative_to(visit.folder)
+    one.forget()
+    assert other.clips[0].path.is_file()
+    other.forget()
+
+
+def test_a_file_that_hangs_the_decoder_is_refused(studio, tmp_path, monkeypatch) -> None:
+    pipe = tmp_path / "pipe.mp4"
+    os.mkfifo(pipe)
+    monkeypatch.setattr(studio.decoder, "deadline", 2.0)
+    with pytest.raises(DemoError, match=r"takes too long"):
+        studio.add(pipe, pipe.name, Visit())
+    assert not pipe.exists()
+
+
+# -------------------------------------------------------------------------------------------------------- in a browser
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    flags = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+    flags += " --disable-component-update --disable-sync --autoplay-policy=user-gesture-required"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags.split())
+        yield browser
+        browser.close()
+
+
+class Visitor:
+    """A page with a session of its own, which notes every request that leaves the machine."""
+
+    def __init__(self, browser: Any, address: str, width: int = 1280, scheme: str = "light") -> None:
+        self.outside: list[str] = []
+        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        self.page = context.new_page()
+        self.page.set_default_timeout(PATIENCE)
+        inside = (address, address.replace("127.0.0.1", "localhost"), "data:", "blob:")
+        self.page.on("request", lambda request: request.url.startswith(inside) or self.outside.append(request.url))
+        self.page.goto(f"{address}/?__theme={scheme}", wait_until="commit", timeout=PATIENCE)
+        self.page.wait_for_selector(".pick")
+
+    def tab(self, name: str) -> None:
+        self.page.click(f"role=tab[name='{name}']")
+
+    def toast(self, said: str) -> None:
+        self.page.wait_for_selector(f".toast-body:has-text('{said}')")
+
+    def upload(self, *files: Path) -> None:
+        self.page.set_input_files("input[type=file] >> nth=0", [str(file) for file in files])
+
+    def overflow(self) -> list[str]:
+        """What is wider than the page, and texts that their box cuts off."""
+        return self.page.evaluate(
+            """() => {
+              const wide = document.documentElement.scrollWidth > innerWidth ? ["page"] : [];
+              const all = "button, .title, .name, .note, label, figcaption, h1, h3, b";
+              const texts = [...document.querySelectorAll(all)];
+              const cut = texts.filter((e) => e.offsetParent && getComputedStyle(e).overflowX !== "visible"
+                && e.scrollWidth > e.clientWidth + 1 && !e.closest(".shelf"));
+              return wide.concat(cut.map((e) => e.className + ": " + e.textContent.slice(0, 40)));
+            }"""
+        )
+
+
+@pytest.mark.slow
+@needs_browser
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+def test_every_tab_at_one_click(browser, address, width, scheme) -> None:
+    visitor = Visitor(browser, address, width, scheme)
+    page = visitor.page
+    page.click("text=the tiger grows >> nth=0")
+    page.wait_for_selector(".card.best:has-text('tiger growing')")
+    assert page.locator(".card").count() == 6
+    assert page.locator(".card.best video").evaluate("video => video.error === null && video.loop && video.muted")
+    assert visitor.overflow() == []
+    visitor.tab("Ask")
+    page.click("text=which way does the turkey move?")
+    page.wait_for_selector(".bars .first:has-text('right')")
+    assert page.locator(".pick.chosen").get_attribute("data-id") == "12"
+    assert visitor.overflow() == []
+    visitor.tab("Look inside")
+    page.click("text=the chicken runs to the right while the rose grows")
+    page.wait_for_selector("text=whole sentence")
+    page.click(".layer-button:has-text('chicken')")
+    assert page.locator(".maps .layer.on").count() == 4
+    page.click("text=Name every region")
+    page.wait_for_selector(".layer.on svg")
+    assert visitor.overflow() == []
+    assert visitor.outside == []
+    page.context.close()
+
+
+@pytest.mark.slow
+@needs_browser
+@pytest.mark.timeout(1800)
+def test_a_box_is_dragged_and_tapped(browser, address) -> None:
+    visitor = Visitor(browser, address)
+    page = visitor.page
+    visitor.tab("Look inside")
+    frame = page.locator(".drawing .frame").first
+    frame.scroll_into_view_if_needed()
+    area = frame.bounding_box()
+    before = page.locator(".bars").last.inner_text()
+    page.mouse.move(area["x"] + 0.05 * area["width"], area["y"] + 0.05 * area["height"])
+    page.mouse.down()
+    page.mouse.move(area["x"] + 0.3 * area["width"], area["y"] + 0.95 * area["height"], steps=4)
+    page.mouse.up()
+    page.wait_for_function("text => document.querySelector('.bars').innerText !== text", arg=before)
+    styles = page.locator(".drawing .box").evaluate_all("boxes => boxes.map(box => box.style.cssText)")
+    assert (
+        len(set(styles)) == 1 and "top: 0%" in styles[0] and "width: 50%" in styles[0] and "height: 100%" in styles[0]
+    )
+    frame.click(position={"x": 0.9 * area["width"], "y": 0.9 * area["height"]})
+    page.wait_for_function("() => document.querySelector('.drawing .box').style.left === '50%'")
+    page.context.close()
+
+
+@pytest.mark.slow
+@needs_browser
+@pytest.mark.timeout(1800)
+def test_two_visitors_upload_and_err(browser, address, tmp_path) -> None:
+    good = write_video(tmp_path / "holiday.mp4", seed=7, frames=12, size=64)
+    long = write_video(tmp_path / "long.mp4", seed=8, frames=6 * 61)
+    notes = tmp_path / "notes.mp4"
+    notes.write_text("only words")
+    one, other = Visitor(browser, address), Visitor(browser, address)
+    one.upload(good)
+    one.page.wait_for_selector(".pick.chosen:has-text('holiday')")
+    assert one.page.locator(".pick").count() == 25
+    assert other.page.locator(".pick").count() == 24
+
+    other.upload(notes)
+    other.toast("is not a video")
+    assert other.page.locator(".block .error:visible").count() == 0  # nothing covers the clips
+    other.upload(long)
+    other.toast("lasts 61 seconds")
+    with (tmp_path / "large.mp4").open("wb") as file:
+        file.truncate(21 * 1024**2)
+    other.upload(tmp_path / "large.mp4")
+    other.toast("maximum allowed size")
+    assert other.page.locator(".pick").count() == 24
+
+    for visitor in (one, other):
+        visitor.tab("Ask")
+        visitor.page.click("role=button[name='Ask']")
+        visitor.toast("Ask something")
+    one.page.fill("label:has-text('Question') textarea", "what moves?")
+    one.page.click("role=button[name='Ask']")
+    one.page.wait_for_selector(".bars li")
+    assert one.page.locator(".stage figcaption").inner_text() == "holiday"
+
+    one.tab("Search")
+    one.page.fill("label:has-text('What happens') textarea", "a squirrel grows")
+    one.page.keyboard.press("Enter")
+    one.toast("squirrel")
+    one.page.wait_for_selector(".card.best")
+    one.page.click("text=Remove my clips")
+    one.page.wait_for_selector(".pick.chosen:has-text('bell bouncing')")
+    assert one.page.locator(".pick").count() == 24
+    assert one.outside == [] and other.outside == []
+    for visitor in (one, other):
+        visitor.page.context.close()

@@ -1,0 +1,114 @@
+"""What the scripts of the pre-training study measure and print is what they say."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from fixtures import tiny
+
+from alpro_hf import AlproForPreTraining
+from alpro_hf.sprites.world import Actor, Scene
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+@pytest.fixture(autouse=True)
+def scripts(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "scripts"))
+
+
+@pytest.mark.parametrize(
+    ("x", "action", "share"),
+    [(0.25, "clockwise", 1), (0.75, "clockwise", 0), (0.5, "clockwise", 0.5), (0.25, "disappear", 0.5)],
+)
+def test_how_much_of_a_sprite_a_crop_holds(x, action, share):
+    from teacher_sprites import shares_inside
+
+    scene = Scene("one", (Actor("fox", action, x, 0.5, 0.2, 0.5),), look=0)
+    left_half = torch.zeros(4, 4, dtype=torch.bool)
+    left_half[:, :2] = True
+    assert shares_inside(scene, left_half) == {"fox": pytest.approx(share, abs=0.01)}
+
+
+def test_scores_of_a_teacher_by_hand():
+    from teacher_sprites import score
+
+    names = ["fox", "owl", "bus", "cup", "hat", "key", "pan"]
+    labels = torch.full((4, 7), 0.02)
+    labels[0, 0] = 0.88  # right and sure
+    labels[1] = torch.tensor([0.15, 0.14, 0.16, 0.13, 0.14, 0.14, 0.14])  # owl is third at best, not sure
+    labels[2, 3] = 0.88  # sure, wrong
+    labels[3, 3] = 0.88  # holds no sprite it knows
+    found = score(labels, names, ["fox", "owl", "pan", None], threshold=0.2)
+    assert found["crops"] == 3
+    assert found["top1"] == pytest.approx(100 / 3)
+    assert found["top5"] in (pytest.approx(200 / 3), pytest.approx(100))  # ties behind the first
+    assert found["kept"] == 75
+    assert found["kept_known"] == pytest.approx(200 / 3)
+    assert found["top1_kept"] == 50
+
+
+def test_the_table_has_means_and_spreads(tmp_path, capsys):
+    from pretrain_sprites import table
+
+    def write(losses: str, seed: int, recall: float, zero: float | None) -> None:
+        ranks = {"t2v_r1": recall, "t2v_r10": recall + 20, "t2v_median_rank": 8.0}
+        fine = {
+            "retrieval": {"vtc": ranks, "rerank": ranks},
+            "choices": {kind: {"vtc": 50.0, "vtm": 60.0} for kind in ("opposite", "swapped")},
+            "qa": {"accuracy": 30.0 + seed},
+        }
+        shot = {} if zero is None else {"test": {"retrieval": {"vtc": {"t2v_r10": zero}}}}
+        result = {"losses": losses, "seed": seed, "fine-tuned": {"test": fine}, "zero-shot": shot}
+        (tmp_path / f"seed{seed}-{losses}.json").write_text(json.dumps(result))
+
+    for seed, (none, everything) in enumerate([(2, 10), (4, 13)]):
+        write("none", seed, none, None)
+        write("all", seed, everything, 5.0)
+    write("mlm+vtm", 0, 7, None)
+    table(tmp_path, ["test"])
+    lines = capsys.readouterr().out.splitlines()
+    same = "60.0 ± 0.0 | 60.0 ± 0.0 | 30.5 ± 0.7"
+    assert f"| none | 2 | 3.0 ± 1.4 | 23.0 ± 1.4 | 8.0 ± 0.0 | 23.0 ± 1.4 | {same} |  |" in lines
+    assert f"| all | 2 | 11.5 ± 2.1 | 31.5 ± 2.1 | 8.0 ± 0.0 | 31.5 ± 2.1 | {same} | 5.0 ± 0.0 |" in lines
+    assert "| mlm+vtm | 1 | 7.0 | 27.0 | 8.0 | 27.0 | 60.0 | 60.0 | 30.0 |  |" in lines
+    assert (tmp_path / "table.png").stat().st_size > 1000
+
+
+def test_checkpointing_keeps_less_for_the_backward_pass(monkeypatch):
+    import pretraining_cost as cost
+
+    monkeypatch.setattr(cost, "ENTITIES", 3)
+    monkeypatch.setattr(cost, "LENGTH", 6)
+    config = tiny.config(entities=["fox", "owl", "bus"])
+    batch = cost.batch_of(2, config)
+    model = AlproForPreTraining(config).train()
+    whole = cost.kept_for_backward(model, batch)
+    model.activation_checkpointing_enable()
+    assert 0 < cost.kept_for_backward(model, batch) < 0.7 * whole
+    operations, _ = cost.counted(lambda: torch.ones(3, 4) @ torch.ones(4, 5))
+    assert operations == 2 * 3 * 4 * 5
+
+
+@pytest.mark.parametrize("folder", ["study", "study/scale4"])
+def test_the_log_has_the_tables_of_the_results(folder, tmp_path, capsys):
+    from pretrain_sprites import table
+
+    for path in (DOCS / folder).glob("seed*.json"):
+        shutil.copy(path, tmp_path)
+    table(tmp_path, ["test", "test-hard"])
+    printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert len(printed) == 2 * (2 + 5)
+    assert set(printed) <= set((DOCS / "experiments.md").read_text().splitlines())
+
+
+def test_the_log_has_the_numbers_of_the_models_trained_on(capsys):
+    from retrain_sprites import print_table
+
+    print_table(json.loads((DOCS / "study" / "retrain.json").read_text()))
+    printed = [line.split("|")[2:] for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    shown = [line.split("|")[2:] for line in (DOCS / "experiments.md").read_text().splitlines()]
+    assert len(printed) == 2 * (2 + 3)
+    assert all(cells in shown for cells in printed)
