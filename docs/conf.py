@@ -116,7 +116,8 @@ def link_short_name(app: Sphinx, env: BuildEnvironment, node: pending_xref, cont
     if node["refdomain"] != "py":
         return None
     domain = env.domains.python_domain
-    found = [name for name in domain.objects if name.endswith(f".{node['reftarget']}")]
+    ending = f".{node['reftarget']}"
+    found = [name for name, entry in domain.objects.items() if name.endswith(ending) and not entry.aliased]
     if len(found) != 1:
         return None
     return domain.resolve_xref(env, node["refdoc"], app.builder, "obj", found[0], node, content)
