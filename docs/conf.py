@@ -52,21 +52,22 @@ python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 100
 
 
-def fences_to_directives(lines: list[str]) -> list[str]:
-    """Fenced code blocks, which the Hub and editors show well, as the directives that Sphinx reads."""
+def markdown_to_rst(lines: list[str]) -> list[str]:
+    """Write what docstrings have of Markdown, fenced code and bare asterisks, as reStructuredText."""
     out: list[str] = []
     fenced, margin = False, ""
     for line in lines:
         fence = re.fullmatch(r"(\s*)```(\w*)", line)
         if fence and not fenced:
             fenced, margin = True, fence[1]
-            # the prompt of an interactive session is no Python
+            # the lexer of Python takes the prompts of an interactive session for errors
             out += ["", f"{margin}.. code-block:: {'pycon' if fence[2] == 'python' else fence[2] or 'text'}", ""]
         elif fence:
             fenced = False
             out.append("")
         else:
-            out.append(f"    {line}" if fenced and line else line)
+            text = line.replace(", *", r", \\*")  # a shape, as in (T, 3, *size): no emphasis begins here
+            out.append(f"    {line}" if fenced and line else text)
     return out
 
 
@@ -99,7 +100,7 @@ def own_signature(app: Sphinx, what: str, name: str, obj: Any, *_: Any) -> tuple
 
 
 def rewrite_docstring(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    lines[:] = fences_to_directives(lines)
+    lines[:] = markdown_to_rst(lines)
     if what == "class" and dataclasses.is_dataclass(obj):
         add_field_helps(obj, lines)
 

@@ -1,10 +1,10 @@
-"""Peak memory of loading annotations, by the number of their rows.
+"""Measure time and peak memory of loading annotations, by the number of rows.
 
-    python scripts/annotations_memory.py [--rows 100000 1000000] [--folder DIR]
+    python scripts/benchmarks/annotations_memory.py [--rows 100000 1000000] [--folder DIR]
 
-Writes synthetic files in published layouts and loads each in a fresh process. The columns: seconds of
-`load_annotations`; peak resident memory of the process, in MB, and how much of it came on top of the imports. `looked
-up` has an empty file for every clip, in folders of a thousand; it needs that many inodes.
+The script writes synthetic files in published layouts and loads each in a fresh process. The table shows the seconds
+of `load_annotations`, the peak resident memory of the process in MB, and the part of it above the imports. The row
+"looked up" resolves every clip to an empty file. It needs as many inodes as rows.
 """
 
 import argparse
@@ -25,12 +25,13 @@ WORDS = TEXT.split()
 
 
 def captions(rows: int) -> Iterator[tuple[str, str]]:
-    """Id and a caption of fourteen words, each different."""
+    """Ids and captions of fourteen words; no two captions are equal."""
     for i in range(rows):
         yield str(1_000_000_000 + i), " ".join(WORDS[(i // 7**j + j) % len(WORDS)] for j in range(13)) + f" {i}"
 
 
 def page(identity: str) -> str:
+    """The folder of a clip, with a thousand clips each, as WebVid has them."""
     start = int(identity) % 1_000_000_000 // 1000
     return f"{start:06d}_{start + 1:06d}"
 
@@ -81,6 +82,7 @@ def write_clips(folder: Path, rows: int) -> None:
         os.close(os.open(folder / page(identity) / f"{identity}.mp4", os.O_CREAT | os.O_WRONLY))
 
 
+# title -> (annotation kind, file name, function that writes it)
 FILES: dict[str, tuple[str, str, Callable[[Path, int], None]]] = {
     "WebVid CSV": ("webvid", "webvid.csv", write_webvid),
     "JSON lines": ("released-retrieval", "released.jsonl", write_released),
@@ -90,12 +92,12 @@ FILES: dict[str, tuple[str, str, Callable[[Path, int], None]]] = {
 
 
 def peak() -> float:
-    """Peak resident memory of this process in MB; the system counts in KB, macOS in bytes."""
+    """Peak resident memory of this process in MB. Linux reports KB, macOS bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
 
 
 def measure(kind: str, path: str, videos: str | None) -> None:
-    """Prints rows, seconds, peak and what the imports had taken, as JSON."""
+    """Load a file and print rows, seconds, peak memory and peak memory before loading, as JSON."""
     from alpro_hf.data.annotations import load_annotations
 
     before, start = peak(), time.perf_counter()
@@ -106,14 +108,20 @@ def measure(kind: str, path: str, videos: str | None) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000], help="sizes of the files")
-    parser.add_argument("--folder", type=Path, help="where to write; a temporary folder by default")
+    parser.add_argument(
+        "--rows",
+        type=int,
+        nargs="+",
+        default=[100_000, 1_000_000],
+        help="sizes of the files (default: 100000 1000000)",
+    )
+    parser.add_argument("--folder", type=Path, help="folder to write to (default: the temporary folder of the system)")
     parser.add_argument("--measure", nargs="+", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
         measure(*arguments.measure, *[None] * (3 - len(arguments.measure)))
         return
-    print(f"Python {sys.version.split()[0]}, {platform.system()} {platform.machine()}, one fresh process a line\n")
+    print(f"Python {sys.version.split()[0]}, {platform.system()} {platform.machine()}, one fresh process per line\n")
     print("| file | rows | file size MB | seconds | peak MB | above the imports MB |")
     print("| --- | ---: | ---: | ---: | ---: | ---: |")
     for rows in arguments.rows:
@@ -126,6 +134,7 @@ def main() -> None:
 
 
 def report(title: str, kind: str, path: Path, *videos: str) -> None:
+    """Measure a file in a fresh process, because the peak of a process never falls, and print its row."""
     command = [sys.executable, __file__, "--measure", kind, str(path), *videos]
     output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
     count, seconds, total, before = json.loads(output.splitlines()[-1])

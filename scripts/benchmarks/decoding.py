@@ -1,7 +1,7 @@
-"""Frames of clips: our decoder, a full decode with PyAV, decord, OpenCV and torchcodec; see benchmark.py.
+"""Measure reading frames of clips: our decoder, a full decode with PyAV, decord, OpenCV and torchcodec. See run.py.
 
-Exact is counted on every clip: each frame shows its number as a row of black and white squares, read back from what a
-decoder returned.
+Each frame shows its number as a row of black and white squares. The benchmark reads the number back from the frames
+that a decoder returns, and so counts on every clip whether the decoder is exact.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from typing import Any
 
 import av
 import numpy as np
-from benchmark import RESULTS, peak_memory_mb, write
+from common import RESULTS_FOLDER, peak_memory_mb, write
 
 from alpro_hf.model.decoding import decode, probe
 from alpro_hf.model.decoding_table import FrameTable
@@ -35,14 +35,20 @@ OPTIONS = {
     "libsvtav1": {"preset": "12"},
 }
 SIZES = {360: (640, 360), 720: (1280, 720), 1080: (1920, 1080)}
-BITS, RATE, SHORT = 16, 30, 10
-PACKAGES = {"OpenCV": "opencv-python-headless"}
+BITS, RATE = 16, 30  # squares that show the number of a frame; frames per second
+SHORT = 10  # seconds; longer clips repeat a shorter one, because encoding them takes too long
+# decoder -> its name on PyPI, where that differs
+DISTRIBUTIONS = {"OpenCV": "opencv-python-headless"}
+# titles of the two tables; docs/benchmarks/decoding.json and the plot use them as keys
 CPU, WALL = "cpu ms, one thread each", "wall ms, all cores each"
-CACHE = Path(tempfile.gettempdir()) / "alpro-benchmark-clips"
+CLIP_FOLDER = Path(tempfile.gettempdir()) / "alpro-benchmark-clips"
 
 
 def make(path: Path, codec: str, height: int, gop: int, frames: int) -> Path:
-    """A clip of two textured layers that move against each other under grain, each frame with its number; kept."""
+    """A clip of two textures that move against each other under grain. Each frame shows its number.
+
+    The file stays in `CLIP_FOLDER` for the next run.
+    """
     if path.exists():
         return path
     width, height = SIZES[height]
@@ -52,7 +58,7 @@ def make(path: Path, codec: str, height: int, gop: int, frames: int) -> Path:
     grain = rng.normal(0, 3, (8, height, width, 1)).astype(np.int16)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial_path = path.with_name(f".{path.name}")
-    policy = os.sched_getscheduler(0), os.sched_getparam(0)  # SVT-AV1 sets another as root
+    policy = os.sched_getscheduler(0), os.sched_getparam(0)  # SVT-AV1 changes it when run as root
     with av.open(str(partial_path), "w", format="mp4") as container:
         stream = container.add_stream(ENCODERS[codec], rate=RATE, options=OPTIONS[ENCODERS[codec]])
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
@@ -71,7 +77,7 @@ def make(path: Path, codec: str, height: int, gop: int, frames: int) -> Path:
 
 
 def repeat(path: Path, base: Path, times: int) -> Path:
-    """A long clip: a short one over and over, without encoding it again; kept."""
+    """A long clip that repeats the packets of a short one, without encoding again. The file stays for the next run."""
     if path.exists():
         return path
     partial_path = path.with_name(f".{path.name}")
@@ -91,16 +97,18 @@ def repeat(path: Path, base: Path, times: int) -> Path:
 
 
 def clip(codec: str, height: int, gop: int, seconds: int) -> Path:
-    path = CACHE / f"{codec}-{height}-{gop}-{seconds}s.mp4"
+    """The file of a clip with a key frame every `gop` frames; made if it is missing."""
+    path = CLIP_FOLDER / f"{codec}-{height}-{gop}-{seconds}s.mp4"
     if seconds <= SHORT:
         return make(path, codec, height, gop, seconds * RATE)
+    # whole groups of pictures, or a repetition would not begin with a key frame at the right distance
     frames = gop * max(1, 240 // gop)
-    base = make(CACHE / f"{codec}-{height}-{gop}-{frames}.mp4", codec, height, gop, frames)
+    base = make(CLIP_FOLDER / f"{codec}-{height}-{gop}-{frames}.mp4", codec, height, gop, frames)
     return repeat(path, base, seconds * RATE // frames)
 
 
 def texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """(height, width, 3) int16, details of all sizes as in a photograph."""
+    """Noise with details of several sizes, as in a photograph: int16 (height, width, 3)."""
     total = np.zeros((height, width, 3))
     for size in (4, 8, 16, 40):
         total += (
@@ -113,10 +121,12 @@ def texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
 
 
 def moved(near: np.ndarray, far: np.ndarray, shape: np.ndarray, number: int) -> list[tuple[np.ndarray, Any]]:
+    """Both textures and the mask between them, each with its shift in pixels at frame `number`."""
     return [(near, (number, 3 * number)), (far, (0, -number)), (shape, (number, 3 * number))]
 
 
 def number_of(frame: np.ndarray) -> int:
+    """The number that a decoded frame shows."""
     square = frame.shape[1] // BITS
     middles = [frame[square // 2, bit * square + square // 2].mean() > 127 for bit in range(BITS)]
     return sum(1 << bit for bit, white in enumerate(middles) if white)
@@ -127,19 +137,21 @@ def ours(path: Path, wanted: list[int], threads: int) -> list[np.ndarray]:
 
 
 def ours_again(path: Path, wanted: list[int], threads: int) -> list[np.ndarray]:
-    """With the frame table that an index keeps."""
+    """Our decoder with the frame table that an index keeps."""
     table = FrameTable.from_bytes(kept_table(path))
     return [frame.numpy() for frame in decode(path, wanted, threads=threads, table=table).pixels.permute(0, 2, 3, 1)]
 
 
 @cache
 def kept_table(path: Path) -> bytes:
+    """The frame table of a clip as an index stores it."""
     table = decode(path, [0]).table
     assert table is not None
     return table.to_bytes()
 
 
 def whole(path: Path, wanted: list[int], threads: int) -> list[np.ndarray]:
+    """PyAV decodes every frame: the reference for the right frames."""
     kept = []
     with av.open(str(path)) as container:
         container.streams.video[0].thread_type = "AUTO"
@@ -184,8 +196,9 @@ def by_torchcodec(path: Path, wanted: list[int], threads: int) -> list[np.ndarra
     return list(decoder.get_frames_at(wanted).data.numpy())
 
 
-Decoder = Callable[[Path, list[int], int], list[np.ndarray]]  # of path, frames and threads (0: all cores)
+Decoder = Callable[[Path, list[int], int], list[np.ndarray]]  # (file, wanted frames, threads; 0: all cores) -> frames
 OURS = ("ours", AGAIN := "ours, a second time")
+# name -> (module that must be installed, None if it always is; function)
 DECODERS: dict[str, tuple[str | None, Decoder]] = {
     "ours": (None, ours),
     AGAIN: (None, ours_again),
@@ -198,32 +211,36 @@ DECODERS: dict[str, tuple[str | None, Decoder]] = {
 
 
 def timed(frames_of: Decoder, path: Path, wanted: list[int], threads: int) -> tuple[Any, float, float]:
-    """What came out (None: an error), `cpu` and `wall` milliseconds."""
+    """The frames (None after an error), and `cpu` and `wall` milliseconds."""
     wall, cpu = time.perf_counter(), time.process_time()
     try:
         frames = frames_of(path, wanted, threads)
-    except (RuntimeError, IndexError, av.error.FFmpegError) as error:  # of torchcodec and decord: RuntimeError
+    except (RuntimeError, IndexError, av.error.FFmpegError) as error:  # torchcodec and decord: RuntimeError
         print(f"{path.name}: {frames_of.__name__}: {str(error).splitlines()[0]}")
         frames = None
     return frames, 1000 * (time.process_time() - cpu), 1000 * (time.perf_counter() - wall)
 
 
+# decoder -> (cpu ms with one thread, wall ms with all cores) of each round
 Costs = dict[str, list[tuple[float, float]]]
 
 
 def both(frames_of: Decoder, path: Path, wanted: list[int]) -> tuple[list[Any], tuple[float, float]]:
-    """What came out with one thread and with all cores; milliseconds of `cpu` for the one and `wall` for the other."""
+    """Frames with one thread and with all cores; `cpu` milliseconds of the first and `wall` of the second."""
     one, cpu, _ = timed(frames_of, path, wanted, 1)
     every, _, wall = timed(frames_of, path, wanted, 0)
     return [one, every], (cpu, wall)
 
 
-def first_try(there: dict[str, Any], path: Path, wanted: list[int]) -> tuple[dict[str, list[Any]], Costs]:
-    """Whether each decoder shows the numbers that a decode of the whole clip does (None: it fails), with one thread
-    and with all cores; what that cost."""
+def first_try(available: dict[str, Any], path: Path, wanted: list[int]) -> tuple[dict[str, list[Any]], Costs]:
+    """Compare the frames of each decoder with those of a full decode, with one thread and with all cores.
+
+    Returns:
+        For each decoder two values, True for the right frames and None after an error, and the costs of this try.
+    """
     shown: dict[str, Any] = {}
     costs: Costs = {}
-    for name, frames_of in there.items():
+    for name, frames_of in available.items():
         tries, cost = both(frames_of, path, wanted)
         shown[name] = [None if frames is None else [number_of(frame) for frame in frames] for frames in tries]
         costs[name] = [cost]
@@ -234,8 +251,11 @@ def first_try(there: dict[str, Any], path: Path, wanted: list[int]) -> tuple[dic
     return exact, costs
 
 
-def repeat_fast(there: dict[str, Any], path: Path, wanted: list[int], exact: Any, costs: Costs, rounds: int) -> None:
-    """Rounds of those that may be the fastest exact decoder, in turn; their first try no longer counts."""
+def repeat_fast(
+    available: dict[str, Any], path: Path, wanted: list[int], exact: Any, costs: Costs, rounds: int
+) -> None:
+    """Repeat in turns the decoders that may be the fastest exact one. The rounds replace the first try in `costs`."""
+    # a slow decoder cannot become the fastest by noise, and repeating it takes most of the time
     limits = [1.6 * min(cost[0][clock] for name, cost in costs.items() if exact[name][clock]) for clock in (0, 1)]
     fast = [
         name
@@ -244,11 +264,12 @@ def repeat_fast(there: dict[str, Any], path: Path, wanted: list[int], exact: Any
     ]
     for round_ in range(rounds):
         for name in fast:
-            cost = both(there[name], path, wanted)[1]
+            cost = both(available[name], path, wanted)[1]
             costs[name] = [*costs[name], cost] if round_ else [cost]
 
 
 def medians(exact: dict[str, Any], costs: Costs) -> dict[str, dict[str, Any]]:
+    """For each decoder whether it is exact, and the medians of both clocks."""
     found = {}
     for name, pairs in costs.items():
         found[name] = {"exact": exact[name], "cost": [statistics.median(one) for one in zip(*pairs, strict=True)]}
@@ -256,7 +277,7 @@ def medians(exact: dict[str, Any], costs: Costs) -> dict[str, dict[str, Any]]:
 
 
 def row_of(about: str, found: dict[str, dict[str, Any]], clock: int) -> dict[str, Any]:
-    """Milliseconds, and how ours compares with the fastest of the other exact decoders."""
+    """A row of the table: milliseconds of each decoder, and ours divided by the fastest other exact decoder."""
     row: dict[str, Any] = {"clip": about}
     others = {}
     for name, one in found.items():
@@ -271,6 +292,7 @@ def row_of(about: str, found: dict[str, dict[str, Any]], clock: int) -> dict[str
 
 
 def summary(tables: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """How often our decoder is the fastest or close to it, by table and with or without a frame table."""
     lines = []
     for title, rows in tables.items():
         for ratio in ("ratio", "ratio, a second time"):
@@ -288,11 +310,12 @@ def summary(tables: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
     return lines
 
 
-# One decode in a fresh process, which has decoded a short clip before; the peak is measured from there on.
-ONE = """
+# One decode in a fresh process. A short clip comes first, so that loading the libraries does not count in the peak.
+# Writing 5 to clear_refs resets VmHWM, the peak of resident memory.
+MEMORY_PROBE = """
 import re, sys, time
 from pathlib import Path
-import benchmark_decoding as b
+import decoding as b
 
 def status(field):
     return int(re.search(field + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
@@ -301,7 +324,7 @@ name, path, total, count = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int
 read = b.DECODERS[name][1]
 read(b.clip("h264", 360, 250, 5), [0], 1)
 if name == b.AGAIN:
-    b.kept_table(path)  # as an index has it
+    b.kept_table(path)  # an index has it before the search
 Path("/proc/self/clear_refs").write_text("5")
 before, start = status("VmRSS"), time.process_time()
 frames = read(path, [int((i + 0.5) * total / count) for i in range(count)], 1)
@@ -309,14 +332,14 @@ print(time.process_time() - start, status("VmHWM") - before, sum(frame.nbytes fo
 """
 
 
-def long_files(there: dict[str, Any]) -> list[dict[str, Any]]:
-    """What long files cost: a short clip of 360p over and over; each decoder in a process of its own."""
+def long_files(available: dict[str, Any]) -> list[dict[str, Any]]:
+    """CPU time and memory for long files, which repeat a short clip of 360p. Each decode has its own process."""
     rows = []
     for seconds, count in ((600, 8), (7200, 8), (7200, 16)):
         path, total = clip("h264", 360, 250, seconds), seconds * RATE // 250 * 250
         for name in (*OURS, "torchcodec", "decord"):
-            if name in there:
-                command = [sys.executable, "-c", ONE, name, str(path), str(total), str(count)]
+            if name in available:
+                command = [sys.executable, "-c", MEMORY_PROBE, name, str(path), str(total), str(count)]
                 done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
                 cpu, grown, frames = map(float, done.stdout.split()[-3:])
                 rows.append(
@@ -335,17 +358,18 @@ def long_files(there: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    """Measure all combinations of the options until the time is up, and write the tables."""
     os.environ.setdefault("SVT_LOG", "1")
-    there = {name: frames_of for name, (module, frames_of) in DECODERS.items() if not module or find_spec(module)}
-    missing = dict.fromkeys([name for name in DECODERS if name not in there], "not installed")
+    available = {name: frames_of for name, (module, frames_of) in DECODERS.items() if not module or find_spec(module)}
+    missing = dict.fromkeys([name for name in DECODERS if name not in available], "not installed")
     first = clip("h264", 360, 30, 5)
-    for name in [name for name in there if DECODERS[name][0]]:
+    for name in [name for name in available if DECODERS[name][0]]:
         try:
-            there[name](first, [0], 1)
-        except RuntimeError as error:  # torchcodec without FFmpeg's libraries
+            available[name](first, [0], 1)
+        except RuntimeError as error:  # torchcodec does not find the libraries of FFmpeg
             missing[name] = str(error).split(".")[0]
-            del there[name]
-    before = json.loads((RESULTS / "decoding.json").read_text())["tables"] if arguments.update else {}
+            del available[name]
+    before = json.loads((RESULTS_FOLDER / "decoding.json").read_text())["tables"] if arguments.update else {}
     by_clock = {clock: {row["clip"]: row for row in before.get(clock, [])} for clock in (CPU, WALL)}
     start = time.monotonic()
     for height, seconds, codec, gop in product(arguments.heights, arguments.seconds, arguments.codecs, arguments.gops):
@@ -357,8 +381,8 @@ def run(arguments: argparse.Namespace) -> None:
             if time.monotonic() - start > 60 * arguments.minutes:
                 continue
             wanted = [int((i + 0.5) * total / count) for i in range(count)]
-            exact, costs = first_try(there, path, wanted)
-            repeat_fast(there, path, wanted, exact, costs, arguments.rounds)
+            exact, costs = first_try(available, path, wanted)
+            repeat_fast(available, path, wanted, exact, costs, arguments.rounds)
             about = f"{codec} {height}p, key every {gop}, {seconds} s, {count} frames"
             found = medians(exact, costs)
             for clock, title in enumerate((CPU, WALL)):
@@ -366,7 +390,7 @@ def run(arguments: argparse.Namespace) -> None:
                 print(title, by_clock[title][about], flush=True)
     rows = {clock: list(found.values()) for clock, found in by_clock.items()}
     exactness = []
-    for name in there:
+    for name in available:
         wrong = {row["clip"] for found in rows.values() for row in found if isinstance(row[name], str)}
         exactness.append({"decoder": name, "exact": f"{len(rows[CPU]) - len(wrong)} of {len(rows[CPU])}"})
     exactness += [{"decoder": name, "exact": f"not measured: {why}"} for name, why in missing.items()]
@@ -375,26 +399,28 @@ def run(arguments: argparse.Namespace) -> None:
         "minutes": arguments.minutes,
         "peak memory MB": peak_memory_mb(),
         "versions": {
-            name: importlib.metadata.version(PACKAGES.get(name, name)) for name in there if DECODERS[name][0]
+            name: importlib.metadata.version(DISTRIBUTIONS.get(name, name)) for name in available if DECODERS[name][0]
         },
     }
     tables = {
         "summary": summary(rows),
         **rows,
         "exactness": exactness,
-        "long files": before.get("long files") or long_files(there),
+        "long files": before.get("long files") or long_files(available),
     }
     write("decoding", settings, tables)
 
 
 def add_arguments(commands: Any) -> None:
-    command = commands.add_parser("decoding", help="against other decoders")
-    command.add_argument("--codecs", nargs="+", choices=ENCODERS, default=list(ENCODERS))
-    command.add_argument("--heights", type=int, nargs="+", choices=SIZES, default=list(SIZES))
-    command.add_argument("--gops", type=int, nargs="+", default=[30, 250])
-    command.add_argument("--seconds", type=int, nargs="+", default=[5, 60])
-    command.add_argument("--frames", type=int, nargs="+", default=[8, 16])
-    command.add_argument("--minutes", type=float, default=60, help="then no further row is begun")
-    command.add_argument("--rounds", type=int, default=3)
-    command.add_argument("--update", action="store_true", help="keep the results of clips that are not measured now")
+    command = commands.add_parser("decoding", help="our decoder and others")
+    command.add_argument("--codecs", nargs="+", choices=ENCODERS, default=list(ENCODERS), help="(default: all)")
+    command.add_argument("--heights", type=int, nargs="+", choices=SIZES, default=list(SIZES), help="(default: all)")
+    command.add_argument("--gops", type=int, nargs="+", default=[30, 250], help="frames from key frame to key frame")
+    command.add_argument("--seconds", type=int, nargs="+", default=[5, 60], help="lengths of the clips")
+    command.add_argument("--frames", type=int, nargs="+", default=[8, 16], help="numbers of frames to read")
+    command.add_argument("--minutes", type=float, default=60, help="start no clip after this time (default: 60)")
+    command.add_argument("--rounds", type=int, default=3, help="of each fast decoder (default: 3)")
+    command.add_argument(
+        "--update", action="store_true", help="keep earlier results of clips that this run does not measure"
+    )
     command.set_defaults(run=run)

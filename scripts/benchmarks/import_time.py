@@ -1,9 +1,9 @@
-"""How much `import alpro_hf` adds to importing torch and transformers, which every user of it imports anyway.
+"""Measure the time that `import alpro_hf` adds to importing torch and transformers, which all users need.
 
-    python scripts/import_time.py [--repeat 5]
+    python scripts/benchmarks/import_time.py [--repeat 5]
 
-Each import runs in a fresh process under `python -X importtime`; the best of the repetitions counts. The baseline
-imports the parts of transformers that any of its video-language models needs, because the library itself is lazy.
+Each import runs in a fresh process under `python -X importtime`, and the best repetition counts. transformers imports
+lazily, so the baseline names the parts of it that every video-language model needs.
 """
 
 import argparse
@@ -18,7 +18,7 @@ OURS = "import alpro_hf"
 
 
 def seconds(statement: str) -> float:
-    """Sum of the self times that `-X importtime` prints (microseconds, first column)."""
+    """Seconds of all imports: the sum of the self times, which `-X importtime` prints in microseconds in column 1."""
     command = [sys.executable, "-X", "importtime", "-c", statement]
     report = subprocess.run(command, capture_output=True, text=True, check=True).stderr
     lines = [line.removeprefix("import time:") for line in report.splitlines() if line.startswith("import time:")]
@@ -28,13 +28,13 @@ def seconds(statement: str) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeat", type=int, default=5, help="fresh processes for each (default: 5)")
+    parser.add_argument("--repeat", type=int, default=5, help="fresh processes per side (default: 5)")
     arguments = parser.parse_args()
-    # alternating, so that whatever else the machine does falls on both
+    # in turns, so that the load of other programs affects both sides
     pairs = [(seconds(BASELINE), seconds(OURS)) for _ in range(arguments.repeat)]
     baseline, ours = (min(times) for times in zip(*pairs, strict=True))
     print(f"torch + transformers  {baseline:6.2f} s")
-    print(f"alpro_hf, all of that included  {ours:6.2f} s")
+    print(f"alpro_hf, both included  {ours:6.2f} s")
     print(f"ratio  {ours / baseline:.2f}   (best of {arguments.repeat}, Python {sys.version.split()[0]})")
 
 

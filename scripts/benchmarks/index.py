@@ -1,8 +1,8 @@
-"""The index from a thousand to a million videos; see benchmark.py.
+"""Measure the index with a thousand to a million videos. See run.py.
 
-The videos are made up: unit vectors of 256 numbers, and one small token each in place of the 197 x 768 numbers of a
-real clip (605 KB, or 605 GB a million). So building is without encoding, and searching without re-ranking, whose cost
-does not depend on the size of the index. Every size runs in a process of its own.
+The videos are synthetic: unit vectors of 256 numbers, with one small token each. The tokens of a real clip have 197 x
+768 numbers, 605 KB, which is 605 GB per million clips. Building leaves out encoding, and searching leaves out
+re-ranking, whose cost does not depend on the size of the index. Every size runs in its own process.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from benchmark import write
+from common import write
 from transformers import BertTokenizer
 
 from alpro_hf import AlproConfig, AlproForVideoTextRetrieval, AlproProcessor, AlproVideoProcessor
@@ -32,6 +32,7 @@ WIDTH, QUERIES = 256, 100
 
 
 def small_model() -> tuple[AlproForVideoTextRetrieval, AlproProcessor]:
+    """A tiny model: an index belongs to a model, but nothing here runs it."""
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     model = AlproForVideoTextRetrieval(
@@ -46,12 +47,13 @@ def small_model() -> tuple[AlproForVideoTextRetrieval, AlproProcessor]:
 
 
 def status_mb(field: str) -> float:
-    """A line of /proc/self/status: RssAnon is memory of our own, RssFile what the memory map has read so far."""
+    """A field of /proc/self/status in MB: RssAnon is allocated memory, RssFile the pages of mapped files in memory."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
 
 
 def latency(search: Any, queries: torch.Tensor) -> dict[str, float]:
+    """Milliseconds of a search for the best 10, one query at a time."""
     times = []
     for query in queries:
         started = time.perf_counter()
@@ -61,14 +63,14 @@ def latency(search: Any, queries: torch.Tensor) -> dict[str, float]:
 
 
 def make(folder: Path, videos: int, shard_size: int) -> None:
-    """An index of made-up videos, in the files of a real one."""
+    """Write an index of synthetic videos, with the same files as a real one."""
     model, processor = small_model()
     empty = VideoIndex(model, processor)
     target = IndexFolder(folder)
     folder.mkdir(parents=True)
     generator = torch.Generator().manual_seed(0)
-    centres = torch.randn(1000, WIDTH, generator=generator)  # real clips come in kinds
-    frames = np.arange(900) * 512  # half a minute
+    centres = torch.randn(1000, WIDTH, generator=generator)  # real clips form clusters
+    frames = np.arange(900) * 512  # timestamps of half a minute of video
     kept = FrameTable.of_packets(frames, frames % 128_000 == 0, True, (1 << 20, "h264", Fraction(1, 15360)))
     assert kept is not None
     table = kept.to_bytes()
@@ -84,7 +86,7 @@ def make(folder: Path, videos: int, shard_size: int) -> None:
 
 
 def measure(folder: Path, videos: int, shard_size: int) -> list[dict[str, Any]]:
-    """One size: exact search, and approximate search where FAISS is installed."""
+    """The rows of one size: exact search, and approximate search if FAISS is installed."""
     started = time.perf_counter()
     make(folder, videos, shard_size)
     built = time.perf_counter() - started
@@ -94,6 +96,7 @@ def measure(folder: Path, videos: int, shard_size: int) -> list[dict[str, Any]]:
     started = time.perf_counter()
     index = VideoIndex.load(folder, model, processor)
     loaded = time.perf_counter() - started
+    # a query is a vector of the index with noise, as a caption is close to its clip
     every = torch.cat([block[:: max(1, videos // QUERIES)] for block in index.features()])[:QUERIES]
     noise = 0.5 * torch.randn(every.shape, generator=torch.Generator().manual_seed(1)) / WIDTH**0.5
     queries = torch.nn.functional.normalize(every + noise, dim=1)
@@ -117,34 +120,39 @@ def measure(folder: Path, videos: int, shard_size: int) -> list[dict[str, Any]]:
     row |= {"disk MB": (folder / FILE).stat().st_size / 1e6} | latency(nearest, queries)
     found = nearest(queries, 10)
     hits = [len(set(one.tolist()) & set(two.tolist())) for one, two in zip(found, exact, strict=True)]
-    # its memory is its file, whole; what building has freed hides that from a measurement here
+    # no memory in this row: AnnSearch reads its whole file, and memory freed by the build would hide that
     row |= {"recall@10": sum(hits) / 10 / len(hits)}
     return [*rows, row]
 
 
 def run(arguments: argparse.Namespace) -> None:
+    """Measure each size in a process of its own: peaks and caches of one would distort the next."""
     if arguments.one:
         print(json.dumps(measure(arguments.folder, arguments.one, arguments.shard_size)))
         return
     rows = []
     for videos in arguments.videos:
         folder = Path(tempfile.mkdtemp(dir=arguments.folder)) / "index"
-        command = [sys.executable, str(Path(__file__).with_name("benchmark.py")), "index", "--one", str(videos)]
+        command = [sys.executable, str(Path(__file__).with_name("run.py")), "index", "--one", str(videos)]
         command += ["--folder", str(folder), "--shard-size", str(arguments.shard_size)]
         command += ["--threads", str(arguments.threads)]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         rows += json.loads(done.stdout.splitlines()[-1])
         shutil.rmtree(folder.parent)
         print(*rows[-2:], sep="\n", file=sys.stderr, flush=True)
-        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024  # of the process with the most
+        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024  # the largest of all sizes so far
         settings = {"shard_size": arguments.shard_size, "width": WIDTH, "highest peak MB": peak}
-        write("index", settings, {"index": rows})  # after each size, for the next takes ten times as long
+        write("index", settings, {"index": rows})  # after each size, because the next takes ten times as long
 
 
 def add_arguments(commands: Any) -> None:
-    command = commands.add_parser("index", help="10^3 to 10^6 videos")
-    command.add_argument("--videos", type=int, nargs="+", default=[10**3, 10**4, 10**5, 10**6])
-    command.add_argument("--shard-size", type=int, default=16_384)
-    command.add_argument("--folder", type=Path, help="where to write (default: the system's folder of such files)")
+    command = commands.add_parser("index", help="the index with 10^3 to 10^6 videos")
+    command.add_argument(
+        "--videos", type=int, nargs="+", default=[10**3, 10**4, 10**5, 10**6], help="sizes to measure"
+    )
+    command.add_argument("--shard-size", type=int, default=16_384, help="videos per shard (default: %(default)s)")
+    command.add_argument(
+        "--folder", type=Path, help="folder to write to (default: the temporary folder of the system)"
+    )
     command.add_argument("--one", type=int, help=argparse.SUPPRESS)
     command.set_defaults(run=run)

@@ -1,8 +1,8 @@
-"""Evaluation and training steps, ours against the plain way; see benchmark.py.
+"""Measure evaluation and training steps of this package against the plain algorithm. See run.py.
 
-The plain way is the algorithm of the original code: eager attention in float32, texts padded to 40 tokens, every clip
-encoded again for each 64 texts and every text again for each clip, all tokens through the last fusion layer; in
-training one pass of the fusion encoder for each kind of pair.
+"Plain" is the algorithm of the original code. It uses eager attention in float32 and texts padded to 40 tokens. It
+encodes each clip again for every 64 texts and each text again for every clip, and passes all tokens through the last
+fusion layer. In training, it passes each kind of pair through the fusion encoder separately.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmark import NOT_HERE, alternate, peak_memory_mb, write
+from common import NO_BF16, alternate, peak_memory_mb, write
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
@@ -32,37 +32,36 @@ from alpro_hf.loading import fast_bfloat16
 from alpro_hf.model.loss_alpro import classification_loss
 from alpro_hf.sprites.rows import SpriteRows
 
-PADDED, ENCODED_FOR = 40, 64
-SPRITE_TOKENS = 48
+PADDED, ENCODED_FOR = 40, 64  # of the plain algorithm: tokens of a text; texts per encoding of a clip
 Model = AlproForVideoTextRetrieval
 
 
 def build(size: str) -> Model:
-    """The model of the paper with random weights, or the bundled one."""
+    """The model of the paper with random weights (`base`), or the bundled one (`sprites`)."""
     torch.manual_seed(0)
     return (Model(AlproConfig()) if size == "base" else Model.from_pretrained(bundled_model("retrieval"))).eval()
 
 
 def twin(model: Model) -> Model:
-    """Another model of the same weights, not copies."""
+    """Another model that shares the weights of this one."""
     return copy.deepcopy(model, memo={id(weight): weight for weight in model.parameters()})
 
 
 def plain(model: Model) -> Model:
-    """The same weights with eager attention."""
+    """A model with the same weights and eager attention."""
     model = twin(model)
     model.set_attn_implementation("eager")
     return model
 
 
 def lengths(count: int) -> torch.Tensor:
-    """Tokens of captions: 6 to 22, 12 on average, as those of MSR-VTT have."""
+    """Numbers of tokens as in captions of MSR-VTT: 6 to 22, 12 on average. Shape (count,)."""
     generator = torch.Generator().manual_seed(0)
     return (6 + torch.poisson(torch.full((count,), 6.0), generator)).clamp(max=22).long()
 
 
 def texts(count: int, vocabulary: int, padded: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Equal words whatever they are padded to; None: to the longest."""
+    """Token ids and mask, each (count, tokens). The words do not depend on the padding; None pads to the longest."""
     sizes = lengths(count)
     words = torch.randint(5, vocabulary, (count, PADDED), generator=torch.Generator().manual_seed(1))
     mask = (torch.arange(padded or int(sizes.max())) < sizes[:, None]).long()
@@ -70,19 +69,20 @@ def texts(count: int, vocabulary: int, padded: int | None = None) -> tuple[torch
 
 
 def flops(run: Callable[[], object]) -> float:
-    # attention as plain products: of the fused kernels the counter knows only some
+    """Operations of a call; a multiplication and an addition are two."""
+    # the counter knows only some of the fused kernels, so attention runs as plain products
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         run()
     return float(counter.get_total_flops())
 
 
 def every_token(model: Model, text: torch.Tensor, mask: torch.Tensor | None, video: torch.Tensor) -> torch.Tensor:
-    """Matching that computes the whole last layer."""
+    """Matching logits (pairs, 2), with all tokens through the last fusion layer."""
     return model.vtm_head(model.alpro.fuse(text, mask, video).last_hidden_state[:, 0])
 
 
 class Packed(torch.nn.Module):
-    """A linear layer whose weights oneDNN has laid out for the machine, on a CPU; inference only."""
+    """A linear layer for inference on a CPU, with its weights in the layout that oneDNN prefers on this machine."""
 
     def __init__(self, linear: torch.nn.Linear, rows: int):
         super().__init__()
@@ -94,7 +94,7 @@ class Packed(torch.nn.Module):
 
 
 def packed(model: Model, rows: int) -> Model:
-    """A copy whose fusion layers are `Packed`."""
+    """A copy of the model whose fusion layers use `Packed`."""
     model = copy.deepcopy(model)
     for layer in model.alpro.text_model.layers[model.config.text_config.fusion_layer :]:
         for part in layer.modules():
@@ -105,18 +105,19 @@ def packed(model: Model, rows: int) -> Model:
 
 
 def clock(device: str) -> str:
-    """What a rate is a rate of: on a CPU that others use too, the time that was ours."""
+    """The clock of a rate: CPU time on a CPU, which other programs may share, and elapsed time on a GPU."""
     return "cpu" if device == "cpu" else "wall"
 
 
 def gemm_peak(dtype: torch.dtype, device: str, size: int) -> float:
-    """FLOP/s of one large matrix product."""
+    """FLOP/s of one large matrix product, the practical limit of the machine."""
     one, two = (torch.randn(size, size, dtype=dtype, device=device) for _ in range(2))
     return 2 * size**3 / alternate({"": partial(torch.mm, one, two)}, 5, device)[""][clock(device)]
 
 
 @torch.inference_mode()
 def inference(arguments: argparse.Namespace) -> None:
+    """Measure encoding a clip, encoding a text and matching a pair; calculate whole evaluations from these parts."""
     device, clips, count_texts = arguments.device, arguments.clips, arguments.texts
     ours = build(arguments.size).to(device)
     naive, video_config = plain(ours), ours.config.video_config
@@ -128,7 +129,7 @@ def inference(arguments: argparse.Namespace) -> None:
     text = ours.alpro.get_text_features(ids, mask).last_hidden_state
     tokens = 1 + (size // video_config.patch_size) ** 2
     video = torch.randn(clips, tokens, text.shape[2], device=device)
-    pairs = torch.cartesian_prod(torch.arange(count_texts), torch.arange(clips))  # all: as in an evaluation
+    pairs = torch.cartesian_prod(torch.arange(count_texts), torch.arange(clips))  # every text with every clip
     of_text, of_clip = pairs.to(device).unbind(dim=1)
     whole = text[of_text], mask[of_text], video[of_clip]
     timed = partial(alternate, rounds=arguments.rounds, device=device)
@@ -196,13 +197,13 @@ def inference(arguments: argparse.Namespace) -> None:
 def savings(
     ours: Model, naive: Model, text: Any, mask: Any, video: Any, timed: Any, compiling: bool
 ) -> list[dict[str, Any]]:
-    """Each exact saving alone; those before the line of the cache against the pair as the plain way fuses it."""
+    """Each exact saving alone, before and after, with the largest difference of the logits."""
     pairs = torch.cartesian_prod(torch.arange(len(text)), torch.arange(len(video)))
     of_text, of_clip = pairs.to(text.device).unbind(dim=1)
     whole = text[of_text], mask[of_text], video[of_clip]
     short = int(lengths(len(text)).float().mean())
     one, nothing_padded = text[of_text, :short].contiguous(), torch.ones_like(mask[of_text, :short])
-    quarter = slice(0, max(8, len(pairs) // 4))  # pairs enough for what does not depend on how many
+    quarter = slice(0, max(8, len(pairs) // 4))  # enough pairs where their number does not matter
     rows = len(one[quarter]) * (short + video.shape[1])
     cases: dict[str, tuple[Callable[[], torch.Tensor], Callable[[], torch.Tensor]]] = {
         "sdpa for eager attention": (
@@ -215,7 +216,7 @@ def savings(
         ),
         "padded to the batch's longest, batches by length": (
             lambda: every_token(ours, *whole),
-            lambda: _whole_by_length(ours, *whole),
+            lambda: matched_by_length(ours, *whole),
         ),
         "no mask where nothing is padded": (
             lambda: every_token(naive, one[quarter], nothing_padded[quarter], whole[2][quarter]),
@@ -245,7 +246,7 @@ def savings(
     table = []
     for name, (before, after) in cases.items():
         found = timed({"before": before, "after": after})
-        counted = "oneDNN" not in name and "compile" not in name  # those the counter cannot look into
+        counted = "oneDNN" not in name and "compile" not in name  # the counter cannot see into those
         table.append(
             {
                 "saving": name,
@@ -258,7 +259,8 @@ def savings(
     return table
 
 
-def _whole_by_length(model: Model, text: Any, mask: Any, video: Any) -> torch.Tensor:
+def matched_by_length(model: Model, text: Any, mask: Any, video: Any) -> torch.Tensor:
+    """Matching logits (pairs, 2) in four batches by length, each padded to its own longest text."""
     logits = torch.empty(len(text), 2, device=text.device)
     for rows in mask.sum(dim=1).argsort().split(max(1, len(text) // 4)):
         longest = int(mask[rows].sum(dim=1).max())
@@ -267,7 +269,7 @@ def _whole_by_length(model: Model, text: Any, mask: Any, video: Any) -> torch.Te
 
 
 def evaluations(cost: dict[tuple[str, str], dict[str, float]], half: bool) -> list[dict[str, Any]]:
-    """n texts and n clips: seconds and FLOP of the parts, times how often each runs. Not run as a whole."""
+    """Cost of evaluations with n texts and n clips: cost of each part times how often it runs. Nothing runs here."""
     rows: list[dict[str, Any]] = []
     for n in (100, 1000):
         again = math.ceil(n / ENCODED_FOR)
@@ -292,14 +294,14 @@ def evaluations(cost: dict[tuple[str, str], dict[str, float]], half: bool) -> li
                 row |= {f"ratio {key}": base[key] / total[key] for key in ("wall", "cpu")}
                 row["ratio FLOP"] = base["flops"] / total["flops"]
             else:
-                row["PFLOP"] = NOT_HERE
+                row["PFLOP"] = NO_BF16
             rows.append(row)
     return rows
 
 
 @torch.inference_mode()
 def accuracy(arguments: argparse.Namespace) -> None:
-    """R@k of the bundled model on rendered clips under savings that are not exact."""
+    """R@k of the bundled model on rendered clips under inexact savings."""
     source = bundled_model("retrieval")
     model, processor = Model.from_pretrained(source).eval(), AlproProcessor.from_pretrained(source)
     lines = (arguments.data / "retrieval.jsonl").read_text().splitlines()[: arguments.clips]
@@ -341,7 +343,7 @@ def accuracy(arguments: argparse.Namespace) -> None:
 
 
 def plain_step(model: Model, batch: dict[str, torch.Tensor], generator: torch.Generator) -> torch.Tensor:
-    """The losses of a retrieval step, one fusion pass a kind of pair, every token through the last layer."""
+    """The loss of a retrieval step: one fusion pass per kind of pair, every token through the last layer."""
     outputs = model.alpro(**batch, return_dict=True)
     loss = model.alpro.contrastive_loss(outputs.video_embeds, outputs.text_embeds)
     text, mask, videos, video_index, labels = model.alpro.matching_rows(
@@ -356,8 +358,10 @@ def plain_step(model: Model, batch: dict[str, torch.Tensor], generator: torch.Ge
 
 
 def training(arguments: argparse.Namespace) -> None:
+    """Measure forward and backward of a retrieval step, and the share of time that training waits for data."""
     device, batch = arguments.device, arguments.batch
     ours = build(arguments.size).to(device).train()
+    # without dropout, all sides compute the same loss; the table shows it
     for module in ours.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
@@ -397,7 +401,7 @@ def training(arguments: argparse.Namespace) -> None:
     sides: dict[str, Callable[[], None]] = {
         "plain": partial(step, "plain", naive, PADDED),
         "ours": partial(step, "ours", ours, None),
-        # short sequences on a CPU: what the sprite scripts train with
+        # the sprite scripts train with it, because their sequences are short
         "ours, eager attention": partial(step, "ours, eager attention", plain(ours), None),
         "ours, checkpointing": partial(step, "ours, checkpointing", checkpointed, None),
     }
@@ -422,7 +426,7 @@ def training(arguments: argparse.Namespace) -> None:
         for name, seconds in found.items()
     ]
     if not fast_bfloat16(device):
-        rows.append({"step": "ours, bf16", "wall s": NOT_HERE})
+        rows.append({"step": "ours, bf16", "wall s": NO_BF16})
     memory = {} if peak else {"peak memory of all MB": peak_memory_mb()}
     settings = {key: value for key, value in vars(arguments).items() if key != "run"} | memory
     tables = {"step": rows}
@@ -432,7 +436,7 @@ def training(arguments: argparse.Namespace) -> None:
 
 
 def waiting(workers: int, steps: int, batch: int = 64) -> dict[str, Any]:
-    """The share of time that training of the bundled model waits for clips rendered by workers."""
+    """The share of time that training of the bundled model waits for the workers, which render the clips."""
     source = bundled_model("retrieval")
     model, processor = Model.from_pretrained(source).train(), AlproProcessor.from_pretrained(source)
     rows = SpriteRows("retrieval", (steps + 2) * batch, seed=0, num_frames=4, size=64)
@@ -446,14 +450,15 @@ def waiting(workers: int, steps: int, batch: int = 64) -> dict[str, Any]:
         ready = time.perf_counter()
         model(**{key: found[key] for key in keys if key in found}, return_loss=True).loss.backward()
         model.zero_grad()
-        if number >= 2:  # the workers have to start first
+        if number >= 2:  # the first batches include the start of the workers
             waited, total = waited + ready - started, total + time.perf_counter() - started
     return {"workers": workers, "samples/s": steps * batch / total, "waiting for data": f"{waited / total:.1%}"}
 
 
 def gpu(arguments: argparse.Namespace) -> None:
+    """Inference and training at base size on a GPU."""
     if not torch.cuda.is_available():
-        print("not measured: this machine has no GPU. `inference` and `training` are its CPU parts.")
+        print("Not measured: PyTorch finds no GPU. `inference` and `training` measure the CPU.")
         return
     for name, more in {
         "gpu-inference": {"run": inference, "texts": 64, "clips": 16, "frames": 8, "compile": True, "gemm": 8192},
@@ -467,27 +472,40 @@ def gpu(arguments: argparse.Namespace) -> None:
 
 
 def add_arguments(commands: Any) -> None:
-    one = commands.add_parser("inference", help="parts of an evaluation, and the whole by calculation")
-    one.add_argument("--texts", type=int, default=32)
-    one.add_argument("--clips", type=int, default=2, help="each is matched with all texts (default: %(default)s)")
+    one = commands.add_parser("inference", help="parts of an evaluation, and whole evaluations by calculation")
+    one.add_argument("--texts", type=int, default=32, help="texts of a batch (default: %(default)s)")
+    one.add_argument(
+        "--clips", type=int, default=2, help="clips of a batch, each matched with all texts (default: %(default)s)"
+    )
     one.add_argument("--no-compile", dest="compile", action="store_false", help="leave out torch.compile")
-    one.add_argument("--gemm", type=int, default=2048, help="side of the matrices of the GEMM peak")
+    one.add_argument(
+        "--gemm", type=int, default=2048, help="side of the matrices of the GEMM peak (default: %(default)s)"
+    )
     two = commands.add_parser("training", help="a training step")
-    two.add_argument("--data-steps", type=int, default=20, help="steps to measure the waiting for data in; 0: none")
-    two.add_argument("--workers", type=int, nargs="+", default=[1, 2])
-    two.add_argument("--batch", type=int, default=4)
-    two.add_argument("--compile", action="store_true", help="and the step through torch.compile")
+    two.add_argument(
+        "--data-steps",
+        type=int,
+        default=20,
+        help="steps to measure the wait for data; 0: leave it out (default: %(default)s)",
+    )
+    two.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="data loading workers to compare")
+    two.add_argument("--batch", type=int, default=4, help="rows of a step (default: %(default)s)")
+    two.add_argument("--compile", action="store_true", help="measure torch.compile, too")
     for name, command in (("inference", one), ("training", two)):
-        command.add_argument("--size", choices=["base", "sprites"], default="base")
-        command.add_argument("--frames", type=int, default=8)
-        command.add_argument("--rounds", type=int, default=3)
-        command.add_argument("--device", default="cpu")
-        command.add_argument("--output", default=name, help="name of the result in docs/benchmarks")
+        command.add_argument("--size", choices=["base", "sprites"], default="base", help="model (default: base)")
+        command.add_argument("--frames", type=int, default=8, help="of a clip (default: %(default)s)")
+        command.add_argument("--rounds", type=int, default=3, help="of each side (default: %(default)s)")
+        command.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
+        command.add_argument(
+            "--output", default=name, help="name of the result in docs/benchmarks (default: %(default)s)"
+        )
         command.set_defaults(run=inference if name == "inference" else training)
-    three = commands.add_parser("accuracy", help="what the savings that are not exact cost")
-    three.add_argument("--data", type=Path, required=True, help="a split rendered by render_sprite_world.py")
-    three.add_argument("--clips", type=int, default=1000)
+    three = commands.add_parser("accuracy", help="cost of the inexact savings")
+    three.add_argument(
+        "--data", type=Path, required=True, help="folder of a split that scripts/sprites/render.py wrote"
+    )
+    three.add_argument("--clips", type=int, default=1000, help="use the first so many clips (default: %(default)s)")
     three.set_defaults(run=accuracy)
     four = commands.add_parser("gpu", help="inference and training on a GPU")
-    four.add_argument("--rounds", type=int, default=5)
+    four.add_argument("--rounds", type=int, default=5, help="of each side (default: %(default)s)")
     four.set_defaults(run=gpu)

@@ -1,86 +1,109 @@
-"""docs/performance.md and its plots, from the results in docs/benchmarks; see benchmark.py."""
+"""Write docs/performance.md and its plots from the results in docs/benchmarks. See run.py."""
 
 import argparse
 import json
 from typing import Any
 
-from benchmark import RESULTS, markdown
+from common import RESULTS_FOLDER, markdown
 
-PAGE = RESULTS.parent / "performance.md"
+PAGE = RESULTS_FOLDER.parent / "performance.md"
 HEAD = """\
 # Performance
 
-Made by `python scripts/benchmark.py report` from the results in `docs/benchmarks`, which the other commands of
-that script write; no number here is typed by hand. `cpu` seconds are what the process computed, summed over its
-threads: on a machine that others use at the same time, they and their ratios say more than the clock (`wall`). How
-much is computed is also counted, and held by `tests/test_flops.py`.
+`python scripts/benchmarks/run.py report` writes this page from the results in `docs/benchmarks`. The other
+commands of that script write the results; no number here is typed by hand. They need a checkout of the
+repository.
+
+`cpu` is the CPU time of the process, summed over its threads. `wall` is the elapsed time. On a machine
+that runs other programs, `cpu` seconds and their ratios are more reliable. The number of operations is
+also counted, and `tests/model/test_flops.py` checks it.
 """
+# name of the result file -> title and text of its section, in the order of the page
 SECTIONS = {
     "inference": (
         "Evaluation",
-        """The plain way is the algorithm of the original code: eager attention in float32, texts padded to 40 tokens,
-each clip encoded again for every 64 texts and each text again for every clip, all tokens through the last layer.
-Whole evaluations are calculated from the measured parts, not run. Rates are of `cpu` seconds, and the GEMM peak is one
-matrix product timed the same way just before: a share above 100 % says how noisy the machine was. Random weights;
-captions of 6 to 22 tokens, 12 on average. Batches that fit the CPU's cache save time but no operations; to lay out
-weights anew for the machine costs time.""",
+        """"Plain" is the algorithm of the original code: eager attention in float32 and texts padded to 40 tokens. It
+encodes each clip again for every 64 texts and each text again for every clip, and passes all tokens
+through the last layer.
+
+Whole evaluations are calculated from the measured parts, not run. Rates refer to `cpu` seconds. The GEMM
+peak is one matrix product, timed the same way just before. A share above 100 % shows how noisy the machine
+was. Weights are random; captions have 6 to 22 tokens, 12 on average. Batches that fit the CPU's cache save
+time but no operations. Converting the weights to the layout of the machine costs time.""",
     ),
     "accuracy": (
-        "What the savings that are not exact cost",
-        "The bundled model on rendered clips of the sprite world, float32 unless said otherwise; text to video.",
+        "Cost of the inexact savings",
+        "Text to video with the bundled model on rendered clips of the sprite world, in float32 unless stated.",
     ),
     "index": (
         "The index",
-        """Unit vectors of 256 numbers in shards of made-up videos, one query at a time, best 10. Tokens are left out:
-those of a base-size clip are 605 KB in float32, half of that in bfloat16, which is what fills the disk, and a search
-reads only those of the videos that it re-ranks. `own memory` is what the process allocates; `mapped` are pages of the
-shards and libraries, which the system may drop when it needs them.""",
+        """The index contains unit vectors of 256 numbers for synthetic videos. There is one query at a time, and it
+returns the best 10. Tokens are left out. The tokens of a base-size clip take 605 KB in float32, half of
+that in bfloat16. They take most of the disk space, but a search reads only those of the videos that it
+re-ranks.
+
+`own memory` is the memory that the process allocates. `mapped` counts pages of the shards and libraries,
+which the system can release when it needs memory.""",
     ),
     "training": (
-        "A training step of the bundled model",
-        """Retrieval (VTC and VTM), forward and backward, without the optimizer. The plain way is eager attention,
-texts padded to 40 tokens, and one pass through the fusion layers for each kind of pair.""",
+        "Training step of the bundled model",
+        """Retrieval (VTC and VTM), forward and backward, without the optimizer. "Plain" uses eager attention, texts
+padded to 40 tokens, and one pass through the fusion layers for each kind of pair.""",
     ),
-    "training-base": ("A training step of base size", "The same with the model of the paper, four clips of 8 frames."),
+    "training-base": (
+        "Training step at base size",
+        "The same measurement with the model of the paper and four clips of 8 frames.",
+    ),
     "decoding": (
         "Decoding",
-        """Frames at uniform places, no resize; milliseconds to open the file and get all of them: what is computed
-with one thread each (as in data loading workers, side by side), and the clock with all cores each (as for one clip
-that somebody waits for). torchcodec is in its exact mode, OpenCV is told the place, and what the library loads with
-has no choice of threads. `ours, a second time` has the frame table that an index keeps. `next best` is the fastest
-of the others that gave the right frames, by which ours is divided: below 1, ours is faster. Two textures move
-against each other under grain, and each frame shows its number, by which a wrong one is noticed. Clips of 60 s and
-longer are shorter ones over and over. Decoders that needed more than 1.6 times the fastest at a first try were not
-measured again, and theirs is that try. The memory of long files is how much the peak of a process that had decoded
-a short clip before lies over what it held then. What a first decode of a long file costs beside its frames is the
-listing of its packets, which PyAV hands over one by one; a second decode is spared it.""",
+        """The tables show the milliseconds to open a file and read frames at uniform positions, without resizing.
+There are two settings. CPU time uses one thread each, as in parallel data loading workers. Elapsed time
+uses all cores, as for a single clip that a user waits for.
+
+- torchcodec runs in its exact mode, and OpenCV seeks to the position. The decoder of transformers has no
+  option for threads.
+- `ours, a second time` uses the frame table that an index keeps.
+- `next best` is the fastest other decoder with the right frames. The ratio is our time divided by its
+  time: below 1, ours is faster.
+- In the clips, two textures move against each other under grain. Each frame shows its number, so wrong
+  frames are detected. Clips of 60 s and longer repeat shorter ones.
+- Decoders that took more than 1.6 times as long as the fastest in a first run were not measured again.
+  Their value is that first run.
+- The memory of long files is the peak of a process minus its memory before. The process had decoded a
+  short clip first.
+- In a first decode of a long file, the cost besides the frames is the listing of its packets. PyAV returns
+  them one by one. A second decode skips it.""",
     ),
 }
 ONE_MACHINE = """\
-### Where one machine ends
+### Limits of one machine
 
-An exact search reads all vectors: the table shows it grow with the gallery, and the memory of the process does not.
-FAISS (`alpro search --ann`, extra `faiss`) reads a part of them. The end of one machine is its disk: at 605 KB a clip
-(base size, float32) ten million clips are six terabytes of tokens, against ten gigabytes of vectors. Then the vectors
-belong into a vector database and the shards on the machines that re-rank. `scripts/index_to_qdrant.py` fills Qdrant
-from the shards; the same client speaks to a folder, to a server and to a cluster.
+An exact search reads all vectors. The table shows that its time grows with the gallery, but the memory of
+the process does not. FAISS (`alpro search --ann`, extra `faiss`) reads only a part of the vectors.
+
+The limit of one machine is its disk. At 605 KB per clip (base size, float32), ten million clips need six
+terabytes for tokens and ten gigabytes for vectors. At this size, store the vectors in a vector database
+and the shards on the machines that re-rank. `scripts/examples/index_to_qdrant.py` (needs a checkout of the
+repository) fills Qdrant from the shards. The same client connects to a folder, a server or a cluster.
 """
 
 
 def section(name: str) -> str:
+    """Markdown of one result: conditions, settings, tables and plot. Without a result, the command that makes it."""
     title, text = SECTIONS.get(name, (name, ""))
-    path = RESULTS / f"{name}.json"
+    path = RESULTS_FOLDER / f"{name}.json"
     if not path.exists():
-        return f"## {title}\n\nNot measured yet: `python scripts/benchmark.py {name}`.\n"
+        return f"## {title}\n\nNot measured yet. Run `python scripts/benchmarks/run.py {name}`.\n"
     result = json.loads(path.read_text())
     about = result["conditions"]
     versions = ", ".join(f"{package} {version}" for package, version in about["versions"].items())
     where = about.get("gpu", f"{about['cpu']}, {about['cores']} cores ({', '.join(about['flags'])})")
     lines = [f"## {title}", "", text, ""]
+    # the load counts all programs on the machine, this one too
     threads = f"{about['threads']} threads, load {about['load']} by all programs"
     lines += [f"{where}; {threads}; Python {about['python']}, {versions}."]
     if not about["bf16 in hardware"]:
-        lines += ["bf16 was not measured: this machine has no instructions for it."]
+        lines += ["bf16 was not measured: this machine has no bf16 instructions."]
     settings = {key: value for key, value in result["settings"].items() if key not in ("what", "output")}
     lines += ["", "Settings: `" + json.dumps(settings, default=str) + "`", ""]
     for title, rows in result["tables"].items():
@@ -126,6 +149,7 @@ def plot_decoding(tables: dict[str, list[dict[str, Any]]], path: Any) -> None:
     figure = Figure(figsize=(9, 0.2 * len(rows) + 1.5), layout="constrained")
     axis = figure.subplots()
     for name in names:
+        # a decoder that failed or returned wrong frames has a word in place of its milliseconds
         right = [(i, row) for i, row in enumerate(rows) if not isinstance(row[name], str)]
         marks = "D" if name == "ours" else "o"
         axis.plot([row[name] / row["ours"] for _, row in right], [i for i, _ in right], marks, label=name, ms=4)
@@ -142,21 +166,23 @@ PLOTS = {"index": plot_index, "inference": plot_evaluation, "decoding": plot_dec
 
 
 def page() -> str:
-    """What docs/performance.md has to be."""
-    more = sorted(path.stem for path in RESULTS.glob("*.json") if path.stem not in SECTIONS)
+    """The text of docs/performance.md. Results that no section names follow at the end."""
+    more = sorted(path.stem for path in RESULTS_FOLDER.glob("*.json") if path.stem not in SECTIONS)
     pages = [section(name) for name in [*SECTIONS, *more]]
     if not any(name.startswith("gpu") for name in more):
-        pages.append("## On a GPU\n\nNot measured: `python scripts/benchmark.py gpu` on a machine that has one.\n")
+        pages.append("## On a GPU\n\nNot measured. On a GPU, run `python scripts/benchmarks/run.py gpu`.\n")
     return "\n".join([HEAD, *pages]).rstrip() + "\n"
 
 
 def report(arguments: argparse.Namespace) -> None:
     PAGE.write_text(page())
     for name, plot in PLOTS.items():
-        if (RESULTS / f"{name}.json").exists():
-            plot(json.loads((RESULTS / f"{name}.json").read_text())["tables"], RESULTS / f"{name}.png")
-    print(f"written to {PAGE}")
+        if (RESULTS_FOLDER / f"{name}.json").exists():
+            plot(json.loads((RESULTS_FOLDER / f"{name}.json").read_text())["tables"], RESULTS_FOLDER / f"{name}.png")
+    print(f"wrote {PAGE}")
 
 
 def add_arguments(commands: Any) -> None:
-    commands.add_parser("report", help="docs/performance.md from the results").set_defaults(run=report)
+    commands.add_parser("report", help="write docs/performance.md and its plots from the results").set_defaults(
+        run=report
+    )

@@ -1,12 +1,12 @@
 """Fill a Qdrant collection from the shards of an index, and search it.
 
     pip install qdrant-client
-    python scripts/index_to_qdrant.py holiday-index --database holiday-qdrant --query "a dog runs into the sea"
-    python scripts/index_to_qdrant.py holiday-index --database http://localhost:6333 --query "..."
+    python scripts/examples/index_to_qdrant.py holiday-index --database holiday-qdrant --query "a dog runs"
+    python scripts/examples/index_to_qdrant.py holiday-index --database http://localhost:6333 --query "..."
 
-The database is a folder (Qdrant runs inside this process), or the address of a server or cluster: the client is the
-same. Vectors go there, by cosine similarity; what re-ranking reads stays in the shards. Filling it again changes
-nothing that is there already: a video has the same id each time.
+The database is a folder, with Qdrant inside this process, or the address of a server or cluster. It stores the vectors
+and searches them by cosine similarity. The tokens for re-ranking stay in the shards. You can fill a collection again:
+each video keeps its id, so that no video appears twice.
 """
 
 import argparse
@@ -26,12 +26,12 @@ BATCH = 256
 
 
 def client_of(database: str) -> QdrantClient:
-    """A server by its address, else a folder."""
+    """A client of the server at an address, or of a folder."""
     return QdrantClient(url=database) if "://" in database else QdrantClient(path=database)
 
 
 def fill(client: QdrantClient, index: VideoIndex, collection: str) -> int:
-    """Put every video of an index into a collection, which is made if need be; the number of its videos afterwards."""
+    """Put all videos of an index into a collection, and create it if it is missing. Returns its number of videos."""
     blocks = index.features()
     width = next(blocks).shape[1]
     if not client.collection_exists(collection):
@@ -44,8 +44,9 @@ def fill(client: QdrantClient, index: VideoIndex, collection: str) -> int:
                 points = []
                 for vector in rows:
                     path = str(next(paths))
-                    place = str(uuid.uuid5(uuid.NAMESPACE_URL, path))
-                    points.append(models.PointStruct(id=place, vector=vector.tolist(), payload={"path": path}))
+                    # the id follows from the path, so that a second run replaces the same points
+                    point_id = str(uuid.uuid5(uuid.NAMESPACE_URL, path))
+                    points.append(models.PointStruct(id=point_id, vector=vector.tolist(), payload={"path": path}))
                 client.upsert(collection, points)
                 bar.update(len(points))
     return client.count(collection).count
@@ -53,7 +54,7 @@ def fill(client: QdrantClient, index: VideoIndex, collection: str) -> int:
 
 @torch.inference_mode()
 def search(client: QdrantClient, index: VideoIndex, collection: str, query: str, top_k: int) -> list[Any]:
-    """(path, cosine similarity), best first."""
+    """The best videos as (path, cosine similarity), best first."""
     inputs = index.processor(text=[query], return_tensors="pt").to(index.model.device)
     embed = index.model.alpro.get_text_features(inputs["input_ids"]).pooler_output[0]
     found = client.query_points(collection, query=embed.float().cpu().tolist(), limit=top_k).points
@@ -62,12 +63,13 @@ def search(client: QdrantClient, index: VideoIndex, collection: str, query: str,
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("index", type=Path, help="folder that alpro index made")
-    parser.add_argument("--database", required=True, help="folder, or address of a server")
-    parser.add_argument("--collection", default="videos")
-    parser.add_argument("--query", help="look for this when the collection is filled")
-    parser.add_argument("--top-k", type=int, default=10)
+    parser.add_argument("index", type=Path, help="folder of an index, made by `alpro index`")
+    parser.add_argument("--database", required=True, help="folder of a database, or address of a server")
+    parser.add_argument("--collection", default="videos", help="name of the collection (default: %(default)s)")
+    parser.add_argument("--query", help="text to search for after filling")
+    parser.add_argument("--top-k", type=int, default=10, help="results to print (default: %(default)s)")
     arguments = parser.parse_args()
+    # queries need the model that encoded the videos; the index knows its name
     made = Manifest.read(arguments.index).model
     index = VideoIndex.load(arguments.index, *load_model("retrieval", made["name"], made["dtype"]))
     client = client_of(arguments.database)

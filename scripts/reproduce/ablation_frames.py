@@ -1,6 +1,10 @@
-"""The ablation of the number of frames, MSR-VTT, text to video R@1: 25.7, 31.0, 33.9, 34.2 with 2, 4, 8, 16 frames.
+"""Reproduce the ablation of the number of frames (text to video on MSR-VTT).
 
-Fine-tuned and evaluated with that many frames, from the released pre-trained checkpoint. Single runs there.
+    frames    2     4     8     16
+    R@1       25.7  31.0  33.9  34.2
+
+The script fine-tunes the released pre-trained checkpoint with this number of frames and evaluates with it, too.
+The paper reports single runs.
 
     python scripts/reproduce/ablation_frames.py 4 --released RELEASED --output results/4-frames
     python scripts/reproduce/ablation_frames.py 4 --dry --output dry
@@ -11,11 +15,12 @@ from collections.abc import Sequence
 
 from released import Run, protocol, reproduce
 
+# number of frames -> R@1
 PUBLISHED = {2: 25.7, 4: 31.0, 8: 33.9, 16: 34.2}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("frames", type=int, choices=list(PUBLISHED))
+    parser.add_argument("frames", type=int, choices=list(PUBLISHED), help="frames per clip")
 
 
 def steps(run: Run) -> None:

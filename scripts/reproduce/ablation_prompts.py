@@ -1,8 +1,12 @@
-"""One prompt for each entity, not the mean of twelve, MSR-VTT, text to video R@1: 32.7 fine-tuned, 22.6 zero-shot.
+"""Reproduce the ablation of prompt ensembling (text to video on MSR-VTT): one prompt per entity, not the mean of 12.
 
-(With twelve: 33.9 and 24.1.) The released prompter gets its entities anew from one template for videos and one for
-images, teaches a pre-training on WebVid-2M and CC3M, and the student is evaluated, with or without fine-tuning. Which
-template the paper kept is not published; here "A video of a {entity}." and "A photo of a {entity}.".
+    prompts           fine-tuned  zero-shot
+    one (R@1)         32.7        22.6
+    twelve (R@1)      33.9        24.1
+
+The script builds the entities of the released prompter from one template for videos and one for images. With this
+teacher, it pre-trains a student on WebVid-2M and CC3M, and evaluates it with or without fine-tuning. The paper does not
+say which template it kept; the script uses "A video of a {entity}." and "A photo of a {entity}.".
 
     python scripts/reproduce/ablation_prompts.py zero-shot --released RELEASED --output results/one-prompt
     python scripts/reproduce/ablation_prompts.py zero-shot --dry --output dry
@@ -13,11 +17,12 @@ from collections.abc import Sequence
 
 from released import Run, protocol, reproduce
 
+# R@1 with one prompt per entity
 PUBLISHED = {"fine-tuned": 32.7, "zero-shot": 22.6}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("use", choices=list(PUBLISHED))
+    parser.add_argument("use", choices=list(PUBLISHED), help="fine-tune before the evaluation, or not")
 
 
 def steps(run: Run) -> None:

@@ -1,11 +1,12 @@
-"""The fine-tunings of the paper, from the released pre-trained checkpoint by our recipes, and what they reach.
+"""Fine-tune the released pre-trained checkpoint by our recipes, and compare with the results of the paper.
 
     msrvtt_ret  R@1 33.9, R@5 60.7, R@10 73.2, median rank 3     recipe msrvtt-retrieval
     didemo_ret  R@1 35.9, R@5 67.5, R@10 78.8, median rank 3     recipe didemo-retrieval
     msrvtt_qa   accuracy 42.1                                    recipe msrvtt-qa
     msvd_qa     accuracy 45.9                                    recipe msvd-qa
 
-Source: the row "all (ALPRO)" of the paper's ablation, which are the numbers of its tables. Single runs there.
+The source is the row "all (ALPRO)" of the ablation in the paper; its tables have the same numbers. The paper reports
+single runs.
 
     python scripts/reproduce/finetune.py msrvtt_ret --released RELEASED --output results/finetune-msrvtt
     python scripts/reproduce/finetune.py msrvtt_qa --dry --output dry
@@ -25,7 +26,7 @@ PUBLISHED = {
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("data_set", choices=list(BENCHMARKS))
+    parser.add_argument("data_set", choices=list(BENCHMARKS), help="row of the table")
 
 
 def steps(run: Run) -> None:

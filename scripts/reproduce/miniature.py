@@ -1,12 +1,11 @@
-"""A miniature of the released files, in exactly their form: what the scripts of this folder run on with --dry.
+"""Make a miniature of the released files in their exact form, for the option --dry of the scripts in this folder.
 
-Clips are of the sprite world, under names as they occur in the data sets; checkpoints have the original layout, their
-weights are computed by the rule that the tests of the package use (`tests/fixtures/golden`), at tiny size. So all of
-the way from the files to the results is walked, and the numbers mean nothing.
+Clips come from the sprite world, with names as in the data sets. Checkpoints have the original layout at tiny size,
+with random weights; keys and shapes are those of the golden fixtures of the tests. A dry run takes all steps from the
+files to the results, but its numbers mean nothing.
 """
 
 import json
-import sys
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,38 +18,40 @@ from transformers import BertConfig, BertModel, BertTokenizer, ViTConfig, ViTMod
 
 from alpro_hf.sprites.render import write_split
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
-from fixtures.golden import cases
-from fixtures.golden.deterministic import deterministic_state_dict
-
+GOLDEN = Path(__file__).parents[2] / "tests" / "fixtures" / "golden" / "tiny"
 CLIPS = 6
-TRAINING = 4  # of them
+TRAINING_CLIPS = 4  # the first of them
 ANSWER_TYPES = ("what", "who", "how", "where", "when")
-# checkpoint of a release -> the task whose keys it has
+# released checkpoint -> the task whose keys it has
 CHECKPOINTS = {
     **{"pretrained": "pretrain", "prompter": "prompter", "msrvtt_ret": "retrieval", "didemo_ret": "retrieval"},
     **{"msrvtt_qa": "qa", "msvd_qa": "qa"},
 }
-# data set -> a name as it has them, and the container of its clips
-NAMES = {
+# data set -> (pattern of its clip names, extension of its files)
+CLIP_NAMES = {
     "msrvtt_ret": ("video70{:02}", ".mp4"),
     "didemo_ret": ("54322086@N00_24085984{:02}_274c77d26a", ".mp4"),
     "msrvtt_qa": ("video80{:02}", ".mp4"),
     "msvd_qa": ("-4wsuPCjDBc_{}_15", ".avi"),
 }
-POSITIONS = 64  # of the text encoder, as many as the longest text length of the scripts needs
-NUM_ANSWERS, NUM_ENTITIES = 5, 7  # as the classifiers and prompts of the tiny checkpoints have
+POSITIONS = 64  # of the text encoder; more than the longest text length of the scripts
+NUM_ANSWERS, NUM_ENTITIES = 5, 7  # sizes of the classifiers and prompts in the tiny checkpoints
 
 
 def architecture() -> list[str]:
-    """What no tensor tells, as options of alpro convert."""
-    sizes = cases.architecture("tiny")
-    return [word for name, value in sizes.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    """Options of `alpro convert` for the sizes that the shapes of the tensors do not show."""
+    text = _config()["text"]
+    sizes = {"--num-attention-heads": text["num_attention_heads"], "--fusion-layer": text["fusion_layer"]}
+    return [word for option, value in sizes.items() for word in (option, str(value))]
+
+
+def _config() -> dict[str, Any]:
+    return json.loads((GOLDEN / "info.json").read_text(encoding="utf-8"))["config"]
 
 
 def make_released(folder: Path) -> Path:
-    """Write the miniature, unless it is there already."""
-    if (folder / "vocab.txt").is_file():
+    """Write the miniature to `folder`, unless it exists."""
+    if (folder / "vocab.txt").is_file():  # the last file that is written
         return folder
     split = write_split(folder / "sprites", "test", CLIPS, size=64, num_frames=20, workers=1, progress=False)
     captions, questions = (_rows(split / name) for name in ("retrieval.jsonl", "qa.jsonl"))
@@ -78,7 +79,7 @@ def _write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 def _write_retrieval(folder: Path, name: str, split: Path, videos: list[str], captions: list[dict[str, Any]]) -> None:
     called = _copy_clips(folder, name, split, videos)
     rows = [{"caption": row["text"], "clip_name": called[row["video"]]} for row in captions]
-    _write_lines(folder / "txt" / "train.jsonl", rows[:TRAINING])
+    _write_lines(folder / "txt" / "train.jsonl", rows[:TRAINING_CLIPS])
     _write_lines(folder / "txt" / "test.jsonl", rows)
 
 
@@ -95,15 +96,15 @@ def _write_questions(folder: Path, name: str, split: Path, videos: list[str], qu
         if row["video"] in called
     ]
     answers = Counter(row["answer"] for row in rows).most_common(NUM_ANSWERS)
-    _write_lines(folder / "txt" / "train.jsonl", rows[: 2 * TRAINING])
+    _write_lines(folder / "txt" / "train.jsonl", rows[: 2 * TRAINING_CLIPS])
     _write_lines(folder / "txt" / "test.jsonl", rows)
     numbers = {answer: number for number, (answer, _) in enumerate(answers)}
     (folder / "txt" / "train_ans2label.json").write_text(json.dumps(numbers))
 
 
 def _copy_clips(folder: Path, name: str, split: Path, videos: list[str]) -> dict[str, str]:
-    """From the clip of the sprite world to its name in the data set."""
-    pattern, extension = NAMES[name]
+    """Copy the clips under names of the data set. Returns clip of the sprite world -> name."""
+    pattern, extension = CLIP_NAMES[name]
     called = {video: pattern.format(10 + number) for number, video in enumerate(videos)}
     (folder / "videos").mkdir(parents=True, exist_ok=True)
     for video, identity in called.items():
@@ -116,6 +117,7 @@ def _copy_clips(folder: Path, name: str, split: Path, videos: list[str]) -> dict
 
 
 def _write_avi(source: Path, target: Path) -> None:
+    """Encode a clip again as AVI, the container of MSVD."""
     with av.open(str(source)) as clip, av.open(str(target), "w") as output:
         first = clip.streams.video[0]
         stream = output.add_stream("mpeg4", rate=first.average_rate)
@@ -127,7 +129,7 @@ def _write_avi(source: Path, target: Path) -> None:
 
 
 def _write_pretraining(folder: Path, split: Path, captions: list[dict[str, Any]]) -> None:
-    """A table of WebVid with its clips, CC3M with its images, an entity list, a ViT and a BERT without weights."""
+    """Write a WebVid table with clips, a CC3M list with images, and an entity list."""
     (folder / "webvid" / "videos").mkdir(parents=True, exist_ok=True)
     (folder / "cc3m" / "images").mkdir(parents=True, exist_ok=True)
     table, images = ["video_id,text"], []
@@ -143,9 +145,33 @@ def _write_pretraining(folder: Path, split: Path, captions: list[dict[str, Any]]
     (folder / "entities.txt").write_text("".join(f"{name} {90 - i}\n" for i, name in enumerate(names)))
 
 
+def _weights(shapes: dict[str, list[int]]) -> dict[str, torch.Tensor]:
+    """Random tensors under the keys of an original checkpoint; the same on each call."""
+    generator = torch.Generator().manual_seed(0)
+    weights: dict[str, torch.Tensor] = {}
+    for key, shape in shapes.items():
+        if key.endswith("position_ids"):
+            weights[key] = torch.arange(shape[-1]).reshape(shape)
+        elif key.endswith("temp"):
+            weights[key] = torch.tensor(0.07)
+        elif key.endswith("weight") and "norm" in key.split(".")[-2].lower():
+            weights[key] = torch.ones(shape)
+        else:
+            weights[key] = 0.1 * torch.randn(shape, generator=generator)
+    # the original ties the decoder of masked words to the word embeddings, and its files hold both
+    for tied, source in (
+        ("text_encoder.cls.predictions.decoder.weight", "text_encoder.bert.embeddings.word_embeddings.weight"),
+        ("text_encoder.cls.predictions.decoder.bias", "text_encoder.cls.predictions.bias"),
+    ):
+        if tied in weights:
+            weights[tied] = weights[source]
+    return weights
+
+
 def _write_checkpoints(folder: Path, words: list[str]) -> None:
-    sizes = cases.info("tiny")["config"]
-    shapes = json.loads((cases.HERE / "tiny" / "state_dict_shapes.json").read_text())
+    """Write the checkpoints, a ViT, a BERT with its tokenizer, and the vocabulary."""
+    sizes = _config()
+    shapes = json.loads((GOLDEN / "state_dict_shapes.json").read_text(encoding="utf-8"))
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words][: sizes["text"]["vocab_size"]]
     vocabulary += [f"[unused{number}]" for number in range(sizes["text"]["vocab_size"] - len(vocabulary))]
     (folder / "checkpoints").mkdir(exist_ok=True)
@@ -156,7 +182,7 @@ def _write_checkpoints(folder: Path, words: list[str]) -> None:
                 keys[key] = [1, POSITIONS]
             elif key.endswith("position_embeddings.weight"):
                 keys[key] = [POSITIONS, shape[1]]
-        torch.save(deterministic_state_dict(keys, sizes["salt"]), folder / "checkpoints" / f"{name}.pt")
+        torch.save(_weights(keys), folder / "checkpoints" / f"{name}.pt")
     torch.manual_seed(0)
     width = {name: sizes["text"][name] for name in ("hidden_size", "intermediate_size", "num_attention_heads")}
     ViTModel(ViTConfig(**width, num_hidden_layers=2, image_size=32, patch_size=8)).save_pretrained(folder / "vit")

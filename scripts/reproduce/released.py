@@ -1,20 +1,21 @@
-"""What the scripts of this folder share: from a folder of released files to a number beside the published one.
+"""The scripts of this folder read one folder of released files:
 
     RELEASED/
       checkpoints/  pretrained.pt prompter.pt msrvtt_ret.pt didemo_ret.pt msrvtt_qa.pt msvd_qa.pt
       vocab.txt     of bert-base-uncased
-      entities.txt  one `noun count` a line, as released; needed for pre-trained checkpoints only
-      msrvtt_ret/   txt/test.jsonl videos/                          (train.jsonl to train)
+      entities.txt  one `noun count` per line, as released; for pre-trained checkpoints only
+      msrvtt_ret/   txt/test.jsonl videos/                          (and txt/train.jsonl to train)
       didemo_ret/   txt/test.jsonl videos/
       msrvtt_qa/    txt/test.jsonl txt/train_ans2label.json videos/
       msvd_qa/      txt/test.jsonl txt/train_ans2label.json videos/
-    and to pre-train
+    only to pre-train:
       webvid/       train.csv videos/
       cc3m/         train.json images/
-      vit/ bert/    save_pretrained folders (default: --vision and --text)
+      vit/ bert/    save_pretrained folders (or name others with --vision and --text)
 
-The original release calls its checkpoints by other names: rename them, or link to them. Every command that runs is
-printed; with --print none of them runs, which is the way to several GPUs: put torchrun in front of them.
+The original release has other names for its checkpoints: rename or link them. The scripts print each command before it
+runs. To train on several GPUs, use --print, which runs nothing, and put torchrun in front of the printed commands.
+Options that a script does not know go to `alpro evaluate`, such as --workers 8 or --dtype auto.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from alpro_hf import AlproProcessor, AlproPrompterModel
-from alpro_hf.cli import main as cli
+from alpro_hf.cli.main import main as alpro
 from alpro_hf.data.label_lists import read_entities
 from alpro_hf.evaluation.encode import processes
 from alpro_hf.evaluation.results import RESULTS, read_results
@@ -35,7 +36,7 @@ from alpro_hf.training.prompter import build_prompter
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A data set of the release: its task, recipe of fine-tuning, and what the model sees of a row."""
+    """A data set of the release: task, fine-tuning recipe, frames per clip and tokens per text."""
 
     task: str
     recipe: str
@@ -51,7 +52,7 @@ BENCHMARKS = {
 }
 ONE_VIDEO, ONE_IMAGE = "A video of a {entity}.", "A photo of a {entity}."
 Published = dict[str, float]
-# what makes a training of a dry run small
+# values of `alpro train` that make the training of a dry run small
 SMALL = {
     **{"max_steps": 2, "global_batch_size": 4, "gradient_accumulation_steps": 1, "num_frames": 2, "image_size": 32},
     **{"num_entities": 7, "num_answers": 5, "dataloader_num_workers": 0, "dataloader_pin_memory": "false"},
@@ -60,18 +61,18 @@ SMALL = {
 
 
 def retrieval(r1: float, r5: float, r10: float, median_rank: float | None = None) -> Published:
-    """A row of a table of retrieval, text to video."""
+    """Published text-to-video metrics under the names of `alpro evaluate`."""
     found = {"t2v_r1": r1, "t2v_r5": r5, "t2v_r10": r10}
     return found if median_rank is None else found | {"t2v_median_rank": median_rank}
 
 
 def protocol(name: str) -> list[str]:
-    """The option that names the protocol of the paper's tables, where the task has protocols."""
+    """The option for the protocol of the paper's tables; empty for question answering, which has no protocols."""
     return ["--protocol", "reference"] if BENCHMARKS[name].task == "retrieval" else []
 
 
 class Run:
-    """One script at work: every step is a command of `alpro`."""
+    """Steps of a script. Each is a command of `alpro`, which is printed, run and recorded."""
 
     def __init__(self, args: argparse.Namespace, evaluation: Sequence[str]):
         self.args, self.evaluation = args, list(evaluation)
@@ -80,14 +81,14 @@ class Run:
         self.commands: list[str] = []
 
     def alpro(self, *words: object) -> int:
-        """Print a command and run it."""
+        """Print a command, and run it unless --print was given. Returns its exit code."""
         argv = [str(word) for word in words]
         self.commands.append(shlex.join(["alpro", *argv]))
         print(f"$ {self.commands[-1]}", flush=True)
-        return 0 if self.args.print else cli.main(argv)
+        return 0 if self.args.print else alpro(argv)
 
     def convert(self, name: str, task: str) -> Path:
-        """The model of a released checkpoint."""
+        """Convert a released checkpoint, unless that is done. Returns the folder of the model."""
         target = self.output / f"converted-{name}"
         options: list[object] = ["--vocab", self.released / "vocab.txt"]
         if task == "qa":
@@ -107,7 +108,12 @@ class Run:
         return target
 
     def prompter(self, num_entities: int, ensembled: bool = True) -> Path:
-        """The released prompter with prompts for the first so many entities, by all templates or one of each kind."""
+        """The released prompter with prompts for the first entities of the list.
+
+        Args:
+            num_entities: Number of entities.
+            ensembled: Whether a prompt is the mean over all templates; else there is one template per kind of input.
+        """
         source, target = self.convert("prompter", "prompter"), self.output / "prompter"
         templates = {} if ensembled else {"video_templates": (ONE_VIDEO,), "image_templates": (ONE_IMAGE,)}
         self.commands.append(
@@ -123,7 +129,7 @@ class Run:
         return target
 
     def train(self, output: str, recipe: str, *options: object, **values: object) -> Path:
-        """A training by recipe; values as on the command line."""
+        """Train by a recipe. `values` are options of `alpro train`. Returns the folder of the model."""
         target = self.output / output
         if self.args.dry:
             values = SMALL | values
@@ -132,7 +138,7 @@ class Run:
         return target
 
     def finetune(self, start: Sequence[object], name: str, **values: object) -> Path:
-        """A fine-tuning by the recipe of a data set."""
+        """Fine-tune by the recipe of a data set. `start` are the options that name the start."""
         folder, benchmark = self.released / name, BENCHMARKS[name]
         options: list[object] = ["--data", f"released-{benchmark.task}:{folder / 'txt' / 'train.jsonl'}"]
         options += ["--videos", folder / "videos"]
@@ -141,12 +147,12 @@ class Run:
         return self.train("finetuned", benchmark.recipe, *start, *options, **values)
 
     def pretrain(self, *options: object, **values: object) -> Path:
-        """The pre-training of the paper, on WebVid-2M and CC3M, from a ViT and a BERT."""
+        """Pre-train as the paper does: on WebVid-2M and CC3M, from a ViT and a BERT."""
         options = (*self.sources(), *self.scratch(), *options)
         return self.train("pretrained", "pretrain", *options, **values)
 
     def sources(self) -> list[object]:
-        """The rows of pre-training."""
+        """Options that name the rows of pre-training."""
         webvid, cc3m = self.released / "webvid", self.released / "cc3m"
         return [
             *("--data", f"webvid:{webvid / 'train.csv'}", f"cc3m:{cc3m / 'train.json'}"),
@@ -154,12 +160,12 @@ class Run:
         ]
 
     def scratch(self) -> list[object]:
-        """A start without pre-training."""
+        """Options that name a start without pre-training."""
         vision, text = self.args.vision or self.released / "vit", self.args.text or self.released / "bert"
         return ["--vision", vision, "--text", text]
 
     def evaluate(self, model: Path, name: str, published: Published, *options: object, **changed: int) -> None:
-        """Measure a model on the test of a data set and put the numbers beside the published ones."""
+        """Evaluate a model on the test set of a data set, and compare the result with the published numbers."""
         folder, benchmark = self.released / name, BENCHMARKS[name]
         frames = changed.get("num_frames", benchmark.num_frames)
         code = self.alpro(
@@ -171,6 +177,7 @@ class Run:
         )
         if self.args.print or not processes().is_main_process:
             return
+        # clips that cannot be read give an exit code, but the results of the others stand
         if not (self.output / "results" / RESULTS).is_file():
             self._need(code)
         self._compare(published)
@@ -180,10 +187,10 @@ class Run:
         print(f"\n{'':18}{'published':>10}{'here':>8}   95 % interval")
         for name, value in published.items():
             low, high = results.intervals[name]
-            where = "" if low <= value <= high else "   the published number is outside"
+            where = "" if low <= value <= high else "   published number outside"
             print(f"{name:18}{value:10.1f}{results.metrics[name]:8.1f}   [{low:.1f}, {high:.1f}]{where}")
         if self.args.dry:
-            print("A dry run: everything works, and the numbers mean nothing.")
+            print("This was a dry run: all steps work, but the numbers mean nothing.")
         record = {
             "published": published,
             "here": {name: results.metrics[name] for name in published},
@@ -204,24 +211,38 @@ def reproduce(
     steps: Callable[[Run], None],
     add_options: Callable[[argparse.ArgumentParser], None] | None = None,
 ) -> int:
-    """Parse what all scripts take, make the miniature for a dry run, and go."""
+    """Parse the command line of a script, make the miniature for a dry run, and run its steps.
+
+    Args:
+        doc: Description for --help.
+        argv: Words of the command line; None takes those of the process.
+        steps: Function that runs the steps.
+        add_options: Function that adds the options of this script alone.
+
+    Returns:
+        The exit code.
+    """
     parser = argparse.ArgumentParser(
         description=doc, epilog=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--released", type=Path, metavar="DIR", help="folder of the released files, see below")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for all that is made")
-    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="the .pt file, where it is elsewhere")
-    parser.add_argument("--annotations", type=Path, metavar="FILE", help="the test.jsonl, where it is elsewhere")
-    parser.add_argument("--videos", type=Path, metavar="DIR", help="the clips of the test, where they are elsewhere")
-    parser.add_argument("--vision", metavar="VIT", help="folder or Hub id of a ViT, to train from scratch")
-    parser.add_argument("--text", metavar="BERT", help="folder or Hub id of a BERT, to train from scratch")
-    parser.add_argument("--dry", action="store_true", help="go all the way on a miniature of the released files")
-    parser.add_argument("--print", action="store_true", help="print the commands, run nothing")
+    parser.add_argument(
+        "--released", type=Path, metavar="DIR", help="folder of the released files, as described below"
+    )
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for models and results")
+    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="checkpoint (.pt), if it is not in --released")
+    parser.add_argument(
+        "--annotations", type=Path, metavar="FILE", help="annotations of the test, if they are not in --released"
+    )
+    parser.add_argument("--videos", type=Path, metavar="DIR", help="clips of the test, if they are not in --released")
+    parser.add_argument("--vision", metavar="VIT", help="folder or Hub id of the ViT that pre-training starts from")
+    parser.add_argument("--text", metavar="BERT", help="folder or Hub id of the BERT that pre-training starts from")
+    parser.add_argument("--dry", action="store_true", help="run all steps on a miniature of the released files")
+    parser.add_argument("--print", action="store_true", help="print the commands and run none")
     if add_options is not None:
         add_options(parser)
-    args, evaluation = parser.parse_known_args(argv)  # all else is for alpro evaluate: --workers 8 --dtype auto
+    args, evaluation = parser.parse_known_args(argv)
     if args.dry == (args.released is not None):
-        parser.error("name the folder of the released files with --released, or try a miniature with --dry")
+        parser.error("give either --released with the folder of the released files, or --dry for a miniature of them")
     run = Run(args, evaluation)
     if args.dry:
         from miniature import make_released

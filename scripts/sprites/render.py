@@ -1,4 +1,4 @@
-"""Render splits of the sprite world to mp4 files and annotations. See --help."""
+"""Render splits of the sprite world to mp4 files and annotations."""
 
 import argparse
 from pathlib import Path
@@ -8,22 +8,22 @@ from alpro_hf.sprites.world import SPLIT_SIZES, SPLITS, SpriteWorldError
 
 EPILOG = """\
 splits:
-  train         no end; say how many with --count
+  train         as many clips as --count says
   validation    1,000 clips, new draws of the sprite-action combinations of train
-  test          1,000 clips of combinations that train never shows, plus a few clips asked about in qa.jsonl only,
-                whose answers are outside the training list
+  test          1,000 clips of combinations that train never shows; qa.jsonl adds a few clips with answers outside of
+                the training list
   test-hard     250 groups of four clips with the same sprites and different actions, held-out combinations too
   test-unseen   200 clips of eight sprites that train never shows
 
-each split becomes a folder with clips/*.mp4, retrieval.jsonl, qa.jsonl, choices.jsonl and scenes.jsonl; load one with
+Each split becomes a folder with clips/*.mp4, retrieval.jsonl, qa.jsonl, choices.jsonl and scenes.jsonl. To load one:
   datasets.load_dataset("json", data_files="OUTPUT/test/retrieval.jsonl")
 
 examples:
-  python scripts/render_sprite_world.py sprite_world                          # the three tests and validation
-  python scripts/render_sprite_world.py sprite_world --split train --count 20000
-  python scripts/render_sprite_world.py gallery --split test-hard --count 40 --size 224
+  python scripts/sprites/render.py sprite_world                          # the three tests and validation
+  python scripts/sprites/render.py sprite_world --split train --count 20000
+  python scripts/sprites/render.py gallery --split test-hard --count 40 --size 224
 
-An interrupted run goes on where it stopped when started again with the same arguments.
+To continue an interrupted run, start it again with the same arguments.
 """
 
 
@@ -36,17 +36,19 @@ def main() -> None:
         "--split",
         action="append",
         choices=SPLITS,
-        help="what to render, may be repeated (default: every split but train)",
+        help="split to render; repeat for several (default: all but train)",
     )
-    parser.add_argument("--count", type=int, help="clips of each split (default: the whole split; train needs it)")
-    parser.add_argument("--seed", type=int, default=0, help="of the draw: another seed, other clips (default: 0)")
-    parser.add_argument("--size", type=int, default=128, help="side of the frames in pixels, even (default: 128)")
-    parser.add_argument("--num-frames", type=int, default=24, help="frames of a clip (default: 24)")
-    parser.add_argument("--fps", type=int, default=12, help="frames a second (default: 12)")
+    parser.add_argument("--count", type=int, help="clips per split (default: the whole split; required for train)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the clips (default: 0)")
     parser.add_argument(
-        "--captions-per-clip", type=int, help="captions of a clip in retrieval.jsonl (default: 4, in the tests 1)"
+        "--size", type=int, default=128, help="side of the frames in pixels, an even number (default: 128)"
     )
-    parser.add_argument("--workers", type=int, help="processes (default: one for each core)")
+    parser.add_argument("--num-frames", type=int, default=24, help="frames per clip (default: 24)")
+    parser.add_argument("--fps", type=int, default=12, help="frames per second (default: 12)")
+    parser.add_argument(
+        "--captions-per-clip", type=int, help="captions per clip in retrieval.jsonl (default: 4, in the tests 1)"
+    )
+    parser.add_argument("--workers", type=int, help="processes (default: one per core)")
     arguments = parser.parse_args()
     for split in arguments.split or SPLIT_SIZES:
         try:

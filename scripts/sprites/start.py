@@ -1,11 +1,12 @@
-"""Where every cell of the study starts: an image model and a language model of the sprite world, never aligned.
+"""Train the start of every cell of the study: an image model and a language model, which are not aligned yet.
 
-    python scripts/sprite_start.py --output runs/study
+    python scripts/sprites/start.py --output runs/study
 
-The paper starts from ImageNet's ViT and from BERT (section 4.1). Here a small ViT learns to name the sprite in a still
-picture, a small BERT to fill in masked words of captions, both with the library's own models and Trainer; then
-`AlproModel.from_unimodal_pretrained` puts them together. No text has met a picture yet and nothing has moved.
-Numbers of the two (accuracy on new draws) are kept in `start.json`.
+The paper starts from a ViT trained on ImageNet and from BERT (section 4.1). Here a small ViT learns to name the sprite
+in a still picture, and a small BERT learns to fill in masked words of captions. Models and Trainer are those of
+transformers. `AlproModel.from_unimodal_pretrained` joins the two. They have seen neither pairs of a picture and a text
+nor motion.
+`start.json` holds the accuracy of both models on new draws.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.data import Dataset
-from train_sprites import MAX_TOKENS, SIZE, build_processor
+from train import MAX_TOKENS, SIZE, build_processor
 from transformers import (
     BertConfig,
     BertForMaskedLM,
@@ -53,7 +54,7 @@ SHARED = {
 
 
 class Stills(Dataset):
-    """One sprite of a scene at one moment, alone: its picture and its number in `SPRITES`."""
+    """Pictures of a single sprite at one moment of a scene, labelled with its place in `SPRITES`."""
 
     def __init__(self, processor: AlproProcessor, length: int, seed: int, split: str = "train"):
         self.processor, self.length, self.seed, self.split = processor, length, seed, split
@@ -65,6 +66,7 @@ class Stills(Dataset):
         rng = random.Random(f"stills/{self.split}/{self.seed}/{index}")
         scene = draw_scene(self.split, self.seed, index)
         actor = rng.choice(scene.actors)
+        # a sprite that appears or disappears is partly transparent for a while
         time = rng.random()
         while pose(actor, time).opacity < 1:
             time = rng.random()
@@ -72,7 +74,7 @@ class Stills(Dataset):
         return {"picture": picture, "label": SPRITES.index(actor.sprite)}
 
     def collate(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """All pictures as the frames of one clip: the video processor takes its time by the clip."""
+        """Process all pictures as the frames of one clip: the video processor has a high cost per clip."""
         frames = torch.from_numpy(np.stack([row["picture"] for row in rows])).permute(0, 3, 1, 2)
         pixels = self.processor.video_processor(frames, do_sample_frames=False, return_tensors="pt")
         return {
@@ -82,7 +84,7 @@ class Stills(Dataset):
 
 
 class Captions(Dataset):
-    """Captions of scenes, as tokens."""
+    """Token ids of one caption per scene."""
 
     def __init__(self, processor: AlproProcessor, length: int, seed: int, split: str = "train"):
         self.processor, self.length, self.seed, self.split = processor, length, seed, split
@@ -100,12 +102,13 @@ class Captions(Dataset):
 
 
 def accuracy(prediction: EvalPrediction) -> dict[str, float]:
+    """Percentage of correct classes or masked words."""
     logits, labels = prediction.predictions, prediction.label_ids
-    asked = labels != -100
+    asked = labels != -100  # the label of tokens that are not masked
     return {"accuracy": 100 * float((logits.argmax(-1) == labels)[asked].mean())}
 
 
-def fit(
+def fit_tower(
     model: PreTrainedModel,
     rows: Any,
     processor: AlproProcessor,
@@ -114,7 +117,7 @@ def fit(
     batch: int,
     rate: float,
 ) -> dict[str, float]:
-    """Train with the library's Trainer, save, and measure on scenes that were not drawn for training."""
+    """Train with the Trainer of transformers, save, and measure the accuracy on scenes of the validation split."""
     device = best_device()
     arguments = TrainingArguments(
         output_dir=str(folder),
@@ -127,7 +130,7 @@ def fit(
         warmup_steps=min(100, steps // 10),
         adam_beta2=0.98,
         weight_decay=1e-3,
-        bf16=fast_bfloat16(device),  # emulated it is slower than float32
+        bf16=fast_bfloat16(device),  # emulated bf16 is slower than float32
         use_cpu=device.type == "cpu",
         dataloader_num_workers=1,
         dataloader_prefetch_factor=4,
@@ -151,7 +154,11 @@ def fit(
 
 
 def build_start(output: Path, scale: float = 1.0) -> Path:
-    """The folder of the model that every cell starts from; built once."""
+    """The folder of the model that every cell starts from. The first call trains it.
+
+    Args:
+        scale: Factor for the steps of both trainings.
+    """
     folder = output / "start"
     if (folder / "model.safetensors").is_file():
         return folder
@@ -161,7 +168,7 @@ def build_start(output: Path, scale: float = 1.0) -> Path:
     vit = ViTForImageClassification(ViTConfig(**SHARED, image_size=SIZE, patch_size=16, **names))
     vocabulary = len(processor.tokenizer)
     bert = BertForMaskedLM(BertConfig(**SHARED, vocab_size=vocabulary, max_position_embeddings=MAX_TOKENS))
-    run = partial(fit, processor=processor, batch=64, rate=1e-3)
+    run = partial(fit_tower, processor=processor, batch=64, rate=1e-3)
     results = {
         "vit": run(vit, Stills, folder=output / "vit", steps=max(1, round(1500 * scale))),
         "bert": run(bert, Captions, folder=output / "bert", steps=max(1, round(200 * scale))),
@@ -184,7 +191,9 @@ def build_start(output: Path, scale: float = 1.0) -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="folder of the study")
-    parser.add_argument("--scale", type=float, default=1.0, help="of the numbers of steps (default: %(default)s)")
+    parser.add_argument(
+        "--scale", type=float, default=1.0, help="factor for the steps of both trainings (default: %(default)s)"
+    )
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

@@ -1,18 +1,20 @@
-"""Does the method work? Pre-training with different losses on the sprite world, then fine-tuning; some seeds each.
+"""Study the pre-training losses on the sprite world: pre-train with some of them, fine-tune, measure, several seeds.
 
-    python scripts/render_sprite_world.py sprite-world --split test --count 400
-    python scripts/render_sprite_world.py sprite-world --split test-hard --count 200
-    python scripts/pretrain_sprites.py study --output runs/study --data sprite-world --seeds 0 1 2
-    python scripts/pretrain_sprites.py table --results runs/study/results
+    python scripts/sprites/render.py sprite-world --split test --count 400
+    python scripts/sprites/render.py sprite-world --split test-hard --count 200
+    python scripts/sprites/study.py study --output runs/study --data sprite-world --seeds 0 1 2
+    python scripts/sprites/study.py table --results runs/study/results
 
-A cell of the study is one pre-training, then fine-tuning for retrieval and for questions, then the evaluation of both
-on the rendered tests, and of the pre-trained model as it is (zero-shot, where VTC was among the losses). Without any
-loss ("none") there is only fine-tuning. All start from the same image model and language model, see
-scripts/sprite_start.py, and all cells of a seed see the same clips in the same order, rendered once. The teacher of
-PEM is the bundled retrieval model unless --teacher says otherwise: one trained as short as the students here is
-hardly better than chance (scripts/teacher_sprites.py). `study` does the cells that have no results yet, all of the
-first seed before those of the second: it may be interrupted and started again, and later with more seeds. `table`
-prints means and spreads and draws them.
+A cell of the study is one set of losses with one seed. It pre-trains, then fine-tunes for retrieval and for questions,
+and measures both models on the rendered tests. Where VTC was among the losses, it also measures the pre-trained model
+zero-shot. The cell "none" only fine-tunes. All cells start from the same image model and language model, which
+scripts/sprites/start.py trains. All cells of a seed train on the same clips in the same order.
+
+The teacher of PEM is the bundled retrieval model; --teacher selects another. A teacher that trains as briefly as the
+students is hardly better than chance, which scripts/sprites/teacher.py measures.
+
+`study` runs the cells without results, seed by seed. You can interrupt it and start it again, later with more seeds.
+`table` prints and draws means and standard deviations.
 """
 
 import argparse
@@ -25,12 +27,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from evaluate_sprites import measure
+from measure import measure, rounded
 from numpy._core.multiarray import _reconstruct, scalar
-from sprite_start import FRAMES, build_start
+from start import FRAMES, build_start
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
-from train_sprites import QUESTIONS_PER_CLIP, SIZE, build_processor
+from train import QUESTIONS_PER_CLIP, SIZE, answer_labels, build_processor, fit
 from transformers import PreTrainedModel, set_seed
 
 from alpro_hf import (
@@ -40,19 +42,15 @@ from alpro_hf import (
     AlproModel,
     AlproProcessor,
     AlproPrompterModel,
-    AlproTrainer,
-    AlproTrainingArguments,
 )
 from alpro_hf.assets import bundled_model
 from alpro_hf.data.collator import AlproCollator
 from alpro_hf.data.pretraining_collator import AlproPreTrainingCollator
-from alpro_hf.loading import best_device, fast_bfloat16
-from alpro_hf.sprites.language import ANSWERS
 from alpro_hf.sprites.rows import SpriteRows
 from alpro_hf.sprites.world import SPRITES
-from alpro_hf.training.checkpoints import last_complete_checkpoint
 from alpro_hf.training.prompter import build_prompter
 
+# row of the table -> losses of its pre-training
 LOSSES = {
     "none": (),
     "mlm+vtm": ("mlm", "vtm"),
@@ -60,22 +58,23 @@ LOSSES = {
     "mlm+vtm+vtc": ("mlm", "vtm", "vtc"),
     "all": ("mlm", "vtm", "vtc", "pem"),
 }
-# stage -> (steps, rows a step, peak learning rate)
+# stage -> (steps, rows per step, peak learning rate)
 STAGES = {
     "prompter": (150, 64, 1e-3),
     "pretrain": (100, 64, 1e-3),
     "retrieval": (30, 64, 5e-4),
     "qa": (40, 128, 8e-4),
 }
-ROWS_OF_STAGE = {"prompter": 10, "pretrain": 20, "retrieval": 30, "qa": 40}  # which clips, beside the seed
-PROTOCOLS = ["vtc", "rerank"]
-ONE_SPRITE = 0.4  # share of the steps with clips of a single sprite, at first
+SEED_OFFSETS = {"prompter": 10, "pretrain": 20, "retrieval": 30, "qa": 40}  # each stage draws other clips
+STUDY_PROTOCOLS = ["vtc", "rerank"]  # not `reference`, which matches all pairs
+ONE_SPRITE = 0.4  # the first 40 % of the steps show clips of a single sprite
+# entries of the log that go to the results
 LOGGED = ("loss_vtc", "loss_vtm", "vtm_accuracy", "loss_mlm", "mlm_accuracy")
 LOGGED += ("loss_pem", "pem_kept", "pem_entropy", "pem_agreement", "temperature", "accuracy", "train_runtime")
 
 
 def rows_of(stage: str, output: Path, seed: int, scale: float) -> Dataset:
-    """The clips of a stage, rendered once for all cells of a seed."""
+    """The rows of a stage. The first cell of a seed renders them; the others load the file."""
     steps, rows_a_step, _ = STAGES[stage]
     length = max(1, round(steps * scale)) * rows_a_step
     path = output / f"seed{seed}" / f"rows-{stage}-{length}.pt"
@@ -84,16 +83,18 @@ def rows_of(stage: str, output: Path, seed: int, scale: float) -> Dataset:
         rows = SpriteRows(
             "qa" if stage == "qa" else "retrieval",
             length,
-            seed=100 * seed + ROWS_OF_STAGE[stage],
+            seed=100 * seed + SEED_OFFSETS[stage],
             num_frames=FRAMES,
             size=SIZE,
             curriculum=[(round(ONE_SPRITE * length), ("one",))],
             mixed=stage != "qa",
             questions_per_clip=QUESTIONS_PER_CLIP,
         )
+        # another process of the study may look for the same file: it sees a whole one or none
         partial = path.with_suffix(f".{os.getpid()}")
         torch.save([rows[i] for i in tqdm(range(length), desc=f"clips of {stage}", unit="row")], partial)
         os.replace(partial, path)
+    # rows hold NumPy arrays, whose classes a restricted load has to be told
     arrays = [np.ndarray, np.dtype, np.dtypes.UInt8DType, np.dtypes.Int64DType, _reconstruct, scalar]
     with torch.serialization.safe_globals(arrays):
         return torch.load(path, weights_only=True)
@@ -110,32 +111,10 @@ def train(
     losses: tuple[str, ...] = (),
     prompter: AlproPrompterModel | None = None,
 ) -> dict[str, float]:
-    """Train and save to `folder`, unless that is done; the last entries of the log."""
+    """Train and save, unless `folder` holds the model. Returns the last value of each entry of `LOGGED`."""
     if not (folder / "model.safetensors").is_file():
-        steps, rows_a_step, rate = STAGES[stage]
+        steps, batch_size, learning_rate = STAGES[stage]
         steps = max(1, round(steps * scale))
-        weights = {f"{loss}_weight": float(loss in losses) for loss in ("vtc", "vtm", "mlm", "pem")}
-        device = best_device()
-        arguments = AlproTrainingArguments(
-            output_dir=str(folder),
-            max_steps=steps,
-            per_device_train_batch_size=rows_a_step,
-            learning_rate=rate,
-            lr_scheduler_type="cosine_with_min_lr",
-            lr_scheduler_kwargs={"min_lr_rate": 0.02},
-            warmup_steps=min(100, steps // 10),
-            max_grad_norm=1.0,
-            bf16=fast_bfloat16(device),  # emulated it is slower than float32
-            use_cpu=device.type == "cpu",
-            train_sampling_strategy="sequential",
-            logging_steps=20,
-            save_steps=100,
-            save_total_limit=1,
-            seed=seed,
-            report_to=[],
-            **(weights if losses else {}),
-        )
-        model.set_attn_implementation("eager")
         if stage == "pretrain":
             collator: AlproCollator = AlproPreTrainingCollator(
                 processor, pem="pem" in losses, patch_size=model.config.video_config.patch_size, seed=seed
@@ -143,24 +122,30 @@ def train(
         else:
             label2id = model.config.label2id if stage == "qa" else None
             collator = AlproCollator(processor, task="qa" if stage == "qa" else "retrieval", label2id=label2id)
-        trainer = AlproTrainer(
-            model=model,
-            args=arguments,
-            data_collator=collator,
-            train_dataset=rows_of(stage, output, seed, scale),
-            processing_class=processor,
+        weights = {f"{loss}_weight": float(loss in losses) for loss in ("vtc", "vtm", "mlm", "pem")}
+        fit(
+            model,
+            processor,
+            folder,
+            rows_of(stage, output, seed, scale),
+            collator,
+            steps=steps,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            warmup_steps=min(100, steps // 10),
+            seed=seed,
             prompter=prompter,
+            logging_steps=20,
+            save_steps=100,
+            save_total_limit=1,
+            **(weights if losses else {}),
         )
-        trainer.train(resume_from_checkpoint=last_complete_checkpoint(folder))
-        trainer.save_model(str(folder))
-        processor.save_pretrained(folder)
-        trainer.state.save_to_json(str(folder / "trainer_state.json"))
     log = json.loads((folder / "trainer_state.json").read_text())["log_history"]
     return {name: round(entry[name], 4) for entry in log for name in LOGGED if name in entry}
 
 
 def teach(output: Path, seed: int, arguments: argparse.Namespace) -> AlproPrompterModel:
-    """The prompter that all cells with PEM share: a model that is there, or one of this seed's own."""
+    """The prompter of the cells with PEM: the bundled model, a folder, or one that this seed trains (`own`)."""
     entities = list(SPRITES[: arguments.entities])
     source = bundled_model("retrieval") if arguments.teacher == "bundled" else arguments.teacher
     if arguments.teacher == "own":
@@ -174,11 +159,11 @@ def teach(output: Path, seed: int, arguments: argparse.Namespace) -> AlproPrompt
 
 
 def cell(losses: str, seed: int, arguments: argparse.Namespace) -> None:
-    """One row of the table for one seed."""
+    """Run one row of the table for one seed, and write its results, unless the file exists."""
     output, scale = arguments.output, arguments.scale
     results = output / "results" / f"seed{seed}-{losses.replace('+', '-')}.json"
     if results.is_file():
-        print(f"{results} is there already")
+        print(f"{results} exists; skipped")
         return
     results.parent.mkdir(parents=True, exist_ok=True)
     started = time.time()
@@ -201,19 +186,16 @@ def cell(losses: str, seed: int, arguments: argparse.Namespace) -> None:
     heads: dict[str, Any] = {"retrieval": AlproForVideoTextRetrieval, "qa": AlproForVideoQuestionAnswering}
     for stage, head in heads.items():
         set_seed(seed)
-        labels = {}
-        if stage == "qa":
-            labels = {"id2label": dict(enumerate(ANSWERS)), "label2id": {name: i for i, name in enumerate(ANSWERS)}}
-        model = head.from_pretrained(start, **labels)
+        model = head.from_pretrained(start, **(answer_labels() if stage == "qa" else {}))
         stages[stage] = train(stage, model, processor, output, folder / stage, seed, scale)
     everything: dict[str, Any] = {"fine-tuned": {}, "zero-shot": {}}
     for split in arguments.splits:
         rows = arguments.data / split
         everything["fine-tuned"][split] = measure(
-            rows, split, folder / "retrieval", folder / "qa", PROTOCOLS, ["retrieval", "choices", "qa"]
+            rows, split, folder / "retrieval", folder / "qa", STUDY_PROTOCOLS, ["retrieval", "choices", "qa"]
         )
         if "vtc" in LOSSES[losses] and split == "test":
-            everything["zero-shot"][split] = measure(rows, split, start, None, PROTOCOLS, ["retrieval"])
+            everything["zero-shot"][split] = measure(rows, split, start, None, STUDY_PROTOCOLS, ["retrieval"])
     head_of_file = {"losses": losses, "seed": seed, "scale": scale, "seconds": round(time.time() - started)}
     teacher = {"teacher": arguments.teacher} if "pem" in LOSSES[losses] else {}
     everything = rounded({**head_of_file, **teacher, "training": stages, **everything})
@@ -221,18 +203,14 @@ def cell(losses: str, seed: int, arguments: argparse.Namespace) -> None:
     print(f"{results}: {everything['seconds']} s")
 
 
-def rounded(value: Any) -> Any:
-    """Two decimals tell more than a few hundred clips can."""
-    if isinstance(value, dict):
-        return {key: rounded(item) for key, item in value.items()}
-    return round(value, 2) if isinstance(value, float) else value
-
-
-COLUMNS = ("R@1", "R@10", "median rank", "R@10 VTM", "opposite", "swapped", "QA", "zero-shot R@10")
+TABLE_COLUMNS = ("R@1", "R@10", "median rank", "R@10 VTM", "opposite", "swapped", "QA", "zero-shot R@10")
 
 
 def numbers_of(result: dict[str, Any], split: str) -> dict[str, float]:
-    """The columns of the table: text to video by similarity, unless matching (VTM) reorders its best."""
+    """The columns of the table for one result. Retrieval is text to video by similarity; R@10 VTM adds re-ranking.
+
+    The columns of the choices hold the better of both scores.
+    """
     fine, zero = result["fine-tuned"][split], result.get("zero-shot", {}).get(split)
     columns = {
         "R@1": fine["retrieval"]["vtc"]["t2v_r1"],
@@ -249,18 +227,20 @@ def numbers_of(result: dict[str, Any], split: str) -> dict[str, float]:
 
 
 def table(folder: Path, splits: list[str]) -> None:
-    """Print means and standard deviations as Markdown; draw them if matplotlib is there."""
+    """Print means and standard deviations over the seeds as Markdown, and draw them to `folder`/table.png."""
     found: dict[str, list[dict[str, Any]]] = {losses: [] for losses in LOSSES}
     for path in sorted(folder.glob("seed*.json")):
         result = json.loads(path.read_text())
         found[result["losses"]].append(result)
     if not any(found.values()):
-        raise SystemExit(f"{folder} holds no results yet; run `study` first.")
+        raise SystemExit(
+            f"{folder} holds no results (seed*.json). Run `study` first, or name another folder with --results."
+        )
     means: dict[str, dict[str, dict[str, tuple[float, float]]]] = {}
     for split in splits:
         print(f"\n`{split}`\n")
-        print("| pre-training | seeds | " + " | ".join(COLUMNS) + " |")
-        print("| --- |" + " --- |" * (len(COLUMNS) + 1))
+        print("| pre-training | seeds | " + " | ".join(TABLE_COLUMNS) + " |")
+        print("| --- |" + " --- |" * (len(TABLE_COLUMNS) + 1))
         means[split] = {}
         for losses, results in found.items():
             if not results:
@@ -268,19 +248,21 @@ def table(folder: Path, splits: list[str]) -> None:
             rows = [numbers_of(result, split) for result in results]
             spread = {
                 name: (statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0)
-                for name in COLUMNS
+                for name in TABLE_COLUMNS
                 if (values := [row[name] for row in rows if name in row])
             }
             means[split][losses] = spread
             several = len(rows) > 1
             cells = [
-                f"{spread[n][0]:.1f}" + f" ± {spread[n][1]:.1f}" * several if n in spread else "" for n in COLUMNS
+                f"{spread[n][0]:.1f}" + f" ± {spread[n][1]:.1f}" * several if n in spread else ""
+                for n in TABLE_COLUMNS
             ]
             print(f"| {losses} | {len(rows)} | " + " | ".join(cells) + " |")
     draw(means, folder / "table.png")
 
 
 def draw(means: dict[str, dict[str, dict[str, tuple[float, float]]]], path: Path) -> None:
+    """Bar charts of four columns, with standard deviations, a row of panels per split."""
     from matplotlib.figure import Figure
 
     names = ["R@10", "median rank", "QA", "zero-shot R@10"]
@@ -289,7 +271,7 @@ def draw(means: dict[str, dict[str, dict[str, tuple[float, float]]]], path: Path
     for row, (split, by_losses) in zip(axes, means.items(), strict=True):
         for axis, name in zip(row, names, strict=True):
             shown = {losses: spread[name] for losses, spread in by_losses.items() if name in spread}
-            if not shown:  # no retrieval before fine-tuning was measured on this split
+            if not shown:  # zero-shot retrieval is measured on `test` alone
                 axis.set_axis_off()
                 continue
             axis.bar(list(shown), [mean for mean, _ in shown.values()], yerr=[std for _, std in shown.values()])
@@ -297,35 +279,44 @@ def draw(means: dict[str, dict[str, dict[str, tuple[float, float]]]], path: Path
             axis.set_ylabel("rank" if "rank" in name else "%")
             axis.set_xticks(range(len(shown)), list(shown), rotation=30, ha="right")
     figure.savefig(path, dpi=80)
-    print(f"\nwritten to {path}")
+    print(f"\nwrote {path}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["study", "table"])
+    parser.add_argument("what", choices=["study", "table"], help="run cells, or print the table of their results")
     parser.add_argument("--output", type=Path, help="folder of the study")
     parser.add_argument("--data", type=Path, help="folder that holds the rendered splits")
-    parser.add_argument("--results", type=Path, help="folder of results, for `table` (default: OUTPUT/results)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--losses", nargs="+", choices=LOSSES, default=list(LOSSES))
-    parser.add_argument("--splits", nargs="+", default=["test", "test-hard"])
-    parser.add_argument("--scale", type=float, default=1.0, help="of all numbers of steps (default: %(default)s)")
+    parser.add_argument("--results", type=Path, help="folder of results for `table` (default: OUTPUT/results)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one cell each (default: 0 1 2)")
+    parser.add_argument("--losses", nargs="+", choices=LOSSES, default=list(LOSSES), help="rows to run (default: all)")
+    parser.add_argument(
+        "--splits",
+        nargs="+",
+        default=["test", "test-hard"],
+        help="folders of --data to measure on (default: test test-hard)",
+    )
+    parser.add_argument(
+        "--scale", type=float, default=1.0, help="factor for the steps of all stages (default: %(default)s)"
+    )
     parser.add_argument(
         "--teacher",
         default="bundled",
-        help="of PEM: own (a prompter trained by VTC as long as the students, for each seed), bundled (the retrieval "
-        "model of the package), or the folder of a model (default: %(default)s)",
+        help="teacher of PEM: bundled (the retrieval model of the package), own (one per seed, trained with VTC for "
+        "about as many steps as the students), or the folder of a model (default: %(default)s)",
     )
-    parser.add_argument("--entities", type=int, default=160, help="sprites that the prompter names")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument(
+        "--entities", type=int, default=160, help="number of sprites that the prompter names (default: %(default)s)"
+    )
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")
     arguments = parser.parse_args()
     if arguments.output is None and (arguments.what == "study" or arguments.results is None):
-        parser.error("name the folder of the study with --output")
+        parser.error("--output is missing: name the folder of the study")
     if arguments.what == "table":
         table(arguments.results or arguments.output / "results", arguments.splits)
         return
     if arguments.data is None:
-        parser.error("study needs --data, the rendered tests")
+        parser.error("--data is missing: name the folder of the rendered tests, see render.py")
     torch.set_num_threads(arguments.threads)
     for seed in arguments.seeds:
         for losses in arguments.losses:

@@ -1,17 +1,23 @@
-"""How good is the teacher of PEM? Its pseudo-labels on crops of sprite clips, whose contents are known.
+"""Measure the teacher of PEM: accuracy of its pseudo-labels on crops of sprite clips, whose contents are known.
 
-    python scripts/teacher_sprites.py --output teacher.json
-    python scripts/teacher_sprites.py --teachers bundled runs/study/seed0/prompter --output teacher.json
+    python scripts/sprites/teacher.py --output teacher.json
+    python scripts/sprites/teacher.py --teachers bundled runs/study/seed0/prompter --output teacher.json
 
-A teacher is a model trained with VTC, with the prompts of the sprites' names; "bundled" is the retrieval model that
-comes with the package. Clips are new draws of combinations that training shows; boxes are drawn as in pre-training (30
-to 50 % of the area, on the grid of patches), and the teacher sees the crop on black. A crop holds a sprite of which at
-least half is inside the box, on average over the frames. Accuracy is over crops that hold exactly one sprite, one that
-the teacher has a name for; the kept fraction is over all crops, as in training. Varied, one at a time: prompt
-templates (one or all 12 of the paper, or one caption for each of 12 actions), entities (40 / 80 / 160; accuracy on the
-crops whose sprite is among the first 40, for all three), frames (1 / 2 / 4 / 8), the threshold of PEM and the
-temperature of the softmax. Beside them: accuracy by how much of the sprite is inside where it is the only one to be
-seen, and whole clips of one sprite. "kept, none held" is the share of crops without any sprite that PEM would keep.
+A teacher is a model trained with VTC, with prompts of the sprites' names. "bundled" is the retrieval model of the
+package. Clips are new draws of combinations that training shows. Boxes are drawn as in pre-training: 30 to 50 % of the
+area, on the grid of patches. The teacher sees the crop on black.
+
+A crop "holds" a sprite when at least half of the sprite is inside the box, averaged over the frames. Accuracy counts
+crops that hold exactly one sprite, if the teacher has a name for it. The kept fraction counts all crops.
+
+One setting varies at a time:
+  templates     one of the paper, all 12 of the paper, or one caption for each of 12 actions
+  entities      40, 80 or 160; accuracy on crops whose sprite is among the first 40
+  frames        1, 2, 4 or 8
+  threshold     least probability that PEM keeps
+  temperature   of the softmax
+The table also has accuracy by the visible share of a lone sprite, and accuracy on whole clips of one sprite. "kept,
+none held" is the share of crops without any sprite that PEM would keep.
 """
 
 import argparse
@@ -24,8 +30,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from measure import rounded
 from tqdm.auto import tqdm
-from train_sprites import SIZE
+from train import SIZE
 
 from alpro_hf import AlproModel, AlproProcessor, AlproPrompterModel
 from alpro_hf.assets import bundled_model
@@ -37,26 +44,27 @@ from alpro_hf.sprites.render import render
 from alpro_hf.sprites.world import BASIC_ACTIONS, SPRITES, Scene, draw_scene, pose
 from alpro_hf.training.prompter import VIDEO_TEMPLATES, build_prompter
 
-ORDER = tuple(random.Random(0).sample(SPRITES, len(SPRITES)))  # not by category, or the first 40 would be animals
-ENTITIES, FRAMES = (40, 80, 160), (1, 2, 4, 8)
+# SPRITES is sorted by category: in its order, the first 40 would be animals
+ORDER = tuple(random.Random(0).sample(SPRITES, len(SPRITES)))
+ENTITY_COUNTS, FRAME_COUNTS = (40, 80, 160), (1, 2, 4, 8)
 CAPTIONS = tuple(f"a {{entity}} {PHRASES[action][0][0]}" for action in BASIC_ACTIONS)
 TEMPLATES = {"1": VIDEO_TEMPLATES[1:2], "12": VIDEO_TEMPLATES, "12 captions": CAPTIONS}
-SOFTER = (1, 2, 4, 8)  # times the temperature
+SOFTER = (1, 2, 4, 8)  # factors of the temperature
 THRESHOLDS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7)
-HELD = 0.5  # share of a sprite that must be inside a crop
-SEEN = 0.05  # less of a sprite than this is nothing
+HELD = 0.5  # least share of a sprite inside a crop that holds it
+SEEN = 0.05  # a smaller share counts as not visible
 SHARES = (SEEN, 0.25, 0.5, 0.75, 0.95, 1.01)
 BATCH = 50
 
 
 @dataclass
 class Crops:
-    """Clips, boxes and what the boxes hold.
+    """Clips, boxes and the sprites inside the boxes.
 
     Args:
         scenes: n scenes.
         boxes: bool (n, 4, 4).
-        inside: For each crop the share of each of its sprites that is inside, by name.
+        inside: For each crop: name of a sprite -> share of it inside the box, 0 to 1.
     """
 
     scenes: list[Scene]
@@ -64,23 +72,25 @@ class Crops:
     inside: list[dict[str, float]]
 
     def held(self) -> list[str | None]:
-        """The sprite that a crop holds, where it is one and no part of another."""
+        """For each crop the name of the one sprite that it holds; None if it holds none or several."""
         names = [[name for name, share in crop.items() if share >= HELD] for crop in self.inside]
         return [held[0] if len(held) == 1 else None for held in names]
 
 
 def times_of(frames: int) -> tuple[float, ...]:
+    """Moments of uniformly spaced frames, as fractions of the clip."""
     return tuple((frame + 0.5) / frames for frame in range(frames))
 
 
 def draw_crops(count: int, seed: int, grid: int = 4) -> Crops:
+    """Clips of the validation split with one random box each, on a grid of `grid` x `grid` patches."""
     scenes = [draw_scene("validation", seed, index) for index in range(count)]
     boxes = torch.stack([draw_crop((grid, grid), torch.Generator().manual_seed(seed + i)) for i in range(count)])
     return Crops(scenes, boxes, [shares_inside(scene, box) for scene, box in zip(scenes, boxes, strict=True)])
 
 
 def shares_inside(scene: Scene, box: torch.Tensor) -> dict[str, float]:
-    """How much of each sprite's square is inside a box, averaged over eight moments; nothing where it is not shown."""
+    """Share of each sprite's square inside a box, averaged over eight moments and weighted by its opacity."""
     rows, columns = box.any(dim=1).nonzero().flatten().tolist(), box.any(dim=0).nonzero().flatten().tolist()
     sides = [(lines[0] / len(box), (lines[-1] + 1) / len(box)) for lines in (columns, rows)]
     shares = {}
@@ -113,12 +123,12 @@ def embed(
 
 
 def labels_of(prompter: AlproPrompterModel, embeds: torch.Tensor) -> torch.Tensor:
-    """`AlproPrompterModel.pseudo_labels` of clips that are embedded already: float32 (n, entities)."""
+    """`AlproPrompterModel.pseudo_labels` from embeddings of clips: probabilities, float32 (n, entities)."""
     return (embeds @ prompter.video_prompt_embeds.t() / prompter.alpro.get_temperature()).softmax(dim=1).detach()
 
 
 def score(labels: torch.Tensor, entities: Sequence[str], held: Sequence[str | None], threshold: float) -> dict:
-    """Percentages. Accuracy where a crop holds one sprite that has a name here; kept and its accuracy over all."""
+    """Percentages: accuracy over crops that hold one sprite with a name in `entities`, kept share over all crops."""
     known = [index for index, name in enumerate(held) if name in entities]
     truth = torch.tensor([entities.index(held[index]) for index in known])
     best = labels[known].topk(5, dim=1).indices
@@ -137,7 +147,7 @@ def score(labels: torch.Tensor, entities: Sequence[str], held: Sequence[str | No
 
 
 def study(teacher: str, crops: Crops) -> dict[str, Any]:
-    """All numbers of one teacher."""
+    """All numbers of one teacher: what varied -> its value -> scores."""
     source = bundled_model("retrieval") if teacher == "bundled" else Path(teacher)
     model, processor = AlproModel.from_pretrained(source).eval(), AlproProcessor.from_pretrained(source)
     native, threshold = model.config.video_config.num_frames, model.config.pem_threshold
@@ -146,15 +156,15 @@ def study(teacher: str, crops: Crops) -> dict[str, Any]:
         return build_prompter(model, processor, ORDER[:count], video_templates=templates, progress=False)
 
     held = crops.held()
-    among_first = [name if name in ORDER[: ENTITIES[0]] else None for name in held]
+    among_first = [name if name in ORDER[: ENTITY_COUNTS[0]] else None for name in held]
     full = prompter()
-    embeds = {frames: embed(model, processor, crops, frames) for frames in FRAMES}
+    embeds = {frames: embed(model, processor, crops, frames) for frames in FRAME_COUNTS}
     usual = labels_of(full, embeds[native])
     results: dict[str, Any] = {
-        "frames": {str(f): score(labels_of(full, embeds[f]), ORDER, held, threshold) for f in FRAMES},
+        "frames": {str(f): score(labels_of(full, embeds[f]), ORDER, held, threshold) for f in FRAME_COUNTS},
         "entities": {
             str(count): score(labels_of(prompter(count), embeds[native]), ORDER[:count], among_first, threshold)
-            for count in ENTITIES
+            for count in ENTITY_COUNTS
         },
         "templates": {
             name: score(labels_of(prompter(templates=some), embeds[native]), ORDER, held, threshold)
@@ -191,10 +201,12 @@ def study(teacher: str, crops: Crops) -> dict[str, Any]:
     return {"native_frames": native, "least_kept": threshold, **results}
 
 
+# settings in the order of the table; the plot leaves out the last, which has no scale
 VARIED = ("frames", "entities", "templates", "threshold", "temperature", "share inside", "whole clips of one sprite")
 
 
 def show(results: dict[str, Any]) -> None:
+    """Print the table of all teachers as Markdown."""
     print("\n| teacher | varied | | crops | top-1 | top-5 | kept | top-1 of those kept | kept, none held |")
     print("| --- |" + " --- |" * 8)
     for teacher, result in results["teachers"].items():
@@ -209,11 +221,12 @@ def show(results: dict[str, Any]) -> None:
 
 
 def enough(numbers: dict[str, Any]) -> bool:
-    """Whether a share of the kept labels is worth a point: at least ten were kept."""
+    """Whether PEM kept at least ten labels of known sprites, so that their accuracy is worth a point in the plot."""
     return numbers["top1_kept"] is not None and numbers["kept_known"] * numbers["crops"] >= 1000
 
 
 def draw(results: dict[str, Any], path: Path) -> None:
+    """A panel per teacher and setting, in percent."""
     from matplotlib.figure import Figure
 
     panels = VARIED[:-1]
@@ -236,16 +249,21 @@ def draw(results: dict[str, Any], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--teachers", nargs="+", default=["bundled"], help="folders of prompters, or bundled")
-    parser.add_argument("--names", nargs="+", help="how the table calls them (default: as they are given)")
-    parser.add_argument("--clips", type=int, default=600)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
-    parser.add_argument("--output", type=Path, required=True, help="JSON file; the plot lies beside it")
+    parser.add_argument(
+        "--teachers",
+        nargs="+",
+        default=["bundled"],
+        help="folders of models, or `bundled`, the retrieval model of the package (default: bundled)",
+    )
+    parser.add_argument("--names", nargs="+", help="their names in the table (default: as in --teachers)")
+    parser.add_argument("--clips", type=int, default=600, help="clips, each with one crop (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of clips and boxes (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")
+    parser.add_argument("--output", type=Path, required=True, help="JSON file; the plot gets the same name, .png")
     arguments = parser.parse_args()
     names = arguments.names or arguments.teachers
     if len(names) != len(arguments.teachers):
-        parser.error("--names must name each of --teachers")
+        parser.error(f"--names has {len(names)} names for {len(arguments.teachers)} teachers; give one name for each")
     torch.set_num_threads(arguments.threads)
     crops = draw_crops(arguments.clips, arguments.seed)
     held = [sum(share >= HELD for share in crop.values()) for crop in crops.inside]
@@ -255,16 +273,11 @@ def main() -> None:
         "teachers": {name: study(one, crops) for name, one in zip(names, arguments.teachers, strict=True)},
     }
     arguments.output.write_text(json.dumps(rounded(results), indent=1) + "\n")
-    print(f"of all crops, in percent by the number of sprites held: {rounded(results['crops by sprites held'])}")
+    shares = rounded(results["crops by sprites held"])
+    print(f"share of crops in percent, by the number of sprites that they hold: {shares}")
     show(results)
     draw(results, arguments.output.with_suffix(".png"))
-    print(f"\nwritten to {arguments.output} and {arguments.output.with_suffix('.png')}")
-
-
-def rounded(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: rounded(item) for key, item in value.items()}
-    return round(value, 2) if isinstance(value, float) else value
+    print(f"\nwrote {arguments.output} and {arguments.output.with_suffix('.png')}")
 
 
 if __name__ == "__main__":

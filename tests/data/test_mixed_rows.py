@@ -3,7 +3,6 @@
 import gc
 import io
 import json
-import os
 import pickle
 import subprocess
 import sys
@@ -19,6 +18,7 @@ import pytest
 import torch
 from accelerate.data_loader import BatchSamplerShard
 from fixtures import gallery
+from fixtures.processes import environment
 from PIL import Image
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 from transformers import Trainer, TrainingArguments
@@ -442,11 +442,9 @@ def test_two_processes_share_out_the_rows(tmp_path, workers):
     (tmp_path / "stream").mkdir()
     write_json_lines(tmp_path / "stream", shards=3, rows=31)
     script = Path(__file__).parents[1] / "fixtures" / "read_in_processes.py"
-    paths = os.pathsep.join([str(script.parents[1]), *sys.path])
-    environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     command = [*launcher, str(script), str(tmp_path), str(workers)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     ranks = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2)]
     assert [len(read) for read in ranks] == [60, 60]

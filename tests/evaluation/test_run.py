@@ -1,15 +1,14 @@
 """`alpro evaluate` as users run it, on released annotations and clips in files; its numbers against the Trainer's."""
 
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 from fixtures import evaluate_in_processes as script
 from fixtures import gallery
+from fixtures.processes import environment
 from PIL import Image
 from transformers.utils import logging
 
@@ -353,13 +352,12 @@ def test_results_are_replaced_only_when_asked_to(data, models, tmp_path, capsys)
 def test_two_processes_compute_what_one_computes(data, models, tmp_path, capsys):
     """Under `accelerate launch`: same metrics, intervals, predictions, skipped clips; in retrieval and questions."""
     arguments = [str(models / "retrieval"), str(models / "qa"), str(data), str(tmp_path / "two")]
-    paths = os.pathsep.join([str(Path(script.__file__).parents[1]), *sys.path])
-    environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    environment["ACCELERATE_USE_CPU"] = "true"  # with the option --cpu, the launcher would need MPI to start two
+    # with the option --cpu, the launcher would need MPI to start two
+    variables = environment(ACCELERATE_USE_CPU="true")
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
     command = [*launcher, "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
     done = subprocess.run(
-        [*command, script.__file__, *arguments], env=environment, capture_output=True, text=True, timeout=300
+        [*command, script.__file__, *arguments], env=variables, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("out_of_list_share") == 1, "the first process speaks"

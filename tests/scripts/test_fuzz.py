@@ -1,11 +1,10 @@
-"""Short runs of scripts/fuzz.py: changed files are read or refused with the typed error of their reader.
+"""Short runs of scripts/checks/stress/fuzz.py: changed files are read or refused with the typed error of their reader.
 
 The same files each time; and after them as many others, of a new seed, as fit into ALPRO_FUZZ_SECONDS for each kind of
 reader: 30 where CI=true, else none. Among these may be the first that ever crashes FFmpeg, so they run in a process
 of their own; then the file must cost no more than itself where decoding is isolated, and a warning names it.
 """
 
-import importlib.util
 import os
 import random
 import shlex
@@ -15,27 +14,19 @@ import time
 import warnings
 from pathlib import Path
 
+import fuzz
 import pytest
 
 from alpro_hf.data.isolated_decoder import IsolatedDecoder
 from alpro_hf.model.decoding_types import VideoDecodeError
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "fuzz.py"
+SCRIPT = Path(fuzz.__file__)
 RUNS = {"annotations": 1500, "decoding": 700}
 SECONDS = float(os.environ.get("ALPRO_FUZZ_SECONDS", "30" if os.environ.get("CI") == "true" else "0"))
 
 
-@pytest.fixture(scope="module")
-def fuzz():
-    spec = importlib.util.spec_from_file_location("fuzz", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    fuzz = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(fuzz)
-    return fuzz
-
-
 @pytest.mark.parametrize("name", RUNS)
-def test_changed_files_are_read_or_refused(fuzz, name, tmp_path) -> None:
+def test_changed_files_are_read_or_refused(name, tmp_path) -> None:
     seeds, target = fuzz.TARGETS[name](tmp_path)
     start, findings = time.monotonic(), fuzz.Findings(target, tmp_path / "findings")
     draw = findings.begin(name, 20, seeds)
@@ -68,7 +59,7 @@ def try_others(name: str, seconds: float, folder: Path, good: bytes) -> None:
     assert f"{name}: " in ran.stdout, ran.stdout
 
 
-def test_a_finding_tells_how_it_is_made_again(fuzz, tmp_path) -> None:
+def test_a_finding_tells_how_it_is_made_again(tmp_path) -> None:
     def target(data: bytes) -> str:
         return "short" if len(data) < 100 else 1 // 0
 
@@ -84,6 +75,9 @@ def test_a_finding_tells_how_it_is_made_again(fuzz, tmp_path) -> None:
     number = sum(findings.seen.values()) + 1
     kept = (tmp_path / "finding").read_bytes()
     [note] = found.value.__notes__
-    assert f"python scripts/fuzz.py decoding --seed 7 --runs {number}" in note and str(tmp_path / "finding") in note
+    assert (
+        f"python scripts/checks/stress/fuzz.py decoding --seed 7 --runs {number}" in note
+        and str(tmp_path / "finding") in note
+    )
     draw = random.Random(7)
     assert [fuzz.changed(seeds, draw) for _ in range(number - len(seeds))][-1] == kept

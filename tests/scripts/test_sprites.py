@@ -14,17 +14,12 @@ from alpro_hf.sprites.world import Actor, Scene
 DOCS = Path(__file__).parents[2] / "docs"
 
 
-@pytest.fixture(autouse=True)
-def scripts(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "scripts"))
-
-
 @pytest.mark.parametrize(
     ("x", "action", "share"),
     [(0.25, "clockwise", 1), (0.75, "clockwise", 0), (0.5, "clockwise", 0.5), (0.25, "disappear", 0.5)],
 )
 def test_how_much_of_a_sprite_a_crop_holds(x, action, share):
-    from teacher_sprites import shares_inside
+    from teacher import shares_inside
 
     scene = Scene("one", (Actor("fox", action, x, 0.5, 0.2, 0.5),), look=0)
     left_half = torch.zeros(4, 4, dtype=torch.bool)
@@ -33,7 +28,7 @@ def test_how_much_of_a_sprite_a_crop_holds(x, action, share):
 
 
 def test_scores_of_a_teacher_by_hand():
-    from teacher_sprites import score
+    from teacher import score
 
     names = ["fox", "owl", "bus", "cup", "hat", "key", "pan"]
     labels = torch.full((4, 7), 0.02)
@@ -51,7 +46,7 @@ def test_scores_of_a_teacher_by_hand():
 
 
 def test_the_table_has_means_and_spreads(tmp_path, capsys):
-    from pretrain_sprites import table
+    from study import table
 
     def write(losses: str, seed: int, recall: float, zero: float | None) -> None:
         ranks = {"t2v_r1": recall, "t2v_r10": recall + 20, "t2v_median_rank": 8.0}
@@ -94,7 +89,7 @@ def test_checkpointing_keeps_less_for_the_backward_pass(monkeypatch):
 
 @pytest.mark.parametrize("folder", ["study", "study/scale4"])
 def test_the_log_has_the_tables_of_the_results(folder, tmp_path, capsys):
-    from pretrain_sprites import table
+    from study import table
 
     for path in (DOCS / folder).glob("seed*.json"):
         shutil.copy(path, tmp_path)
@@ -105,7 +100,7 @@ def test_the_log_has_the_tables_of_the_results(folder, tmp_path, capsys):
 
 
 def test_the_log_has_the_numbers_of_the_models_trained_on(capsys):
-    from retrain_sprites import print_table
+    from retrain import print_table
 
     print_table(json.loads((DOCS / "study" / "retrain.json").read_text()))
     printed = [line.split("|")[2:] for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]

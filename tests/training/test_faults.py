@@ -1,15 +1,14 @@
 """What power cuts, full disks and impatient schedulers do to long work: nothing that was there before is harmed."""
 
 import json
-import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 from fixtures import faults
+from fixtures.processes import environment
 from safetensors.torch import load_file
 
 pytestmark = pytest.mark.slow
@@ -19,10 +18,8 @@ pytestmark = pytest.mark.slow
 def seen(tmp_path_factory) -> dict:
     """What `fixtures/faults.py` saw, run by itself: it forks, which no process that tests ran in should."""
     folder = tmp_path_factory.mktemp("faults")
-    paths = os.pathsep.join([str(Path(faults.__file__).parents[1]), *sys.path])
-    environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, faults.__file__, str(folder)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=580)
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=580)
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(done.stdout.splitlines()[-1]) | {"folder": folder, "errors": done.stderr}
 

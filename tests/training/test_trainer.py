@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from fixtures import colours
+from fixtures.processes import environment
 from safetensors.torch import load_file
 from transformers import HfArgumentParser
 
@@ -358,14 +358,12 @@ def test_other_models_and_a_missing_collator_are_refused(tmp_path):
 def processes_results(tmp_path_factory):
     """What one process and what two processes wrote about the same global batch."""
     script = Path(__file__).parents[1] / "fixtures" / "train_in_processes.py"
-    paths = os.pathsep.join([str(script.parents[1]), *sys.path])
-    environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     folders = []
     for processes in (1, 2):
         folders.append(tmp_path_factory.mktemp(f"processes{processes}"))
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] * (processes > 1)
         command = [sys.executable, *launcher, str(script), str(folders[-1])]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
+        done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=500)
         assert done.returncode == 0, done.stdout + done.stderr
     return folders
 

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from fixtures import coloured_pretraining as coloured
 from fixtures import colours
 from fixtures import pretrain_in_processes as script
+from fixtures.processes import environment
 from safetensors.torch import load_file
 
 WORLDS = (2, 4)
@@ -30,11 +30,9 @@ def alone(tmp_path_factory):
 def together(request, tmp_path_factory):
     """The number of processes, and what they make of every case."""
     folder = tmp_path_factory.mktemp(f"together{request.param}")
-    paths = os.pathsep.join([str(Path(script.__file__).parents[1]), *sys.path])
-    environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={request.param}"]
     command = [sys.executable, *launcher, script.__file__, str(folder)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stdout + done.stderr
     return request.param, folder
 

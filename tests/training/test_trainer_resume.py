@@ -14,6 +14,7 @@ import torch
 import torch.distributed.checkpoint as sharded
 from fixtures import coloured_pretraining as coloured
 from fixtures import killed_trainings as script
+from fixtures.processes import environment
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
@@ -215,10 +216,8 @@ def test_rotation_leaves_a_complete_checkpoint_at_any_time(run):
 def killed(tmp_path_factory):
     """Trainings that ended in the middle of a step or of a write, and what became of them; see the script."""
     folder = tmp_path_factory.mktemp("killed")
-    paths = os.pathsep.join([str(Path(script.__file__).parents[1]), *sys.path])
-    environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, script.__file__, str(folder)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder, json.loads(done.stdout.splitlines()[-1]), done.stderr
 

@@ -1,11 +1,12 @@
-"""Feed the readers of files from strangers with changed files until one raises what it must not, crashes or hangs.
+"""Fuzz the readers of untrusted files: mutate files until one raises an unexpected error, crashes or hangs.
 
-    python scripts/fuzz.py decoding --seconds 900
-    python scripts/fuzz.py annotations --seconds 900 --atheris     # pip install atheris; lets coverage lead
+    python scripts/checks/stress/fuzz.py decoding --seconds 900
+    python scripts/checks/stress/fuzz.py annotations --seconds 900 --atheris   # needs: pip install atheris
 
-Every file must be read, or be refused with the typed error of its reader. The first that does neither is written to
---findings with the traceback, and the exit code is 1; one that crashes FFmpeg, and us with it, is there as `last`.
-Without --atheris the changes are those of a seeded generator, so the same numbers give the same files.
+A reader must read every file or refuse it with its typed error. The script writes the first file that violates this to
+--findings, with the traceback, and exits with code 1. A file that crashes FFmpeg ends this process, too; it stays in
+--findings under the name `last`. With --atheris, coverage guides the changes. Without it, a seeded generator makes
+them: the same seed gives the same files.
 """
 
 import argparse
@@ -23,10 +24,11 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-Target = Callable[[bytes], str]  # what became of a file; raises what it must not
-MEMORY = 3 * 1024**3
-SLOW = 20.0  # seconds for a file that is a finding
+Target = Callable[[bytes], str]  # reads a file and returns its outcome; raises only errors that are findings
+MEMORY = 3 * 1024**3  # bytes this process may allocate; a file that needs more is a finding
+SLOW = 20.0  # seconds; a file that takes longer is a finding
 BOXES = b"moov trak mdia stbl stsz stts ctts stco stsc mdhd tkhd elst mdat moof ftyp free avc1 hvc1 RIFF movi idx1"
+# pieces that mean something in a video or an annotation file
 WORDS = (
     *BOXES.split(),
     *(b"\x1a\x45\xdf\xa3", b"\x00\x00\x01\xb3", b"\x00\x00\x00\x01", b"\xff" * 4, b"\x7f\xff\xff\xff", b"\x00" * 8),
@@ -49,7 +51,7 @@ WORDS = (
 
 
 def decoding(folder: Path) -> tuple[list[bytes], Target]:
-    """Video files."""
+    """Small clips in eight containers, and the decoder."""
     from alpro_hf.model.decoding import decode
     from alpro_hf.model.decoding_types import VideoDecodeError, VideoLimits
 
@@ -68,6 +70,7 @@ def decoding(folder: Path) -> tuple[list[bytes], Target]:
 
 
 def _clips() -> list[bytes]:
+    """A clip of six frames for each container and codec that this FFmpeg can write."""
     import av
     import numpy as np
 
@@ -93,29 +96,9 @@ def _clips() -> list[bytes]:
 
 
 def annotations(folder: Path) -> tuple[list[bytes], Target]:
-    """Annotation files: a line with kind and name, then the content."""
+    """Files of each annotation kind, and the loader. Line 1 has the kind and the file name; the content follows."""
     from alpro_hf.data.annotations import load_annotations
     from alpro_hf.data.records import AnnotationError
-
-    def target(data: bytes) -> str:
-        head, _, content = data.partition(b"\n")
-        kind, _, name = head.decode("ascii", "replace").partition(" ")
-        if kind not in KINDS or name not in NAMES:
-            kind, name = (sorted(known)[len(head) % len(known)] for known in (KINDS, NAMES))
-        path = folder / name
-        path.write_bytes(content)
-        try:
-            rows = load_annotations(kind, path, cache_dir=folder / "cache")  # type: ignore[arg-type]
-            count = len(rows)
-            del rows
-            return "rows" if count else "no rows"
-        except AnnotationError:
-            return "AnnotationError"
-        except FileNotFoundError:  # of a clip
-            return "FileNotFoundError"
-        finally:
-            for cached in (folder / "cache").glob("*"):
-                cached.unlink()
 
     (folder / "clip.mp4").touch()
     logging.getLogger("alpro_hf").setLevel(logging.ERROR)
@@ -146,13 +129,30 @@ def annotations(folder: Path) -> tuple[list[bytes], Target]:
         "released-retrieval a.jsonl": b'{"caption": "a", "clip_name": "b"}\n',
         "released-qa a.jsonl": json.dumps(question | {"answer_type": "what"}).encode() + b"\n",
     }
-    KINDS.update(name.split()[0] for name in files)
-    NAMES.update(name.split()[1] for name in files)
+    kinds, names = (sorted({name.split()[part] for name in files}) for part in (0, 1))
+
+    def target(data: bytes) -> str:
+        head, _, content = data.partition(b"\n")
+        kind, _, name = head.decode("ascii", "replace").partition(" ")
+        # a changed first line still has to lead to a loader, and the name must stay inside the folder
+        if kind not in kinds or name not in names:
+            kind, name = (known[len(head) % len(known)] for known in (kinds, names))
+        path = folder / name
+        path.write_bytes(content)
+        try:
+            rows = load_annotations(kind, path, cache_dir=folder / "cache")  # type: ignore[arg-type]
+            count = len(rows)
+            del rows
+            return "rows" if count else "no rows"
+        except AnnotationError:
+            return "AnnotationError"
+        except FileNotFoundError:  # an annotation names a clip that does not exist
+            return "FileNotFoundError"
+        finally:
+            for cached in (folder / "cache").glob("*"):
+                cached.unlink()
+
     return [name.encode() + b"\n" + content for name, content in files.items()], target
-
-
-KINDS: set[str] = set()
-NAMES: set[str] = set()
 
 
 def _parquet(rows: list[dict[str, str]]) -> bytes:
@@ -168,7 +168,7 @@ TARGETS = {"decoding": decoding, "annotations": annotations}
 
 
 def changed(seeds: list[bytes], draw: random.Random) -> bytes:
-    """A seed with a few changes: bits, bytes, cuts, repeats, pieces of others, words that mean something."""
+    """A seed file with a few changes: bits, bytes, cuts, repeats, pieces of other files, and `WORDS`."""
     data = bytearray(draw.choice(seeds))
     for _ in range(draw.choice((1, 1, 2, 4, 8))):
         place = draw.randrange(len(data) + 1)
@@ -195,37 +195,38 @@ def changed(seeds: list[bytes], draw: random.Random) -> bytes:
 
 
 class Findings:
-    """Runs a target, counts what comes of the files, and keeps the first that gives what it must not."""
+    """Runs a target, counts the outcomes, and keeps the first file that is a finding."""
 
     def __init__(self, target: Target, folder: Path) -> None:
         self.target, self.folder = target, folder
         self.seen: dict[str, int] = {}
         self.slowest = 0.0
-        self.command = ""  # repeats what was tried, but for the number of files
+        self.command = ""  # repeats the run, once the number of files is added
 
     def begin(self, name: str, seed: int, seeds: list[bytes]) -> random.Random:
-        """Try the unchanged files, which must be fine; what `changed` draws from for others."""
-        self.command = f"python scripts/fuzz.py {name} --seed {seed} --runs"
+        """Try the unchanged files, which must be read. Returns the generator for `changed`."""
+        self.command = f"python scripts/checks/stress/fuzz.py {name} --seed {seed} --runs"
         for data in seeds:
             self.try_one(data)
         return random.Random(seed)
 
     def try_one(self, data: bytes) -> None:
+        """Run the target on a file; write the file and raise if it is a finding."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "last").write_bytes(data)  # the finding, if this process does not live to tell
+        (self.folder / "last").write_bytes(data)  # stays if the process crashes
         start = time.monotonic()
         try:
             result = self.target(data)
-        except BaseException as error:
+        except BaseException as error:  # an interrupt during a hang, too; raised again
             (self.folder / "finding").write_bytes(data)
-            again = f", made again by: {self.command} {sum(self.seen.values()) + 1}" if self.command else ""
-            error.__notes__ = [f"The file is {self.folder / 'finding'}{again}"]  # shown from Python 3.11 on
+            again = f". To make it again: {self.command} {sum(self.seen.values()) + 1}" if self.command else ""
+            error.__notes__ = [f"The file is {self.folder / 'finding'}{again}"]  # Python 3.11 and later print it
             (self.folder / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
             raise
         took = time.monotonic() - start
         if took > SLOW:
             (self.folder / "slow").write_bytes(data)
-            raise TimeoutError(f"A file took {took:.0f} seconds; it is {self.folder / 'slow'}.")
+            raise TimeoutError(f"{self.folder / 'slow'} took {took:.0f} seconds; the limit is {SLOW:.0f}.")
         self.slowest = max(self.slowest, took)
         self.seen[result] = self.seen.get(result, 0) + 1
         (self.folder / "last").unlink()
@@ -233,19 +234,24 @@ class Findings:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("target", choices=TARGETS)
-    parser.add_argument("--seconds", type=float, default=60, help="how long (default: 60)")
-    parser.add_argument("--runs", type=int, help="or how many files, which makes it repeatable")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--atheris", action="store_true", help="coverage-guided, with the package atheris")
-    parser.add_argument("--findings", type=Path, default=Path("fuzz-findings"), metavar="DIR")
+    parser.add_argument("target", choices=TARGETS, help="reader to fuzz")
+    parser.add_argument("--seconds", type=float, default=60, help="duration (default: 60)")
+    parser.add_argument("--runs", type=int, help="number of files, in place of --seconds; makes the run repeatable")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the changes (default: 0)")
+    parser.add_argument(
+        "--atheris", action="store_true", help="let coverage guide the changes; needs the package atheris"
+    )
+    parser.add_argument(
+        "--findings", type=Path, default=Path("fuzz-findings"), metavar="DIR", help="(default: %(default)s)"
+    )
     args = parser.parse_args()
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
     folder = Path(tempfile.mkdtemp(prefix="fuzz-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
     if args.atheris:
         import atheris
 
-        names = ["decoding", "data.records", "data.annotations", "data.annotation_formats", "captions"]
+        names = ["decoding", "decoding_source", "decoding_table", "decoding_bitstream"]
+        names = [*(f"model.{name}" for name in names), "data.records", "data.annotations", "data.annotation_formats"]
         instrumented: contextlib.AbstractContextManager = atheris.instrument_imports(
             include=[f"alpro_hf.{name}" for name in names]
         )
@@ -262,7 +268,7 @@ def main() -> int:
               f"slowest {findings.slowest:.2f} s: {json.dumps(findings.seen)}", flush=True)  # fmt: skip
 
     if args.atheris:
-        findings.command = ""  # its files follow from more than a seed
+        findings.command = ""  # coverage decides too, so a seed alone does not repeat the run
         corpus = folder / "corpus"
         corpus.mkdir()
         for i, seed in enumerate(seeds):
@@ -275,7 +281,7 @@ def main() -> int:
 
         limits = [f"-max_total_time={args.seconds:.0f}", f"-seed={args.seed + 1}", "-max_len=20000", "-timeout=60"]
         atheris.Setup([sys.argv[0], str(corpus), *limits, f"-rss_limit_mb={MEMORY >> 20}"], one)
-        atheris.Fuzz()  # exits
+        atheris.Fuzz()  # ends the process
     while (sum(findings.seen.values()) < args.runs) if args.runs else time.monotonic() - start < args.seconds:
         findings.try_one(changed(seeds, draw))
     report()

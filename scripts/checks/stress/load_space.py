@@ -1,11 +1,12 @@
-"""Load on the demo: many clients at once, good requests and bad ones, on this machine alone.
+"""Load test of the demo on this machine: many clients at once, with valid and invalid requests.
 
-    python scripts/load_space.py --clients 20 --seconds 300
+    python scripts/checks/stress/load_space.py --clients 20 --seconds 300
 
-It starts spaces_demo/app.py on a port of 127.0.0.1 and stops it at the end. Printed: answers, refusals and latencies
-by kind of request, memory and open files of the server before and after, and the tracebacks in its log, counted by
-their last lines. The exit code is 1 if the server died, if a good request got an error other than that the queue is
-full, or if an error was no sentence.
+The script starts spaces_demo/app.py on a port of 127.0.0.1 and stops it at the end. It prints answers, refusals and
+latencies by kind of request, memory and open files of the server before and after, and the tracebacks in its log,
+counted by their last lines. The exit code is 1 in these cases: the server died, a valid request failed for another
+reason than a full queue or a timeout, an invalid request was answered, or an error message is not a sentence for
+people.
 """
 
 import argparse
@@ -28,14 +29,15 @@ from typing import Any
 
 import psutil
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[3]
 APP = ROOT / "spaces_demo" / "app.py"
-BUSY = ("queue is full", "queue full", "too many")  # said to those who come while enough wait
+BUSY = ("queue is full", "queue full", "too many")  # messages to clients when the queue is full
 
 
 @contextmanager
 def space(port: int, folder: Path) -> Iterator[tuple[str, psutil.Process]]:
-    """The demo in a process of its own, ready: its address and the process."""
+    """Start the demo in its own process and wait until it answers: its address and the process."""
+    # variables of the user must not choose other models or limits
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ALPRO_")}
     environment |= {"GRADIO_SERVER_PORT": str(port), "GRADIO_TEMP_DIR": str(folder / "gradio"), "TMPDIR": str(folder)}
     environment["PYTHONPATH"] = str(ROOT / "src")
@@ -45,7 +47,9 @@ def space(port: int, folder: Path) -> Iterator[tuple[str, psutil.Process]]:
         try:
             for _ in range(600):
                 if process.poll() is not None:
-                    raise SystemExit(f"The demo did not start: {(folder / 'space.log').read_text()[-2000:]}")
+                    raise SystemExit(
+                        f"The demo did not start. The end of its log: {(folder / 'space.log').read_text()[-2000:]}"
+                    )
                 try:
                     urllib.request.urlopen(address, timeout=5).close()
                     break
@@ -57,12 +61,12 @@ def space(port: int, folder: Path) -> Iterator[tuple[str, psutil.Process]]:
             try:
                 process.wait(60)
             except subprocess.TimeoutExpired:
-                print("the demo did not stop within 60 seconds")
+                print("The demo did not stop within 60 seconds; killed.")
                 process.kill()
 
 
 def used(process: psutil.Process) -> dict[str, int]:
-    """Memory in MB and open files of a process and those it started."""
+    """Memory in MB, open files and number of processes, of a process and its children."""
     family = [process, *process.children(recursive=True)]
     return {
         "mb": sum(one.memory_info().rss for one in family) >> 20,
@@ -72,7 +76,7 @@ def used(process: psutil.Process) -> dict[str, int]:
 
 
 def requests(folder: Path) -> dict[str, tuple[bool, Callable[[Any], Any]]]:
-    """Name -> whether it is a good request, and the call of a client."""
+    """Name -> (whether the request is valid, its call with a client)."""
     from gradio_client import handle_file
 
     from alpro_hf.sprites.render import write_clip
@@ -98,29 +102,29 @@ def requests(folder: Path) -> dict[str, tuple[bool, Callable[[Any], Any]]]:
 
 
 def is_sentence(text: str) -> bool:
-    """Said to people: ends like a sentence and shows nothing of the program."""
+    """Whether an error message is for people: it ends like a sentence and shows no code."""
     return text.strip().endswith((".", "!", "”", '"}')) and "Traceback" not in text and 'File "' not in text
 
 
 def tracebacks(log: str) -> Counter[str]:
-    """Last line of each traceback in a log -> how often it occurs. One that led to another counts with it."""
+    """Last line of each traceback in a log -> number of times. A chain of exceptions counts once, by its last one."""
     found: Counter[str] = Counter()
     inside = led_to_another = False
     last = ""
     for line in [*log.splitlines(), ""]:
         if "Traceback (most recent call last)" in line:
             inside = True
-        elif inside and re.match(r"[\w.]+(: |$)", line):  # what was raised, at the margin
+        elif inside and re.match(r"[\w.]+(: |$)", line):  # the exception is the first line without indentation
             last, inside, led_to_another = line, False, False
             found[last[:200]] += 1
         elif last and line.startswith(("During handling of", "The above exception was")) and not led_to_another:
-            found[last[:200]] -= 1
+            found[last[:200]] -= 1  # the next traceback stands for the chain
             led_to_another = True
     return +found
 
 
 class Tally:
-    """What became of the requests, by their names; threads share it."""
+    """Outcomes and latencies by name of the request. Threads share it."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -129,6 +133,7 @@ class Tally:
         self.wrong: Counter[str] = Counter()
 
     def note(self, name: str, seconds: float, result: str, wrong: str | None) -> None:
+        """Count an outcome, and what is wrong with it, if anything."""
         with self.lock:
             self.seconds[name].append(seconds)
             self.results[name][result] += 1
@@ -136,39 +141,40 @@ class Tally:
                 self.wrong[f"{name}: {wrong}"] += 1
 
     def ask(self, name: str, good: bool, call: Callable[[Any], Any], client: Any) -> None:
-        """Make a request and judge what comes."""
+        """Make a request and judge the outcome."""
         start, wrong, result = time.monotonic(), None, "answered"
         try:
             call(client)
             if not good:
-                wrong = "was answered"
-        except Exception as error:  # whatever the client makes of what the server says is what is measured here
+                wrong = "was answered, although it is invalid"
+        except Exception as error:  # the client raises many types; the message is under test
             said = str(error)
             busy = "429" in said or any(word in said.lower() for word in BUSY)
-            late = "timed out" in said  # of the client, which waits only so long
+            late = "timed out" in said  # the client stopped waiting
             result = "busy" if busy else "late" if late else "refused"
             if not busy and not late and (good or not is_sentence(said)):
                 wrong = said[:200]
         self.note(name, time.monotonic() - start, result, wrong)
 
     def show(self) -> None:
-        print(f"{'request':<14} {'number':>7} {'median s':>9} {'95 % s':>8} {'most s':>8}  what came")
+        """Print the table of requests, and the 20 most frequent problems."""
+        print(f"{'request':<14} {'number':>7} {'median s':>9} {'95 % s':>8} {'most s':>8}  outcomes")
         for name, seconds in self.seconds.items():
             ordered = sorted(seconds)
             last = ordered[int(0.95 * (len(ordered) - 1))]
-            came = ", ".join(f"{count} {result}" for result, count in self.results[name].most_common())
-            print(f"{name:<14} {len(ordered):7} {median(ordered):9.2f} {last:8.2f} {ordered[-1]:8.2f}  {came}")
+            outcomes = ", ".join(f"{count} {result}" for result, count in self.results[name].most_common())
+            print(f"{name:<14} {len(ordered):7} {median(ordered):9.2f} {last:8.2f} {ordered[-1]:8.2f}  {outcomes}")
         for problem, count in self.wrong.most_common(20):
             print(f"WRONG {count} x {problem}")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clients", type=int, default=20)
-    parser.add_argument("--seconds", type=float, default=300)
-    parser.add_argument("--port", type=int, default=17700)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--log", type=Path, metavar="FILE", help="keep the log of the server")
+    parser.add_argument("--clients", type=int, default=20, help="clients at once (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=300, help="duration (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=17700, help="port of the server (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the order of requests (default: %(default)s)")
+    parser.add_argument("--log", type=Path, metavar="FILE", help="copy the log of the server to this file")
     args = parser.parse_args()
     from gradio_client import Client
 
@@ -190,7 +196,7 @@ def main() -> int:
             thread.join()
         alive = process.is_running() and process.status() != psutil.STATUS_ZOMBIE
         tally.show()
-        state = "lives" if alive else "DIED"
+        state = "is running" if alive else "DIED"
         print(f"{args.clients} clients, {args.seconds:.0f} s, {os.cpu_count()} cores; the server {state}: ", end="")
         print(f"{json.dumps(before)} before, {json.dumps(used(process))} after")
         log = (Path(name) / "space.log").read_text(errors="replace")

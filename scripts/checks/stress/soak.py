@@ -1,10 +1,11 @@
-"""Hours of indexing, searching and the demo: does memory grow, do files stay open or lie about?
+"""Soak test of indexing, searching and the demo: look for growing memory, open files and leftover files.
 
-    python scripts/soak.py --minutes 120 --output soak.jsonl
+    python scripts/checks/stress/soak.py --minutes 120 --output soak.jsonl
 
-Each round indexes a folder of sound and broken clips into a new index, adds, changes and removes clips, loads and
-searches it, and asks the demo, which runs in a process of its own, good and bad things. A line of figures each round;
-at the end the change from the second quarter of the rounds to the last (the first warms caches).
+Each round builds an index from valid and broken clips, adds, changes and removes clips, and loads and searches the
+index. It also sends valid and invalid requests to the demo, which runs in its own process. --output gets a line of
+figures per round. At the end, the script prints the change from the second quarter of the rounds to the last. Caches
+fill up in the first quarter, so it does not count.
 """
 
 import argparse
@@ -32,7 +33,7 @@ CLIPS = 24
 
 def index_and_search(model: AlproForVideoTextRetrieval, processor: AlproProcessor, folder: Path,
                      decoder: IsolatedDecoder, draw: random.Random) -> None:  # fmt: skip
-    """A life of an index."""
+    """Build, extend, change, shrink, load, search and delete an index."""
     clips = sorted((folder / "clips").glob("*.mp4"))
     index = VideoIndex.build(model, processor, clips[: CLIPS // 2], directory=folder / "index", shard_size=4,
                              progress=False, decoder=decoder)  # fmt: skip
@@ -47,7 +48,7 @@ def index_and_search(model: AlproForVideoTextRetrieval, processor: AlproProcesso
 
 
 def write_clips(folder: Path) -> None:
-    """Sound clips, and every sixth broken."""
+    """Write `CLIPS` clips; every sixth is cut in half."""
     folder.mkdir()
     for number in range(CLIPS):
         path = folder / f"{number:02}.mp4"
@@ -64,9 +65,14 @@ def trend(values: Sequence[float]) -> tuple[float, float]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=120)
-    parser.add_argument("--output", type=Path, default=Path("soak.jsonl"), help="figures of each round")
-    parser.add_argument("--port", type=int, default=17800)
+    parser.add_argument("--minutes", type=float, default=120, help="duration (default: %(default)s)")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("soak.jsonl"),
+        help="file for the figures of each round (default: %(default)s)",
+    )
+    parser.add_argument("--port", type=int, default=17800, help="port of the demo (default: %(default)s)")
     args = parser.parse_args()
     from gradio_client import Client
 
@@ -97,7 +103,7 @@ def main() -> int:
             }
             rounds.append(figures)
             output.write(json.dumps(figures) + "\n")
-            output.flush()
+            output.flush()  # readable while the test runs, and after an abort
     tally.show()
     print(
         f"{len(rounds)} rounds in {(time.monotonic() - start) / 60:.1f} minutes; means of the second and last quarter:"

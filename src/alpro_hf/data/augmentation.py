@@ -134,7 +134,7 @@ class AlproAugmentation:
             generator: Where every random number comes from; equally seeded generators give equal results.
 
         Returns:
-            uint8 (T, 3, height, width) of `size`. It may share memory with `frames` where nothing changed.
+            uint8 (T, 3, *size). It may share memory with `frames` where nothing changed.
 
         Raises:
             TypeError: `frames` is not a tensor of dtype uint8.

@@ -1,12 +1,15 @@
-"""Measure sprite-world models on the rendered tests, from mp4 files on: every number that the README reports of them.
+"""Measure sprite-world models on the rendered tests: every number that the README reports about them.
 
-    python scripts/render_sprite_world.py sprite-world
-    python scripts/evaluate_sprites.py --data sprite-world --output results.json
+    python scripts/sprites/render.py sprite-world
+    python scripts/sprites/measure.py --data sprite-world --output results.json
 
-For each test: retrieval among all of its clips under three protocols (`vtc`: cosine similarity; `rerank`: its best 16
-candidates reordered by matching; `reference`: matching of all pairs), the choice between a true and a false caption
-(opposite action, exchanged actions, clip played backwards) by each of the two scores, and question answering: by type
-of question, by what is asked for, and whether a wrong "which first" is the other of the two sprites or a third.
+The script decodes the mp4 files and runs three tasks on each test:
+  retrieval   among all clips under three protocols: `vtc` (cosine similarity), `rerank` (matching reorders the best 16
+              by similarity) and `reference` (matching of all pairs)
+  choices     between a true and a false caption (opposite action, swapped actions, reversed clip), by similarity (VTC)
+              and by matching (VTM)
+  qa          question answering, by type of question and by the kind of answer; for a wrong answer to "which first",
+              whether it names the other of the two sprites
 """
 
 import argparse
@@ -33,11 +36,12 @@ PROTOCOLS = ["vtc", "rerank", "reference"]
 TASKS = ["retrieval", "choices", "qa"]
 RERANK_K = 16
 BATCH = 64
-# how a question about a relation goes on after "what"
+# the words after "what" in a question about a relation, such as "follows"
 RELATIONS = tuple(form for verb in RELATION_PAIR for form in (*(one for one, _ in PHRASES[verb]), *PASSIVE[verb]))
 
 
 def read_rows(folder: Path, name: str) -> list[dict[str, Any]]:
+    """Rows of a rendered split; their paths, which are relative to its folder, become paths from here."""
     rows = [json.loads(line) for line in (folder / name).read_text(encoding="utf-8").splitlines()]
     return [{**row, "video": str(folder / row["video"])} for row in rows]
 
@@ -45,6 +49,8 @@ def read_rows(folder: Path, name: str) -> list[dict[str, Any]]:
 def evaluate_retrieval(
     model: AlproForVideoTextRetrieval, states: RetrievalStates, protocols: list[str], title: str
 ) -> dict[str, dict[str, float]]:
+    """Retrieval metrics in both directions, by protocol."""
+
     def score_pairs(pairs: torch.Tensor) -> torch.Tensor:
         with torch.autocast(model.device.type, torch.bfloat16, enabled=fast_bfloat16(model.device)):
             return match_pairs(model, states, pairs, title=f"{title}: matching")
@@ -60,7 +66,7 @@ def evaluate_retrieval(
 def evaluate_choices(
     model: AlproForVideoTextRetrieval, processor: AlproProcessor, states: RetrievalStates, rows: list[dict[str, Any]]
 ) -> dict[str, dict[str, float]]:
-    """Share of clips whose true caption scores higher than the false one, in percent, by kind and by pair."""
+    """Percentage of clips whose true caption scores higher than the false one, by kind and by pair of actions."""
     right: dict[str, list[tuple[bool, bool]]] = defaultdict(list)
     place = {video: index for index, video in enumerate(states.video_ids.tolist())}
     for start in tqdm(range(0, len(rows), BATCH), desc="choices", unit="batch"):
@@ -89,7 +95,7 @@ def evaluate_choices(
 
 
 def asked_for(row: dict[str, Any]) -> str:
-    """What an answer of the types "what" and "which way" names."""
+    """The kind of thing that the answer to a "what" or "which way" question names."""
     question, answer = row["question"], row["answer"]
     if answer in SPRITES:
         of_relation = question.removeprefix("what ").startswith(RELATIONS)
@@ -102,6 +108,7 @@ def asked_for(row: dict[str, Any]) -> str:
 def evaluate_answers(
     model: AlproForVideoQuestionAnswering, processor: AlproProcessor, rows: list[dict[str, Any]], title: str
 ) -> dict[str, float]:
+    """Accuracy in percent: overall, by type of question, and by the kind of thing that the answer names."""
     found, skipped = answer_rows(model, processor, rows, batch_size=BATCH, title=title)
     assert not skipped, skipped
     predictions = [model.config.id2label[label] for label in found.labels.tolist()]
@@ -126,7 +133,14 @@ def measure(
     protocols: list[str],
     tasks: list[str],
 ) -> dict[str, Any]:
-    """All numbers of one split; `retrieval` and `qa` are folders of models, needed by the tasks asked for."""
+    """All numbers of one split.
+
+    Args:
+        folder: The rendered split.
+        split: Its name in progress bars.
+        retrieval: Folder of the model for the tasks `retrieval` and `choices`.
+        qa: Folder of the model for the task `qa`.
+    """
     result: dict[str, Any] = {}
     if {"retrieval", "choices"} & set(tasks):
         model, processor = (cls.from_pretrained(retrieval) for cls in (AlproForVideoTextRetrieval, AlproProcessor))
@@ -143,7 +157,15 @@ def measure(
     return result
 
 
+def rounded(value: Any) -> Any:
+    """The same nested dictionaries with two decimals: a few hundred clips resolve no more."""
+    if isinstance(value, dict):
+        return {key: rounded(item) for key, item in value.items()}
+    return round(value, 2) if isinstance(value, float) else value
+
+
 def show(name: str, result: dict[str, Any]) -> None:
+    """Print the numbers of one split."""
     print(f"\n{name}")
     for protocol, metrics in result.get("retrieval", {}).items():
         for way, title in (("t2v", "text to video"), ("v2t", "video to text")):
@@ -158,13 +180,20 @@ def show(name: str, result: dict[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder that holds the rendered splits")
-    parser.add_argument("--splits", nargs="+", default=["test", "test-hard", "test-unseen"])
+    parser.add_argument("--data", type=Path, required=True, help="folder of the rendered splits, see render.py")
+    parser.add_argument(
+        "--splits",
+        nargs="+",
+        default=["test", "test-hard", "test-unseen"],
+        help="folders of --data to measure on (default: test test-hard test-unseen)",
+    )
     parser.add_argument("--retrieval", type=Path, help="retrieval model (default: the bundled one)")
     parser.add_argument("--qa", type=Path, help="question-answering model (default: the bundled one)")
-    parser.add_argument("--protocols", nargs="+", choices=PROTOCOLS, default=PROTOCOLS)
-    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS)
-    parser.add_argument("--output", type=Path, help="write everything to this JSON file")
+    parser.add_argument(
+        "--protocols", nargs="+", choices=PROTOCOLS, default=PROTOCOLS, help="of retrieval (default: all)"
+    )
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS, help="tasks to run (default: all)")
+    parser.add_argument("--output", type=Path, help="JSON file for all numbers")
     arguments = parser.parse_args()
     results: dict[str, Any] = {}
     started = time.time()
@@ -187,7 +216,7 @@ def main() -> None:
             "torch": torch.__version__,
         }
         arguments.output.write_text(json.dumps({"settings": settings, "results": results}, indent=2) + "\n")
-        print(f"\nwritten to {arguments.output}")
+        print(f"\nwrote {arguments.output}")
 
 
 if __name__ == "__main__":

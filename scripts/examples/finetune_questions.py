@@ -1,0 +1,58 @@
+"""Fine-tune video question answering on rows of your own.
+
+    python scripts/examples/finetune_questions.py train.jsonl --test test.jsonl --model MODEL --output my-qa
+
+A row is {"video": path, "question": question, "answer": answer}. The model chooses from a closed list of
+answers: the most frequent ones of the training rows. Towers and fusion layers start from MODEL; the classifier starts from random weights.
+"""
+
+import argparse
+from collections import Counter
+from pathlib import Path
+
+from alpro_hf import (
+    AlproCollator,
+    AlproForVideoQuestionAnswering,
+    AlproProcessor,
+    AlproTrainer,
+    AlproTrainingArguments,
+    bundled_model,
+)
+from alpro_hf.data.annotations import load_annotations
+
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("train", help="training rows: CSV, JSON lines or Parquet")
+parser.add_argument("--test", required=True, help="test rows, in the same format")
+parser.add_argument("--model", default=bundled_model("retrieval"), help="folder or Hub id (default: the bundled one)")
+parser.add_argument("--output", type=Path, required=True, help="folder for the trained model")
+parser.add_argument("--answers", type=int, default=1500, help="size of the answer list (default: %(default)s)")
+parser.add_argument("--batch-size", type=int, default=16, help="rows per step (default: %(default)s)")
+parser.add_argument("--epochs", type=float, default=10, help="passes over the rows (default: %(default)s)")
+args = parser.parse_args()
+
+train_rows = load_annotations("table", args.train)
+answers = [answer for answer, _ in Counter(train_rows["answer"]).most_common(args.answers)]
+label2id = {answer: label for label, answer in enumerate(answers)}
+# the classifier of MODEL, if it has one, has another size: it is dropped and initialised anew
+model = AlproForVideoQuestionAnswering.from_pretrained(
+    args.model, label2id=label2id, id2label=dict(enumerate(answers)), ignore_mismatched_sizes=True
+)
+processor = AlproProcessor.from_pretrained(args.model)
+trainer = AlproTrainer(
+    model=model,
+    args=AlproTrainingArguments(
+        output_dir=str(args.output),
+        learning_rate=5e-5,
+        per_device_train_batch_size=args.batch_size,
+        num_train_epochs=args.epochs,
+        save_strategy="epoch",
+        save_total_limit=1,
+    ),
+    data_collator=AlproCollator(processor, task="qa", label2id=label2id),
+    processing_class=processor,
+    train_dataset=train_rows,
+    eval_dataset=load_annotations("table", args.test),
+)
+trainer.train()
+print(f"accuracy {trainer.evaluate()['eval_accuracy']:.1f} with {len(answers)} answers")
+trainer.save_model()
