@@ -38,7 +38,7 @@ copybutton_prompt_is_regexp = True
 
 myst_heading_anchors = 3  # links to headings, as code forges make them
 
-default_role = "py:obj"  # docstrings write `name` as Markdown does: code, and a link if it has an entry
+default_role = "py:obj"
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 autodoc_default_options = {"members": True, "member-order": "bysource", "special-members": "__call__"}
@@ -53,22 +53,36 @@ python_maximum_signature_line_length = 100
 
 
 def markdown_to_rst(lines: list[str]) -> list[str]:
-    """Write what docstrings have of Markdown, fenced code and bare asterisks, as reStructuredText."""
+    """Write what docstrings have of Markdown (code, tables, bare asterisks) as reStructuredText."""
     out: list[str] = []
-    fenced, margin = False, ""
+    block = "text"
     for line in lines:
-        fence = re.fullmatch(r"(\s*)```(\w*)", line)
-        if fence and not fenced:
-            fenced, margin = True, fence[1]
+        margin = line[: len(line) - len(line.lstrip())]
+        if fence := re.fullmatch(r"\s*```(\w*)", line):
             # the lexer of Python takes the prompts of an interactive session for errors
-            out += ["", f"{margin}.. code-block:: {'pycon' if fence[2] == 'python' else fence[2] or 'text'}", ""]
-        elif fence:
-            fenced = False
-            out.append("")
+            language = "pycon" if fence[1] == "python" else fence[1] or "text"
+            out += [""] if block == "code" else ["", f"{margin}.. code-block:: {language}", ""]
+            block = "text" if block == "code" else "code"
+        elif block == "code":
+            out.append(f"    {line}" if line else line)
+        elif line.lstrip().startswith("| "):
+            if block != "table":
+                out += ["", f"{margin}.. list-table::", f"{margin}   :header-rows: 1", ""]
+                block = "table"
+            cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
+            if set(cells) != {"---"}:
+                out += [f"{margin}   {' ' if i else '*'} - {cell}" for i, cell in enumerate(cells)]
         else:
-            text = line.replace(", *", r", \\*")  # a shape, as in (T, 3, *size): no emphasis begins here
-            out.append(f"    {line}" if fenced and line else text)
-    return out
+            block = "text"
+            out.append(line)
+    return re.sub(r"(?<!`)`([^`]+)`(?!`)|, \*", span_to_rst, "\n".join(out)).split("\n")
+
+
+def span_to_rst(span: re.Match[str]) -> str:
+    """A class or a dotted name becomes a link, if it has an entry; all other code stays code."""
+    if span[1] is None:
+        return ", \\*"  # of a shape, as in (T, 3, *size): no emphasis begins here
+    return span[0] if re.fullmatch(r"[A-Z]\w+|[A-Za-z]\w*(\.\w+)+", span[1]) else f"``{span[1]}``"
 
 
 def add_field_helps(options: type, lines: list[str]) -> None:
