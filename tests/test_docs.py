@@ -1,5 +1,6 @@
-"""The pages of docs/: their code runs, their links lead somewhere, the reference is what the docstrings say."""
+"""The pages of docs/: their code runs, their links lead somewhere, the reference lists what is public."""
 
+import ast
 import doctest
 import importlib.util
 import json
@@ -15,6 +16,7 @@ from fixtures.hub_double import HubDouble
 from huggingface_hub import constants
 from transformers.utils import logging
 
+import alpro_hf
 from alpro_hf import bundled_model
 from alpro_hf.cli import main as cli
 from alpro_hf.cli import publish as publish_command
@@ -22,6 +24,7 @@ from alpro_hf.sprites.render import write_split
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
+SOURCE = ROOT / "src" / "alpro_hf"
 PAGES = ("quick_start.md", "concepts.md", "how_to.md")
 # what makes a documented training short
 SHORT = "--max_steps 1 --global_batch_size 3 --image_size 64 --num_frames 2 --dataloader_num_workers 0 --use_cpu true"
@@ -128,19 +131,58 @@ def test_links_lead_somewhere() -> None:
                 assert (DOCS / target).is_file(), f"{page.name} links to {target}"
 
 
-def test_the_reference_is_what_the_docstrings_say() -> None:
-    spec = importlib.util.spec_from_file_location("api_reference", ROOT / "scripts" / "api_reference.py")
-    assert spec is not None and spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    page = script.reference()
-    assert (DOCS / "api.md").read_text("utf-8") == page, "out of date: python scripts/api_reference.py"
-    assert {"### `AlproModel`", "#### `VideoIndex.search`", "### `publish`"} <= set(page.splitlines())
-    examples = re.findall(r"^```pycon\n(.*?)^```$", page, flags=re.DOTALL | re.MULTILINE)
-    assert len(examples) > 10
-    for example in examples:
-        for part in doctest.DocTestParser().get_examples(example):
-            compile(part.source, "docs/api.md", "single")
+# besides those that `alpro_hf` itself exports, names that programs rely on, wherever their module is
+RELIED_ON = """
+AlproConfig AlproTextConfig AlproVideoConfig
+AlproModel AlproForVideoTextRetrieval AlproForVideoQuestionAnswering AlproTextModel AlproVideoModel
+AlproOutput AlproRetrievalOutput AlproForPreTraining AlproPreTrainingOutput AlproPrompterModel
+CheckpointError assemble_state bert_names text_state_from_bert video_state_from_vit
+decode probe Frames VideoInfo VideoLimits VideoDecodeError FrameTable IsolatedDecoder
+AlproVideoProcessor AlproProcessor VideoQuestionAnsweringPipeline TextVideoRetrievalPipeline
+VideoIndex SearchResult IndexingReport VideoIndexError IndexMismatchError ask Answer
+EntityMaps SentenceMaps WordMap black_pixel box_entities entity_maps patch_grid region_masks word_maps
+classification_loss crop_on_black crop_to_patches pem_kept pem_loss same_pair_mask sample_hard_negatives
+vtc_loss vtm_labels AlproTrainer AlproTrainingArguments DroppedRowsError NonFiniteLossError StopWhenTold
+AlproRecipe RecipeError batch_per_device read_recipe recipe_names recipe_table
+load_annotations AlproCollator Collated Draw NumberedRows dropped_clips video_id
+AlproAugmentation apply_operation box_mask draw_crop AlproPreTrainingCollator ImageDecodeError read_image MixedRows
+EntityListError NounCounts TaggerError build_prompter count_nouns load_tagger prompts read_entities write_entities
+LabelSummary PseudoLabelError pseudo_label read_rows read_skipped summarise
+RetrievalStates encode_batches merge_states question_answering_metrics retrieval_metrics retrieval_ranks
+retrieval_scores vtc_scores vtm_scores Answers Skipped answer_rows encode_rows gather_states match_pairs processes
+PairScores clip_name measure_answers measure_retrieval break_down groups_of plot_breakdown
+Results ResultsError RowMetric data_fingerprint metric_intervals model_source package_versions question_rows
+read_predictions read_results retrieval_rows row_metrics write_results AlproEncoder
+convert convert_original_checkpoint load_original_checkpoint read_answers
+ExportError add_remote_code code_files export UploadPlan plan_upload upload publish PublishError
+ModelCardError TrainingFacts draw_model model_card bundled_model
+"""
+
+
+def test_every_public_name_has_an_entry_in_the_reference() -> None:
+    entries: set[str] = set()
+    for page in (DOCS / "api").glob("*.rst"):
+        module = ""
+        for kind, name in re.findall(r"^\.\. auto(\w+):: ([\w.]+)$", page.read_text("utf-8"), flags=re.MULTILINE):
+            if kind == "module":
+                module = name
+            else:
+                entries.add(name if name.startswith("alpro_hf.") else f"{module}.{name}")
+    assert len(entries) > 150
+    assert {f"alpro_hf.{name}" for name in alpro_hf.__all__} <= entries
+    assert set(RELIED_ON.split()) <= {entry.rpartition(".")[2] for entry in entries}
+
+
+def test_examples_of_docstrings_compile() -> None:
+    compiled = 0
+    for source in SOURCE.rglob("*.py"):
+        for node in ast.walk(ast.parse(source.read_text("utf-8"))):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and (text := ast.get_docstring(node)):
+                # the end of a fence would pass for the output of the line above it
+                for example in doctest.DocTestParser().get_examples(text.replace("```", "")):
+                    compile(example.source, str(source), "single")
+                    compiled += 1
+    assert compiled > 10
 
 
 def test_scripts_and_files_that_the_pages_name_are_there() -> None:

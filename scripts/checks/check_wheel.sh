@@ -3,6 +3,7 @@
 #   1. build them twice and compare them byte for byte,
 #   2. run the checks of PyPI (twine),
 #   3. install the wheel into a fresh environment outside of the repository, and run the demo there.
+# If a folder is named, as in `scripts/checks/check_wheel.sh dist`, put the checked wheel and source archive there.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 work=$(mktemp -d)
@@ -28,6 +29,12 @@ done
 # away from the repository, whose src/ Python could import instead of the wheel
 python3 -m venv "$work/fresh"
 "$work/fresh/bin/pip" install "$work"/dist1/*.whl
-cd "$work"
-fresh/bin/alpro demo --output demo --clips 12
-fresh/bin/alpro index demo/test/clips --output again
+(
+    cd "$work"
+    fresh/bin/alpro demo --output demo --clips 12
+    fresh/bin/alpro index demo/test/clips --output again
+)
+if [ $# -gt 0 ]; then
+    mkdir -p "$1"
+    cp "$work"/dist1/* "$1"
+fi
