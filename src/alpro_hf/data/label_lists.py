@@ -6,8 +6,6 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..files import write_text_whole
-
 
 class EntityListError(ValueError):
     """A list of entities cannot be read or made; the message names the file and the line."""
@@ -31,7 +29,12 @@ def write_entities(path: str | os.PathLike[str], counts: Mapping[str, int], n: i
         raise EntityListError(f"{path} was not written: there are no nouns.")
     best = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:n]
     path = Path(path)
-    write_text_whole(path, "".join(f"{noun} {count}\n" for noun, count in best))
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("w", encoding="utf-8") as file:
+        file.writelines(f"{noun} {count}\n" for noun, count in best)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
     return [noun for noun, _ in best]
 
 

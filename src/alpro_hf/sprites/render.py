@@ -18,7 +18,6 @@ import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
-from ..files import write_text_whole, write_whole
 from .language import ANSWERS, captions, opposite_caption, questions, reversed_caption, swapped_caption
 from .world import SPLIT_SIZES, SPLITS, WORLD_VERSION, Scene, SpriteWorldError, content, draw_scene, pose
 
@@ -152,20 +151,19 @@ def write_clip(path: str | Path, scene: Scene, *, size: int = 128, num_frames: i
     The file appears under its name only when it is complete. `size` must be even and at least 16.
     """
     _check_video(size, num_frames, fps)
-
-    def encode(partial: Path) -> None:
-        with av.open(str(partial), "w", format="mp4") as container:
-            # The same bytes on every run: one thread, and no macroblock tree, which reads memory x264 never set in
-            # short clips. Clips are encoded side by side, so threads would gain nothing.
-            options = {"crf": "20", "preset": "veryfast", "threads": "1", "x264-params": "mbtree=0"}
-            stream = container.add_stream("libx264", rate=fps, options=options)
-            stream.width = stream.height = size
-            stream.pix_fmt = "yuv420p"
-            for pixels in render(scene, frame_times(num_frames), size):
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-            container.mux(stream.encode())
-
-    write_whole(Path(path), encode)
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.partial")
+    with av.open(str(partial), "w", format="mp4") as container:
+        # The same bytes on every run: one thread, and no macroblock tree, which reads memory x264 never set in short
+        # clips. Clips are encoded side by side, so threads would gain nothing.
+        options = {"crf": "20", "preset": "veryfast", "threads": "1", "x264-params": "mbtree=0"}
+        stream = container.add_stream("libx264", rate=fps, options=options)
+        stream.width = stream.height = size
+        stream.pix_fmt = "yuv420p"
+        for pixels in render(scene, frame_times(num_frames), size):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    os.replace(partial, path)
 
 
 def _check_video(size: int, num_frames: int, fps: int) -> None:
@@ -226,8 +224,14 @@ def _scene_row(clip: _Clip, seed: int) -> dict[str, Any]:
     }
 
 
+def _write_text(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
 def _write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    write_text_whole(path, "".join(json.dumps(row) + "\n" for row in rows))
+    _write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def _claim(folder: Path, settings: dict[str, Any]) -> None:
@@ -244,7 +248,7 @@ def _claim(folder: Path, settings: dict[str, Any]) -> None:
             )
         return
     (folder / "clips").mkdir(parents=True, exist_ok=True)
-    write_text_whole(note, json.dumps(settings, indent=1) + "\n")
+    _write_text(note, json.dumps(settings, indent=1) + "\n")
 
 
 def write_split(
