@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..files import write_text_whole
+from ..files import write_whole
 
 
 class EntityListError(ValueError):
@@ -31,8 +31,8 @@ def write_entities(path: str | os.PathLike[str], counts: Mapping[str, int], n: i
     if not counts:
         raise EntityListError(f"{path} was not written: there are no nouns. Do the sources hold captions?")
     best = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:n]
-    path = Path(path)
-    write_text_whole(path, "".join(f"{noun} {count}\n" for noun, count in best))
+    lines = "".join(f"{noun} {count}\n" for noun, count in best)
+    write_whole(Path(path), lambda partial: partial.write_text(lines, encoding="utf-8"))
     return [noun for noun, _ in best]
 
 
@@ -50,6 +50,7 @@ def read_entities(path: str | os.PathLike[str]) -> list[str]:
         OSError: The file cannot be read.
     """
     try:
+        # "-sig" skips the byte order mark that editors on Windows write
         lines = Path(path).read_text(encoding="utf-8-sig").rstrip().split("\n")
     except UnicodeDecodeError as error:
         place = error.object.count(b"\n", 0, error.start) + 1
@@ -62,6 +63,7 @@ def read_entities(path: str | os.PathLike[str]) -> list[str]:
         words = line.split()
         if not words:
             raise EntityListError(f"{path}, line {number}: blank, where an entity is expected. Remove the line.")
+        # A name may end in a number, so one line alone does not tell whether that is a count.
         has_count = len(words) > 1 and re.fullmatch(r"\d+", words[-1]) is not None
         if counted is None:
             counted = has_count
