@@ -373,8 +373,8 @@ class TextVideoRetrievalPipeline(AlproPipeline):
                 with `texts` these are videos, of any kind that `VideoQuestionAnsweringPipeline` takes.
             videos: The candidates: a list, dataset or generator of videos, which need not fit in memory together.
             texts: The candidates: texts.
-            index: A `VideoIndex`, or another object with its `search`. It searches with its own model. With `alpro_hf`
-                installed and imported, also the folder of an index, which is read in each call.
+            index: A `VideoIndex`, or another object with its `search`. It searches with its own model. The pipeline of
+                the installed package also takes the folder of an index, which it reads in each call.
             batch_size: Videos encoded at a time.
             num_workers: Processes that decode ahead.
             progress: Show a bar on stderr when a list takes more than two seconds.
