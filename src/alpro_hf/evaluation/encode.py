@@ -131,7 +131,7 @@ def gather_states(parts: list[RetrievalStates]) -> list[RetrievalStates]:
     """Exchange encoded parts between all processes.
 
     Args:
-        parts: What this process has encoded.
+        parts: The parts that this process has encoded.
 
     Returns:
         The parts of all processes, those of the first one first; on the CPU if there are several processes.

@@ -86,7 +86,7 @@ def _recall_at_one(scores: torch.Tensor, is_own: torch.Tensor, length: int) -> n
         is_own: bool (queries, K), whether a candidate is a target of the query.
         length: Length of the result; values past K repeat the last one.
     """
-    # Without running maxima each k would need a matrix of its own. Before the first target, `own` is -inf: no hit.
+    # Without running maxima each k would need a matrix of its own. Before the first target `own` is -inf, not a hit.
     own = scores.masked_fill(~is_own, float("-inf")).cummax(dim=1).values
     other = scores.masked_fill(is_own, float("-inf")).cummax(dim=1).values
     recall = 100.0 * (own > other).double().mean(dim=0).cpu().numpy()

@@ -113,7 +113,7 @@ def match_candidates(
 
     Returns:
         int64 (texts, k), the candidates of each text, and (videos, k), those of each clip, as in `most_similar`; and
-        the matching logits (texts, videos) in the dtype of `similarity`, 0 where a pair is no candidate.
+        the matching logits (texts, videos) in the dtype of `similarity`, 0 for pairs that are not candidates.
     """
     for_text, for_video = most_similar(similarity, k), most_similar(similarity.t(), k)
     wanted = torch.zeros_like(similarity, dtype=torch.bool).scatter_(1, for_text, True)

@@ -217,7 +217,7 @@ class VideoQuestionAnsweringPipeline(AlproPipeline):
         Args:
             video: One video (path, bytes, file object, array or tensor (T, H, W, C) or (T, C, H, W), list of images),
                 a list of videos, or a dataset or generator of videos. Without `question`: rows
-                `{"video": ..., "question": ...}` in place of videos, where `question` may be a list too.
+                `{"video": ..., "question": ...}` instead of videos, where `question` may be a list too.
             question: One question or a list of questions, asked about every video. Each clip is encoded once.
             batch_size: Clips encoded at a time.
             num_workers: Processes that decode ahead.
@@ -373,8 +373,8 @@ class TextVideoRetrievalPipeline(AlproPipeline):
                 with `texts` these are videos, of any kind that `VideoQuestionAnsweringPipeline` takes.
             videos: The candidates: a list, dataset or generator of videos, which need not fit in memory together.
             texts: The candidates: texts.
-            index: A `VideoIndex`, or another object with its `search`. It searches with its own model. With `alpro_hf`
-                installed and imported, also the folder of an index, which is read in each call.
+            index: A `VideoIndex`, or another object with its `search`. It searches with its own model. The pipeline of
+                the installed package also takes the folder of an index, which it reads in each call.
             batch_size: Videos encoded at a time.
             num_workers: Processes that decode ahead.
             progress: Show a bar on stderr when a list takes more than two seconds.
