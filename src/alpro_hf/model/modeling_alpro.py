@@ -475,7 +475,7 @@ class AlproPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     # The checkpoint of one task starts the training of another, whose model has other heads.
     _keys_to_ignore_on_load_unexpected = [r"^(vtm|mlm|pem)_head\.", r"^classifier\.", r"_prompt_embeds$"]  # noqa: RUF012
-    # Losses are means already. With the default, True, `Trainer` would multiply them by the accumulation steps.
+    # Losses are means. By default the library takes `**kwargs` as a sign that it need not divide by the micro-steps.
     accepts_loss_kwargs = False
     _no_split_modules = [  # noqa: RUF012 (the library's way)
         "AlproVideoEmbeddings",

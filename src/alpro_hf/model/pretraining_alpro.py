@@ -339,7 +339,7 @@ class AlproForPreTraining(AlproPreTrainedModel):
         if pem_targets is None:
             return
         if crop_mask is None:
-            raise ValueError("pem_targets need a crop_mask: it marks the part of each clip that they describe.")
+            raise ValueError("pem_targets need the crop_mask that marks the part of each clip they describe.")
         entities = len(self.config.entities or ())
         if pem_targets.shape != (len(input_ids), entities):
             raise ValueError(

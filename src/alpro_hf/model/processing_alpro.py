@@ -32,9 +32,9 @@ class AlproProcessor(ProcessorMixin):
     `text` and `videos` may each be a single item, a list, or left out. Their numbers need not be equal. Texts are
     padded to the longest text of the call and truncated to `tokenizer.model_max_length` tokens.
 
-    A call returns torch tensors: `input_ids` and `attention_mask`, int64 (texts, L), and `pixel_values_videos`, float32
-    (videos, T, 3, H, W), normalised. With `return_metadata=True` it also returns the list `video_metadata`. ALPRO has
-    one text segment, so there are no `token_type_ids`.
+    A call returns torch tensors: `input_ids` and `attention_mask`, int64 (texts, L), and `pixel_values_videos`,
+    float32 (videos, T, 3, H, W), normalised. With `return_metadata=True` it also returns the list `video_metadata`.
+    ALPRO has one text segment, so there are no `token_type_ids`.
 
     Args:
         video_processor (`AlproVideoProcessor`): Samples frames and turns them into pixel values.
