@@ -50,6 +50,7 @@ def read_entities(path: str | os.PathLike[str]) -> list[str]:
         OSError: The file cannot be read.
     """
     try:
+        # "-sig" skips the byte order mark that editors on Windows write
         lines = Path(path).read_text(encoding="utf-8-sig").rstrip().split("\n")
     except UnicodeDecodeError as error:
         place = error.object.count(b"\n", 0, error.start) + 1
@@ -62,6 +63,7 @@ def read_entities(path: str | os.PathLike[str]) -> list[str]:
         words = line.split()
         if not words:
             raise EntityListError(f"{path}, line {number}: blank, where an entity is expected. Remove the line.")
+        # A name may end in a number, so one line alone does not tell whether that is a count.
         has_count = len(words) > 1 and re.fullmatch(r"\d+", words[-1]) is not None
         if counted is None:
             counted = has_count
