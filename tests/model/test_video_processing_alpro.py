@@ -143,7 +143,7 @@ def test_batches_of_arrays(processor: AlproVideoProcessor) -> None:
     assert both.shape == (2, 8, 3, 32, 40)
     assert torch.equal(processor(list(videos)).pixel_values_videos, both)
     assert torch.equal(processor(list(videos[0])).pixel_values_videos, both[:1]), "a list of frames is one clip"
-    with open(__file__, "rb") as file, pytest.raises(NotAVideoError, match=r"test_video_processing.py"):
+    with open(__file__, "rb") as file, pytest.raises(NotAVideoError, match=r"test_video_processing_alpro.py"):
         processor([videos[0], file])
 
 

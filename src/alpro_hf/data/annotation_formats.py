@@ -108,6 +108,7 @@ def _released_questions(file: AnnotationFile) -> Iterator[Entry]:
 def _numbered_questions(file: AnnotationFile, prefix: str) -> Iterator[Entry]:
     for place, record in read_records(file.path, file.encoding):
         identity = name_of(record, "video_id", place)
+        # these files number the clips, whose names are video7 (MSR-VTT) or vid7 (MSVD)
         if identity.isdecimal():
             identity = prefix + identity
         yield Entry(place, identity, (identity,), _question(record, place))
@@ -210,12 +211,14 @@ def _msvd_table(file: AnnotationFile) -> Iterator[Entry]:
     for place, record in read_records(file.path, file.encoding):
         if text_of(record, "Language", place) != "English":
             continue
+        # a clip of MSVD is a part of a video on YouTube, named by the id of that and two times in seconds
         identity = "_".join(name_of(record, name, place) for name in ("VideoID", "Start", "End"))
         yield Entry(place, identity, (identity,), {"text": text_of(record, "Description", place)})
 
 
 def _moments(file: AnnotationFile) -> Iterator[Entry]:
     for place, record in read_records(file.path, file.encoding):
+        # DiDeMo keeps the extension of the upload, which the file of the clip need not have
         name = name_of(record, "video", place)
         yield Entry(place, media_id(name), (name,), {"text": text_of(record, "description", place)})
 

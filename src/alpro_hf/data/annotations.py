@@ -296,6 +296,7 @@ def _layout(
                     f"there are {', '.join(record)}. Say which it is: columns={{{name!r}: ...}}."
                 )
         media = "image" if "image" in where else "video"
+        # `metadata.csv` of an image folder also names its files in the column file_name
         if os.path.splitext(str(record[where[media]]))[1].lower() in IMAGE_EXTENSIONS:
             media, where["image"] = "image", where[media]
     names = [media, *(("question", "answer", "answer_type") if asks else ("text",)), "video_id"]
@@ -329,7 +330,7 @@ def _build(plan: _Plan, on_duplicate: str, cache_dir: PathLike | None) -> Datase
         if len(repeated) and on_duplicate == "error":
             raise _duplicate(plan, digests, repeated)
         dataset = Dataset.from_file(name)
-    except BaseException:
+    except BaseException:  # including KeyboardInterrupt: an incomplete file must not stay in the cache
         os.unlink(name)
         raise
     if len(repeated) and on_duplicate == "drop":

@@ -205,7 +205,7 @@ class AlproCollator:
             try:
                 clips.append(self._frames(row))
             except (VideoDecodeError, OSError) as error:
-                lost = keys.count(key)
+                lost = keys.count(key)  # all rows of the batch that share the clip
                 self._dropped.add_(lost)
                 failures[key] = str(error)
                 self._list(row, str(error))
@@ -260,6 +260,7 @@ class AlproCollator:
             }
         if draw is None or augmentation is None:
             if self._is_ready(clip):
+                # np.array copies: arrays that come from Arrow are read-only, which torch does not support
                 return torch.from_numpy(np.array(clip)).permute(0, 3, 1, 2)
         else:
             # Directly to the input size of the augmentation: for a file, decoding and resizing are one step.
@@ -270,7 +271,7 @@ class AlproCollator:
         frames: torch.Tensor = self.processor.video_processor(
             videos=clip, do_rescale=False, do_normalize=False, return_tensors="pt", **options
         )["pixel_values_videos"][0]
-        if frames.dtype != torch.uint8:
+        if frames.dtype != torch.uint8:  # the range of other types is unknown: 0 to 1, or 0 to 255
             raise TypeError(
                 f"A decoded clip in a row must be uint8, with pixels from 0 to 255; received {frames.dtype}. Convert "
                 "it, or pass the file."
@@ -292,6 +293,7 @@ class AlproCollator:
 
         All at once and in place, which is faster than in the processor and gives bitwise the same result.
         """
+        # Contiguous, because decoded frames are a view of memory in the order (T, height, width, 3).
         pixels = clips.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
         return pixels.sub_(self._mean[:, None, None]).div_(self._std[:, None, None])
 
@@ -322,6 +324,7 @@ def _pixel_statistics(video_processor: Any) -> tuple[torch.Tensor, torch.Tensor]
     mean, std = torch.zeros(3), torch.ones(3)
     if video_processor.do_normalize:
         mean, std = torch.tensor(video_processor.image_mean), torch.tensor(video_processor.image_std)
+    # As the base class of the processor: scaling the three means is cheaper than rescaling all pixels.
     brightest = 1.0 / video_processor.rescale_factor if video_processor.do_rescale else 1.0
     return mean * brightest, std * brightest
 

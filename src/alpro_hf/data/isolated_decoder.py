@@ -61,7 +61,7 @@ _ERRORS: dict[str, type[VideoDecodeError]] = {
     )
 }
 
-# Runs a script without its folder or the working folder in the search path: a `numpy.py` beside somebody's videos must
+# Runs a script without its folder or the working folder in the search path: a `numpy.py` next to a user's videos must
 # not be imported. `python -P` does this from Python 3.11 on; `-I` would also ignore PYTHONPATH, which may be needed.
 _START = (
     "import sys; sys.path = [path for path in sys.path if path]; "
@@ -335,7 +335,7 @@ def _video_info(fields: dict[str, Any], source: VideoSource) -> VideoInfo:
 
 
 def _exit_code(process: "subprocess.Popen[bytes]") -> int:
-    """The exit code of a process that is about to end. One that sent nonsense and goes on is killed."""
+    """The exit code of a process that is about to end. One that sent garbage and keeps running is killed."""
     try:
         return process.wait(5)
     except subprocess.TimeoutExpired:

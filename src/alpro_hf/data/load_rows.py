@@ -58,6 +58,7 @@ def load_rows(
         except RowsError:  # a ValueError whose message names the file already
             raise
         except (ValueError, DatasetsError) as error:
+            # the cause is the error of the parser, which names the place
             raise RowsError(f"{spec} cannot be read as rows, or has none: {error.__cause__ or error}") from error
     columns = list(rows.features or ())
     media = MEDIA_COLUMNS if task in ("prompter", "pretrain") else ("video",)
@@ -129,6 +130,7 @@ def _check_words(spec: str, rows: Dataset, name: str) -> None:
     kind = getattr(rows.features[name], "dtype", "no text")
     if kind not in ("string", "large_string"):
         raise RowsError(f"{spec}: the column {name!r} holds {kind}, where text is needed. Quote its values.")
+    # in batches, because a column of a memory-mapped data set may be larger than memory
     place = 0
     for batch in rows.select_columns(name).iter(batch_size=10_000):
         for text in batch[name]:

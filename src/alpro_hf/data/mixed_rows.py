@@ -233,8 +233,8 @@ class MixedRows(NumberedRows):
         """The batch of one process. A reader that did not read the earlier batches, after a resumption, skips them."""
         worker = get_worker_info()
         workers = 1 if worker is None else worker.num_workers
-        # A data loader gives batches to its workers in turn. The number of the batch determines the reader, not that
-        # of the worker: after a resumption the first batch goes to worker 0, whatever its number.
+        # A data loader gives batches to its workers in turn. The number of the batch determines the reader, not the
+        # worker that runs: after a resumption, worker 0 gets the first batch, whatever its number.
         reader, readers = rank * workers + micro_step % workers, self.world_size * workers
         number = self.names.index(name)
         own_steps = np.arange(micro_step % workers, micro_step, workers) // self.accumulation

@@ -134,6 +134,7 @@ class AlproPreTrainingCollator(AlproCollator):
             grid = self._grid(batch["pixel_values_videos"])
             draws = [self._draw(row) or self._still(row, i) for i, row in enumerate(kept)]
             batch["crop_mask"] = torch.stack([draw_crop(grid, draw.generator("crop")) for draw in draws])
+            # for the teacher, which sees the box on black: the model does not know mean and standard deviation
             batch["black"] = -self._mean / self._std
             targets = [row.get("pem_targets") for row in kept]
             if all(target is not None for target in targets):
@@ -209,6 +210,7 @@ def read_image(source: "str | os.PathLike[str] | bytes | Image.Image") -> Image.
 def _decode_image(file: Any, name: str) -> Image.Image:
     try:
         with Image.open(file) as image:
+            # cameras store how they were held in the EXIF data, as they do for videos
             return ImageOps.exif_transpose(image).convert("RGB")
     except _DAMAGED as error:
         problem = f"it cannot be decoded as an image ({type(error).__name__}: {error})"

@@ -87,7 +87,7 @@ def copied(stream: IO[bytes], name: str, limits: VideoLimits) -> IO[bytes]:
         while chunk := stream.read(1024**2):
             copy.write(chunk)
             limits.check("max_file_size", copy.tell(), name, "bytes received so far are")
-    except BaseException:
+    except BaseException:  # including KeyboardInterrupt: the file on disk ends with the copy
         copy.close()
         raise
     return copy
@@ -95,7 +95,8 @@ def copied(stream: IO[bytes], name: str, limits: VideoLimits) -> IO[bytes]:
 
 def _download(url: str, limits: VideoLimits) -> IO[bytes]:
     try:
-        with urllib.request.urlopen(url, timeout=30) as response:
+        # urllib follows redirects to http, https and ftp alone, never to a file
+        with urllib.request.urlopen(url, timeout=30) as response:  # seconds of silence, not in total
             return copied(response, url, limits)
     except OSError as error:
         raise VideoDecodeError(url, f"the download failed ({error})", "Check the URL and the network") from error

@@ -62,6 +62,7 @@ def sample_indices(
             f"and num_frames_in_video={num_frames_in_video}."
         )
     n, k = num_frames_in_video, num_frames
+    # whole numbers alone, so that no rounding of floats differs between machines
     if strategy == "center":
         return [(2 * i + 1) * n // (2 * k) for i in range(k)]
     if strategy == "uniform":
@@ -165,6 +166,7 @@ class AlproVideoProcessor(BaseVideoProcessor):
     return_tensors = "pt"
 
     def __init__(self, **kwargs: Any) -> None:
+        # Attributes are saved with a checkpoint. One from the Hub must not be able to switch downloads on.
         for name in ("allow_url", "decoder"):
             if kwargs.pop(name, None):
                 raise ValueError(f"{name} belongs to the call, processor(videos, {name}=...), not to the processor.")
@@ -383,7 +385,7 @@ def _channels_first(video: np.ndarray | torch.Tensor, layout: str | ChannelDimen
     if len(video) == 0:
         raise ValueError(f"A video of shape {tuple(video.shape)} has no frames.")
     tensor = torch.as_tensor(video)
-    if layout is None:
+    if layout is None:  # a guess: frames 1, 3 or 4 pixels high with the channels last are mistaken
         layout = ChannelDimension.FIRST if tensor.shape[1] in CHANNELS else ChannelDimension.LAST
     if ChannelDimension(layout) == ChannelDimension.LAST:
         tensor = tensor.permute(0, 3, 1, 2)

@@ -114,6 +114,7 @@ SEQUENCE: tuple[str, ...] = (
 _PARTITIVES: dict[str, str] = {"scissors": "pair of scissors"} | {
     food: f"piece of {food}" for food in ("bread", "cheese", "bacon", "sushi", "broccoli", "corn", "candy")
 }
+# Not by all vowels: a unicorn, but an umbrella.
 _VOWEL_SOUND: frozenset[str] = frozenset(s for s in SPRITES if s[0] in "aeio") | {"umbrella", "hourglass"}
 
 
@@ -140,6 +141,7 @@ def _draw_wording(kind: str, rng: Rng) -> _Wording:
     count = ACTORS[kind]
     order = list(range(count))
     if kind in ("two", "three"):
+        # a shuffle by `random()` alone, which generators of Python and numpy both have
         for last in range(count - 1, 0, -1):
             other = int(rng.random() * (last + 1))
             order[last], order[other] = order[other], order[last]
