@@ -134,7 +134,7 @@ def convert_original_checkpoint(
 
 def _build(source: State, task: str, labels: dict[str, Any], sizes: dict[str, int], prefix: str = "") -> Any:
     """Build the model of a task from tensors whose names all start with `prefix`."""
-    # for pre-training and retrieval, the original code wraps BERT in a masked-language model; for questions it does not
+    # for pre-training and retrieval, the original code wraps BERT in a masked-language model
     inside_mlm = any(name.startswith(f"{prefix}text_encoder.bert.") for name in source)
     text = f"{prefix}text_encoder.bert." if inside_mlm else f"{prefix}text_encoder."
     config = _read_config(source, prefix, text, sizes, labels)
