@@ -1,8 +1,9 @@
-"""The demo: search clips by what happens in them, ask them questions, and look inside the model.
+"""The demo page: search clips by what happens in them, ask questions about them, and look inside the model.
 
     python spaces_demo/app.py
 
-It runs the bundled models. ALPRO_MODEL, ALPRO_QA_MODEL and ALPRO_PROMPTER name others, each a folder or a Hub id.
+It runs the bundled models. The environment variables ALPRO_MODEL, ALPRO_QA_MODEL and ALPRO_PROMPTER replace them, each
+with a folder or a Hub id.
 """
 
 import os
@@ -15,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
-os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # gradio reads it when it is imported
 if find_spec("gradio") is None:
     sys.exit('The page needs gradio, which is not installed: pip install "alpro-hf[demo]"')
 
@@ -41,10 +42,10 @@ from theme import THEME
 from alpro_hf import VideoDecodeError
 
 HERE = Path(__file__).parent
-QUEUE = 32  # visitors that wait; more are asked to come back
-AT_ONCE = 2  # computations
-AN_HOUR = 3600
-BOX_SIDE = 0.55  # of the box at the start
+QUEUE = 32  # waiting requests; further ones are refused
+AT_ONCE = 2  # computations at the same time
+AN_HOUR = 3600  # seconds
+BOX_SIDE = 0.55  # side of the first box, as a share of the frame
 BOX_SIDES = ("top", "left", "bottom", "right")
 
 SEARCHES = (
@@ -68,36 +69,36 @@ SENTENCES = (
 )
 
 WHAT_ALPRO_IS = """
-[ALPRO](https://arxiv.org/abs/2112.09583) (“Align and Prompt”, CVPR 2022) compares a clip and a text by two towers
-(VTC) and reads both together in a fusion encoder (VTM). It is pre-trained with a *prompter* that names what is in a
-box (PEM).
+[ALPRO](https://arxiv.org/abs/2112.09583) (“Align and Prompt”, CVPR 2022) compares a clip and a text with two towers
+(VTC) and reads both together in a fusion encoder (VTM). In pre-training, a *prompter* teaches it which entities a box
+shows (PEM).
 """
 BUNDLED_MODELS = """
-**Two small models that know a synthetic world of moving pictograms and nothing else.** They have {search:.1f}
+**Two small models that only know a synthetic world of moving pictograms.** They have {search:.1f}
 and {answer:.1f} million parameters and were trained on two CPU cores, on sentences such as “the boat climbs while a
 scooter spins”. The clips here are new to them: in training no sprite was seen doing what it does here. On
 {clips:,.0f} such clips, a caption finds its clip first in {first:.0f} % of cases (chance: 0.1 %), a clip prefers its
 caption to the opposite in {opposite:.0f} % (chance: 50 %), and {answers:.0f} % of questions are answered right.
 {not_learned}
 
-Videos of your own can be uploaded, but these models have never seen a real one. For real videos run the demo with a
-checkpoint trained on such: set `ALPRO_MODEL` and `ALPRO_QA_MODEL` to folders or Hub ids.
+You can upload your own videos, but these models have never seen a real video. For real videos, run the demo with
+checkpoints trained on real videos: set `ALPRO_MODEL` and `ALPRO_QA_MODEL` to folders or Hub ids.
 """
 OTHER_MODELS = """
-This demo runs **{0}** for search and **{1}** for questions. The gallery shows the synthetic sprite world, for which
-they need not have been trained: upload clips of your own.
+This demo runs **{0}** for search and **{1}** for questions. The gallery shows the synthetic sprite world, which these
+models may never have seen: upload your own clips.
 """
 BUILT_PROMPTER = (
-    "No prompter was trained for this model yet. The one at work here is made of the towers of the retrieval model, "
-    "which have never seen a box on black: expect it to be wrong often."
+    "No prompter was trained for this model yet. This one is built from the towers of the retrieval model, which have "
+    "never seen a box on a black background: expect frequent mistakes."
 )
 INSIDE_MAPS = (
-    "It is the same in all of them. A map, too, holds for all frames: the model averages patches over time before it "
-    "reads any word."
+    "It is the same in all frames. The maps are also the same for all frames: the model averages patches over time "
+    "before it reads any word."
 )
 
 
-# where a search model may be at chance, in words
+# kinds of opposites in the results file -> the words for them, used where the model is near chance
 DISTINCTIONS = {
     "clockwise/counterclockwise": "which way something spins",
     "order": "which of two things happens first",
@@ -113,7 +114,7 @@ LEARNED = 65  # percent of choices between two; chance is 50
 
 
 def about_bundled(studio: Studio) -> str:
-    """What the bundled models are and reach, by the result files beside their weights."""
+    """Description and accuracy of the bundled models, from the results files next to their weights."""
     search, answers = bundled_results("retrieval"), bundled_results("qa")
     choices = search["choices"]
     weak = [
@@ -121,7 +122,7 @@ def about_bundled(studio: Studio) -> str:
         for pair, said in DISTINCTIONS.items()
         if max(choices[f"opposite: {pair}"]["vtc"], choices[f"opposite: {pair}"]["vtm"]) < LEARNED
     ]
-    said = f"The one that searches did not learn to tell {_listed(weak)}." if weak else ""
+    said = f"The search model did not learn to distinguish {_listed(weak)}." if weak else ""
     return BUNDLED_MODELS.format(
         search=studio.model.num_parameters() / 1e6,
         answer=studio.qa[0].num_parameters() / 1e6,
@@ -139,7 +140,7 @@ def _listed(words: Sequence[str]) -> str:
 
 
 class Page:
-    """The functions behind the buttons: from and to what gradio passes around."""
+    """The functions behind the buttons. Their arguments and results are values of gradio components."""
 
     def __init__(self, studio: Studio) -> None:
         self.studio = studio
@@ -148,7 +149,7 @@ class Page:
         return self.studio.find(chosen, visit or Visit())
 
     def start_box(self) -> list[int]:
-        """A box in the middle: top, left, bottom, right in patches."""
+        """A box in the middle of the frame: top, left, bottom, right in patches."""
         sizes = [max(1, round(side * BOX_SIDE)) for side in self.studio.grid]
         first = [(side - size) // 2 for side, size in zip(self.studio.grid, sizes, strict=True)]
         return [*first, *(start + size for start, size in zip(first, sizes, strict=True))]
@@ -157,7 +158,7 @@ class Page:
         return str(event._data["id"])
 
     def show(self, chosen: str, visit: Visit | None) -> tuple[str, ...]:
-        """Everything about another clip; what was said of the last one goes."""
+        """The chosen clip, its frames and the entities in the first box; empty results for everything else."""
         clip = self._find(chosen, visit)
         found = views.entities(self.studio.box(clip, self.start_box())) if self.studio.prompter else ""
         frames = views.drawing_frames(self.studio.frames(clip), self.studio.grid, self.start_box())
@@ -196,7 +197,7 @@ class Page:
         unknown = self.studio.unknown_words(text)
         if unknown:
             words = ", ".join(f"“{word}”" for word in unknown)
-            gr.Warning(f"The model does not know {words} and reads past.", title="Unknown words")
+            gr.Warning(f"The model does not know {words} and ignores it.", title="Unknown words")
 
     def ask(self, chosen: str, question: str, visit: Visit | None) -> str:
         return views.answers(self.studio.ask(self._find(chosen, visit), question))
@@ -217,7 +218,7 @@ class Page:
 
 
 class Endpoints:
-    """What `gradio_client` calls. `clip` is an id of `/clips`; a `file` of one's own goes before it."""
+    """The functions that `gradio_client` calls. `clip` is an id of `/clips`; an uploaded `file` replaces it."""
 
     def __init__(self, studio: Studio) -> None:
         self.studio = studio
@@ -227,7 +228,7 @@ class Endpoints:
         return [{"id": clip.id, "title": clip.title} for clip in self.studio.clips]
 
     def search(self, text: str, files: Sequence[str] | None) -> list[dict[str, Any]]:
-        """Order the gallery, and files of one's own, by how well they fit a text."""
+        """Order the gallery, and uploaded files, by how well they match a text."""
         visit = Visit()
         try:
             for file in (files or ())[: MAX_CLIPS + 1]:
@@ -247,7 +248,7 @@ class Endpoints:
             visit.forget()
 
     def ask(self, question: str, clip: str, file: str | None) -> list[dict[str, Any]]:
-        """The likeliest answers to a question about a clip."""
+        """The most probable answers to a question about a clip."""
         visit = Visit()
         try:
             found = self.studio.ask(self._clip(clip, file, visit), question)
@@ -258,7 +259,7 @@ class Endpoints:
     def entities(
         self, clip: str, file: str | None, top: float, left: float, bottom: float, right: float
     ) -> dict[str, Any]:
-        """What the prompter sees in a box, given in shares of height and width."""
+        """The entities that the prompter finds in a box, which is given in shares of height and width."""
         rows, columns = self.studio.grid
         sides = ((top, rows), (left, columns), (bottom, rows), (right, columns))
         box = [round(share * count) for share, count in sides]
@@ -270,7 +271,7 @@ class Endpoints:
             visit.forget()
 
     def words(self, sentence: str, clip: str, file: str | None) -> dict[str, Any]:
-        """Which patches each word of a sentence reads: maps of rows of patches."""
+        """The patches that each word of a sentence attends to: a map, row by row, for each word."""
         visit = Visit()
         try:
             found = self.studio.words(self._clip(clip, file, visit), sentence)
@@ -290,7 +291,7 @@ class Endpoints:
 
 
 def _polite(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function, whose `DemoError` becomes a toast, as does a clip that is gone."""
+    """The same function, with a toast in place of a `DemoError` or an unreadable clip."""
 
     @wraps(function)
     def polite(*args: Any) -> Any:
@@ -298,7 +299,7 @@ def _polite(function: Callable[..., Any]) -> Callable[..., Any]:
             return function(*args)
         except DemoError as error:
             raise gr.Error(str(error), title="Not possible", print_exception=False) from error
-        except (VideoDecodeError, FileNotFoundError) as error:  # it was fine when it came
+        except (VideoDecodeError, FileNotFoundError) as error:  # it was readable when it was uploaded
             gone = "This clip can no longer be read. Pick another or upload it again."
             raise gr.Error(gone, title="Not possible", print_exception=False) from error
 
@@ -306,15 +307,15 @@ def _polite(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def build(studio: Studio) -> gr.Blocks:
-    """The whole page, on loaded models."""
+    """The whole page, for loaded models."""
     page, first = Page(studio), studio.clips[0]
     work: dict[str, Any] = {"api_visibility": "private", "concurrency_id": "work", "concurrency_limit": AT_ONCE}
     light: dict[str, Any] = {"api_visibility": "private", "queue": False, "show_progress": "hidden"}
     with gr.Blocks(title="ALPRO: search and ask videos", delete_cache=(AN_HOUR, AN_HOUR)) as demo:
-        _add_endpoints(Endpoints(studio), first)  # before the page, whose functions have the same names
+        _add_endpoints(Endpoints(studio), first)  # before the page: gradio numbers later functions of a name
         visit = gr.State(None, time_to_live=AN_HOUR, delete_callback=lambda gone: gone and gone.forget())
         gr.HTML(_header(studio), elem_classes="head")
-        with gr.Accordion("What this model is, and what it is not", open=False):
+        with gr.Accordion("What this model can and cannot do", open=False):
             about = about_bundled(studio) if studio.bundled else OTHER_MODELS.format(*studio.names)
             gr.Markdown(about + WHAT_ALPRO_IS)
         chosen = gr.Textbox(first.id, visible="hidden", label="chosen clip")
@@ -322,7 +323,7 @@ def build(studio: Studio) -> gr.Blocks:
             with gr.Column(scale=3, min_width=280, elem_classes="side"):
                 shelf = gr.HTML(views.shelf(studio.clips, first.id), js_on_load=(HERE / "shelf.js").read_text("utf-8"))
                 add = gr.UploadButton(
-                    "Add clips of your own",
+                    "Add your own clips",
                     file_count="multiple",
                     file_types=["video"],
                     type="filepath",
@@ -332,15 +333,17 @@ def build(studio: Studio) -> gr.Blocks:
                 forget = gr.Button("Remove my clips", size="sm", visible=False)
                 gr.HTML(
                     views.note(
-                        f"Up to {MAX_CLIPS} clips of {MAX_SECONDS} seconds and {MAX_MEGABYTES} MB. Only you see them; "
-                        "they are deleted after an hour."
+                        f"Up to {MAX_CLIPS} clips of {MAX_SECONDS} seconds and {MAX_MEGABYTES} MB. Only you can see "
+                        "them, and they are deleted after an hour."
                     )
                 )
             with gr.Column(scale=8, min_width=320, elem_classes="main"), gr.Tabs():
                 with gr.Tab("Search", id="search"):
                     query, search_button = _line("What happens?", SEARCHES[0], "Search")
                     search_examples = _chips(SEARCHES)
-                    found = gr.HTML(views.note("Describe a clip, or try one of the examples."), elem_classes="panel")
+                    found = gr.HTML(
+                        views.note("Describe what happens in a clip, or try an example."), elem_classes="panel"
+                    )
                 with gr.Tab("Ask", id="ask"), gr.Row(equal_height=False):
                     with gr.Column(scale=2, min_width=240):
                         stage = gr.HTML(views.stage(first), elem_classes="panel")
@@ -349,7 +352,7 @@ def build(studio: Studio) -> gr.Blocks:
                         question_examples = _chips([text for _, text in QUESTIONS])
                         answer = gr.HTML(elem_classes="panel")
                 with gr.Tab("Look inside", id="inside"):
-                    gr.HTML('<h3 class="step">What does the prompter see in a box?</h3>')
+                    gr.HTML('<h3 class="step">Which entities does the prompter find in a box?</h3>')
                     gr.HTML(views.note("Draw a box on any frame, or tap it. " + INSIDE_MAPS))
                     with gr.Row(equal_height=False):
                         with gr.Column(scale=5, min_width=280):
@@ -364,7 +367,7 @@ def build(studio: Studio) -> gr.Blocks:
                     regions = gr.HTML(js_on_load=maps_script, elem_classes="panel")
                     if studio.bundled and not studio.own_prompter:
                         gr.HTML(views.note(BUILT_PROMPTER))
-                    gr.HTML('<h3 class="step">Which patches does each word read?</h3>')
+                    gr.HTML('<h3 class="step">Which patches does each word attend to?</h3>')
                     sentence, sentence_button = _line("Sentence about this clip", SENTENCES[0][1], "Show")
                     sentence_examples = _chips([text for _, text in SENTENCES])
                     words = gr.HTML(js_on_load=maps_script, elem_classes="panel")
@@ -406,19 +409,19 @@ def _constant(value: Any) -> Any:
 
 def _header(studio: Studio) -> str:
     said = (
-        "Two small models of a synthetic world of moving pictograms: search it, ask it, look inside."
+        "Two small models of a synthetic world of moving pictograms: search, ask questions, and look inside."
         if studio.bundled
-        else f"Search, ask and look inside, with {escape(studio.names[0])}."
+        else f"Search, ask questions, and look inside {escape(studio.names[0])}."
     )
     return f"<h1>ALPRO</h1><p>{said}</p>"
 
 
 def _line(label: str, placeholder: str, action: str) -> tuple[gr.Textbox, gr.Button]:
-    """A line to type in, and the button that sends it."""
+    """A text field and the button that sends its text."""
     with gr.Row(elem_classes="line", equal_height=False):
         text = gr.Textbox(
             label=label,
-            placeholder=f"for instance: {placeholder}",
+            placeholder=f"for example: {placeholder}",
             max_length=MAX_CHARACTERS,
             lines=1,
             max_lines=3,
@@ -435,7 +438,7 @@ def _chips(texts: Sequence[str]) -> list[gr.Button]:
 
 
 def _add_endpoints(endpoints: Endpoints, first: Clip) -> None:
-    """Named endpoints on components that no page shows: their files are checked as those of any upload."""
+    """Named endpoints, on hidden components so that gradio checks their files like any other upload."""
     with gr.Row(visible=False):
         text, clip = gr.Textbox(label="text"), gr.Textbox(first.id, label="clip")
         file = gr.File(label="file", file_count="single", type="filepath")
@@ -466,7 +469,8 @@ def _stop(*_: Any) -> NoReturn:
 
 
 def main() -> None:
-    signal.signal(signal.SIGTERM, _stop)  # how a Space is stopped: files are deleted then, too
+    """Load the models and serve the page until the process is stopped."""
+    signal.signal(signal.SIGTERM, _stop)  # a Space is stopped by it; without this, uploaded files would stay
     studio = from_environment()
     demo = build(studio)
     try:
@@ -479,10 +483,10 @@ def main() -> None:
             ssr_mode=False,
             app_kwargs={"middleware": [Middleware(Guard, folder=Path(get_upload_folder()))]},
         )
-    except SystemExit:  # told to stop
+    except SystemExit:  # from `_stop`
         demo.close()
         studio.close()
-        os._exit(0)  # at once: threads of gradio would wait for visitors who are still connected
+        os._exit(0)  # a normal exit would wait for threads of gradio, and they for visitors who are still connected
     finally:
         demo.close()
         studio.close()

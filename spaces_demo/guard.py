@@ -1,4 +1,4 @@
-"""What stands between the demo and the web: how often one may upload, and headers that browsers heed."""
+"""Protection of the demo on the web: a limit on the rate of uploads, and security headers for browsers."""
 
 import time
 from collections import deque
@@ -8,14 +8,14 @@ from typing import Any
 from starlette.requests import ClientDisconnect
 
 A_MINUTE = 60.0
-KEPT = 600.0  # seconds that an upload may wait until its visit takes it over
-UPLOADS = 30  # a minute, of one address
-ALL_UPLOADS = 120  # a minute, of all addresses together
+KEPT = 600.0  # seconds until an upload is deleted; by then its visit has a copy
+UPLOADS = 30  # per minute and address
+ALL_UPLOADS = 120  # per minute
 HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
     (b"permissions-policy", b"camera=(), microphone=(), geolocation=()"),
-    # a Space is shown in a frame of the Hub
+    # the Hub shows a Space inside a frame
     (
         b"content-security-policy",
         b"object-src 'none'; frame-ancestors 'self' https://huggingface.co https://*.hf.space",
@@ -24,12 +24,12 @@ HEADERS = (
 
 
 class Guard:
-    """ASGI middleware: turns away uploads that come too fast, with a sentence, and adds `HEADERS` to every answer.
+    """ASGI middleware that refuses uploads above a rate, and adds `HEADERS` to every response.
 
     Args:
-        app: What it guards.
-        folder: Where gradio keeps uploads, until `sweep` takes them away.
-        uploads, all_uploads: Allowed in a minute, of one address and of all.
+        app: The application behind it.
+        folder: Folder in which gradio keeps uploads; `sweep` deletes old ones at every upload. None: keep them all.
+        uploads, all_uploads: Uploads allowed per minute, of one address and of all together.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Guard:
     ) -> None:
         self.folder = folder
         self.app, self.uploads, self.all_uploads = app, uploads, all_uploads
-        self.times: deque[tuple[float, str]] = deque()  # of the last minute, oldest first, with the address
+        self.times: deque[tuple[float, str]] = deque()  # time and address of the last minute's uploads, oldest first
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         if scope["type"] != "http":
@@ -59,7 +59,7 @@ class Guard:
             sweep(self.folder)
         try:
             await self.app(scope, receive, send_with_headers)
-        except ClientDisconnect:  # in the middle of an upload: nobody is left to tell
+        except ClientDisconnect:  # the visitor left in the middle of an upload; there is nobody to respond to
             return None
 
     def _admits(self, address: str) -> bool:
@@ -75,17 +75,22 @@ class Guard:
 
 
 def sweep(folder: Path, age: float = KEPT) -> None:
-    """Remove files below a folder that are older than `age` seconds: uploads, of which visits have copies, and the
-    empty files that gradio leaves with each."""
+    """Delete files below a folder that are older than `age` seconds.
+
+    These are uploads, of which visits have copies, and the empty files that gradio creates with each of them.
+    """
     for path in folder.rglob("*"):
         try:
             if path.is_file() and time.time() - path.stat().st_mtime > age:
                 path.unlink()
-        except FileNotFoundError:  # gradio was faster
+        except FileNotFoundError:  # gradio deleted it first
             continue
 
 
 def _address(scope: dict[str, Any]) -> str:
-    """Of the client; behind a proxy what the nearest one says, for all before it anyone can write."""
+    """The address of the client; behind a proxy, the one that the proxy appended to the header.
+
+    A client can send such a header itself, so all entries before the last one may be made up.
+    """
     forwarded = dict(scope["headers"]).get(b"x-forwarded-for", b"").decode("latin-1").rpartition(",")[2].strip()
     return forwarded or (scope.get("client") or ("unknown",))[0]

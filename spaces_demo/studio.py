@@ -1,4 +1,4 @@
-"""What the demo does, without a web page: models, the gallery, what a visitor uploads, and the questions to them."""
+"""The demo without its web page: models, gallery, uploads of visitors, searches and questions."""
 
 import base64
 import io
@@ -54,32 +54,32 @@ from alpro_hf.sprites.language import DOING
 from alpro_hf.sprites.render import write_clip
 from alpro_hf.sprites.world import SEEN_SPRITES, Scene, content, draw_group, draw_scene
 
-MAX_CLIPS = 8  # of one visitor
+MAX_CLIPS = 8  # per visitor
 MAX_MEGABYTES = 20
 MAX_SECONDS = 60
 MAX_PIXELS = 4096 * 2304
 MAX_CHARACTERS = 200
-DECODE_SECONDS, DECODE_MEMORY = 30.0, 2 * 1024**3  # of one file, in a process that is ended beyond them
+DECODE_SECONDS, DECODE_MEMORY = 30.0, 2 * 1024**3  # per file; the process that decodes it is killed beyond them
 RERANK = 16
 ANSWERS = ENTITIES = 5
 GALLERY_SIDE = 192
 PREVIEW_SIDE, PREVIEW_FRAMES, PREVIEW_RATE = 240, 240, 10
 FRAME_SIDE = 256
 
-# What is wrong with a file, for someone who knows nothing of containers and codecs.
+# messages for people who know nothing of containers and codecs
 PROBLEMS: dict[type[VideoDecodeError], str] = {
     NotAVideoError: "is not a video. Upload an mp4, mov, mkv, webm or avi file.",
-    NoVideoStreamError: "has no moving pictures in it, only sound or a still image.",
+    NoVideoStreamError: "contains no moving pictures, only sound or a still image.",
     EmptyVideoError: "is empty.",
-    TruncatedVideoError: "ends in the middle. Upload the whole file.",
+    TruncatedVideoError: "is incomplete. Upload the whole file.",
     CorruptVideoError: "is damaged and cannot be read.",
-    DecoderFailedError: "cannot be decoded here: it takes too long, or is damaged.",
+    DecoderFailedError: "cannot be decoded here: it takes too long or is damaged.",
     VideoTooLargeError: "is too large to be decoded here.",
 }
 
 
 class DemoError(ValueError):
-    """Something a visitor asked for cannot be done; the message says why in plain words."""
+    """A request of a visitor cannot be fulfilled; the message says why, in plain words."""
 
 
 @dataclass(frozen=True)
@@ -87,11 +87,11 @@ class Clip:
     """A video of the gallery or of a visitor.
 
     Args:
-        id: Names it among all clips.
-        title: For people.
+        id: Unique among the clips that a visitor sees.
+        title: Title for people.
         path: The file.
-        preview: Data URI of a small H.264 version that every browser plays.
-        poster: Data URI of its middle frame.
+        preview: Data URI of a small H.264 version, which every browser plays.
+        poster: Data URI of its middle frame as JPEG.
         mine: Whether the visitor uploaded it.
     """
 
@@ -105,7 +105,7 @@ class Clip:
 
 @dataclass
 class Visit:
-    """What one visitor uploaded; nobody else sees it."""
+    """The uploads of one visitor, which nobody else sees."""
 
     clips: list[Clip] = field(default_factory=list)
     index: VideoIndex | None = None
@@ -113,7 +113,7 @@ class Visit:
     uploads: int = 0
 
     def forget(self) -> None:
-        """Delete every file."""
+        """Delete all uploads."""
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
         self.clips, self.index, self.folder = [], None, None
@@ -121,14 +121,14 @@ class Visit:
 
 @dataclass(frozen=True)
 class Found:
-    """A clip that a search found.
+    """A result of a search.
 
     Args:
-        clip: It.
-        rank: 1 is the best, after re-ranking.
-        rank_before: Its rank by similarity alone.
-        similarity: Cosine (VTC).
-        match_probability: Of the matching head (VTM); None where the clip was not re-ranked.
+        clip: The clip.
+        rank: Rank after re-ranking, from 1.
+        rank_before: Rank by similarity alone, from 1.
+        similarity: Cosine similarity of text and clip (VTC).
+        match_probability: Probability by the matching head (VTM); None if the clip was not re-ranked.
     """
 
     clip: Clip
@@ -139,19 +139,22 @@ class Found:
 
 
 class Studio:
-    """The models, loaded once, and the gallery they start with.
+    """The models, loaded once, and the gallery.
 
     Args:
-        model: Retrieval model, folder or Hub id; None: the bundled one.
-        qa_model: Question-answering model; None: the bundled one.
-        prompter: Prompter, with its processor; None: for the bundled retrieval model one is built from its own towers,
-            for any other there is none.
+        model: Folder or Hub id of the retrieval model; None: the bundled one.
+        qa_model: Folder or Hub id of the question-answering model; None: the bundled one.
+        prompter: Folder or Hub id of the prompter and its processor; None: a prompter built from the towers of the
+            bundled retrieval model, or no prompter for any other model.
+
+    Raises:
+        SystemExit: A checkpoint lacks weights of its task.
     """
 
     def __init__(self, model: str | None = None, qa_model: str | None = None, prompter: str | None = None) -> None:
         self.bundled = model is None
         self.names = (model or "sprites-retrieval (bundled)", qa_model or "sprites-qa (bundled)")
-        # the attention is shown, and only eager attention returns it
+        # the page shows attention weights, which only eager attention returns
         self.model, self.processor = _load(
             AlproForVideoTextRetrieval, model or str(bundled_model("retrieval")), attn_implementation="eager"
         )
@@ -173,35 +176,44 @@ class Studio:
         return VideoIndex.build(self.model, self.processor, paths, progress=False, decoder=self.decoder)
 
     def close(self) -> None:
-        """End the processes that decode, and delete all files, those of visitors too."""
+        """Stop the processes that decode, and delete all files, including those of visitors."""
         self.decoder.close()
         self._temporary.cleanup()
 
     # ---------------------------------------------------------------------------------------------------------- clips
 
     def find(self, clip_id: str, visit: Visit) -> Clip:
-        """The clip of that name, among the gallery and the visitor's own."""
+        """The clip with an id, in the gallery or among the visitor's own.
+
+        Raises:
+            DemoError: There is none, or no longer.
+        """
         for clip in [*visit.clips, *self.clips]:
             if clip.id == clip_id:
                 return clip
         raise DemoError("This clip is gone: uploads are deleted after an hour. Pick another or upload it again.")
 
     def add(self, file: Path, name: str, visit: Visit) -> Clip:
-        """Take a file over into a visit: check it, copy it to the visitor's folder, encode it.
+        """Add a file to a visit: check it, copy it to the visitor's folder, encode it.
+
+        Args:
+            file: The upload.
+            name: Name of the file on the visitor's machine.
+            visit: The visit, which is changed.
 
         Raises:
-            DemoError: It cannot be used; it is deleted then.
+            DemoError: The file cannot be used. It was deleted.
         """
         try:
             if len(visit.clips) >= MAX_CLIPS:
-                raise DemoError(f"You have {MAX_CLIPS} clips here already, which is the limit. Remove them first.")
+                raise DemoError(f"You already have {MAX_CLIPS} clips here, which is the limit. Remove them first.")
             if file.stat().st_size > MAX_MEGABYTES * 1024**2:
                 raise DemoError(f"“{name}” is larger than {MAX_MEGABYTES} MB, the limit here.")
             preview = _checked_preview(file, name, self.decoder)
             if visit.folder is None:
                 visit.folder = Path(tempfile.mkdtemp(prefix="visit-", dir=self.folder))
             visit.uploads += 1
-            # visitors who upload the same content share a file of gradio, which guard.py sweeps away later
+            # A copy, because visitors who upload the same content share one file of gradio. guard.py deletes it later.
             path = Path(shutil.copyfile(file, visit.folder / str(visit.uploads)))
         except DemoError:
             file.unlink(missing_ok=True)
@@ -224,7 +236,7 @@ class Studio:
     # ------------------------------------------------------------------------------------------------------ the tasks
 
     def unknown_words(self, text: str) -> list[str]:
-        """Words that the retrieval model's vocabulary lacks."""
+        """Words of a text that the vocabulary of the retrieval model lacks."""
         tokens = self.processor.tokenizer(text, truncation=True, max_length=self._longest_text)
         unknown, found = self.processor.tokenizer.unk_token_id, {}
         for place, word in enumerate(tokens.word_ids(0)):
@@ -238,7 +250,7 @@ class Studio:
         return self.model.config.text_config.max_position_embeddings
 
     def search(self, text: str, visit: Visit) -> list[Found]:
-        """All clips, best first: the 16 most similar re-ranked by the matching head, the others by similarity."""
+        """All clips, best first: the 16 most similar ones in the order of the matching head, then the others."""
         text = _checked(text, "Describe what happens in a clip, for instance “the giraffe rises”.")
         clips = {clip.path: clip for clip in [*visit.clips, *self.clips]}
         found: list[SearchResult] = []
@@ -261,7 +273,7 @@ class Studio:
         ]
 
     def ask(self, clip: Clip, question: str) -> list[Answer]:
-        """The five likeliest answers."""
+        """The five most probable answers."""
         question = _checked(question, "Ask something about the clip, for instance “what does the bell do?”.")
         return ask(*self.qa, clip.path, [question], top_k=ANSWERS, decoder=self.decoder)[0]
 
@@ -277,7 +289,7 @@ class Studio:
         return patch_grid(model, torch.empty(0, size["height"], size["width"]))
 
     def frames(self, clip: Clip) -> list[str]:
-        """What the model looks at, in its own proportions: data URIs of JPEG images."""
+        """The frames that the model reads, in the proportions of the file: data URIs of JPEG images."""
         processor = self.prompter[1] if self.prompter else self.processor
         info = self.decoder.probe(clip.path)
         seen = processor.video_processor(
@@ -289,24 +301,29 @@ class Studio:
         return [_jpeg(pixels) for pixels in self._decode(clip.path, indices, **size).pixels]
 
     def _decode(self, source: Any, indices: Any = None, **options: Any) -> Frames:
-        """In a process of its own; the index knows where the frames of the gallery's clips are."""
+        """Decode in a separate process; for clips of the gallery, with the frame positions that the index stores."""
         return self.index.decode(source, indices, decoder=self.decoder, **options)
 
     def _prompter(self) -> tuple[AlproPrompterModel, Any]:
         if self.prompter is None:
             raise DemoError(
-                "This model came without a prompter, so it cannot name what is in a box. Whoever runs the demo can "
-                "name one with ALPRO_PROMPTER."
+                "This model has no prompter, so it cannot name what is in a box. Whoever runs the demo can set one "
+                "with ALPRO_PROMPTER."
             )
         return self.prompter
 
     @property
     def entities(self) -> list[str]:
-        """Names that the prompter knows."""
+        """Names of the entities that the prompter knows."""
         return list(self._prompter()[0].config.entities or ())
 
     def box(self, clip: Clip, box: Sequence[int]) -> list[tuple[str, float]]:
-        """The likeliest entities of a box (top, left, bottom, right), in patches; the last two are not inside."""
+        """The most probable entities of a box.
+
+        Args:
+            clip: The clip.
+            box: Top, left, bottom, right, in patches; bottom and right are exclusive.
+        """
         prompter, processor = self._prompter()
         rows, columns = self.grid
         top, left, bottom, right = box
@@ -320,18 +337,18 @@ class Studio:
         return [(self.entities[i], p) for i, p in zip(best.indices.tolist(), best.values.tolist(), strict=True)]
 
     def regions(self, clip: Clip) -> EntityMaps:
-        """The entities of every region."""
+        """The probability of every entity at every patch."""
         prompter, processor = self._prompter()
         return entity_maps(prompter, self._pixels(processor, clip), black_pixel(processor.video_processor))
 
     def words(self, clip: Clip, sentence: str) -> SentenceMaps:
-        """Where each word of a sentence looks."""
+        """The patches that each word of a sentence attends to."""
         sentence = _checked(sentence, "Write a sentence about the clip, for instance “the giraffe rises”.")
         return word_maps(self.model, self.processor, sentence, self._pixels(self.processor, clip))
 
 
 def bundled_results(task: Literal["retrieval", "qa"]) -> dict[str, Any]:
-    """What a bundled model was measured to reach on `test`: from the file beside its weights, which a script wrote."""
+    """Measured results of a bundled model on the split `test`, from the file next to its weights."""
     content = json.loads((bundled_model(task) / RESULTS).read_text(encoding="utf-8"))
     return content["results"]["test"]
 
@@ -340,7 +357,8 @@ def _load(kind: Any, source: str, **options: Any) -> tuple[Any, Any]:
     model, report = kind.from_pretrained(source, output_loading_info=True, **options)
     if report["missing_keys"]:
         raise SystemExit(
-            f"{source} is no checkpoint of {kind.__name__}: it lacks {', '.join(sorted(report['missing_keys'])[:5])}."
+            f"{source} is not a checkpoint of {kind.__name__}: "
+            f"it lacks {', '.join(sorted(report['missing_keys'])[:5])}."
         )
     return model.eval(), AlproProcessor.from_pretrained(source)
 
@@ -350,7 +368,7 @@ def _checked(text: str, advice: str) -> str:
     if not text:
         raise DemoError(advice)
     if len(text) > MAX_CHARACTERS:
-        raise DemoError(f"This has {len(text)} characters; up to {MAX_CHARACTERS} are read here.")
+        raise DemoError(f"This text has {len(text)} characters; the limit is {MAX_CHARACTERS}.")
     return text
 
 
@@ -358,7 +376,7 @@ def _checked(text: str, advice: str) -> str:
 
 
 def _gallery(folder: Path) -> list[Clip]:
-    """24 clips of the tests of the sprite world: the first 16 of `test`, and the first two groups of `test-hard`."""
+    """Render 24 test clips of the sprite world: the first 16 of `test`, and the first two groups of `test-hard`."""
     folder.mkdir(parents=True)
     scenes = [draw_scene("test", 0, index) for index in range(16)]
     scenes += [scene for group in range(2) for scene in draw_group("test-hard", 0, group)]
@@ -383,7 +401,7 @@ def _checked_preview(file: Path, name: str, decoder: IsolatedDecoder) -> bytes:
     try:
         info = decoder.probe(file)
         if info.duration > MAX_SECONDS:
-            raise DemoError(f"“{name}” lasts {info.duration:.0f} seconds; up to {MAX_SECONDS} seconds are taken here.")
+            raise DemoError(f"“{name}” lasts {info.duration:.0f} seconds; the limit is {MAX_SECONDS} seconds.")
         if info.width * info.height > MAX_PIXELS:
             raise DemoError(
                 f"“{name}” has {info.width} x {info.height} pixels, more than 4K. Upload a smaller version."
@@ -395,7 +413,7 @@ def _checked_preview(file: Path, name: str, decoder: IsolatedDecoder) -> bytes:
 
 
 def _preview(file: Path, info: VideoInfo, decoder: IsolatedDecoder) -> bytes:
-    """A small H.264 version at the true speed, without sound."""
+    """A small H.264 version in the original speed, without sound."""
     rate = min(info.fps or PREVIEW_RATE, PREVIEW_RATE, PREVIEW_FRAMES / max(info.duration, 1))
     count = max(1, min(info.num_frames, round(info.duration * rate)))
     scale = min(1.0, PREVIEW_SIDE / max(info.width, info.height))
@@ -419,7 +437,7 @@ def _poster(video: bytes) -> str:
 
 
 def _jpeg(pixels: torch.Tensor) -> str:
-    """uint8 (3, H, W) as a data URI."""
+    """A frame, uint8 (3, H, W), as a data URI of a JPEG image."""
     file = io.BytesIO()
     Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy()).save(file, "JPEG", quality=85)
     return _data_uri("image/jpeg", file.getvalue())
@@ -430,6 +448,6 @@ def _data_uri(kind: str, data: bytes) -> str:
 
 
 def from_environment() -> Studio:
-    """The studio that `ALPRO_MODEL`, `ALPRO_QA_MODEL` and `ALPRO_PROMPTER` (folders or Hub ids) ask for."""
+    """A studio with the models named by `ALPRO_MODEL`, `ALPRO_QA_MODEL` and `ALPRO_PROMPTER` (folders or Hub ids)."""
     names = ("ALPRO_MODEL", "ALPRO_QA_MODEL", "ALPRO_PROMPTER")
     return Studio(*(os.environ.get(name) or None for name in names))

@@ -1,4 +1,4 @@
-"""Colours and type of the demo: warm paper and ink, one green, and their dark counterparts."""
+"""Colours and fonts of the demo: paper, ink and one green, each in a light and a dark version."""
 
 import gradio as gr
 
@@ -36,7 +36,7 @@ THEME = gr.themes.Base(
     secondary_hue=_GREEN,
     neutral_hue=_INK,
     radius_size=gr.themes.sizes.radius_lg,
-    # the bundled semibold face lacks most letters; a font that is not bundled would be fetched from elsewhere
+    # gradio's semibold font lacks most letters; a font that is not local would be fetched from another server
     font=[gr.themes.LocalFont("Source Sans Pro", weights=(400, 700)), "system-ui", "sans-serif"],
     font_mono=["ui-monospace", "monospace"],
 ).set(

@@ -1,4 +1,4 @@
-"""HTML of what the demo shows. Everything that a visitor typed or named is escaped; style.css makes it pretty."""
+"""HTML of the demo's results. All text that a visitor typed, including names of files, is escaped."""
 
 import base64
 import io
@@ -15,14 +15,14 @@ from alpro_hf.inference.question_answering import Answer
 
 SHOWN_RESULTS = 6
 SHOWN_ENTITIES = 6
-# coloured regions: far apart, readable below white letters
+# distinct colours of regions, dark enough for white letters
 REGION_COLOURS = ("#d1495b", "#00798c", "#c97b12", "#5b5f97", "#3a7d44", "#8f3985", "#8a5a44", "#30638e")
-# from nothing to much, on frames of any colour: alpha grows with the value
+# value -> RGBA; alpha grows with the value, so that low values leave the frame visible
 HEAT = ((0.0, (60, 20, 110, 0)), (0.4, (120, 28, 109, 70)), (0.75, (237, 105, 37, 140)), (1.0, (252, 222, 90, 195)))
 
 
 def shelf(clips: Sequence[Clip], chosen: str) -> str:
-    """All clips, to pick one."""
+    """A list of clips to choose from."""
     return f'<div class="shelf" role="listbox" aria-label="Clips">{"".join(_pick(c, chosen) for c in clips)}</div>'
 
 
@@ -44,31 +44,31 @@ def _video(clip: Clip) -> str:
 
 
 def stage(clip: Clip) -> str:
-    """One clip, playing."""
+    """One clip as a playing video."""
     return f'<figure class="stage">{_video(clip)}<figcaption>{escape(clip.title)}</figcaption></figure>'
 
 
 def note(text: str) -> str:
-    """A quiet line."""
+    """A line of explanation."""
     return f'<p class="note">{escape(text)}</p>'
 
 
 def results(found: Sequence[Found]) -> str:
-    """The best clips, and what re-ranking changed."""
+    """The best clips, and how re-ranking changed their order."""
     cards = "".join(_card(result) for result in found[:SHOWN_RESULTS])
     return f'{_changes(found)}<div class="results">{cards}</div>'
 
 
 def _changes(found: Sequence[Found]) -> str:
     moved = [result for result in found[:SHOWN_RESULTS] if result.rank != result.rank_before]
-    looked = f"The matching head looked again at the {min(RERANK, len(found))} most similar of {len(found)} clips"
+    looked = f"The matching head re-ranked the {min(RERANK, len(found))} most similar of {len(found)} clips"
     if not moved:
-        return note(f"{looked} and left the first {min(SHOWN_RESULTS, len(found))} in their order.")
+        return note(f"{looked} and kept the order of the first {min(SHOWN_RESULTS, len(found))}.")
     first = found[0]
     if first.rank_before != 1:
         said = f"and put “{first.clip.title}” first, which was number {first.rank_before} by similarity alone."
     else:
-        said = f"and kept the first; {len(moved)} of the others shown here changed places."
+        said = f"and kept the first; {len(moved)} of the other clips shown here changed places."
     return note(f"{looked} {said}")
 
 
@@ -94,12 +94,12 @@ def _score(label: str, share: float | None, value: str) -> str:
 
 
 def answers(found: Sequence[Answer]) -> str:
-    """Answers with their probabilities as bars."""
+    """Answers, with their probabilities as bars."""
     return _bars([(answer.answer, answer.probability) for answer in found])
 
 
 def entities(found: Sequence[tuple[str, float]]) -> str:
-    """Entities of a box with their probabilities as bars."""
+    """Entities of a box, with their probabilities as bars."""
     return _bars(found)
 
 
@@ -117,7 +117,13 @@ def _bars(rows: Sequence[tuple[str, float]]) -> str:
 
 
 def drawing_frames(frames: Sequence[str], grid: tuple[int, int], box: Sequence[int]) -> str:
-    """Frames to draw a box on, the same in all of them; the box in patches: top, left, bottom, right."""
+    """Frames to draw a box on, which is the same in all frames.
+
+    Args:
+        frames: Data URIs of the frames.
+        grid: Rows and columns of patches.
+        box: Top, left, bottom, right of the first box, in patches.
+    """
     rows, columns = grid
     pictures = "".join(
         f'<figure class="frame">{_picture(i, src)}<i class="box"></i></figure>' for i, src in _all(frames)
@@ -137,7 +143,7 @@ def _picture(number: int, source: str) -> str:
 
 
 def region_maps(frames: Sequence[str], found: EntityMaps, names: Sequence[str]) -> str:
-    """The likeliest entity of every patch, and a heat map of each of the strongest entities."""
+    """The most probable entity of every patch, and a heat map for each of the strongest entities."""
     strongest = found.maps.flatten(1).amax(dim=1).topk(min(SHOWN_ENTITIES, len(names)))
     layers = [("every region", None, _named_regions(found.maps, names))]
     for entity, highest in zip(strongest.indices.tolist(), strongest.values.tolist(), strict=True):
@@ -146,18 +152,18 @@ def region_maps(frames: Sequence[str], found: EntityMaps, names: Sequence[str]) 
 
 
 def sentence_maps(frames: Sequence[str], found: SentenceMaps) -> str:
-    """Heat maps of the whole sentence and of each word; the numbers are the words' shares."""
+    """Heat maps of the whole sentence and of each word, with each word's share of the attention."""
     total = sum(word.relevance.sum().item() for word in found.words) or 1.0
     layers = [("whole sentence", None, _heat(found.sentence))]
     for word in found.words:
-        share = f"{word.relevance.sum().item() / total:.0%}" if word.known else "not known"
+        share = f"{word.relevance.sum().item() / total:.0%}" if word.known else "unknown"
         layers.append((word.word, share, _heat(word.relevance)))
     said = f"Sentence and clip match with a probability of {found.match_probability:.1%}."
     return f"{note(said)}{_layers(frames, layers)}"
 
 
 def _layers(frames: Sequence[str], layers: Sequence[tuple[str, str | None, str]]) -> str:
-    """Frames with one of several layers over them, and a button for each; maps.js switches."""
+    """Frames with one of several layers over them, and a button for each layer; maps.js switches between them."""
     buttons, shown = [], []
     for i, (name, number, layer) in enumerate(layers):
         on = " on" if i == 0 else ""
@@ -178,7 +184,7 @@ def _layers(frames: Sequence[str], layers: Sequence[tuple[str, str | None, str]]
 
 
 def _heat(values: torch.Tensor) -> str:
-    """A map (rows, columns) as a picture, its highest value in the strongest colour."""
+    """A map, float (rows, columns), as a picture; its highest value has the strongest colour."""
     scaled = (values / values.max().clamp(min=1e-12)).clamp(0, 1).numpy()
     rows, columns = scaled.shape
     smooth = Image.fromarray(scaled.astype(np.float32)).resize((columns * 12, rows * 12), Image.Resampling.BICUBIC)
@@ -192,7 +198,7 @@ def _heat(values: torch.Tensor) -> str:
 
 
 def _named_regions(maps: torch.Tensor, names: Sequence[str]) -> str:
-    """The likeliest entity of each patch: patches of one entity that touch are one region with its name."""
+    """The most probable entity of each patch; adjacent patches of one entity form a region with its name."""
     best = maps.argmax(dim=0)
     rows, columns = best.shape
     colours = {entity: REGION_COLOURS[i % len(REGION_COLOURS)] for i, entity in enumerate(best.unique().tolist())}
@@ -212,7 +218,7 @@ def _named_regions(maps: torch.Tensor, names: Sequence[str]) -> str:
 
 
 def _free(left: float, top: float, taken: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """The nearest place, up or down, where a label covers no other; in percent, inside the frame."""
+    """The nearest position, up or down, where a label covers no other label; in percent of the frame."""
     left = min(max(left, 22), 78)
     tried = sorted(range(7, 94, 2), key=lambda place: abs(place - top))
     for place in tried:

@@ -1,17 +1,30 @@
-"""The console script `alpro`.
+"""The console script `alpro`, in a module beside the package.
 
-It stands beside the package because importing anything below `alpro_hf` runs `alpro_hf/__init__.py` first, and that
-registers the model classes, which takes torch. When this module is loaded, `alpro_hf` leaves registration to the
-command line, which needs it only once a command runs. So `alpro --help` answers without torch.
+Importing any module of `alpro_hf` runs `alpro_hf/__init__.py` first, which registers the model classes with
+transformers and so imports torch. While `main` of this module runs, `alpro_hf` skips that, and the command line
+registers the classes when a command starts to work. So `alpro --help` answers without torch.
 
-The alternatives were weighed. Registration on first use of an Auto class would need an import hook that runs in the
-middle of transformers' own imports, which are circular. An environment variable or a look at `sys.argv` would also
-change programs that merely import `alpro_hf`. Help without the package would write every option twice.
+The alternatives are worse:
+
+- Registration when an Auto class is first used: it takes the classes themselves, not their names, so a hook would have
+  to import them in the middle of transformers' own imports, which are circular.
+- An environment variable, or a look at `sys.argv` in `alpro_hf/__init__.py`: it would also change programs that only
+  import `alpro_hf`, or reach processes started by the command.
+- A package of its own for the command line: two names to import from, and help would still need the help texts of the
+  package, or a copy of every option.
+
+`python -m alpro_hf` does the same as this script but imports the package first, so its help takes longer.
 """
+
+# Read by alpro_hf/__init__.py. Processes that a command starts, such as those that load data, may import this module
+# but do not call `main`; in them, importing `alpro_hf` registers its classes as everywhere else.
+registers_later = False
 
 
 def main() -> int:
     """Run the command line of `alpro_hf` and return its exit code."""
+    global registers_later
+    registers_later = True
     from alpro_hf.cli.main import main as run
 
     return run()

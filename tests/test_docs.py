@@ -160,7 +160,7 @@ def commands_of_pretraining() -> list[str]:
 def test_commands_of_pretraining_parse(command: str) -> None:
     words = shlex.split(command)
     words = words[1:] if words[0] == "alpro" else words[words.index("alpro_hf") + 1 :]
-    assert cli._parser(words).parse_args(words).run
+    assert cli.parse_arguments(words).run
 
 
 def test_pretraining_is_five_commands_and_two_launches() -> None:

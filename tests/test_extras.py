@@ -1,4 +1,4 @@
-"""What is said where an optional package is not installed: one sentence with the command that installs it."""
+"""Where an optional package is not installed, a command says so in one sentence and names what installs it."""
 
 import os
 import subprocess
@@ -45,7 +45,7 @@ CASES = {
         ),
     ),
     "demo page": ("gradio", (str(ROOT / "spaces_demo" / "app.py"),)),
-    "export": ("onnxruntime", (str(ROOT / "scripts" / "export_onnx.py"), "retrieval", "onnx")),
+    "export": ("onnxruntime", (*ALPRO, "export-onnx", "bundled-retrieval", "onnx")),
 }
 EXTRA = {"spacy": "entities", "matplotlib": "plot", "gradio": "demo", "onnxruntime": "onnx"}
 
@@ -63,6 +63,6 @@ def test_a_command_names_the_extra_that_it_needs(case: str, captions: Path) -> N
 
 def test_the_harness_without_mteb(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "mteb", None)
-    monkeypatch.delitem(sys.modules, "alpro_hf.mteb_encoder", raising=False)
+    monkeypatch.delitem(sys.modules, "alpro_hf.evaluation.mteb", raising=False)
     with pytest.raises(ImportError, match=r'pip install "alpro-hf\[mteb\]"'):
-        import alpro_hf.mteb_encoder  # noqa: F401
+        import alpro_hf.evaluation.mteb  # noqa: F401

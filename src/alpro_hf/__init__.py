@@ -1,7 +1,10 @@
 """ALPRO for the Hugging Face stack: search and ask videos in plain language (arXiv 2112.09583).
 
-Importing the package registers its classes, so that `AutoModel.from_pretrained` and `AutoProcessor.from_pretrained`
-know checkpoints of the type `alpro`, and `pipeline` the tasks `video-question-answering` and `text-video-retrieval`.
+Importing the package registers its classes with transformers. Then `AutoModel.from_pretrained` and
+`AutoProcessor.from_pretrained` load checkpoints of the type `alpro`, and `pipeline` knows the tasks
+`video-question-answering` and `text-video-retrieval`.
+
+Public names are imported when they are first used, so that `import alpro_hf` loads no trainer and no `datasets`.
 """
 
 import sys
@@ -36,7 +39,7 @@ if TYPE_CHECKING:
     from .training.prompter import build_prompter
     from .training.trainer import AlproTrainer
 
-# public name -> the module that defines it, which is imported when the name is first used
+# public name -> the module that defines it
 _MODULES = {
     "AlproAugmentation": "data.augmentation",
     "AlproCollator": "data.collator",
@@ -71,7 +74,7 @@ def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f".{_MODULES[name]}", __name__), name)
-    globals()[name] = value
+    globals()[name] = value  # found there from now on, without this function
     return value
 
 
@@ -79,9 +82,10 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *_MODULES})
 
 
-# Registration needs the model classes, hence torch. The console script, which starts in `alpro_hf_launch`, prints help
-# without them: there, `alpro_hf.cli.main` registers before a command runs.
-if "alpro_hf_launch" not in sys.modules:
+# Registration needs the model classes, and they need torch. The console script `alpro` prints help without them: there
+# `alpro_hf.cli.main` registers before a command runs. See alpro_hf_launch, which is asked here without importing it.
+_launch = sys.modules.get("alpro_hf_launch")
+if _launch is None or not _launch.registers_later:
     from . import registration as registration
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""`python -m alpro_hf` is `alpro`."""
+"""`python -m alpro_hf` does the same as `alpro`, for torchrun and `accelerate launch`."""
 
 import sys
 

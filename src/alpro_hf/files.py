@@ -1,4 +1,4 @@
-"""Files and paths: writes that appear whole or not at all, paths that stay inside a folder, fingerprints."""
+"""Files and paths: complete writes, paths that stay inside a folder, fingerprints of models."""
 
 import hashlib
 import os
@@ -11,13 +11,25 @@ if TYPE_CHECKING:
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Make a file appear complete under its name: written under another one, flushed to the disk, renamed."""
+    """Write a file so that readers, and a crash at any moment, see the complete new content or the old one.
+
+    Args:
+        path: The file, in a folder that exists. An existing file is replaced.
+        write: Writes the content to the path it receives: `.NAME.partial` in the same folder. If it raises, `path`
+            stays as it was.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    # in the same folder, because a rename is atomic only within one file system
     partial = path.with_name(f".{path.name}.partial")
     write(partial)
+    # Without this flush a power cut could leave the new name with empty content: many file systems write names before
+    # content. The file is opened again, since `write` has closed it; r+ because Windows flushes only writable files.
     with partial.open("rb+") as file:
         os.fsync(file.fileno())
     os.replace(partial, path)
-    if os.name == "posix":  # a folder is flushed where folders are files
+    if os.name == "posix":  # the rename is on the disk once its folder is; Windows cannot open folders
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
@@ -26,23 +38,29 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def model_fingerprint(model: "torch.nn.Module") -> str:
-    """A hash of every weight, its name, type and shape: equal for equal models, wherever they were loaded from."""
+    """A hash over the name, dtype, shape and values of every weight.
+
+    Returns:
+        32 hexadecimal digits, equal for equal models wherever they were loaded from.
+    """
     import torch
 
     digest = hashlib.blake2b(digest_size=16)
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        # as bytes, because numpy has no bfloat16
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
 def inside(path: str | os.PathLike[str], root: str | os.PathLike[str]) -> bool:
-    """Whether a path lies below a folder once all links are followed; not so for what no file can be called."""
+    """Whether a path lies in a folder after all links are followed; False for what cannot be the name of a file."""
+    # `..` and links are resolved before the comparison: either could lead out of the folder
     return is_name(path) and Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
 
 
 def is_name(path: str | os.PathLike[str]) -> bool:
-    """Whether a file can be called so: no zero byte, and only what the system has letters for."""
+    """Whether a path can name a file: it has no zero byte, and the file system can encode it."""
     try:
         return b"\0" not in os.fsencode(path)
     except UnicodeEncodeError:

@@ -1,6 +1,7 @@
-"""Models and their processors by name, checked to be what a command needs.
+"""Load a model and its processor by name, and choose a device and a data type.
 
-Nothing heavy is imported before a model is asked for, so that commands can import this at their start.
+Importing this module imports no library: torch and transformers are imported when a model is loaded, so that commands
+can import it before they parse their arguments.
 """
 
 from typing import TYPE_CHECKING, Any, Literal
@@ -8,11 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     import torch
 
-BUNDLED = "bundled"
+BUNDLED = "bundled"  # as the name of a model: the one that the package contains for the task
 
 
 class CommandError(Exception):
-    """A command cannot do what it was asked to; the message says why."""
+    """A command cannot do its work with the given arguments; the message says why and what to change."""
 
 
 def load_model(
@@ -26,15 +27,18 @@ def load_model(
     """Load a model and its processor for a task, on the GPU if there is one.
 
     Args:
-        task: `retrieval`; `towers`, which is retrieval without matching and which every checkpoint can do; or `qa`.
+        task: `retrieval`; `towers`, which is retrieval without the matching head, so every checkpoint has it; or `qa`.
         name: Folder, Hub id, or `bundled`.
-        dtype: `float32`, `bfloat16`, or `auto` for what the machine is fast in; None: float32.
+        dtype: `float32`, `bfloat16`, or `auto` for `best_dtype`; None means float32.
         revision: Branch, tag or commit of a Hub id.
-        device: Where to put the model instead.
+        device: Device of the model; None means `best_device()`.
+
+    Returns:
+        The model, in evaluation mode and on its device, and its processor.
 
     Raises:
-        CommandError: It is no ALPRO model, or one of another task.
-        OSError: It cannot be found or read.
+        CommandError: The checkpoint is not an ALPRO model, or lacks the weights of the task.
+        OSError: The checkpoint cannot be found or read.
     """
     import torch
     from transformers.utils import logging
@@ -44,12 +48,14 @@ def load_model(
     from .model.modeling_alpro import AlproForVideoQuestionAnswering, AlproForVideoTextRetrieval, AlproModel
     from .model.processing_alpro import AlproProcessor
 
-    logging.set_verbosity_error()  # what matters of the library's warnings is checked here
+    # Missing weights are an error below. The library only warns about them, and also about weights that the task does
+    # not use, which is normal: every ALPRO checkpoint serves several tasks.
+    logging.set_verbosity_error()
     logging.disable_progress_bar()
     source = str(bundled_model("qa" if task == "qa" else "retrieval")) if name == BUNDLED else name
     config, _ = AlproConfig.get_config_dict(source, revision=revision)
     if not config:
-        raise CommandError(f"{name} holds no model: there is no config.json in it.")
+        raise CommandError(f"{name} does not contain a model: there is no config.json in it.")
     kind = config.get("model_type")
     if kind != AlproConfig.model_type:
         raise CommandError(f"{name} holds a model of type {kind!r}, not an ALPRO model.")
@@ -70,32 +76,34 @@ def load_model(
 def fast_bfloat16(device: "torch.device | str") -> bool:
     """Whether a device multiplies bfloat16 matrices in hardware.
 
-    A CPU does with AVX512-BF16 or AMX; on others every product is emulated, several times slower than in float32. A
-    GPU does from NVIDIA's Ampere on. Of other devices nothing is known, which counts as no.
+    A CPU does so with AVX512-BF16 or AMX. Other CPUs emulate each product, which is several times slower than float32.
+    NVIDIA GPUs do so since Ampere. For all other devices the answer is False.
 
     Args:
-        device: Such as `model.device` or "cuda:1".
+        device: A device such as `model.device` or "cuda:1".
     """
     import torch
 
     device = torch.device(device)
     if device.type == "cpu":
+        # torch has no public function for this question
         return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     if device.type == "cuda":
-        with torch.cuda.device(device):
+        with torch.cuda.device(device):  # the question is about the current device
+            # by default also GPUs that emulate bfloat16 count as supporting it
             return torch.cuda.is_bf16_supported(including_emulation=False)
     return False
 
 
 def best_device() -> "torch.device":
-    """The GPU if there is one, else the CPU."""
+    """The first GPU if there is one, else the CPU."""
     import torch
 
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def best_dtype(device: "torch.device | str") -> "torch.dtype":
-    """bfloat16 where a device has it in hardware, else float32, which is exact and elsewhere also faster."""
+    """bfloat16 if the device has it in hardware, else float32, which is more exact and on such devices also faster."""
     import torch
 
     return torch.bfloat16 if fast_bfloat16(device) else torch.float32

@@ -1,4 +1,7 @@
-"""Registration with the Auto classes and the pipelines of transformers, once, when this module is imported."""
+"""Registers our classes with the Auto classes and pipelines of transformers when this module is imported.
+
+Python imports a module once, so nothing is registered twice.
+"""
 
 from transformers import (
     AutoConfig,
@@ -34,7 +37,8 @@ for _config, _model in (
     AutoConfig.register(_config.model_type, _config)
     AutoModel.register(_config, _model)
 AutoModelForPreTraining.register(AlproConfig, AlproForPreTraining)
-# transformers has no Auto class for matching. Next sentence prediction asks the same: do these two belong together?
+# transformers has no Auto class for matching. Next sentence prediction answers the same question: do two inputs belong
+# together?
 AutoModelForNextSentencePrediction.register(AlproConfig, AlproForVideoTextRetrieval)
 AutoModelForVisualQuestionAnswering.register(AlproConfig, AlproForVideoQuestionAnswering)
 AutoVideoProcessor.register(AlproConfig, AlproVideoProcessor)

@@ -12,7 +12,7 @@ from fixtures.gallery import load, write_model
 from PIL import Image
 
 import alpro_hf
-from alpro_hf.cli.demo import DemoScores, run_demo
+from alpro_hf.cli.gallery import DemoScores, run_demo
 from alpro_hf.inference.index_shards import Manifest, VideoIndexError
 from alpro_hf.sprites.world import SpriteWorldError
 

@@ -14,7 +14,8 @@ from fixtures.gallery import ANSWERS, load, write_model, write_video
 from transformers.utils import logging
 
 import alpro_hf
-from alpro_hf.cli.main import main
+from alpro_hf.cli.main import COMMANDS, main
+from alpro_hf.cli.options import Terminated
 from alpro_hf.inference.index_shards import Manifest
 from alpro_hf.inference.video_index import VideoIndex
 
@@ -236,6 +237,8 @@ def test_errors_are_one_sentence(capsys, videos, tmp_path, models, arguments, me
     [
         [],
         ["dance"],
+        ["--json"],
+        ["--"],
         ["search", "index"],
         ["search", "index", " "],
         ["search", "index", "a dog", "--top-k", "0"],
@@ -251,6 +254,99 @@ def test_wrong_usage(capsys, arguments) -> None:
     out, err = capsys.readouterr()
     assert (stopped.value.code, out) == (2, "")
     assert "usage: alpro" in err
+
+
+def test_alpro_alone_prints_its_help_where_no_results_are_expected(capsys) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    shown = capsys.readouterr().out
+    with pytest.raises(SystemExit) as stopped:
+        main([])
+    assert stopped.value.code == 2
+    assert capsys.readouterr() == ("", shown)
+    assert all(f"\n  {command} " in shown for command in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["serach", "index", "a dog", "--top-k", "3"], "unknown command serach. Did you mean search?"),
+        (["pseudo_label"], "unknown command pseudo_label. Did you mean pseudo-label?"),
+        (["xyz"], "unknown command xyz. alpro --help lists them all."),
+        (["--versoin"], "unknown option --versoin. Did you mean --version?"),
+        (
+            ["search", "index", "a dog", "--allow-outsid"],
+            "unknown option --allow-outsid. Did you mean --allow-outside?",
+        ),
+        (["search", "index", "a dog", "--allow"], "unknown option --allow. Did you mean --allow-outside?"),
+        (["search", "--allow-outsid"], "unknown option --allow-outsid. Did you mean --allow-outside?"),
+        (["index", "videos", "--ouput=there"], "unknown option --ouput. Did you mean --output?"),
+        (["ask", "clip.mp4", "why", "-k", "3"], "unknown option -k. "),
+        (["demo", "--xyz"], "unknown option --xyz. alpro demo --help lists them all."),
+    ],
+)
+def test_a_misspelt_command_or_option_names_the_nearest_one(capsys, arguments, said) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    out, err = capsys.readouterr()
+    assert (stopped.value.code, out) == (2, "")
+    usage, complaint = err.splitlines()[0], err.splitlines()[-1]
+    assert usage.startswith("usage: alpro")
+    assert said in complaint
+
+
+def test_values_that_look_like_options_are_values(capsys, videos, models) -> None:
+    for query in ("-3 dogs", "--dog runs", "-5"):
+        code, out, err = run(capsys, "search", videos, query, "--model", models["retrieval"], "--top-k", 1)
+        assert (code, len(out.splitlines())) == (0, 2), err
+    code, out, err = run(
+        capsys, "search", "--model", models["retrieval"], "--top-k", 1, "--", videos, "--allow-outsid"
+    )
+    assert (code, len(out.splitlines())) == (0, 2), err
+
+
+STARTED = """
+import json, sys
+from alpro_hf_launch import main
+try:
+    code = main()
+except SystemExit as stopped:
+    code = stopped.code
+registered = "alpro_hf.registration" in sys.modules
+loaded = [name for name in ("torch", "transformers", "datasets") if name in sys.modules]
+if registered:
+    from transformers import MODEL_MAPPING, AutoConfig
+    loaded.append(MODEL_MAPPING[type(AutoConfig.for_model("alpro"))].__name__)
+print(json.dumps([code, registered, loaded]), file=sys.stderr)
+"""
+
+
+def started(*arguments: str) -> tuple[str, int, bool, list[str]]:
+    """Output of the console script in a process of its own, its exit code, and what it imported."""
+    environment = os.environ | {"PYTHONPATH": str(Path(alpro_hf.__file__).parents[1])}
+    command = [sys.executable, "-c", STARTED, *arguments]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    code, registered, loaded = json.loads(ran.stderr.splitlines()[-1])
+    return ran.stdout + ran.stderr, code, registered, loaded
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_imports_no_library_of_models(command) -> None:
+    said, code, registered, loaded = started(*command.split(), "--help")
+    assert (code, registered, loaded) == (0, False, [])
+    assert f"usage: alpro {command}".strip() in said
+
+
+@pytest.mark.parametrize(("arguments", "code"), [(["--version"], 0), ([], 2), (["serach"], 2), (["search"], 2)])
+def test_version_and_wrong_usage_import_no_library_of_models(arguments, code) -> None:
+    assert started(*arguments)[1:] == (code, False, [])
+
+
+def test_auto_classes_know_our_models_when_a_command_works(tmp_path) -> None:
+    said, code, registered, loaded = started("ask", str(tmp_path / "nowhere.mp4"), "what is it")
+    assert "alpro ask: there is no file" in said
+    assert (code, registered) == (1, True)
+    assert {"torch", "transformers", "AlproModel"} <= set(loaded)
 
 
 @pytest.mark.parametrize("command", [[], ["demo"], ["index"], ["search"], ["ask"], ["convert"]])
@@ -272,3 +368,26 @@ def test_our_own_mistakes_keep_their_traceback(videos, models, monkeypatch) -> N
     monkeypatch.setattr(VideoIndex, "search", mistaken)
     with pytest.raises(ValueError, match="a bug"):
         main(["search", str(videos), "a dog", "--model", models["retrieval"]])
+
+
+@pytest.mark.parametrize(("rank", "speaker"), [("0", "alpro ask: "), ("1", "alpro ask (process 1): ")])
+def test_processes_after_the_first_say_which_they_are(capsys, monkeypatch, tmp_path, rank, speaker) -> None:
+    monkeypatch.setenv("RANK", rank)
+    code, _, err = run(capsys, "ask", tmp_path / "nowhere.mp4", "what is it")
+    assert (code, err.splitlines()[-1].startswith(f"{speaker}there is no file")) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"), [(KeyboardInterrupt, 130, "interrupted"), (Terminated, 143, "terminated")]
+)
+def test_a_command_that_is_stopped_says_so(capsys, monkeypatch, videos, models, tmp_path, error, code, said) -> None:
+    def stopped(*arguments, **keywords):
+        raise error
+
+    monkeypatch.setattr(VideoIndex, "build", stopped)
+    where = ["--output", tmp_path / "index", "--model", models["retrieval"]]
+    assert run(capsys, "index", videos, *where)[::2] == (
+        code,
+        f"alpro index: {said}; what is done is kept, and the same command continues from there\n",
+    )
+    assert run(capsys, "search", videos, "a dog", *where[2:])[::2] == (code, f"alpro search: {said}\n")

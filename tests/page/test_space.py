@@ -17,22 +17,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
+import guard
 import pytest
+import studio as studio_module
 import torch
+import views
 import yaml
 from fixtures.gallery import write_video
+from studio import MAX_CLIPS, DemoError, Studio, Visit
+
+from alpro_hf import bundled_model
 
 SPACE = Path(__file__).parents[2] / "spaces_demo"
-sys.path.insert(0, str(SPACE))
-
-import gradio as gr  # noqa: E402
-import guard  # noqa: E402
-import studio as studio_module  # noqa: E402
-import views  # noqa: E402
-from studio import MAX_CLIPS, DemoError, Studio, Visit  # noqa: E402
-
-from alpro_hf import bundled_model  # noqa: E402
-
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 PLAYWRIGHT = importlib.util.find_spec("playwright") is not None
 needs_browser = pytest.mark.skipif(

@@ -1,4 +1,4 @@
-"""One picture of what was searched, asked and found: frames of the clips, scores as bars, the truth in green."""
+"""One picture of searches and questions: frames of the clips, scores as bars, correct results in green."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,13 +17,13 @@ class ShownSearch:
     """A caption used as a query, and the same caption with its opposite meaning.
 
     Args:
-        query: True of the clip `target` and, as a rule, of no other.
-        target: That clip.
-        own: What it scores.
-        results: What was found, best first.
-        captions: One of each result.
-        opposite: The query with one thing turned into its opposite, no longer true of the target.
-        opposite_result: What the target scores for it.
+        query: A caption of the clip `target`, which seldom fits another clip.
+        target: The clip that the query describes.
+        own: The result of the target for the query.
+        results: All results, best first.
+        captions: One caption of each result.
+        opposite: The query with one part turned into its opposite, so that it no longer describes the target.
+        opposite_result: The result of the target for the opposite.
     """
 
     query: str
@@ -37,20 +37,28 @@ class ShownSearch:
 
 @dataclass(frozen=True)
 class ShownQuestion:
-    """A question about a clip, the model's best answers, and the right one."""
+    """A question about a clip.
+
+    Args:
+        clip: The file.
+        question: In plain language.
+        answers: The model's answers, most probable first.
+        truth: The correct answer.
+        known: Whether the model can give the correct answer, which was in its training data.
+    """
 
     clip: Path
     question: str
     answers: Sequence[Answer]
     truth: str
-    known: bool  # whether the model has the right answer in its list
+    known: bool
 
 
 PAPER, CARD, EDGE = "#f3f1ec", "#ffffff", "#dedad0"
 INK, MUTED, TRUE, FALSE, TRACK = "#22252b", "#767b86", "#1f8f5f", "#c2483d", "#e9e6df"
 FRAMES, FRAME, SMALL_FRAME, GAP = 4, 100, 94, 4
 EDGES, PAD, GUTTER, COLUMNS = 36, 22, 24, 3
-SCALE = 2  # drawn twice as large and reduced, which smooths every edge
+SCALE = 2  # pictures are drawn twice as large and then reduced, which smooths all edges
 
 
 def _strip_width(side: int) -> int:
@@ -116,10 +124,10 @@ def draw_contact_sheet(
 
     Args:
         path: The file.
-        title, lines: What stands above.
-        numbers: Results, and what each means in two lines.
-        searches: At most three results of each are shown.
-        questions: At most three answers of each are shown.
+        title, lines: Heading and the lines below it.
+        numbers: Each result and its meaning in two lines.
+        searches: Searches to draw, with at most three results each.
+        questions: Questions to draw, with at most three answers each.
     """
     search_height, question_height, space = 268, 262, 18
     width = WIDTH - 2 * EDGES
@@ -145,7 +153,7 @@ def draw_contact_sheet(
         canvas.card(EDGES, y, width, search_height)
         _draw_search(canvas, EDGES + PAD, y + 16, search)
         y += search_height + space
-    _draw_heading(canvas, y + 12, "Questions", "the three likeliest answers; green: the right one")
+    _draw_heading(canvas, y + 12, "Questions", "the three most probable answers; green: the right one")
     y += 50
     card_width = (width - (COLUMNS - 1) * space) / COLUMNS
     for i, question in enumerate(questions):

@@ -1,207 +1,45 @@
-"""`alpro demo`: a gallery from the sprite world, searched and asked with the bundled models."""
+"""`alpro demo`: render a gallery from the sprite world, then search it and ask it with the bundled models."""
 
-import json
-import os
-import textwrap
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import argparse
 from pathlib import Path
-from typing import Any
 
-from ..evaluation.metrics import question_answering_metrics
-from ..inference.question_answering import ask
-from ..inference.video_index import SearchResult, VideoIndex
-from ..sprites.render import write_split
-from .contact_sheet import ShownQuestion, ShownSearch, draw_contact_sheet
+from ..loading import BUNDLED, load_model
+from .options import whole_number
+from .videos import expected_errors
 
-HONEST = (
-    "The two small models know a synthetic world of moving pictograms and nothing else.",
-    "The clips are new to them: in training no sprite was seen doing what it does here.",
-)
-SHOWN_SEARCHES = (
-    "left/right",
-    "clockwise/counterclockwise",
-    "grow/shrink",
-    "appear/disappear",
-    "follow/pass",
-    "order",
-)
-SHOWN_QUESTIONS = ("what", "which way", "where", "which first", "how many")
-RERANK = 16
-
-Row = dict[str, str]
+EPILOG = """\
+The clips show the sprite world, a synthetic world of moving pictograms. Two small models search and answer; they were
+trained on that world alone and know nothing else. The clips are new to them: in training no sprite was seen doing
+what it does here. Nothing is downloaded. The command writes the clips, an index of them for alpro search, and a
+picture of the searches and questions.
+"""
 
 
-@dataclass(frozen=True)
-class DemoScores:
-    """How the models did on the whole gallery.
-
-    Args:
-        clips: Size of the gallery.
-        r1_vtc, r1_rerank: Captions whose clip comes first.
-        opposites: Clips that score better for their caption than for the same caption turned into its opposite.
-        answers: Percent of questions answered right; see `question_answering_metrics`.
-    """
-
-    clips: int
-    r1_vtc: int
-    r1_rerank: int
-    opposites: int
-    answers: Mapping[str, float]
-
-
-def run_demo(
-    output: Path, retrieval: tuple[Any, Any], qa: tuple[Any, Any], *, clips: int = 36, seed: int = 0
-) -> DemoScores:
-    """Render, index, search and ask; print what happens and draw it.
-
-    Args:
-        output: Folder for the clips, the index and the picture. What an earlier run finished there is used.
-        retrieval, qa: Model and processor of each kind.
-        clips: Size of the gallery, at most 1,000.
-        seed: Of the gallery.
-
-    Raises:
-        SpriteWorldError: The folder holds another gallery, or there is none of that size.
-        VideoIndexError: The folder holds an index of another model.
-    """
-    started = time.monotonic()
-    gallery = write_split(output, "test", clips, seed)
-    captions = {
-        Path(os.path.abspath(gallery / row["video"])): row["text"] for row in _rows(gallery / "retrieval.jsonl")
-    }
-    index = VideoIndex.build(*retrieval, captions, directory=output / "index", name="bundled")
-    index.remove(set(index.paths) - set(captions))  # of an earlier, larger gallery
-
-    searches, opposites = _search_opposites(index, gallery, captions)
-    questions, answers = _ask_everything(*qa, gallery)
-    scores = DemoScores(
-        clips=len(captions),
-        r1_vtc=_hits(index, captions, rerank=0),
-        r1_rerank=_hits(index, captions, rerank=RERANK),
-        opposites=opposites,
-        answers=answers,
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the options of `alpro demo` to a parser."""
+    parser.epilog = EPILOG
+    parser.set_defaults(expected_errors=_expected_errors)
+    parser.add_argument(
+        "--output", type=Path, default=Path("alpro-demo"), metavar="DIR", help="folder to write (default: alpro-demo)"
     )
-    for number, search in enumerate(searches, start=1):
-        _print_search(number, search)
-    _print_questions(questions)
-    numbers = _numbers(scores)
-    print("\nThe whole gallery")
-    for value, *meaning in numbers:
-        print(f"  {value:>4}  {' '.join(meaning)}")
-    print("\n" + "\n".join(HONEST))
-    picture = output / "contact-sheet.png"
-    draw_contact_sheet(picture, "alpro demo", HONEST, numbers, searches, questions)
-    print(f"\nclips    {gallery / 'clips'}\nindex    {output / 'index'}\npicture  {picture}")
-    print(f"\n{time.monotonic() - started:.0f} seconds. Now try your own:")
-    print(f'  alpro search {output / "index"} "{min(captions.values(), key=len)}"')
-    print(f'  alpro ask {os.path.relpath(questions[0].clip)} "{questions[0].question}"')
-    return scores
-
-
-def _rows(path: Path) -> list[Row]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def _hits(index: VideoIndex, captions: Mapping[Path, str], rerank: int) -> int:
-    found = index.search(list(captions.values()), top_k=1, rerank=rerank)
-    return sum(best.path == clip for [best], clip in zip(found, captions, strict=True))
-
-
-def _search_opposites(index: VideoIndex, gallery: Path, captions: Mapping[Path, str]) -> tuple[list[ShownSearch], int]:
-    """Search for a caption of every clip and for its opposite: one search of each kind to show, and how many clips
-    prefer their caption."""
-    rows = [row for row in _rows(gallery / "choices.jsonl") if row["kind"] == "opposite"]
-    clips = [Path(os.path.abspath(gallery / row["video"])) for row in rows]
-    true = index.search([row["text"] for row in rows], top_k=len(index), rerank=RERANK)
-    false = index.search([row["negative"] for row in rows], top_k=len(index), rerank=RERANK)
-    shown: dict[str, ShownSearch] = {}
-    preferred = 0
-    for row, clip, results, opposite_results in zip(rows, clips, true, false, strict=True):
-        own = next(result for result in results if result.path == clip)
-        opposite = next(result for result in opposite_results if result.path == clip)
-        preferred += _order(own) > _order(opposite)
-        found = results[:3]
-        search = ShownSearch(
-            row["text"], clip, own, found, [captions[result.path] for result in found], row["negative"], opposite
-        )
-        shown.setdefault(row["pair"], search)
-    return [shown[pair] for pair in SHOWN_SEARCHES if pair in shown], preferred
-
-
-def _order(result: SearchResult) -> tuple[bool, float]:
-    """What re-ranking sorts by: scores of re-ranked results only compare with their like."""
-    return result.match_probability is not None, result.score
-
-
-def _ask_everything(model: Any, processor: Any, gallery: Path) -> tuple[list[ShownQuestion], dict[str, float]]:
-    """Ask every question: one of each type to show, one whose answer was never taught, and the metrics of all."""
-    by_clip: dict[str, list[Row]] = {}
-    for row in _rows(gallery / "qa.jsonl"):
-        by_clip.setdefault(row["video"], []).append(row)
-    known = set(model.config.id2label.values())
-    asked: list[tuple[Row, ShownQuestion]] = []
-    for video, rows in by_clip.items():
-        answers = ask(model, processor, gallery / video, [row["question"] for row in rows], top_k=3)
-        for row, best in zip(rows, answers, strict=True):
-            truth = row["answer"]
-            asked.append((row, ShownQuestion(gallery / video, row["question"], best, truth, truth in known)))
-    shown: dict[str, ShownQuestion] = {}
-    for row, question in asked:
-        kind = row["answer_type"] if question.known else "unknown"
-        # different clips, where there are enough of them
-        if kind not in shown and question.clip not in [other.clip for other in shown.values()]:
-            shown[kind] = question
-    metrics = question_answering_metrics(
-        [question.answers[0].answer for _, question in asked],
-        [row["answer"] for row, _ in asked],
-        [row["answer_type"] for row, _ in asked],
-        known,
+    parser.add_argument(
+        "--clips", type=whole_number(1), default=36, metavar="N", help="size of the gallery (default: 36)"
     )
-    return [shown[kind] for kind in (*SHOWN_QUESTIONS, "unknown") if kind in shown], metrics
+    parser.add_argument(
+        "--seed", type=whole_number(0), default=0, help="another seed gives another gallery (default: 0)"
+    )
 
 
-# -------------------------------------------------------------------------------------------------------------- output
+def _expected_errors() -> tuple[type[Exception], ...]:
+    from ..sprites.world import SpriteWorldError
+
+    return SpriteWorldError, *expected_errors()
 
 
-def _numbers(scores: DemoScores) -> list[tuple[str, str, str]]:
-    """Each result and what it means, in two lines."""
+def run(args: argparse.Namespace) -> int:
+    """Carry out `alpro demo`."""
+    from .gallery import run_demo
 
-    def share(count: int) -> str:
-        return f"{count / scores.clips:.0%}"
-
-    right = scores.answers
-    return [
-        (share(scores.r1_vtc), f"of {scores.clips} captions find their clip first", "(R@1) by similarity"),
-        (share(scores.r1_rerank), "of them re-ranked by matching;", f"by chance {1 / scores.clips:.0%}"),
-        (share(scores.opposites), "of clips prefer their caption to", "its opposite; by chance 50%"),
-        (f"{right['accuracy']:.0f}%", f"of {right['n']:.0f} questions about the", "clips answered right"),
-    ]
-
-
-def _print_search(number: int, search: ShownSearch) -> None:
-    own, opposite = search.own, search.opposite_result
-    print(f"\nSearch {number}: {search.query}")
-    print("   rank   match  similarity  clip       caption")
-    for result, caption in zip(search.results, search.captions, strict=True):
-        mark = "*" if result.path == search.target else " "
-        short = textwrap.shorten(caption, 76, placeholder="...")
-        print(f"{mark} {result.rank:5}  {_match(result):>6}  {result.similarity:10.2f}  {result.path.name}  {short}")
-    print(f"  The opposite: {search.opposite}")
-    print(f"  gives {search.target.name} match {_match(opposite)} instead of {_match(own)}, ", end="")
-    print(f"rank {opposite.rank} instead of {own.rank}.")
-
-
-def _match(result: SearchResult) -> str:
-    return "-" if result.match_probability is None else f"{result.match_probability:.1%}"
-
-
-def _print_questions(questions: Sequence[ShownQuestion]) -> None:
-    print(f"\n  {'question':50}  {'answer':28}  {'right answer':24}  clip")
-    for question in questions:
-        best = question.answers[0]
-        mark = "*" if best.answer == question.truth else " "
-        answer = f"{best.answer} {best.probability:.0%}"
-        truth = question.truth if question.known else f"{question.truth} (never taught)"
-        print(f"{mark} {question.question:50}  {answer:28}  {truth:24}  {question.clip.name}")
+    retrieval, qa = load_model("retrieval", BUNDLED), load_model("qa", BUNDLED)
+    run_demo(args.output, retrieval, qa, clips=args.clips, seed=args.seed)
+    return 0

@@ -1,6 +1,12 @@
-"""The command `alpro`. Results go to stdout, progress and complaints to stderr.
+"""The command `alpro`. Results go to stdout; progress and error messages go to stderr.
 
-Only what a command needs is imported, and only when it runs: `alpro --help` waits for no tensor library.
+A command is a module of this package with two functions. `add_arguments(parser)` describes its options, and
+`run(args)` carries it out and returns its exit code. Both modules and options stay free of torch and transformers,
+which are imported inside `run`: help answers at once.
+
+Errors are reported here, for all commands. In `add_arguments`, a command says with `parser.set_defaults` what is its
+own: `expected_errors`, a function that returns the types of error its users can cause, besides those of
+`options.expected_errors`; and `when_stopped`, what to say after "interrupted" or "terminated".
 """
 
 import argparse
@@ -8,93 +14,120 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
-from pathlib import Path
 from typing import Any, NoReturn
 
-from ..loading import BUNDLED, CommandError, load_model
 from ..version import __version__
-from .options import Terminated, complain, exit_code_of, nonblank, reason_of, whole_number
-from .search import (
-    ASK_EPILOG,
-    INDEX_EPILOG,
-    SEARCH_EPILOG,
-    _ask,
-    _index,
-    _search,
-)
+from .options import Parser, Terminated, complain, did_you_mean, exit_code_of, expected_errors, reason_of
 
-# command -> the module that has its arguments and runs it, and what it does
-MODULES = {
+# command -> its module, imported only when the command is chosen, and its summary
+COMMANDS = {
+    "demo": ("demo", "render a gallery of small clips, search it and ask it questions"),
+    "index": ("index", "encode every video of a folder once, for fast searches"),
+    "search": ("search", "find the videos that a text describes"),
+    "ask": ("ask", "ask a video a question"),
     "convert": ("convert", "turn a checkpoint of the original ALPRO code into a model folder"),
     "entities": ("entities", "list the most frequent nouns of captions, for the prompter"),
-    "pseudo-label": ("pseudo_label", "let a prompter label the crops of a data set, once and for all"),
+    "pseudo-label": ("pseudo_label", "precompute the labels that a prompter gives to crops of a data set"),
     "train": ("train", "train a model by a recipe: prompter, pre-training, retrieval or question answering"),
-    "evaluate": ("evaluate", "measure a model on a benchmark or rows of your own: retrieval or question answering"),
+    "evaluate": ("evaluate", "measure a model on a benchmark or on your own rows: retrieval or question answering"),
+    "compare": ("compare", "test whether two evaluations differ by more than chance"),
     "plot": ("plot", "draw the curves of training runs"),
-    "publish": ("publish", "put a model, the demo and the metrics on the Hub"),
+    "publish": ("publish", "upload a model, the demo and the metrics to the Hub"),
     "export-onnx": ("export_onnx", "export a model to ONNX"),
-    "compare": ("compare", "tell whether two evaluations differ by more than chance"),
 }
-Command = Callable[[argparse.Namespace], int]
-
 DESCRIPTION = "Search videos by what happens in them, and ask them questions in plain language."
 EPILOG = """\
 examples:
   alpro demo                                         see it work: renders a small gallery, searches it and asks it
-  alpro index holiday --output holiday-index         look at every video below a folder, once
+  alpro index holiday --output holiday-index         encode every video below a folder once
   alpro search holiday-index "a dog runs into the sea"
   alpro search holiday "a dog runs into the sea"     the same without an index, which is slower each time
   alpro ask holiday/0042.mp4 "what is the dog doing?"
-  alpro evaluate --task retrieval --data rows.jsonl --output results    how good is it, and how sure is that
+  alpro evaluate --task retrieval --data rows.jsonl --output results    metrics with their intervals
   alpro entities captions.csv --output entities.txt  the first step of pre-training on your own videos
   alpro COMMAND --help                               all options of a command
 
-The model is the bundled one unless --model names another (a folder or a Hub id). The bundled models know nothing but
-the sprite world they were trained on, a synthetic world of moving pictograms: they show that everything works.
-For real videos use a checkpoint trained on such, for instance one made by alpro convert.
+The model is the bundled one unless --model names another (a folder or a Hub id). The bundled models know only the
+sprite world they were trained on, a synthetic world of moving pictograms: they show that everything works. For real
+videos use a checkpoint trained on real videos, for instance one made by alpro convert.
 
 exit codes:
   0    done
-  1    the command failed, or some of the videos could not be used (named on stderr; all others were)
+  1    the command failed, or some videos could not be used (named on stderr; all others were used)
   2    wrong usage
-  130  interrupted (Ctrl-C); alpro index keeps what it has done and goes on when started again
-  143  told to end (SIGTERM); alpro index as with Ctrl-C, and alpro train saves a checkpoint first
-"""
-DEMO_EPILOG = """\
-The clips show the sprite world, a synthetic world of moving pictograms; the two small models that search and answer
-were trained on nothing else and know nothing else. The clips are new to them: in training no sprite was seen doing
-what it does here. Nothing is downloaded. What is written: the clips, an index of them to search with alpro search,
-and a picture of what was asked and found.
+  130  interrupted (Ctrl-C); alpro index keeps what is done and continues when started again
+  143  terminated (SIGTERM); alpro index as with Ctrl-C, and alpro train saves a checkpoint first
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run `alpro` with the given arguments (default: those of the process) and return its exit code."""
+    """Run `alpro` with the given arguments (default: those of the process) and return its exit code.
+
+    Raises:
+        SystemExit: Code 0 after help or version, code 2 after wrong usage.
+    """
     argv = list(sys.argv[1:] if argv is None else argv)
-    args = _parser(argv).parse_args(argv)
+    args = parse_arguments(argv)
     args.command_line = ["alpro", *argv]
-    for stream in (sys.stdout, sys.stderr):  # a file name need not be text
+    for stream in (sys.stdout, sys.stderr):  # names of files need not be valid text, and are printed all the same
         stream.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
     try:
         with _terminable():
+            # the console script has left this to us; see alpro_hf_launch
             from .. import registration as registration
 
             return args.run(args)
     except KeyboardInterrupt as stopped:
-        return complain(args, reason_of(stopped), code=exit_code_of(stopped))
+        message = reason_of(stopped) + (f"; {args.when_stopped}" if args.when_stopped else "")
+        return complain(args, message, code=exit_code_of(stopped))
     except BrokenPipeError:  # the reader of our output, such as head, has seen enough
+        # Python flushes stdout at exit, which would raise the error again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (*_expected_errors(), *args.expected_errors()) as error:
+    # anything else is our own mistake and keeps its traceback
+    except (*expected_errors(), *args.expected_errors()) as error:
         return complain(args, " ".join(str(error).split()))
+
+
+def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
+    """The arguments of the chosen command; help, version and wrong usage end the process here."""
+    if not argv or argv[0] not in COMMANDS:
+        _end_without_command(argv)
+    module, summary = COMMANDS[argv[0]]
+    command = import_module(f".{module}", __package__)
+    parser = Parser(f"alpro {argv[0]}", description=f"{summary[0].upper()}{summary[1:]}.")
+    parser.set_defaults(command=argv[0], run=command.run, expected_errors=tuple, when_stopped="")
+    command.add_arguments(parser)
+    return parser.parse(argv[1:])
+
+
+def _end_without_command(argv: Sequence[str]) -> NoReturn:
+    width = max(map(len, COMMANDS))
+    listed = "\n".join(f"  {name:{width}}  {summary}" for name, (_, summary) in COMMANDS.items())
+    parser = Parser(
+        "alpro",
+        usage="alpro [-h] [--version] COMMAND ...",
+        description=f"{DESCRIPTION}\n\ncommands:\n{listed}",
+        epilog=EPILOG,
+    )
+    parser.add_argument("--version", action="version", version=f"alpro-hf {__version__}")
+    if not argv:
+        # Help for a person, but an error for a script: its variable with the command was empty. So nothing goes to
+        # stdout, where results are expected, and the code is that of wrong usage.
+        parser.print_help(sys.stderr)
+        parser.exit(2)
+    if argv[0].startswith("-"):
+        parser.parse(argv)  # ends the process unless argv is only "--"
+        parser.error("name a COMMAND.")
+    parser.error(f"unknown command {argv[0]}.{did_you_mean(argv[0], COMMANDS, 'alpro --help')}")
 
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """Turns SIGTERM into `Terminated`, where signals can be received: in the main thread."""
+    """Turn SIGTERM into `Terminated`, where Python allows it: signals can only be received in the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -107,122 +140,3 @@ def _terminable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _expected_errors() -> tuple[type[Exception], ...]:
-    """What a user can cause; anything else is our mistake and keeps its traceback. Called when something is raised."""
-    from huggingface_hub.errors import StrictDataclassError
-    from safetensors import SafetensorError
-
-    from ..inference.index_shards import VideoIndexError
-    from ..model.decoding_types import VideoDecodeError
-    from ..sprites.world import SpriteWorldError
-
-    of_files = (OSError, StrictDataclassError, SafetensorError, VideoDecodeError)
-    return CommandError, *of_files, SpriteWorldError, VideoIndexError
-
-
-# ----------------------------------------------------------------------------------------------------------- arguments
-
-
-def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="alpro", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--version", action="version", version=f"alpro-hf {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    def command(name: str, run: Command, summary: str, epilog: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(
-            name,
-            help=summary,
-            description=summary[0].upper() + summary[1:] + ".",
-            epilog=epilog,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        sub.set_defaults(run=run, expected_errors=tuple)
-        return sub
-
-    demo = command("demo", _demo, "render a gallery of small clips, search it and ask it questions", DEMO_EPILOG)
-    demo.add_argument("--output", type=Path, default=Path("alpro-demo"), metavar="DIR", help="default: alpro-demo")
-    demo.add_argument(
-        "--clips", type=whole_number(1), default=36, metavar="N", help="size of the gallery (default: 36)"
-    )
-    demo.add_argument("--seed", type=whole_number(0), default=0, help="another seed, another gallery (default: 0)")
-
-    index = command("index", _index, "look at every video once and keep what a search needs", INDEX_EPILOG)
-    index.add_argument("paths", nargs="+", type=Path, metavar="DIR", help="folders, or single videos")
-    index.add_argument("--output", type=Path, required=True, metavar="INDEX", help="folder to keep the index in")
-    index.add_argument(
-        "--batch-size", type=whole_number(1), default=8, metavar="N", help="encoded at a time (default: 8)"
-    )
-    index.add_argument(
-        "--shard-size",
-        type=whole_number(1),
-        default=64,
-        metavar="N",
-        help="videos in a file of the index, which is what a crash can lose (default: 64)",
-    )
-
-    search = command("search", _search, "find the videos that a text describes", SEARCH_EPILOG)
-    search.add_argument("where", type=Path, metavar="INDEX-or-DIR", help="an index, or a folder of videos")
-    search.add_argument("query", type=nonblank, help="what to look for, in plain language")
-    search.add_argument("--top-k", type=whole_number(1), default=10, metavar="N", help="results to show (default: 10)")
-    search.add_argument(
-        "--rerank",
-        type=whole_number(0),
-        default=16,
-        metavar="K",
-        help="candidates to look at twice, 0 for none (default: 16)",
-    )
-
-    ask = command("ask", _ask, "ask a video a question", ASK_EPILOG)
-    ask.add_argument("video", type=Path)
-    ask.add_argument("question", type=nonblank)
-    ask.add_argument("--top-k", type=whole_number(1), default=5, metavar="N", help="answers to show (default: 5)")
-
-    for sub in (index, search):
-        sub.add_argument(
-            "--allow-outside",
-            action="store_true",
-            help="take videos that links, or the paths in an index, lead to outside of the folder (default: refuse)",
-        )
-        sub.add_argument(
-            "--deadline",
-            type=whole_number(1),
-            default=300,
-            metavar="SECONDS",
-            help="give up on a video that takes longer to decode (default: 300)",
-        )
-        sub.add_argument(
-            "--dtype",
-            choices=["auto", "float32", "bfloat16"],
-            default="float32" if sub is index else None,
-            help="numbers to compute in; auto: bfloat16 where the machine has it in hardware, else float32 "
-            f"(default: {'float32' if sub is index else 'that of the index'})",
-        )
-    search.add_argument("--ann", action="store_true", help="find candidates with FAISS, for millions of videos")
-    for sub in (index, search, ask):
-        default = "the index's own" if sub is search else "the bundled one"
-        sub.add_argument("--model", metavar="M", help=f"folder, Hub id or 'bundled' (default: {default})")
-        sub.add_argument("--json", action="store_true", help="print one JSON object")
-
-    for name, (module, summary) in MODULES.items():
-        sub = commands.add_parser(name, help=summary)
-        if argv[:1] == [name]:  # what the options mean is told by a module that is not worth importing for others
-            sub.set_defaults(expected_errors=tuple)
-            described = import_module(f".{module}", __package__)
-            described.add_arguments(sub)
-            sub.set_defaults(run=described.run)
-    return parser
-
-
-# ------------------------------------------------------------------------------------------------------------ commands
-
-
-def _demo(args: argparse.Namespace) -> int:
-    from .demo import run_demo
-
-    retrieval, qa = load_model("retrieval", BUNDLED), load_model("qa", BUNDLED)
-    run_demo(args.output, retrieval, qa, clips=args.clips, seed=args.seed)
-    return 0

@@ -1,31 +1,62 @@
-"""Argument types and the handling of errors, shared by all commands."""
+"""Parsers, argument types and error reports, written once for all commands."""
 
 import argparse
+import difflib
+import os
+import re
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from ..loading import CommandError
+
+DTYPES = ("auto", "float32", "bfloat16")
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, which asks as Ctrl-C does, only from outside: the same is kept and the same is cleaned up."""
+class Parser(argparse.ArgumentParser):
+    """A parser that takes no abbreviations and answers an unknown option with the nearest known one.
+
+    An abbreviation could turn off a protection: `--allow-outsid` is a typing error, not consent to `--allow-outside`.
+
+    Args:
+        prog: Name of the program in its usage, such as `alpro search`.
+        texts: `usage`, `description` and `epilog`, printed as they are written.
+    """
+
+    def __init__(self, prog: str, **texts: Any) -> None:
+        super().__init__(prog=prog, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **texts)
+
+    def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
+        """Parse arguments, checking the names of all options first.
+
+        Left alone, argparse complains about missing arguments before it mentions a misspelt option, which is often the
+        reason why they are missing.
+        """
+        options = list(arguments[: arguments.index("--")] if "--" in arguments else arguments)
+        # argparse keeps the names of its options in this attribute and has no public way to list them
+        known = self._option_string_actions
+        if not {"-h", "--help"} & set(options):
+            for option in filter(_is_option, options):
+                name = option.partition("=")[0]
+                if name not in known:
+                    self.error(f"unknown option {name}.{did_you_mean(name, known, f'{self.prog} --help')}")
+        return self.parse_args(arguments)
 
 
-def reason_of(stopped: KeyboardInterrupt) -> str:
-    return "told to end" if isinstance(stopped, Terminated) else "interrupted"
+def _is_option(argument: str) -> bool:
+    """Whether argparse reads an argument as the name of an option: negative numbers and texts are values."""
+    return len(argument) > 1 and argument[0] == "-" and " " not in argument and not re.match(r"-\.?\d", argument)
 
 
-def exit_code_of(stopped: KeyboardInterrupt) -> int:
-    """128 and the number of the signal, as shells have it."""
-    return 128 + (signal.SIGTERM if isinstance(stopped, Terminated) else signal.SIGINT)
-
-
-def complain(args: argparse.Namespace, message: str, code: int = 1) -> int:
-    print(f"alpro {args.command}: {message}", file=sys.stderr)
-    return code
+def did_you_mean(name: str, known: Iterable[str], otherwise: str) -> str:
+    """A sentence with the known name that is nearest to an unknown one, or with the command that lists them all."""
+    nearest = difflib.get_close_matches(name, known, n=1)
+    return f" Did you mean {nearest[0]}?" if nearest else f" {otherwise} lists them all."
 
 
 def whole_number(least: int) -> Callable[[str], int]:
-    """A whole number from `least` on."""
+    """Argument type: a whole number that is at least `least`."""
 
     def parse(text: str) -> int:
         if not text.isdecimal() or int(text) < least:
@@ -36,6 +67,44 @@ def whole_number(least: int) -> Callable[[str], int]:
 
 
 def nonblank(text: str) -> str:
+    """Argument type: a text with more in it than white space."""
     if not text.strip():
         raise argparse.ArgumentTypeError("it is blank")
     return text
+
+
+class Terminated(KeyboardInterrupt):
+    """The process received SIGTERM. Work stops and is kept as after Ctrl-C; only the exit code differs."""
+
+
+def reason_of(stopped: KeyboardInterrupt) -> str:
+    """What stopped a command, in one word."""
+    return "terminated" if isinstance(stopped, Terminated) else "interrupted"
+
+
+def exit_code_of(stopped: KeyboardInterrupt) -> int:
+    """128 plus the number of the signal, the convention of shells."""
+    return 128 + (signal.SIGTERM if isinstance(stopped, Terminated) else signal.SIGINT)
+
+
+def complain(args: argparse.Namespace, message: str, code: int = 1) -> int:
+    """Print `alpro COMMAND: message` to stderr and return an exit code.
+
+    In a process that torchrun or `accelerate launch` started, the line also says which process speaks, unless it is
+    the first one.
+    """
+    rank = int(os.environ.get("RANK", "0"))
+    process = f" (process {rank})" if rank else ""
+    print(f"alpro {args.command}{process}: {message}", file=sys.stderr)
+    return code
+
+
+def expected_errors() -> tuple[type[Exception], ...]:
+    """Errors that a user of any command can cause, by naming a file or a model that cannot be used.
+
+    The types come from libraries, so they are imported when something was raised and not before.
+    """
+    from huggingface_hub.errors import StrictDataclassError
+    from safetensors import SafetensorError
+
+    return CommandError, OSError, StrictDataclassError, SafetensorError

@@ -1,0 +1,45 @@
+"""`alpro ask`: ask a video a question."""
+
+import argparse
+import json
+from pathlib import Path
+
+from ..loading import BUNDLED, CommandError, load_model
+from .options import nonblank, whole_number
+from .videos import expected_errors
+
+EPILOG = """\
+The model chooses among the answers that it was trained with.
+
+examples:
+  alpro ask clip.mp4 "which way does the fox move?"
+  alpro ask clip.mp4 "how many animals are there?" --top-k 1 --json
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the options of `alpro ask` to a parser."""
+    parser.epilog = EPILOG
+    parser.set_defaults(expected_errors=expected_errors)
+    parser.add_argument("video", type=Path, help="a video file")
+    parser.add_argument("question", type=nonblank, help="in plain language")
+    parser.add_argument("--top-k", type=whole_number(1), default=5, metavar="N", help="answers to show (default: 5)")
+    parser.add_argument("--model", metavar="M", help="folder, Hub id or 'bundled' (default: the bundled one)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry out `alpro ask`."""
+    from ..inference.question_answering import ask
+
+    if not args.video.is_file():
+        raise CommandError(f"there is no file {str(args.video)!r}.")
+    model, processor = load_model("qa", args.model or BUNDLED)
+    [answers] = ask(model, processor, args.video, [args.question], top_k=args.top_k)
+    if args.json:
+        listed = [{"answer": answer.answer, "probability": answer.probability} for answer in answers]
+        print(json.dumps({"video": str(args.video), "question": args.question, "answers": listed}, indent=1))
+    else:
+        for answer in answers:
+            print(f"{answer.probability:6.1%}  {answer.answer}")
+    return 0

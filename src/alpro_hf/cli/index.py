@@ -1,0 +1,123 @@
+"""`alpro index`: encode every video once and keep what a search needs."""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from ..loading import BUNDLED, load_model
+from .options import DTYPES, whole_number
+from .videos import (
+    WHAT_IS_A_VIDEO,
+    add_decoding_options,
+    expected_errors,
+    failed_json,
+    find_some_videos,
+    list_failed,
+    shown,
+)
+
+EPILOG = f"""\
+{WHAT_IS_A_VIDEO}
+Started again, the command applies changes: new and changed videos (other size or modification time) are encoded,
+deleted ones are removed, and all others are left alone. An interrupted run continues in the same way. Videos that
+cannot be decoded are listed at the end, and with their reasons in INDEX/failed.jsonl; the next run tries them again.
+Videos are decoded in separate processes, so a video that crashes or hangs its decoder only counts as failed.
+
+An index may be moved, and it may cover several folders.
+
+examples:
+  alpro index holiday --output holiday-index
+  alpro index talks films/*.mkv --output my-index --model my-alpro --batch-size 16
+  accelerate launch --num_processes 4 -m alpro_hf index films --output my-index    four processes, one index
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the options of `alpro index` to a parser."""
+    parser.epilog = EPILOG
+    parser.set_defaults(
+        expected_errors=expected_errors,
+        when_stopped="what is done is kept, and the same command continues from there",
+    )
+    parser.add_argument("paths", nargs="+", type=Path, metavar="DIR", help="folders, or single videos")
+    parser.add_argument("--output", type=Path, required=True, metavar="INDEX", help="folder of the index")
+    parser.add_argument(
+        "--batch-size", type=whole_number(1), default=8, metavar="N", help="videos encoded at a time (default: 8)"
+    )
+    parser.add_argument(
+        "--shard-size",
+        type=whole_number(1),
+        default=64,
+        metavar="N",
+        help="videos in each file of the index; a crash loses at most as many (default: 64)",
+    )
+    add_decoding_options(parser)
+    parser.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        default="float32",
+        help="data type of the model; auto: bfloat16 where the hardware supports it, else float32 (default: float32)",
+    )
+    parser.add_argument("--model", metavar="M", help="folder, Hub id or 'bundled' (default: the bundled one)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry out `alpro index`; 1 if some videos could not be used."""
+    from ..data.isolated_decoder import IsolatedDecoder
+    from ..inference.index_shards import FAILED
+    from ..inference.video_index import VideoIndex
+
+    videos, failed = find_some_videos(args.paths)
+    name = _lasting_name(args.model or BUNDLED)
+    model, processor = load_model("retrieval", name, args.dtype)
+    first = True
+    with IsolatedDecoder(deadline=args.deadline) as decoder:
+        options: dict[str, Any] = {
+            "decoder": decoder,
+            "allow_outside": args.allow_outside,
+            "batch_size": args.batch_size,
+            "shard_size": args.shard_size,
+            "name": name,
+        }
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # started by accelerate launch or torchrun
+            from accelerate import PartialState
+
+            from ..inference.index_parallel import build_in_processes
+
+            state = PartialState(cpu=model.device.type == "cpu")
+            first = state.is_main_process
+            index = build_in_processes(model.to(state.device), processor, videos, args.output, state, **options)
+        else:
+            index = VideoIndex.build(model, processor, videos, directory=args.output, **options)
+    if not first:  # the first process reports for all
+        return 0
+    failed += index.report.failed
+    gone = index.missing()
+    index.remove(gone)
+    result = {
+        "index": str(args.output),
+        "videos": len(index),
+        "indexed": len(index.report.indexed),
+        "unchanged": len(index.report.unchanged),
+        "removed": [str(path) for path in gone],
+        "failed": failed_json(failed),
+    }
+    if args.json:
+        print(json.dumps(result, indent=1))
+    else:
+        print(f"{args.output}: {len(index)} videos")
+        print(f"{result['indexed']} indexed, {result['unchanged']} unchanged, {len(gone)} gone, {len(failed)} failed")
+    for path in gone:
+        print(f"gone: {shown(path)}", file=sys.stderr)
+    if index.report.failed:
+        print(f"all failures are listed in {args.output / FAILED}", file=sys.stderr)
+    return list_failed(failed)
+
+
+def _lasting_name(model: str) -> str:
+    """The name of a model as an index keeps it: searches may start in another directory, so folders are absolute."""
+    return os.path.abspath(model) if model != BUNDLED and Path(model).is_dir() else model

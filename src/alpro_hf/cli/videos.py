@@ -1,0 +1,74 @@
+"""Parts that `alpro index` and `alpro search` share: which files they take, options, and reports of failures."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..data.find_videos import find_videos
+from ..loading import CommandError
+from .options import whole_number
+
+# path and reason
+Failures = Sequence[tuple[Path, str]]
+
+WHAT_IS_A_VIDEO = """\
+In a folder, a file is a video if its extension is a well-known one of videos (.mp4, .mkv, .avi, ...) or if its first
+bytes are those of a video container, whatever its name. Hidden files and folders are skipped.
+"""
+
+
+def add_decoding_options(parser: argparse.ArgumentParser) -> None:
+    """Add `--allow-outside` and `--deadline`."""
+    parser.add_argument(
+        "--allow-outside",
+        action="store_true",
+        help="use videos outside of the folder that links, or the paths in an index, lead to (default: refuse)",
+    )
+    parser.add_argument(
+        "--deadline",
+        type=whole_number(1),
+        default=300,
+        metavar="SECONDS",
+        help="give up on a video that takes longer to decode (default: 300)",
+    )
+
+
+def expected_errors() -> tuple[type[Exception], ...]:
+    """Errors of videos and indexes that a user can cause; see `cli/main.py`."""
+    from ..inference.index_shards import VideoIndexError
+    from ..model.decoding_types import VideoDecodeError
+
+    return VideoIndexError, VideoDecodeError
+
+
+def find_some_videos(paths: Sequence[Path]) -> tuple[list[Path], list[tuple[Path, str]]]:
+    """The videos among files and in folders, and what could not be read, with reasons.
+
+    Raises:
+        CommandError: There is no video. What could not be read was printed.
+        FileNotFoundError: One of the paths does not exist.
+    """
+    videos, failed = find_videos(paths)
+    if not videos:
+        list_failed(failed)
+        raise CommandError(f"there is no video in {', '.join(map(str, paths))}. {WHAT_IS_A_VIDEO}")
+    return videos, failed
+
+
+def shown(path: Path) -> str:
+    """A path for people: relative to the working directory if it is inside."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+def failed_json(failed: Failures) -> list[dict[str, str]]:
+    """Failures as the JSON output has them: `path` and `reason`."""
+    return [{"path": str(path), "reason": reason} for path, reason in failed]
+
+
+def list_failed(failed: Failures) -> int:
+    """Print failures to stderr and return the exit code: 1 if there were any, else 0."""
+    for path, reason in failed:
+        print(f"failed: {shown(path)}: {reason}", file=sys.stderr)
+    return 1 if failed else 0
