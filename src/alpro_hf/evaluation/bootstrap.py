@@ -119,6 +119,7 @@ def _checked_rows(named: Mapping[str, np.ndarray | Sequence[float]]) -> list[np.
     if len(set(shapes.values())) > 1 or any(len(shape) != 1 or not shape[0] for shape in shapes.values()):
         raise ValueError(f"A bootstrap needs one value for each row, and at least one row; received {shapes}.")
     for name, array in arrays.items():
+        # b, i, u, f: bool, integers and floats
         if array.dtype.kind not in "biuf" or np.isnan(array).any():
             raise ValueError(f"A bootstrap needs numbers, but {name} has NaN or the type {array.dtype}.")
     return list(arrays.values())

@@ -65,6 +65,7 @@ def row_metrics(rows: Sequence[Row]) -> dict[str, RowMetric]:
         of_direction = [row for row in rows if row.get("direction") == direction]
         if of_direction:
             ranks = np.array([row["rank"] for row in of_direction], float)
+            # of v2t, each video is one row, so there is nothing to group
             groups = np.array([str(row["video"]) for row in of_direction]) if direction == "t2v" else None
             for k in _RECALL_AT:
                 found[f"{direction}_r{k}"] = RowMetric(ranks, recall_at(k), groups)
@@ -212,6 +213,7 @@ def data_fingerprint(rows: Iterable[Mapping[str, Any]]) -> str:
     """
     digest = hashlib.sha256()
     for number, row in enumerate(rows):
+        # absent and None are the same: tables fill missing columns with None
         seen: Row = {}
         for name in ("text", "question", "answer", "answer_type"):
             if row.get(name) is not None:
@@ -251,6 +253,7 @@ def model_source(name: str, commit: str | None = None) -> dict[str, str | None]:
         return {"name": name, "revision": commit}
     digest = hashlib.sha256()
     for path in sorted(folder.glob("*.safetensors")):
+        # with the names, so that the boundaries between files count
         digest.update(f"{path.name}\n".encode())
         with path.open("rb") as file:
             while block := file.read(1 << 20):
@@ -471,7 +474,7 @@ def _checked(content: Mapping[str, Any], path: Path) -> Results:
     """Results from the content of a file. A missing field counts as None, which none may be; unknown ones do not."""
     values: Any = {item.name: content.get(item.name) for item in fields(Results)}
     try:
-        validate_typed_dict(_ResultsFile, values)
+        validate_typed_dict(_ResultsFile, values)  # type: ignore[type-var]  # its bound matches no typed dictionary
     except StrictDataclassError as error:
         raise ResultsError(f"{path}: {_in_one_line(error)}. Evaluate again.") from error
     values["intervals"] = {name: (low, high) for name, (low, high) in content["intervals"].items()}

@@ -155,6 +155,7 @@ class TrainingFacts:
         for key, value in content.items():
             if key not in known:
                 raise ModelCardError(f"{path}: the key {key!r} is unknown. Known keys are {', '.join(known)}.")
+            # each default has the type of its field
             if type(value) is not type(getattr(cls(), key)):
                 raise ModelCardError(f"{path}: {key} must be a {type(getattr(cls(), key)).__name__}; it is {value!r}.")
         return cls(**content)
@@ -197,7 +198,7 @@ def read_card_results(path: str | Path) -> list[CardResult]:
     if not path.is_file():
         raise ModelCardError(f"There is no result file {path}.")
     content = _read(path)
-    if "format" in content:  # that of alpro evaluate
+    if "format" in content:  # only results of alpro evaluate have this key
         try:
             results = read_results(path)
         except ResultsError as error:
@@ -220,6 +221,7 @@ def read_card_results(path: str | Path) -> list[CardResult]:
         raise ModelCardError(
             f"{path} is not a result file, neither of alpro evaluate nor of scripts/sprites/evaluate.py."
         )
+    # results of the sprite models: split -> retrieval -> protocol -> metrics, and split -> qa -> metrics
     rerank = {"rerank_k": content.get("settings", {}).get("rerank_k")}
     measured = []
     for split, parts in content["results"].items():
@@ -347,6 +349,7 @@ def _training(source: Path, head: _Head, facts: TrainingFacts) -> str:
         paragraphs.append(f"Loss: {head.losses}.")
     if (source / STATE).is_file():
         state = _read(source / STATE)
+        # later entries overwrite earlier ones, which leaves the last value of each loss
         logged = {key: value for entry in state["log_history"] for key, value in entry.items() if _is_loss(key)}
         last = ", ".join(f"{key} {value:.3g}" for key, value in logged.items())
         ended = f"; at the end {last}" if last else ""
@@ -368,6 +371,8 @@ def _shown(values: dict[str, Any]) -> dict[str, Any]:
 
 def _read_arguments(path: Path) -> TrainingArguments:
     """Read a pickle of training arguments without running code that may be in it: only these types are allowed."""
+    # torch names blocked types in this way; the enumerations of TrainingArguments differ between versions, so they are
+    # collected from an instance
     plain = {
         f"{kind.__module__}.{kind.__qualname__}": kind
         for kind in (TrainingArguments, AlproTrainingArguments, AcceleratorConfig, PartialState, DistributedType)
@@ -399,6 +404,7 @@ def _eval_results(measured: Iterable[CardResult]) -> Iterable[EvalResult]:
                 yield EvalResult(
                     task_type=task,
                     task_name=task_name,
+                    # the Hub requires an id here, and a data set of one's own has none
                     dataset_type=entry.dataset.lower().replace(" ", "-"),
                     dataset_name=entry.dataset,
                     dataset_split=entry.split,
@@ -411,9 +417,10 @@ def _eval_results(measured: Iterable[CardResult]) -> Iterable[EvalResult]:
 
 
 def _metric_title(key: str) -> str | None:
-    way, _, metric = key.partition("_")
-    if way in _DIRECTIONS and metric in _METRIC_TITLES:
-        return f"{_METRIC_TITLES[metric]} {_DIRECTIONS[way]}"
+    # keys with another prefix, such as with_prior_t2v_r1, are variants of the protocol, and have no line on a card
+    direction, _, metric = key.partition("_")
+    if direction in _DIRECTIONS and metric in _METRIC_TITLES:
+        return f"{_METRIC_TITLES[metric]} {_DIRECTIONS[direction]}"
     return _METRIC_TITLES.get(key)
 
 

@@ -125,6 +125,7 @@ def convert_original_checkpoint(
     sizes = {"num_attention_heads": num_attention_heads, "fusion_layer": fusion_layer}
     if task != "pretrain":
         return _build(state_dict, task, labels, sizes)
+    # a pre-training checkpoint holds two whole models: the student, and its teacher under another prefix
     parts: tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]] = ({}, {})
     for name, tensor in state_dict.items():
         parts[name.startswith(_PROMPTER)][name] = tensor
@@ -133,6 +134,7 @@ def convert_original_checkpoint(
 
 def _build(source: State, task: str, labels: dict[str, Any], sizes: dict[str, int], prefix: str = "") -> Any:
     """Build the model of a task from tensors whose names all start with `prefix`."""
+    # for pre-training and retrieval, the original code wraps BERT in a masked-language model
     inside_mlm = any(name.startswith(f"{prefix}text_encoder.bert.") for name in source)
     text = f"{prefix}text_encoder.bert." if inside_mlm else f"{prefix}text_encoder."
     config = _read_config(source, prefix, text, sizes, labels)
@@ -146,9 +148,8 @@ def _build(source: State, task: str, labels: dict[str, Any], sizes: dict[str, in
 
     tensors = dict(source)
     if prefix + "temp" in tensors:
-        tensors[prefix + "temp"] = tensors[prefix + "temp"].reshape(
-            -1
-        )  # a scalar in the original code, of shape (1,) here
+        # a scalar in the original code, of shape (1,) here
+        tensors[prefix + "temp"] = tensors[prefix + "temp"].reshape(-1)
     with torch.device("meta"):  # all tensors are assigned below, so none is initialized here
         model = MODEL_CLASSES[task](config)
     tied: Mapping[str, str] = getattr(model, "_tied_weights_keys", None) or {}
@@ -160,11 +161,14 @@ def _build(source: State, task: str, labels: dict[str, Any], sizes: dict[str, in
         unused=f"{re.escape(prefix)}(?:{_UNUSED_OF_TASK[task]})",
         what=f"The checkpoint for task={task!r}" if not prefix else f"The prompter ({prefix}*) of the checkpoint",
     )
+    # the copies of tied tensors are not loaded, so a difference would go unnoticed
     if task == "pretrain":
         _check_tied(source, _TIED_HEAD + "decoder.weight", text + "embeddings.word_embeddings.weight")
         _check_tied(source, _TIED_HEAD + "decoder.bias", _TIED_HEAD + "bias")
     if task == "prompter":
         _drop_unset_prompts(state)
+    # assign: the parameters are on the meta device and cannot be copied into. Tied ones must be named, too, and become
+    # one tensor again below
     model.load_state_dict({**state, **{name: state[source] for name, source in tied.items()}}, assign=True)
     model.tie_weights()
     return model.eval()
@@ -222,6 +226,7 @@ def load_original_checkpoint(path: str | Path) -> dict[str, torch.Tensor]:
     try:
         content = torch.load(path, weights_only=True, map_location="cpu")
     except pickle.UnpicklingError as error:
+        # torch gives the reason only as text
         blocked = re.search(r"GLOBAL (\S+)", str(error))
         detail = re.search(r"WeightsUnpickler error:\s*(.*)", str(error))
         reason = f"an object of type {blocked[1]}" if blocked else f"more than pure data ({detail and detail[1]})"
@@ -229,6 +234,7 @@ def load_original_checkpoint(path: str | Path) -> dict[str, torch.Tensor]:
             f"{path} was refused: it holds {reason}, and reading that could run code from the file. If you trust it, "
             "load it yourself and save only the state dict: torch.save(model.state_dict(), file)."
         ) from error
+    # types that torch's reader raises for damaged files
     except (RuntimeError, EOFError, LookupError, UnicodeDecodeError, MemoryError, ValueError, TypeError) as error:
         raise CheckpointError(f"{path} is damaged or incomplete ({type(error).__name__}: {error}).") from error
     for wrapper in ("model", "state_dict"):
@@ -323,6 +329,7 @@ def convert(
     output = Path(output)
     if output.exists() and not output.is_dir():
         raise NotADirectoryError(f"The output {output} is a file. Name a folder.")
+    # everything is read and checked before the first file is written
     converted = convert_original_checkpoint(
         load_original_checkpoint(checkpoint),
         task,
@@ -367,6 +374,7 @@ def _depth(state_dict: State, prefix: str) -> int:
     """The number of layers `prefix0`, `prefix1`, ... in the checkpoint."""
     found = (re.match(re.escape(prefix) + r"(\d+)\.", name) for name in state_dict)
     layers = {int(match.group(1)) for match in found if match}
+    # the first number that is absent; without a gap, it is the number of layers
     missing = next(number for number in range(len(layers) + 1) if number not in layers)
     if missing < len(layers):
         raise CheckpointError(

@@ -89,6 +89,7 @@ def _explain_status(error: HfHubHTTPError, repo_id: str) -> str:
     namespace = repo_id.partition("/")[0]
     said = f"the Hub says: {error.server_message}" if error.server_message else "the Hub does not say why"
     status = error.response.status_code
+    # 402, 403 and 409 have several causes, so these quote the Hub
     sentences = {
         401: "The Hub does not accept the token: run 'hf auth login', or set HF_TOKEN to a valid one, and repeat",
         402: f"{repo_id} needs a paid plan ({said})",

@@ -84,6 +84,7 @@ def add_remote_code(folder: str | Path) -> None:
     config = checkpoint_config(folder)
     for path in code_files():
         shutil.copyfile(path, folder / path.name)
+    # processors are named in their own configuration below
     config["auto_map"] = {name: path for name, path in AUTO_MAP.items() if "Processor" not in name}
     config.pop("_name_or_path", None)  # a path on this machine, which would be published
     _, task, auto_class = HEADS[config["architectures"][0]]
@@ -177,6 +178,7 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
+    # sorted, so that a second export gives the same bytes, and an upload finds the file unchanged
     path.write_text(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -208,6 +210,7 @@ def _weights(folder: Path) -> list[Path]:
                 "alpro convert."
             )
         return []
+    # the index maps each tensor to its file
     files = [folder / name for name in sorted(set(_read_object(folder / WEIGHTS_INDEX)["weight_map"].values()))]
     if missing := [file.name for file in files if not file.is_file()]:
         raise ExportError(f"{folder / WEIGHTS_INDEX} names files that are missing: {', '.join(missing)}.")

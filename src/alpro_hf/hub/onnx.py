@@ -81,6 +81,7 @@ class Head(nn.Module):
     def forward(
         self, text_states: torch.Tensor, attention_mask: torch.Tensor, video_states: torch.Tensor
     ) -> torch.Tensor:
+        # only the first token is classified, so the last layer need not compute the others
         fused = self.alpro.fuse(text_states, attention_mask, video_states, first_tokens=1)
         return self.classifier(fused.last_hidden_state[:, 0])
 
@@ -136,6 +137,7 @@ def examples(
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.randn(batch, frames, 3, *size, generator=generator)
     input_ids = torch.randint(5, model.config.text_config.vocab_size, (batch, length), generator=generator)
+    # padding must be part of the check, as a graph that ignores the mask would give equal numbers without it
     attention_mask = torch.ones_like(input_ids)
     attention_mask[1::2, length // 2 + 1 :] = 0
     return {
@@ -175,6 +177,7 @@ def export_onnx(model: Exportable, processor: AlproProcessor, output: Path, *, p
     size = (sides["height"], sides["width"])
     example = examples(model, size, *CHECKED_SIZES[0])
     longest = model.config.text_config.max_position_embeddings
+    # torch.export needs a range for each free dimension; a text has at least [CLS] and [SEP]
     limits = {"batch": (1, 2**16), "frames": (1, 2**12), "length": (2, longest)}
     written = []
     for graph in tqdm(graphs(model), desc="exporting", unit="graph", disable=not progress):
@@ -201,6 +204,7 @@ def export_onnx(model: Exportable, processor: AlproProcessor, output: Path, *, p
     differences = check_onnx(model, output, size)
     source = model.config._name_or_path
     description = {
+        # of a local folder only the name: its path is a fact about this machine
         "model": Path(source).name if Path(source).is_dir() else source,
         "architecture": type(model).__name__,
         "height": size[0],

@@ -74,6 +74,7 @@ def plan_publication(publication: Publication, temporary: Path, api: HfApi | Non
         ExportError, ModelCardError: See `export`.
     """
     api = api or HfApi()
+    # names first: a typing error must not be found after an export of minutes
     spaces = {publication.space: temporary / "space"} if publication.space else {}
     if publication.metrics:
         folders = sorted(path.parent for path in (_PACKAGE / "metrics").glob(f"*/{CARD}"))
@@ -135,6 +136,7 @@ def _write_space(demo: Path, output: Path) -> None:
     listed = output / _REQUIREMENTS
     lines = listed.read_text(encoding="utf-8").splitlines() if listed.is_file() else []
     others = [line for line in lines if not line.startswith(_DISTRIBUTION)]
+    # dependencies of an extra carry the marker `extra == "name"`, and the demo needs none of them
     needed = [line for line in metadata.requires(_DISTRIBUTION) or () if "extra ==" not in line]
     listed.write_text("\n".join([*others, *needed]) + "\n", encoding="utf-8")
 
