@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..files import write_whole
+from ..files import write_text_whole
 
 
 class EntityListError(ValueError):
@@ -32,7 +32,7 @@ def write_entities(path: str | os.PathLike[str], counts: Mapping[str, int], n: i
         raise EntityListError(f"{path} was not written: there are no nouns. Do the sources hold captions?")
     best = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:n]
     lines = "".join(f"{noun} {count}\n" for noun, count in best)
-    write_whole(Path(path), lambda partial: partial.write_text(lines, encoding="utf-8"))
+    write_text_whole(Path(path), lines)
     return [noun for noun, _ in best]
 
 

@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from ..files import inside, write_whole
+from ..files import inside, write_text_whole, write_whole
 
 MANIFEST = "index.json"
 FAILED = "failed.jsonl"  # files that the last indexing could not read, and the reasons
@@ -380,7 +380,7 @@ class IndexFolder:
         """Write the list of failed files and reasons, one JSON object on each line; delete it if there are none."""
         lines = [json.dumps({"path": str(path), "reason": reason}) + "\n" for path, reason in failed]
         if lines:
-            write_whole(self.path / FAILED, lambda path: path.write_text("".join(lines), encoding="utf-8"))
+            write_text_whole(self.path / FAILED, "".join(lines))
         else:
             (self.path / FAILED).unlink(missing_ok=True)
 
@@ -390,7 +390,7 @@ class IndexFolder:
         The order matters: until the new manifest stands, the old one needs its shards.
         """
         text = json.dumps(manifest.to_json(self.path), indent=1) + "\n"
-        write_whole(self.path / MANIFEST, lambda path: path.write_text(text, encoding="utf-8"))
+        write_text_whole(self.path / MANIFEST, text)
         needed = {shard.file for shard in manifest.shards}
         # a part with a manifest is still being built, see `index_parallel`; one without it has been adopted
         parts = set(self.path.glob(f"{PART}*")) - set(self.parts())

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
-from ..files import write_whole
+from ..files import write_text_whole, write_whole
 from .language import ANSWERS, captions, opposite_caption, questions, reversed_caption, swapped_caption
 from .world import SPLIT_SIZES, SPLITS, WORLD_VERSION, Scene, SpriteWorldError, content, draw_scene, pose
 
@@ -226,12 +226,8 @@ def _scene_row(clip: _Clip, seed: int) -> dict[str, Any]:
     }
 
 
-def _write_text(path: Path, text: str) -> None:
-    write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
-
-
 def _write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    _write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+    write_text_whole(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def _claim(folder: Path, settings: dict[str, Any]) -> None:
@@ -248,7 +244,7 @@ def _claim(folder: Path, settings: dict[str, Any]) -> None:
             )
         return
     (folder / "clips").mkdir(parents=True, exist_ok=True)
-    _write_text(note, json.dumps(settings, indent=1) + "\n")
+    write_text_whole(note, json.dumps(settings, indent=1) + "\n")
 
 
 def write_split(
