@@ -76,7 +76,7 @@ def test_sigterm_saves_a_checkpoint_from_which_a_training_goes_on_exactly(seen) 
     [
         ("full", 1, r"File too large|no room|os error 27", 2),
         ("sealed", 1, r"Permission denied.*index", 0),
-        ("told", 143, r"told to end; what is done is kept", 3),
+        ("told", 143, r"terminated; what is done is kept", 3),
     ],
 )
 def test_indexing_ends_with_a_sentence_and_harms_nothing(seen, fault, code, said, kept) -> None:
