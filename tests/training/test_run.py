@@ -34,7 +34,7 @@ from alpro_hf.cli.main import main, parse_arguments
 from alpro_hf.cli.train import SHOWN, given_settings
 from alpro_hf.data.augmentation import AlproAugmentation
 from alpro_hf.training.arguments import AlproTrainingArguments
-from alpro_hf.training.callbacks import StopWhenTold
+from alpro_hf.training.callbacks import StopWhenTerminated
 from alpro_hf.training.checkpoints import checkpoint_problem
 from alpro_hf.training.recipe import (
     FIELDS,
@@ -240,7 +240,7 @@ def test_sigterm_saves_a_checkpoint_and_the_same_command_goes_on(data, tmp_path,
         os.kill(os.getpid(), signal.SIGTERM)
 
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(StopWhenTold, "on_step_begin", told)
+    monkeypatch.setattr(StopWhenTerminated, "on_step_begin", told)
     assert train(*argv, save_steps=50) == 143
     assert "terminated; a checkpoint was saved" in capsys.readouterr().err
     assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-1"]
@@ -267,7 +267,7 @@ def test_ctrl_c_ends_with_a_sentence_and_the_same_command_goes_on(data, tmp_path
         if state.global_step == 1:
             signal.raise_signal(signal.SIGINT)  # to this thread; `os.kill` may hand it to another, and so later
 
-    monkeypatch.setattr(StopWhenTold, "on_step_begin", pressed)
+    monkeypatch.setattr(StopWhenTerminated, "on_step_begin", pressed)
     assert train(*argv, "--output", tmp_path) == 130
     said = "alpro train: interrupted; the same command continues from the newest checkpoint"
     assert said in capsys.readouterr().err.splitlines()

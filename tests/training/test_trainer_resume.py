@@ -74,14 +74,14 @@ def test_a_checkpoint_with_a_broken_file_is_passed_over(run, name, damage, caplo
     assert problem is not None and name in problem
     with caplog.at_level(logging.WARNING, logger="alpro_hf.checkpoints"):
         assert last_complete_checkpoint(run) == str(run / "checkpoint-4")
-    assert caplog.messages == [f"Passed over {run / 'checkpoint-6'}, which is not complete: {problem}."]
+    assert caplog.messages == [f"Skipped {run / 'checkpoint-6'}, which is not complete: {problem}."]
 
 
 def test_the_state_must_be_of_the_folder_s_step(run):
     shutil.copy(run / "checkpoint-4" / "trainer_state.json", run / "checkpoint-6")
-    assert checkpoint_problem(run / "checkpoint-6") == "trainer_state.json is of step 4"
+    assert checkpoint_problem(run / "checkpoint-6") == "trainer_state.json belongs to step 4"
     (run / "checkpoint-6" / "trainer_state.json").write_text("[]")
-    assert checkpoint_problem(run / "checkpoint-6") == "trainer_state.json is of step None"
+    assert checkpoint_problem(run / "checkpoint-6") == "trainer_state.json belongs to step None"
 
 
 def test_numbers_count_not_letters_and_other_folders_are_none_of_ours(run):
@@ -106,7 +106,7 @@ def test_weights_in_several_files_are_looked_at_one_by_one(run):
     problem = checkpoint_problem(checkpoint)
     assert problem is not None and f"lists {shards[-1].name}, which cannot be read" in problem
     (checkpoint / "model.safetensors.index.json").write_text('{"weight')
-    assert re.match("model.safetensors.index.json is no index of weights", checkpoint_problem(checkpoint) or "")
+    assert re.match("model.safetensors.index.json is not an index of weights", checkpoint_problem(checkpoint) or "")
 
 
 def test_weights_and_optimizer_may_be_folders_of_shards(run):
@@ -138,7 +138,7 @@ def test_a_training_goes_on_from_the_newest_that_is_complete(run, trained, caplo
         trainer.train(resume_from_checkpoint=True)
     passed_over = [record.getMessage() for record in caplog.records if record.name == "alpro_hf.checkpoints"]
     assert [message.split(",")[0] for message in passed_over] == [
-        f"Passed over {run / f'checkpoint-{step}'}" for step in (6, 4)
+        f"Skipped {run / f'checkpoint-{step}'}" for step in (6, 4)
     ]
     trainer.save_model(str(run / "final"))
     assert_same_weights(run / "final", trained / "final")
@@ -247,7 +247,7 @@ def test_killed_in_the_middle_of_a_write(killed, name):
     assert left.keys() == {"checkpoint-4", "checkpoint-8"}
     assert set(NEEDED) <= set(left["checkpoint-4"])
     assert "trainer_state.json" not in left["checkpoint-8"]
-    assert f"Passed over {folder / name / 'checkpoint-8'}, which is not complete" in errors
+    assert f"Skipped {folder / name / 'checkpoint-8'}, which is not complete" in errors
     assert_same_weights(folder / name / "final", folder / "whole" / "final")
     assert [path.name for path in (folder / name).glob("checkpoint-*")] == ["checkpoint-12"]
     assert checkpoint_problem(folder / name / "checkpoint-12") is None

@@ -6,49 +6,78 @@ from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 
 
-@strict
-class AlproTextConfig(PreTrainedConfig):
-    """The BERT-shaped text and fusion encoder.
+class AlproTowerConfig(PreTrainedConfig):
+    """Fields that the text and the video tower share.
 
-    Layers `[0, fusion_layer)` read the text alone; layers `[fusion_layer, num_hidden_layers)` read the text tokens
-    followed by the video tokens (multimodal encoder of section 3.1). Defaults are those of BERT-base with six layers
-    each, as in the paper.
+    Args:
+        hidden_size: Width of every layer. It must be the same in both towers, because fusion concatenates their
+            tokens.
+        intermediate_size: Width of the feed-forward layers.
+        num_hidden_layers: Number of layers; in the text tower, text and fusion layers together.
+        num_attention_heads: Heads of each attention; they divide `hidden_size`.
+        hidden_act: Activation of the feed-forward layers, a key of `transformers.activations.ACT2FN`.
+        initializer_range: Standard deviation of freshly drawn weights.
+    """
+
+    hidden_size: int = 768
+    intermediate_size: int = 3072
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    hidden_act: str = "gelu"
+    initializer_range: float | int = 0.02
+
+    def validate_architecture(self) -> None:
+        """Check that the heads divide the width; `@strict` on the subclasses calls this after initialisation.
+
+        Raises:
+            ValueError: `hidden_size` is not a multiple of `num_attention_heads`.
+        """
+        if self.hidden_size % self.num_attention_heads != 0:
+            raise ValueError(
+                f"{self.base_config_key}.hidden_size={self.hidden_size} is not a multiple of "
+                f"num_attention_heads={self.num_attention_heads}."
+            )
+
+
+@strict
+class AlproTextConfig(AlproTowerConfig):
+    """Configuration of the BERT-shaped text and fusion encoder (section 3.1).
+
+    Layers `[0, fusion_layer)` read the text alone. Layers `[fusion_layer, num_hidden_layers)` read the text tokens
+    followed by the video tokens; the paper calls them the multimodal encoder. The defaults are those of BERT-base with
+    six layers of each kind, as in the paper.
 
     Args:
         vocab_size: Number of WordPiece tokens.
-        hidden_size: Width of every layer; must equal the video tower's, because fusion concatenates the two.
-        intermediate_size: Width of the feed-forward layers.
-        num_hidden_layers: Text and fusion layers together.
         fusion_layer: Index of the first fusion layer.
         max_position_embeddings: Longest text in tokens, `[CLS]` and `[SEP]` included.
-        hidden_dropout_prob, attention_probs_dropout_prob: Dropout in training.
+        type_vocab_size: Number of token types. ALPRO uses type 0 only; the second keeps BERT checkpoints loadable.
+        hidden_dropout_prob, attention_probs_dropout_prob: Dropout probabilities during training.
+        layer_norm_eps: Epsilon of the layer norms; BERT's 1e-12, where the video tower has ViT's 1e-6.
+        pad_token_id: Token whose word embedding is zero and gets no gradient.
+
+    The other fields are those of `AlproTowerConfig`.
     """
 
     model_type = "alpro_text_model"
     base_config_key = "text_config"
 
     vocab_size: int = 30522
-    hidden_size: int = 768
-    intermediate_size: int = 3072
-    num_hidden_layers: int = 12
     fusion_layer: int = 6
-    num_attention_heads: int = 12
     max_position_embeddings: int = 512
     type_vocab_size: int = 2
-    hidden_act: str = "gelu"
     hidden_dropout_prob: float | int = 0.1
     attention_probs_dropout_prob: float | int = 0.1
     layer_norm_eps: float = 1e-12
-    initializer_range: float | int = 0.02
     pad_token_id: int | None = 0
 
     def validate_architecture(self) -> None:
-        """Part of the `@strict` validation: the sizes must fit each other."""
-        if self.hidden_size % self.num_attention_heads != 0:
-            raise ValueError(
-                f"text_config.hidden_size={self.hidden_size} is not a multiple of "
-                f"num_attention_heads={self.num_attention_heads}."
-            )
+        """Check that the fusion starts inside the stack, or at its end, where nothing is fused.
+
+        Raises:
+            ValueError: `fusion_layer` is negative or greater than `num_hidden_layers`.
+        """
+        super().validate_architecture()
         if not 0 <= self.fusion_layer <= self.num_hidden_layers:
             raise ValueError(
                 f"text_config.fusion_layer={self.fusion_layer} must lie between 0 and "
@@ -57,19 +86,25 @@ class AlproTextConfig(PreTrainedConfig):
 
 
 @strict
-class AlproVideoConfig(PreTrainedConfig):
-    """The TimeSformer video tower with divided space-time attention (section 3.1). Defaults: ViT-B/16, 8 frames.
+class AlproVideoConfig(AlproTowerConfig):
+    """Configuration of the TimeSformer video tower with divided space-time attention (section 3.1).
+
+    The defaults are those of ViT-B/16 on 8 frames.
 
     Args:
-        image_size: Height and width in pixels the space embeddings are made for; other sizes are resized at run time.
+        image_size: Height and width, in pixels, of the frames that the space embeddings are made for. Frames of other
+            sizes work: the embeddings are resized at run time.
         patch_size: Side of a patch in pixels.
-        num_frames: Frames the time embeddings are made for; other counts are resized at run time.
-        hidden_size: Width of every layer; must equal the text tower's.
-        intermediate_size: Width of the feed-forward layers.
-        qkv_bias: Whether the attention projections have a bias.
+        num_channels: Channels of a frame.
+        num_frames: Number of frames that the time embeddings are made for. Clips of other lengths work too.
+        hidden_dropout_prob, attention_probs_dropout_prob: Dropout probabilities during training.
+        layer_norm_eps: Epsilon of the layer norms.
+        qkv_bias: Whether the projections to query, key and value have a bias.
         position_initializer_range: Standard deviation of freshly drawn space and time embeddings. The default suits a
-            start from an image model. Training from scratch on small clips wants about 0.5: patch features have that
-            scale, and an embedding of 0.02 beneath them leaves the direction of a motion invisible.
+            start from an image model. To train from scratch on small clips, use about 0.5: patch features have that
+            scale, and next to them an embedding of 0.02 does not tell the model in which direction something moves.
+
+    The other fields are those of `AlproTowerConfig`.
     """
 
     model_type = "alpro_video_model"
@@ -79,25 +114,19 @@ class AlproVideoConfig(PreTrainedConfig):
     patch_size: int = 16
     num_channels: int = 3
     num_frames: int = 8
-    hidden_size: int = 768
-    intermediate_size: int = 3072
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    hidden_act: str = "gelu"
     hidden_dropout_prob: float | int = 0.0
     attention_probs_dropout_prob: float | int = 0.0
     layer_norm_eps: float = 1e-6
     qkv_bias: bool = True
-    initializer_range: float | int = 0.02
     position_initializer_range: float | int = 0.02
 
     def validate_architecture(self) -> None:
-        """Part of the `@strict` validation: the sizes must fit each other."""
-        if self.hidden_size % self.num_attention_heads != 0:
-            raise ValueError(
-                f"video_config.hidden_size={self.hidden_size} is not a multiple of "
-                f"num_attention_heads={self.num_attention_heads}."
-            )
+        """Check that patches tile a frame.
+
+        Raises:
+            ValueError: `image_size` is not a multiple of `patch_size`.
+        """
+        super().validate_architecture()
         if self.image_size % self.patch_size != 0:
             raise ValueError(
                 f"video_config.image_size={self.image_size} is not a multiple of patch_size={self.patch_size}."
@@ -106,18 +135,25 @@ class AlproVideoConfig(PreTrainedConfig):
 
 @strict
 class AlproConfig(PreTrainedConfig):
-    """Text tower, video tower and the heads that join them.
+    """Configuration of the whole model: two towers, the contrastive space and the heads.
 
     Args:
-        text_config, video_config: Sub-configurations, or dictionaries of their fields.
-        projection_dim: Size of the unit vectors compared by the contrastive loss (256 in the paper).
-        temperature_init: Start of the learned temperature of the contrastive loss.
-        temperature_min, temperature_max: Range in which the temperature acts.
-        entities: Names of the entities that PEM predicts and a prompter scores; None: no PEM.
-        pem_threshold: A crop whose most probable entity has less than this probability carries no PEM loss (section
-            3.3; 0.2 in the paper). 0 keeps all.
+        text_config, video_config: Configurations of the towers, or dictionaries of their fields.
+        projection_dim: Size of the unit vectors that the contrastive loss compares (256 in the paper).
+        temperature_init: Initial value of the learned temperature of the contrastive loss.
+        temperature_min, temperature_max: Range to which the temperature is clamped.
+        entities: Names of the entities that PEM predicts and a prompter scores. None: no PEM.
+        pem_threshold: Smallest probability that the most probable entity of a crop needs for the crop to carry a PEM
+            loss (section 3.3; 0.2 in the paper). 0 keeps all crops. The released code compared the index of
+            the entity with the threshold instead of its probability.
+        initializer_range: Standard deviation of freshly drawn weights of the heads and projections.
+        tie_word_embeddings: Whether the MLM head uses the word embeddings as its output matrix.
 
     The answers of a question-answering model are the library's `id2label` and `label2id`.
+
+    Raises:
+        TypeError: A tower is neither a configuration nor a dictionary.
+        ValueError: The sizes do not fit each other; the message names the fields.
 
     Example:
         >>> from alpro_hf import AlproConfig, AlproModel
@@ -140,10 +176,12 @@ class AlproConfig(PreTrainedConfig):
     tie_word_embeddings: bool = True
 
     def __post_init__(self, **kwargs: Any) -> None:
+        # by hand, because the library's `sub_configs_defaults` is younger than the oldest supported version
         for name, tower in self.sub_configs.items():
             given = getattr(self, name)
             if given is None or isinstance(given, dict):
                 setattr(self, name, tower(**(given or {})))
+            # not `isinstance(given, tower)`: remote code defines the same classes a second time
             elif not isinstance(given, PreTrainedConfig):
                 raise TypeError(
                     f"{name} must be an {tower.__name__} or a dictionary of its fields; received {given!r}."
@@ -151,7 +189,11 @@ class AlproConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     def validate_architecture(self) -> None:
-        """Part of the `@strict` validation: both towers share one width, entities differ, shares are shares."""
+        """Check the fields that concern both towers or the heads; `@strict` calls this after initialisation.
+
+        Raises:
+            ValueError: The towers differ in width, an entity occurs twice, or the threshold is not a probability.
+        """
         text_width, video_width = self.text_config.hidden_size, self.video_config.hidden_size
         if text_width != video_width:
             raise ValueError(
@@ -160,9 +202,9 @@ class AlproConfig(PreTrainedConfig):
             )
         if self.entities is not None and len(set(self.entities)) != len(self.entities):
             twice = sorted({name for name in self.entities if self.entities.count(name) > 1})
-            raise ValueError(f"entities names these more than once: {', '.join(twice)}.")
+            raise ValueError(f"entities lists these names more than once: {', '.join(twice)}. Remove the repetitions.")
         if not 0 <= self.pem_threshold <= 1:
-            raise ValueError(f"pem_threshold={self.pem_threshold} is no probability; it must be in [0, 1].")
+            raise ValueError(f"pem_threshold={self.pem_threshold} is not a probability; it must lie in [0, 1].")
 
 
 __all__ = ["AlproConfig", "AlproTextConfig", "AlproVideoConfig"]

@@ -1,13 +1,16 @@
 """The training losses of ALPRO as pure functions of tensors (arXiv 2112.09583, sections 3.2 and 3.3).
 
-No function here knows a model, a tokenizer or a process group: what other processes hold comes in as arguments, and
-randomness comes in as a `torch.Generator`. Shape letters: B local batch, G global batch, P projection width.
+No function here uses a model, a tokenizer or a process group. Tensors of other processes are arguments, and so is the
+`torch.Generator` that random numbers come from.
+
+Shape letters: B rows of this process, G rows of all processes, P width of the contrastive space, C classes, L text
+tokens; h x w patches of a frame.
 """
 
 import torch
 from torch import nn
 
-IGNORE_INDEX = -100  # label of rows that carry no loss, as everywhere in PyTorch
+IGNORE_INDEX = -100  # label of rows without a loss; PyTorch's default `ignore_index`
 
 
 def same_pair_mask(
@@ -20,16 +23,18 @@ def same_pair_mask(
     rank: int = 0,
     device: torch.device | None = None,
 ) -> torch.Tensor:
-    """Which of the global pairs match a local row, because they share its video or its caption.
+    """Mark the pairs of the global batch that are not negatives of a local row, as they share its video or caption.
 
     Args:
-        video_ids, text_ids: int64 (B,), equal numbers mean the same video or the same caption; None: all distinct.
-        all_video_ids, all_text_ids: int64 (G,), those of every process in rank order; None: a single process.
+        video_ids, text_ids: int64 (B,). Equal numbers mean the same video or the same caption. None: all differ.
+        all_video_ids, all_text_ids: int64 (G,), the numbers of every process in rank order. None: a single process.
         size: (B, G).
-        rank: Index of this process; row i of the local batch is column `rank * B + i` of the global one.
+        rank: Index of this process. Row i of the local batch is column `rank * B + i` of the global batch; the
+            released code used the local index on every process.
+        device: Device of the result.
 
     Returns:
-        bool (B, G), True where the pair is not a negative; always True for a row and itself.
+        bool (B, G), True where a pair is not a negative. A row is never a negative of itself.
     """
     batch, total = size
     mask = torch.zeros(batch, total, dtype=torch.bool, device=device)
@@ -51,32 +56,33 @@ def vtc_loss(
     same_pair: torch.Tensor | None = None,
     rank: int = 0,
 ) -> torch.Tensor:
-    """Video-text contrastive loss: symmetric InfoNCE over the global batch (section 3.2, equations 1 to 3).
+    """Video-text contrastive loss VTC: symmetric InfoNCE over the global batch (section 3.2, equations 1 to 3).
 
-    A pair that shares the video or the caption with another one is neither its negative nor its positive: it is left
-    out of the denominator. The original code counted such pairs as negatives.
+    Pairs that share a video or a caption are neither positives nor negatives of each other: they are left out of the
+    denominator. The released code counts them as negatives.
 
     Args:
-        video_embeds, text_embeds: (B, P) unit vectors of this process.
-        temperature: Scalar or (1,); similarities are divided by it.
-        all_video_embeds, all_text_embeds: (G, P) unit vectors of all processes in rank order, gathered with
-            gradients; None: a single process.
-        same_pair: bool (B, G) from `same_pair_mask`; None: only the diagonal matches.
+        video_embeds, text_embeds: (B, P), unit vectors of this process.
+        temperature: Scalar or (1,), the divisor of the similarities.
+        all_video_embeds, all_text_embeds: (G, P), unit vectors of all processes in rank order, gathered with
+            gradients. None: a single process.
+        same_pair: bool (B, G) from `same_pair_mask`. None: row i only matches itself.
         rank: Index of this process.
 
     Returns:
-        Scalar, mean of the video-to-text and text-to-video cross entropies of the local rows.
+        Scalar float32, the mean of the video-to-text and text-to-video cross entropies of the local rows.
     """
     all_video_embeds = video_embeds if all_video_embeds is None else all_video_embeds
     all_text_embeds = text_embeds if all_text_embeds is None else all_text_embeds
-    # float32 whatever autocast says: a similarity in bfloat16 is off by 0.004, divided by a temperature of 0.01 by 0.4
+    # Always in float32: rounding to bfloat16 moves a similarity by up to 0.004, and a temperature of 0.01 makes 0.4 of
+    # that.
     with torch.autocast(video_embeds.device.type, enabled=False):
         logits_v2t = video_embeds.float() @ all_text_embeds.float().t() / temperature
         logits_t2v = text_embeds.float() @ all_video_embeds.float().t() / temperature
     batch = video_embeds.shape[0]
     targets = torch.arange(batch, device=logits_v2t.device) + rank * batch
     if same_pair is not None:
-        left_out = same_pair.scatter(1, targets[:, None], False)
+        left_out = same_pair.scatter(1, targets[:, None], False)  # the positive itself stays in
         logits_v2t = logits_v2t.masked_fill(left_out, float("-inf"))
         logits_t2v = logits_t2v.masked_fill(left_out, float("-inf"))
     loss_v2t = nn.functional.cross_entropy(logits_v2t, targets)
@@ -88,33 +94,33 @@ def vtc_loss(
 def sample_hard_negatives(
     similarity: torch.Tensor, same_pair: torch.Tensor, generator: torch.Generator | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """One hard negative per row, drawn in proportion to the softmax of the similarities (section 3.2, VTM).
+    """Draw one hard negative per row, with the softmax of the similarities as probabilities (section 3.2, VTM).
 
     Args:
-        similarity: (B, G) scaled similarities of local rows with the pool of candidates.
-        same_pair: bool (B, G), True where a candidate is no negative.
-        generator: Source of randomness; None: the global one.
+        similarity: (B, G), similarities divided by the temperature, of local rows with the pool of candidates.
+        same_pair: bool (B, G), True where a candidate is not a negative.
+        generator: Source of randomness. None: the global generator.
 
     Returns:
-        (indices, valid): int64 (B,) into the pool and bool (B,). A row without any negative (a batch of one, or all of
-        one video) is not valid and its index points at a candidate that must not be used.
+        `indices`, int64 (B,) into the pool, and `valid`, bool (B,). A row has no negative if all candidates are its
+        own pair, as in a batch of one; it is not valid, and its index must not be used.
     """
     logits = similarity.float().masked_fill(same_pair, float("-inf"))
     valid = ~same_pair.all(dim=1)
     weights = torch.where(valid[:, None], logits, torch.zeros_like(logits)).softmax(dim=1)
-    weights = weights.nan_to_num(nan=1.0)  # the loss tells of them; a failed draw would bring down a GPU instead
+    # A NaN in `multinomial` is an assertion on the GPU, which kills the process. The loss is NaN too and says so.
+    weights = weights.nan_to_num(nan=1.0)
     return torch.multinomial(weights, 1, generator=generator).squeeze(1), valid
 
 
 def vtm_labels(valid_videos: torch.Tensor, valid_texts: torch.Tensor) -> torch.Tensor:
-    """Labels of the 3B matching rows: B positives (1), B with a wrong video (0), B with a wrong text (0).
+    """Label the 3B matching rows: B true pairs (1), B texts with a wrong video (0), B videos with a wrong text (0).
 
     Args:
-        valid_videos, valid_texts: bool (B,) from `sample_hard_negatives`; a row that found no negative gets
-            `IGNORE_INDEX`.
+        valid_videos, valid_texts: bool (B,) from `sample_hard_negatives`.
 
     Returns:
-        int64 (3B,).
+        int64 (3B,); `IGNORE_INDEX` for rows without a negative.
     """
     positives = torch.ones_like(valid_videos, dtype=torch.long)
     negatives = [torch.where(valid, 0, IGNORE_INDEX) for valid in (valid_videos, valid_texts)]
@@ -124,56 +130,77 @@ def vtm_labels(valid_videos: torch.Tensor, valid_texts: torch.Tensor) -> torch.T
 def classification_loss(
     logits: torch.Tensor, labels: torch.Tensor, count: torch.Tensor | float | None = None
 ) -> torch.Tensor:
-    """Cross entropy, averaged over the rows that carry a label; exactly 0 with finite gradients where none does.
+    """Cross entropy, averaged over the rows that have a label.
 
-    Serves the matching loss VTM (logits (3B, 2)), masked language modeling MLM (logits (B * L, vocabulary), section
-    3.2) and question answering (logits (B, answers)), where an answer outside the list has the label `IGNORE_INDEX`.
+    Three losses use it: matching VTM with logits (3B, 2), masked language modeling MLM with logits (B * L, vocabulary)
+    (both section 3.2), and question answering with logits (B, answers).
 
     Args:
-        logits: (N, C).
-        labels: int64 (N,).
-        count: What to divide the sum by; None: the number of labelled rows. Processes that hold parts of one batch
-            pass the mean of their numbers, so that the mean of their losses is the loss of the whole batch.
+        logits: (rows, C), any floating point type; the loss is computed in float32.
+        labels: int64 (rows,) in [0, C), or `IGNORE_INDEX` for rows without a loss.
+        count: Divisor of the summed loss. None: the number of labelled rows. Processes that hold parts of one batch
+            pass the mean of their numbers; the mean of their losses then is the loss of the whole batch.
 
     Returns:
-        Scalar.
+        Scalar float32. Exactly 0, with finite gradients, if no row has a label.
     """
     total = nn.functional.cross_entropy(logits.float(), labels, ignore_index=IGNORE_INDEX, reduction="sum")
     return total / _at_least_one((labels != IGNORE_INDEX).sum() if count is None else count)
 
 
 def pem_kept(targets: torch.Tensor, threshold: float) -> torch.Tensor:
-    """Which pseudo-labels (B, entities) are sure enough to learn from: bool (B,), highest probability >= threshold."""
+    """Select the pseudo-labels that are certain enough to learn from (section 3.3).
+
+    The released code compares the index of the most probable entity with the threshold; the paper compares its
+    probability, as here.
+
+    Args:
+        targets: (B, entities), probabilities.
+        threshold: Smallest value of the highest probability.
+
+    Returns:
+        bool (B,).
+    """
     return targets.max(dim=1).values >= threshold
 
 
 def pem_loss(
     logits: torch.Tensor, targets: torch.Tensor, kept: torch.Tensor, count: torch.Tensor | float | None = None
 ) -> torch.Tensor:
-    """Prompting entity modeling: soft cross entropy against the prompter's pseudo-labels (section 3.3, equation 7).
+    """Prompting entity modeling PEM: soft cross entropy against the pseudo-labels (section 3.3, equation 7).
 
     Args:
-        logits: (B, entities) of the student.
-        targets: (B, entities) probabilities of the teacher.
+        logits: (B, entities), from the student.
+        targets: (B, entities), probabilities from the teacher.
         kept: bool (B,) from `pem_kept`.
-        count: As in `classification_loss`; None: the number of kept rows.
+        count: Divisor of the summed loss, as in `classification_loss`. None: the number of kept rows.
 
     Returns:
-        Scalar; exactly 0 with finite gradients where no row is kept.
+        Scalar float32. Exactly 0, with finite gradients, if no row is kept; the released code divides 0 by 0.
     """
     losses = nn.functional.cross_entropy(logits.float(), targets.float(), reduction="none")
     return (losses * kept).sum() / _at_least_one(kept.sum() if count is None else count)
 
 
 def _at_least_one(count: torch.Tensor | float) -> torch.Tensor | float:
-    # a mean over processes may lie between 0 and 1; only 0, where the sum is 0 too, must not divide
+    # Not `max(count, 1)`: a mean over processes may lie between 0 and 1. Only 0 is replaced; the sum is 0 then, too.
     if isinstance(count, torch.Tensor):
         return torch.where(count > 0, count, torch.ones_like(count))
     return count or 1.0
 
 
 def crop_to_patches(crop_mask: torch.Tensor) -> torch.Tensor:
-    """A crop mask (B, h, w) on the patch grid -> float weights (B, h * w) that average what is inside."""
+    """Turn a crop mask into the weights that average the patches inside the crop (section 3.3).
+
+    Args:
+        crop_mask: (B, h, w) on the patch grid, 1 inside the crop.
+
+    Returns:
+        float32 (B, h * w); each row sums to 1.
+
+    Raises:
+        ValueError: A crop contains no patch; the message lists the rows.
+    """
     weights = crop_mask.flatten(1).float()
     inside = weights.sum(dim=1, keepdim=True)
     if not torch.all(inside > 0):
@@ -183,15 +210,18 @@ def crop_to_patches(crop_mask: torch.Tensor) -> torch.Tensor:
 
 
 def crop_on_black(pixel_values_videos: torch.Tensor, crop_mask: torch.Tensor, black: torch.Tensor) -> torch.Tensor:
-    """What the prompter sees: the crop at its place in every frame, black around it (section 3.3).
+    """Blacken everything outside the crop, the same in every frame; this is the prompter's input (section 3.3).
 
     Args:
-        pixel_values_videos: (B, T, C, H, W), normalised frames.
+        pixel_values_videos: float (B, T, 3, H, W), normalised frames; H and W in pixels.
         crop_mask: (B, h, w) on the patch grid, 1 inside the crop.
-        black: (C,), the value of a black pixel after normalisation.
+        black: (3,), the value of a black pixel after normalisation, which is not 0.
 
     Returns:
-        (B, T, C, H, W).
+        (B, T, 3, H, W) in the type of the frames.
+
+    Raises:
+        ValueError: The patch grid does not tile the frames.
     """
     height, width = pixel_values_videos.shape[-2:]
     rows, columns = crop_mask.shape[-2:]

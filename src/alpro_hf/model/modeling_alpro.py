@@ -1,14 +1,24 @@
 """The ALPRO model: video tower, text and fusion encoder, and the heads for retrieval and question answering.
 
-Source: "Align and Prompt: Video-and-Language Pre-training with Entity Prompts", arXiv 2112.09583, section 3.
+Source: "Align and Prompt: Video-and-Language Pre-training with Entity Prompts", arXiv 2112.09583, section 3. The file
+follows transformers' convention: everything between the configuration and the task heads is in one place.
 
-Shape letters: B batch, T frames, N patches of a frame, D width, L text tokens, P projection width.
-A clip is held in the tower as (B, 1 + T * N, D): the CLS token, then the patches of frame 0, of frame 1, and so on.
+Shape suffixes, as in `patches_BTND`:
+    B: rows of a batch (pairs, or clips or texts of one tower)
+    T: frames of a clip
+    N: patches of a frame
+    L: tokens of a text
+    D: width of a tower
+    P: width of the contrastive space
+    V: distinct clips, where several texts share one
+
+Inside the video tower a clip is (B, 1 + T * N, D): the CLS token, the patches of frame 0, of frame 1, and so on. The
+output of the tower is (B, 1 + N, D), because it averages the patches over time.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import nn
@@ -29,7 +39,10 @@ from .configuration_alpro import AlproConfig, AlproTextConfig, AlproVideoConfig
 from .loss_alpro import classification_loss, same_pair_mask, sample_hard_negatives, vtc_loss, vtm_labels
 from .unimodal_alpro import text_state_from_bert, video_state_from_vit
 
+# collects a tensor (B, ...) of every process into (G, ...), in the order of the ranks
 Gather = Callable[[torch.Tensor], torch.Tensor]
+# what a training step on pairs of text and clip reads of a batch, see `AlproPreTrainedModel.training_inputs`
+PAIR_INPUTS = ("input_ids", "attention_mask", "pixel_values_videos", "video_ids", "text_ids")
 
 
 @dataclass
@@ -38,8 +51,8 @@ class AlproVideoModelOutput(BaseModelOutputWithPooling):
 
     Args:
         last_hidden_state: (B, 1 + N, D): the CLS token, then the patch tokens averaged over time.
-        pooler_output: (B, D), the CLS token; the unit vector (B, P) when it comes from `get_video_features`.
-        hidden_states: One (B, 1 + T * N, D) before each layer and after the last.
+        pooler_output: (B, D), the CLS token. In the output of `get_video_features`: the unit vector (B, P).
+        hidden_states: (B, 1 + T * N, D) before each layer and after the last one.
         attentions: Space attention of each layer, (B * T, heads, 1 + N, 1 + N).
         temporal_attentions: Time attention of each layer, (B * N, heads, T, T), with
             `output_temporal_attentions=True`.
@@ -53,11 +66,11 @@ class AlproOutput(ModelOutput):
     """Output of `AlproModel`.
 
     Args:
-        loss: Scalar contrastive loss, with `return_loss=True`.
+        loss: Scalar contrastive loss, if `return_loss=True`.
         logits_per_video: (videos, texts), cosine similarity divided by the temperature.
-        logits_per_text: (texts, videos), its transpose.
+        logits_per_text: (texts, videos), the transpose of `logits_per_video`.
         text_embeds, video_embeds: Unit vectors (texts, P) and (videos, P).
-        text_model_output, video_model_output: Everything the towers returned.
+        text_model_output, video_model_output: Complete outputs of the towers.
     """
 
     loss: torch.Tensor | None = None
@@ -74,13 +87,14 @@ class AlproOutput(ModelOutput):
 
 @dataclass
 class AlproRetrievalOutput(AlproOutput):
-    """Output of `AlproForVideoTextRetrieval`: that of `AlproModel` and the matching scores.
+    """Output of `AlproForVideoTextRetrieval`: the output of `AlproModel` and the matching scores.
 
     Args:
-        loss: Scalar, `loss_vtc + loss_vtm`, with `return_loss=True`.
-        vtm_logits: With `return_loss=True` (3B, 2): B true pairs, B texts with a wrong video, B videos with a wrong
-            text. Without: (B, 2), row i scores text i with video i. Column 1 = matched.
-        vtm_labels: int64 (3B,): 1, 0, 0, and -100 where no negative exists.
+        loss: Scalar, `loss_vtc + loss_vtm`, if `return_loss=True`.
+        loss_vtc, loss_vtm: Scalars, the contrastive and the matching loss, if `return_loss=True`.
+        vtm_logits: If `return_loss=True`, (3B, 2): B true pairs, B texts with a wrong video, B videos with a wrong
+            text. Otherwise (B, 2): row i scores text i with video i. Column 1 is "matched".
+        vtm_labels: int64 (3B,): 1 for true pairs, 0 for wrong pairs, -100 for rows without a negative.
     """
 
     loss_vtc: torch.Tensor | None = None
@@ -94,10 +108,11 @@ class AlproQuestionAnsweringOutput(ModelOutput):
     """Output of `AlproForVideoQuestionAnswering`.
 
     Args:
-        loss: Scalar cross entropy over the rows whose label is not -100, where labels were given.
+        loss: Scalar cross entropy over the rows whose label is not -100, if labels were given.
         logits: (B, answers).
-        text_model_output, video_model_output, fusion_model_output: Everything the encoders returned; of the fusion
-            `last_hidden_state` is the CLS token (B, 1, D) unless hidden states or attentions are asked for, then all.
+        text_model_output, video_model_output: Complete outputs of the towers.
+        fusion_model_output: Complete output of the fusion encoder. Its `last_hidden_state` is the CLS token (B, 1, D);
+            if hidden states or attentions are requested, it holds all tokens (B, L + 1 + N, D).
     """
 
     loss: torch.Tensor | None = None
@@ -110,6 +125,36 @@ class AlproQuestionAnsweringOutput(ModelOutput):
         return tuple(v.to_tuple() if isinstance(v, ModelOutput) else v for v in self.values())
 
 
+class SharedTokens(NamedTuple):
+    """The tokens that rows of a batch end with, stored once for all rows that share them.
+
+    Attributes:
+        tokens: (V, N, D).
+        row: int64 (B,) in [0, V): row i of the batch ends with `tokens[row[i]]`.
+    """
+
+    tokens: torch.Tensor
+    row: torch.Tensor
+
+
+class MatchingRows(NamedTuple):
+    """The 3B rows of the matching loss: B true pairs, B texts with a wrong video, B videos with a wrong text.
+
+    Attributes:
+        text: float (3B, L, D), token states of the texts.
+        mask: (3B, L), 1 for tokens and 0 for padding. None: nothing is padded.
+        videos: float (V, 1 + N, D), token states of the clips, those of the B true pairs first.
+        video_index: int64 (3B,) in [0, V), the clip of each text; see `fuse`.
+        labels: int64 (3B,), see `vtm_labels`.
+    """
+
+    text: torch.Tensor
+    mask: torch.Tensor | None
+    videos: torch.Tensor
+    video_index: torch.Tensor
+    labels: torch.Tensor
+
+
 def eager_attention_forward(
     module: nn.Module,
     query: torch.Tensor,
@@ -120,17 +165,33 @@ def eager_attention_forward(
     dropout: float = 0.0,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention by explicit matrix products: the one implementation that returns its weights."""
+    """Compute attention by explicit matrix products; the only implementation that returns its weights.
+
+    Args:
+        module: Attention layer; its training mode switches the dropout.
+        query: (B, heads, queries, head_dim).
+        key, value: (B, heads, keys, head_dim).
+        attention_mask: Added to the scores, broadcast to (B, heads, queries, keys): 0 or a large negative number.
+        scaling: Factor of the scores, `head_dim ** -0.5`.
+        dropout: Probability of dropping a weight.
+
+    Returns:
+        Output (B, queries, heads, head_dim) and weights (B, heads, queries, keys).
+    """
     scores = torch.matmul(query, key.transpose(2, 3)) * scaling
     if attention_mask is not None:
         scores = scores + attention_mask
+    # float32: half precision loses small weights in long sequences
     weights = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
     weights = nn.functional.dropout(weights, p=dropout, training=module.training)
     return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
 
 
 class AlproAttention(nn.Module):
-    """Multi-head self-attention of both towers, on the library's attention interface."""
+    """Multi-head self-attention of both towers, on the library's attention interface.
+
+    Query, key and value are one stacked projection, as in the released checkpoints.
+    """
 
     def __init__(self, config: AlproTextConfig | AlproVideoConfig, bias: bool = True):
         super().__init__()
@@ -138,7 +199,7 @@ class AlproAttention(nn.Module):
         self.head_dim = config.hidden_size // config.num_attention_heads
         self.scaling = self.head_dim**-0.5
         self.attention_dropout = config.attention_probs_dropout_prob
-        self.is_causal = False  # sdpa would be causal wherever the mask is None
+        self.is_causal = False  # sdpa would be causal whenever the mask is None
         self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=bias)
         self.proj = nn.Linear(config.hidden_size, config.hidden_size)
 
@@ -147,22 +208,30 @@ class AlproAttention(nn.Module):
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         first_tokens: int | None = None,
-        shared: tuple[torch.Tensor, torch.Tensor] | None = None,
+        shared: SharedTokens | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """What the first `first_tokens` tokens see (None: all of them) when they look at all.
+        """Let the first tokens of each row attend to all tokens of that row.
 
-        `shared`: tokens (V, N, D) and the row int64 (B,) that ends each of `hidden_states`: projected once for all.
+        Args:
+            hidden_states: (B, L, D).
+            attention_mask: Mask in the form of the chosen implementation. None: nothing is masked.
+            first_tokens: Number of tokens per row that are queries. None: all.
+            shared: The tokens at the end of each row, if several rows have the same ones. They are projected once.
+
+        Returns:
+            Output (B, first_tokens, D), and weights (B, heads, first_tokens, L) if the implementation returns them.
         """
         batch, length, width = hidden_states.shape
-        # called whole whatever is asked for: it may carry an adapter or be quantised, which slices of it would pass by
+        # Always call `self.qkv` as a whole, even where only a part of its output is needed: an adapter or a quantised
+        # layer may stand in its place, and slices of `self.qkv.weight` would bypass it.
         if shared is None:
             qkv = self.qkv(hidden_states)
         else:
-            ends, row = shared
-            qkv = torch.cat([self.qkv(hidden_states[:, : -ends.shape[1]]), self.qkv(ends)[row]], dim=1)
+            own_tokens = hidden_states[:, : -shared.tokens.shape[1]]
+            qkv = torch.cat([self.qkv(own_tokens), self.qkv(shared.tokens)[shared.row]], dim=1)
         qkv = qkv.view(batch, length, 3, -1, self.head_dim)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (batch, heads, length, head_dim)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, heads, L, head_dim)
         query = query[:, :, :first_tokens]
         attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
@@ -181,7 +250,7 @@ class AlproAttention(nn.Module):
 
 
 class AlproMLP(nn.Module):
-    """The two-layer feed-forward network of both towers."""
+    """Two-layer feed-forward network of both towers: (..., D) -> (..., D)."""
 
     def __init__(self, config: AlproTextConfig | AlproVideoConfig):
         super().__init__()
@@ -194,10 +263,10 @@ class AlproMLP(nn.Module):
 
 
 class AlproVideoEmbeddings(nn.Module):
-    """Frames to tokens: patch projection, CLS, and additive space and time embeddings.
+    """Turn frames into tokens: patch projection, CLS token, and additive space and time embeddings.
 
-    Other sizes and frame counts than the configured ones work: space embeddings are resized bicubically in two
-    dimensions, time embeddings by nearest neighbour, as the reference does for time.
+    Frames of any size and clips of any length work. Space embeddings are resized bicubically in two dimensions. Time
+    embeddings are resized by nearest neighbour, as in the released code.
     """
 
     def __init__(self, config: AlproVideoConfig):
@@ -213,7 +282,7 @@ class AlproVideoEmbeddings(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def space_embeddings(self, height: int, width: int) -> torch.Tensor:
-        """Embeddings (1, height * width, D) of a grid of `height` x `width` patches."""
+        """Return the space embeddings (1, height * width, D) of a grid of `height` x `width` patches."""
         patches = self.position_embeddings[:, 1:]
         if (height, width) == (self.grid, self.grid):
             return patches
@@ -224,35 +293,46 @@ class AlproVideoEmbeddings(nn.Module):
         return resized.to(patches.dtype).flatten(2).transpose(1, 2)
 
     def frame_embeddings(self, num_frames: int) -> torch.Tensor:
-        """Embeddings (1, num_frames, D)."""
+        """Return the time embeddings (1, num_frames, D)."""
         if num_frames == self.time_embeddings.shape[1]:
             return self.time_embeddings
         resized = nn.functional.interpolate(self.time_embeddings.transpose(1, 2), size=num_frames, mode="nearest")
         return resized.transpose(1, 2)
 
     def forward(self, pixel_values_videos: torch.Tensor) -> torch.Tensor:
-        """(B, T, 3, H, W) float -> (B, 1 + T * N, D)."""
+        """Embed clips.
+
+        Args:
+            pixel_values_videos: float (B, T, 3, H, W), normalised; H and W in pixels.
+
+        Returns:
+            (B, 1 + T * N, D): the CLS token, then the patches, frame by frame.
+
+        Raises:
+            ValueError: Patches do not tile the frames.
+        """
         batch, num_frames, _, height, width = pixel_values_videos.shape
         patch = self.config.patch_size
         if height % patch or width % patch:
             raise ValueError(
-                f"pixel_values_videos has frames of {height} x {width} pixels, which patches of {patch} x {patch} do "
-                "not tile. Resize the frames to a multiple of the patch size (AlproVideoProcessor does)."
+                f"pixel_values_videos has frames of {height} x {width} pixels, which patches of {patch} x {patch} "
+                "do not tile. Resize the frames to a multiple of the patch size (AlproVideoProcessor does)."
             )
         pixels = pixel_values_videos.flatten(0, 1).to(self.patch_embed.weight.dtype)
         patches = self.patch_embed(pixels).flatten(2).transpose(1, 2)  # (B * T, N, D)
         patches = patches + self.space_embeddings(height // patch, width // patch)
-        patches = patches.view(batch, num_frames, -1, patches.shape[-1])
-        patches = self.dropout(patches) + self.frame_embeddings(num_frames)[:, :, None]
+        patches_BTND = patches.view(batch, num_frames, -1, patches.shape[-1])
+        # Parity: as in TimeSformer, dropout follows the space embeddings and, once more, the time embeddings.
+        patches_BTND = self.dropout(patches_BTND) + self.frame_embeddings(num_frames)[:, :, None]
         cls = self.dropout(self.cls_token + self.position_embeddings[:, :1]).expand(batch, -1, -1)
-        return torch.cat([cls, self.dropout(patches).flatten(1, 2)], dim=1)
+        return torch.cat([cls, self.dropout(patches_BTND).flatten(1, 2)], dim=1)
 
 
 class AlproVideoLayer(GradientCheckpointingLayer):
-    """Divided space-time attention: each patch looks along time, then each frame looks at itself.
+    """Divided space-time attention: first over time at each patch, then over the patches of each frame.
 
-    The CLS token takes part in the space attention of every frame; its copies are averaged (TimeSformer, as used in
-    section 3.1 of the paper).
+    The CLS token takes no part in the time attention. A copy of it takes part in the space attention of every frame;
+    the copies are averaged (TimeSformer, arXiv 2102.05095, as used in section 3.1 of the paper).
     """
 
     def __init__(self, config: AlproVideoConfig):
@@ -269,16 +349,27 @@ class AlproVideoLayer(GradientCheckpointingLayer):
     def forward(
         self, hidden_states: torch.Tensor, num_frames: int, **kwargs: Unpack[TransformersKwargs]
     ) -> torch.Tensor:
-        """(B, 1 + T * N, D) -> the same shape."""
+        """Apply the layer.
+
+        Args:
+            hidden_states: (B, 1 + T * N, D), frame by frame.
+            num_frames: T.
+
+        Returns:
+            The same shape.
+        """
         cls, patches = hidden_states[:, :1], hidden_states[:, 1:]
         batch, _, width = patches.shape
         patches_BTND = patches.reshape(batch, num_frames, -1, width)
 
+        # time attention: one sequence of T tokens for each patch position
         along_time = self.temporal_norm(patches_BTND).transpose(1, 2).flatten(0, 1)  # (B * N, T, D)
         along_time, _ = self.temporal_attn(along_time, **kwargs)
+        # TimeSformer's extra projection. Training from an image model starts it at zero, see `unimodal_alpro`.
         along_time = self.temporal_fc(self.dropout(along_time))
         patches_BTND = patches_BTND + along_time.view(batch, -1, num_frames, width).transpose(1, 2)
 
+        # space attention: one sequence of 1 + N tokens for each frame
         frame_cls = cls[:, None].expand(-1, num_frames, -1, -1)
         frames = torch.cat([frame_cls, patches_BTND], dim=2).flatten(0, 1)  # (B * T, 1 + N, D)
         in_frame, _ = self.spatial_attn(self.spatial_norm(frames), **kwargs)
@@ -310,7 +401,18 @@ class AlproTextEmbeddings(nn.Module):
         token_type_ids: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Word embeddings (B, L, D) -> (B, L, D)."""
+        """Add position and type embeddings to word embeddings.
+
+        Args:
+            inputs_embeds: float (B, L, D), word embeddings.
+            token_type_ids, position_ids: int64 (B, L). None: zeros, and 0 to L - 1.
+
+        Returns:
+            (B, L, D).
+
+        Raises:
+            ValueError: The text is longer than `max_position_embeddings`.
+        """
         length, limit = inputs_embeds.shape[1], self.config.max_position_embeddings
         if length > limit:
             raise ValueError(
@@ -327,7 +429,7 @@ class AlproTextEmbeddings(nn.Module):
 
 
 class AlproTextLayer(GradientCheckpointingLayer):
-    """One post-norm BERT layer; text and fusion layers are the same thing."""
+    """One post-norm BERT layer. Text layers and fusion layers are built alike."""
 
     def __init__(self, config: AlproTextConfig):
         super().__init__()
@@ -342,25 +444,39 @@ class AlproTextLayer(GradientCheckpointingLayer):
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         first_tokens: int | None = None,
-        shared: tuple[torch.Tensor, torch.Tensor] | None = None,
+        shared: SharedTokens | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
-        """(B, L, D) -> the same shape, or (B, first_tokens, D); `shared` as in `AlproAttention`."""
+        """(B, L, D) -> (B, first_tokens, D), or (B, L, D) if that is None. Arguments as in `AlproAttention`."""
         attended, _ = self.attention(hidden_states, attention_mask, first_tokens, shared, **kwargs)
         hidden_states = self.attention_norm(hidden_states[:, :first_tokens] + self.dropout(attended))
         return self.mlp_norm(hidden_states + self.dropout(self.mlp(hidden_states)))
 
 
 class AlproPreTrainedModel(PreTrainedModel):
-    """What every ALPRO model shares: configuration, weight initialisation, loading and saving."""
+    """Base class of the ALPRO models: configuration, weight initialisation, loading, saving, training interface.
+
+    Class attributes:
+        training_inputs: Arguments of `forward` that every training step passes, where the batch has them. Empty: the
+            class cannot be trained by itself.
+        training_losses: Names of the losses that `forward` computes. The value lists the inputs that switch the loss
+            on; an empty tuple means that it is always computed. A model with a single loss returns it as `loss`, the
+            others return each loss in the output field of that name.
+
+    A trainer reads these attributes instead of the class: code that comes with a checkpoint (`trust_remote_code`)
+    defines the same classes a second time, so `isinstance` would fail there.
+    """
 
     config_class: type[PreTrainedConfig] = AlproConfig
     base_model_prefix = "alpro"
+    training_inputs: ClassVar[tuple[str, ...]] = ()
+    training_losses: ClassVar[dict[str, tuple[str, ...]]] = {}
     input_modalities: tuple[str, ...] = ("video", "text")  # type: ignore[assignment]
     supports_gradient_checkpointing = True
-    # heads of other tasks: pre-training is where fine-tuning starts
+    # The checkpoint of one task starts the training of another, whose model has other heads.
     _keys_to_ignore_on_load_unexpected = [r"^(vtm|mlm|pem)_head\.", r"^classifier\.", r"_prompt_embeds$"]  # noqa: RUF012
-    accepts_loss_kwargs = False  # losses are means: gradient accumulation must not rescale them
+    # Losses are means. By default the library takes `**kwargs` as a sign that it need not divide by the micro-steps.
+    accepts_loss_kwargs = False
     _no_split_modules = [  # noqa: RUF012 (the library's way)
         "AlproVideoEmbeddings",
         "AlproVideoLayer",
@@ -373,12 +489,13 @@ class AlproPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        kwargs.setdefault("use_safetensors", True)  # checkpoints come from strangers, and a pickle is a program
+        kwargs.setdefault("use_safetensors", True)  # a pickle from an unknown source can run any code
         return super().from_pretrained(*args, **kwargs)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
+        # `from_pretrained` leaves memory uninitialised, so each raw parameter that a checkpoint may lack is set here
         if isinstance(module, AlproVideoEmbeddings):
             init.zeros_(module.cls_token)
             for embeddings in (module.position_embeddings, module.time_embeddings):
@@ -388,7 +505,7 @@ class AlproPreTrainedModel(PreTrainedModel):
 
 
 class AlproVideoModel(AlproPreTrainedModel):
-    """TimeSformer-B/16 video tower (section 3.1): any number of frames, any size that patches tile.
+    """TimeSformer-B/16 video tower (section 3.1) for any number of frames and any size that patches tile.
 
     Example:
         >>> import torch
@@ -428,7 +545,13 @@ class AlproVideoModel(AlproPreTrainedModel):
         """Encode clips.
 
         Args:
-            pixel_values_videos: (B, T, 3, H, W), normalised frames.
+            pixel_values_videos: float (B, T, 3, H, W), normalised frames.
+
+        Returns:
+            `last_hidden_state` (B, 1 + N, D) and `pooler_output` (B, D), see `AlproVideoModelOutput`.
+
+        Raises:
+            ValueError: The tensor has another number of dimensions, or patches do not tile the frames.
         """
         if pixel_values_videos.ndim != 5:
             raise ValueError(
@@ -441,7 +564,7 @@ class AlproVideoModel(AlproPreTrainedModel):
             hidden_states = layer(hidden_states, num_frames, **kwargs)
         normed = self.norm(hidden_states)
         cls, patches = normed[:, :1], normed[:, 1:]
-        patches = patches.unflatten(1, (num_frames, -1)).mean(dim=1)
+        patches = patches.unflatten(1, (num_frames, -1)).mean(dim=1)  # (B, N, D), mean over time
         return AlproVideoModelOutput(last_hidden_state=torch.cat([cls, patches], dim=1), pooler_output=cls.squeeze(1))
 
 
@@ -485,12 +608,15 @@ class AlproTextModel(AlproPreTrainedModel):
 
         Args:
             input_ids: int64 (B, L).
-            attention_mask: (B, L), 1 for tokens and 0 for padding; None: nothing is padded.
-            token_type_ids, position_ids: int64 (B, L); None: zeros and 0..L-1.
-            inputs_embeds: (B, L, D) word embeddings instead of `input_ids`.
+            attention_mask: (B, L), 1 for tokens and 0 for padding. None: nothing is padded.
+            token_type_ids, position_ids: int64 (B, L). None: zeros, and 0 to L - 1.
+            inputs_embeds: float (B, L, D), word embeddings in place of `input_ids`.
 
         Returns:
             `last_hidden_state` (B, L, D) and `pooler_output` (B, D), its first token.
+
+        Raises:
+            ValueError: Both or neither of `input_ids` and `inputs_embeds` are given, or the text is too long.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Pass exactly one of input_ids and inputs_embeds.")
@@ -515,23 +641,27 @@ class AlproTextModel(AlproPreTrainedModel):
         video_index: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutput:
-        """Run the layers from `fusion_layer` on over text tokens followed by video tokens.
+        """Run the fusion layers over the text tokens followed by the video tokens.
 
         Args:
             text_hidden_states: (B, L, D), `last_hidden_state` of `forward`.
-            attention_mask: (B, L) of the text; None: nothing is padded.
-            video_hidden_states: (B, 1 + N, D), `last_hidden_state` of the video tower.
-            first_tokens: How many tokens are wanted: the last layer computes no others, which changes nothing in
-                these (a head on the CLS token wants 1). None: all.
-            video_index: int64 (B,), the video of each text, where `video_hidden_states` is (V, 1 + N, D) with each
-                video once: what the first layer makes of its tokens alone is then computed once. None: row by row.
+            attention_mask: (B, L) of the text. None: nothing is padded.
+            video_hidden_states: (B, 1 + N, D), `last_hidden_state` of the video tower; (V, 1 + N, D) with
+                `video_index`.
+            first_tokens: Number of tokens per row to return. The last layer computes no others, which does not change
+                these; a head on the CLS token needs 1. None: all.
+            video_index: int64 (B,) in [0, V), the video of each text. The first layer then projects the tokens of
+                each video once, however many texts share it. None: row i of the texts goes with row i of the videos.
 
         Returns:
             `last_hidden_state` (B, L + 1 + N, D), text first, or (B, first_tokens, D).
+
+        Raises:
+            ValueError: The numbers of texts and videos differ.
         """
-        shared = {}
+        shared = None
         if video_index is not None:
-            shared = {"shared": (video_hidden_states, video_index)}
+            shared = SharedTokens(video_hidden_states, video_index)
             video_hidden_states = video_hidden_states[video_index]
         if text_hidden_states.shape[0] != video_hidden_states.shape[0]:
             raise ValueError(
@@ -547,32 +677,65 @@ class AlproTextModel(AlproPreTrainedModel):
         )
         layers = self.layers[self.config.fusion_layer :]
         for layer in layers[:-1]:
-            hidden_states = layer(hidden_states, mask, **shared, **kwargs)
-            shared = {}  # from here on a video's tokens have seen their text
-        wanted = first_tokens
-        if isinstance(mask, torch.Tensor) and mask.ndim == 2 and first_tokens != 1:
-            # flash attention takes queries that are fewer than the keys for the last ones; see its _upad_input
-            wanted = None
-        elif first_tokens is not None and mask is not None:
-            mask = create_bidirectional_mask(
-                config=self.config,
-                inputs_embeds=hidden_states[:, :first_tokens],
-                attention_mask=attention_mask,
-                encoder_hidden_states=hidden_states,
+            hidden_states = layer(hidden_states, mask, shared=shared, **kwargs)
+            shared = None  # from the second layer on, the tokens of a video depend on the text they are fused with
+        if len(layers):
+            hidden_states = self._last_fusion_layer(
+                hidden_states, mask, attention_mask, first_tokens, shared, **kwargs
             )
-        for layer in layers[-1:]:
-            hidden_states = layer(hidden_states, mask, wanted, **shared, **kwargs)
         return BaseModelOutput(last_hidden_state=hidden_states[:, :first_tokens])
+
+    def _last_fusion_layer(
+        self,
+        hidden_states: torch.Tensor,
+        mask: Any,
+        attention_mask: torch.Tensor | None,
+        first_tokens: int | None,
+        shared: SharedTokens | None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> torch.Tensor:
+        """Run the last layer on the first tokens of each row; keys and values still come from all tokens.
+
+        Args:
+            hidden_states: (B, L + 1 + N, D).
+            mask: Mask for all tokens as queries, in the form of the attention implementation. None: nothing is padded.
+            attention_mask: (B, L + 1 + N), the mask in plain form.
+            first_tokens, shared: As in `AlproAttention.forward`.
+
+        Returns:
+            (B, first_tokens, D), or all tokens.
+        """
+        last_layer = self.layers[-1]
+        if first_tokens is None or mask is None:
+            return last_layer(hidden_states, mask, first_tokens, shared, **kwargs)
+        is_flash_mask = isinstance(mask, torch.Tensor) and mask.ndim == 2
+        if is_flash_mask and first_tokens != 1:
+            # With padding, the library's flash attention (`_upad_input`) takes fewer queries than keys for the *last*
+            # tokens of a row; a single query is an exception. So compute all tokens, and let the caller cut.
+            return last_layer(hidden_states, mask, None, shared, **kwargs)
+        # The other implementations have one mask row per query, so fewer queries need another mask.
+        mask = create_bidirectional_mask(
+            config=self.config,
+            inputs_embeds=hidden_states[:, :first_tokens],
+            attention_mask=attention_mask,
+            encoder_hidden_states=hidden_states,
+        )
+        return last_layer(hidden_states, mask, first_tokens, shared, **kwargs)
 
 
 def _unit_vector(projection: nn.Linear, cls: torch.Tensor) -> torch.Tensor:
-    """(B, D) -> (B, P), in the precision of the weights: in bfloat16 close similarities would tie under autocast."""
+    """Project the CLS token (B, D) to a unit vector (B, P), in the precision of the weights.
+
+    Autocast is off, because close similarities become equal in bfloat16, and ties spoil ranking.
+    """
     with torch.autocast(cls.device.type, enabled=False):
         return nn.functional.normalize(projection(cls.to(projection.weight.dtype)), dim=-1)
 
 
 class AlproModel(AlproPreTrainedModel):
-    """Both towers, their projections into one space and the fusion encoder, without a task head.
+    """Both towers, their projections into the contrastive space, and the fusion encoder; no task head (section 3.1).
+
+    Trained alone, the model learns from the contrastive loss VTC.
 
     Example:
         >>> import torch
@@ -584,6 +747,8 @@ class AlproModel(AlproPreTrainedModel):
     """
 
     config: AlproConfig
+    training_inputs = PAIR_INPUTS
+    training_losses: ClassVar[dict[str, tuple[str, ...]]] = {"loss_vtc": ()}
 
     def __init__(self, config: AlproConfig):
         super().__init__(config)
@@ -591,7 +756,7 @@ class AlproModel(AlproPreTrainedModel):
         self.video_model = AlproVideoModel._from_config(config.video_config)
         self.text_projection = nn.Linear(config.text_config.hidden_size, config.projection_dim)
         self.video_projection = nn.Linear(config.video_config.hidden_size, config.projection_dim)
-        # one element rather than none: fully sharded training rejects parameters without a dimension
+        # shape (1,), not (): fully sharded training (FSDP2) rejects parameters without a dimension
         self.temperature = nn.Parameter(torch.full((1,), float(config.temperature_init)))
         self.post_init()
 
@@ -602,7 +767,11 @@ class AlproModel(AlproPreTrainedModel):
         self.text_model.set_input_embeddings(value)
 
     def get_temperature(self) -> torch.Tensor:
-        """The temperature (1,), held in the configured range. Its gradient passes the limits, so it never sticks."""
+        """Return the temperature (1,), clamped to `[temperature_min, temperature_max]`.
+
+        The gradient is that of the unclamped parameter: `clamp` alone has none outside the range, and a temperature
+        that once left the range would never come back.
+        """
         inside = self.temperature.clamp(self.config.temperature_min, self.config.temperature_max)
         return self.temperature + (inside - self.temperature).detach()
 
@@ -613,7 +782,11 @@ class AlproModel(AlproPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
-        """Encode texts (B, L): tokens (B, L, D) in `last_hidden_state`, unit vector (B, P) in `pooler_output`."""
+        """Encode texts (B, L).
+
+        Returns:
+            `last_hidden_state` (B, L, D), the tokens, and `pooler_output` (B, P), the unit vectors of VTC.
+        """
         outputs = self.text_model(input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **kwargs)
         outputs.pooler_output = _unit_vector(self.text_projection, outputs.last_hidden_state[:, 0])
         return outputs
@@ -622,7 +795,11 @@ class AlproModel(AlproPreTrainedModel):
     def get_video_features(
         self, pixel_values_videos: torch.Tensor, **kwargs: Unpack[TransformersKwargs]
     ) -> AlproVideoModelOutput:
-        """Encode clips (B, T, 3, H, W): tokens (B, 1 + N, D) and the unit vector (B, P) in `pooler_output`."""
+        """Encode clips (B, T, 3, H, W).
+
+        Returns:
+            `last_hidden_state` (B, 1 + N, D), the tokens, and `pooler_output` (B, P), the unit vectors of VTC.
+        """
         outputs = self.video_model(pixel_values_videos=pixel_values_videos, return_dict=True, **kwargs)
         outputs.pooler_output = _unit_vector(self.video_projection, outputs.last_hidden_state[:, 0])
         return outputs
@@ -637,7 +814,7 @@ class AlproModel(AlproPreTrainedModel):
         video_index: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutput:
-        """Fuse row i of the texts with row i of the videos, or `video_index[i]`; see `AlproTextModel.fuse`."""
+        """Fuse text i with video i, or with video `video_index[i]`; arguments as in `AlproTextModel.fuse`."""
         return self.text_model.fuse(
             text_hidden_states,
             attention_mask,
@@ -664,20 +841,24 @@ class AlproModel(AlproPreTrainedModel):
         """Compare every text with every clip.
 
         Args:
-            input_ids, attention_mask: (texts, L).
-            pixel_values_videos: (videos, T, 3, H, W).
-            return_loss: Whether to compute the contrastive loss; then text i belongs to video i.
-            video_ids, text_ids: int64 (B,); rows with equal numbers share a video or a caption and are no negatives.
-            gather: Collects a tensor (B, ...) from every process into (G, ...) in rank order, with gradients for
-                floating point; None: a single process.
+            input_ids, attention_mask: int64 (texts, L); mask 1 for tokens and 0 for padding.
+            pixel_values_videos: float (videos, T, 3, H, W), normalised frames.
+            return_loss: Whether to compute the contrastive loss. Text i then belongs to video i.
+            video_ids, text_ids: int64 (B,). Rows with equal numbers share a video or a caption; they are not
+                negatives of each other.
+            gather: Function that collects a tensor (B, ...) from every process into (G, ...) in rank order, with
+                gradients for floating point. None: a single process.
             rank: Index of this process.
+
+        Raises:
+            ValueError: There are no clips, or `return_loss=True` with different numbers of texts and clips.
         """
         if pixel_values_videos is None:
             raise ValueError("AlproModel needs pixel_values_videos; for texts alone call get_text_features.")
         video_outputs = self.get_video_features(pixel_values_videos, return_dict=True, **kwargs)
         text_outputs = self.get_text_features(input_ids, attention_mask, return_dict=True, **kwargs)
         video_embeds, text_embeds = video_outputs.pooler_output, text_outputs.pooler_output
-        with torch.autocast(text_embeds.device.type, enabled=False):  # as in vtc_loss: bfloat16 would make ties
+        with torch.autocast(text_embeds.device.type, enabled=False):  # as in `vtc_loss`: bfloat16 makes ties
             logits_per_text = text_embeds @ video_embeds.t() / self.get_temperature()
         loss = None
         if return_loss:
@@ -701,7 +882,18 @@ class AlproModel(AlproPreTrainedModel):
         gather: Gather | None = None,
         rank: int = 0,
     ) -> torch.Tensor:
-        """VTC over the global batch; arguments as in `forward`. Text i belongs to video i."""
+        """Compute VTC over the global batch (section 3.2).
+
+        Args:
+            video_embeds, text_embeds: (B, P), unit vectors of this process. Text i belongs to video i.
+            video_ids, text_ids, gather, rank: As in `forward`.
+
+        Returns:
+            Scalar, the mean over the rows of this process.
+
+        Raises:
+            ValueError: The numbers of texts and videos differ.
+        """
         if video_embeds.shape[0] != text_embeds.shape[0]:
             raise ValueError(
                 f"The contrastive loss pairs text i with video i, but received {text_embeds.shape[0]} texts and "
@@ -742,21 +934,23 @@ class AlproModel(AlproPreTrainedModel):
         rank: int = 0,
         generator: torch.Generator | None = None,
         negatives: Literal["local", "global"] = "local",
-    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """What VTM fuses: B true pairs, B texts with a wrong video and B videos with a wrong text (section 3.2).
+    ) -> MatchingRows:
+        """Draw hard negatives and lay out the rows that VTM fuses (section 3.2).
 
         Args:
-            outputs: Of `forward` for B pairs.
+            outputs: Output of `forward` for B pairs.
             attention_mask: (B, L) of the texts.
             video_ids, text_ids, gather, rank: As in `forward`.
-            generator: Randomness of the draw. With `negatives="global"` it must be in the same state on every
-                process; then the draw is that of a single process with the whole batch.
-            negatives: Where wrong videos and texts come from: this process (`local`, as the original code does), or
-                all of them (`global`, for which every process needs texts of equal length L and as many rows).
+            generator: Source of randomness. With `negatives="global"` it must be in the same state on every process;
+                the draw then equals that of a single process with the whole batch.
+            negatives: Where wrong videos and texts come from: the batch of this process (`local`, as in the released
+                code) or of all processes (`global`; every process then needs equally many rows and equal L).
 
         Returns:
-            Text states (3B, L, D), their mask (3B, L) or None, video states (V, 1 + N, D) that begin with those of the
-            B videos, which of them each text meets (`video_index` of `fuse`, int64 (3B,)), labels int64 (3B,).
+            The 3B rows, see `MatchingRows`.
+
+        Raises:
+            ValueError: `negatives` is neither "local" nor "global".
         """
         if negatives not in ("local", "global"):
             raise ValueError(f"negatives={negatives!r} is unknown; use 'local' or 'global'.")
@@ -765,6 +959,7 @@ class AlproModel(AlproPreTrainedModel):
         assert outputs.logits_per_text is not None
         text_BLD, video_BND = text_output.last_hidden_state, video_output.last_hidden_state
         batch = len(text_BLD)
+        # the pool of candidates: the rows of this process, or those of all processes
         pool_text, pool_video, pool_mask = text_BLD, video_BND, attention_mask
         logits_per_text, first = outputs.logits_per_text.detach(), 0
         if negatives == "global" and gather is not None:
@@ -773,7 +968,7 @@ class AlproModel(AlproPreTrainedModel):
             video_ids = None if video_ids is None else gather(video_ids)
             text_ids = None if text_ids is None else gather(text_ids)
             assert outputs.text_embeds is not None and outputs.video_embeds is not None
-            with torch.no_grad(), torch.autocast(text_BLD.device.type, enabled=False):  # exact, as in `forward`
+            with torch.no_grad(), torch.autocast(text_BLD.device.type, enabled=False):  # as in `forward`
                 logits_per_text = gather(outputs.text_embeds) @ gather(outputs.video_embeds).t()
                 logits_per_text = logits_per_text / self.get_temperature()
             first = rank * batch
@@ -781,41 +976,46 @@ class AlproModel(AlproPreTrainedModel):
         same_pair = same_pair_mask(video_ids, text_ids, size=size, device=text_BLD.device)
         wrong_video, video_valid = sample_hard_negatives(logits_per_text, same_pair, generator)
         wrong_text, text_valid = sample_hard_negatives(logits_per_text.t(), same_pair, generator)
+        # All processes draw for the whole global batch, from equal generators, and each keeps its own rows.
         mine = slice(first, first + batch)
+        wrong_video, wrong_text = wrong_video[mine], wrong_text[mine]
         mask = None
         if attention_mask is not None and pool_mask is not None:
-            mask = torch.cat([attention_mask, attention_mask, pool_mask[wrong_text[mine]]])
+            mask = torch.cat([attention_mask, attention_mask, pool_mask[wrong_text]])
         own = torch.arange(batch, device=text_BLD.device)
-        videos, wrong = video_BND, wrong_video
+        videos = video_BND
         if pool_video is not video_BND:
-            videos, wrong = torch.cat([video_BND, pool_video[wrong_video[mine]]]), batch + own
-        return (
-            torch.cat([text_BLD, text_BLD, pool_text[wrong_text[mine]]]),
-            mask,
-            videos,
-            torch.cat([own, wrong, own]),
-            vtm_labels(video_valid[mine], text_valid[mine]),
+            # of a global pool only the drawn clips are kept, behind the own ones
+            videos, wrong_video = torch.cat([video_BND, pool_video[wrong_video]]), batch + own
+        return MatchingRows(
+            text=torch.cat([text_BLD, text_BLD, pool_text[wrong_text]]),
+            mask=mask,
+            videos=videos,
+            video_index=torch.cat([own, wrong_video, own]),
+            labels=vtm_labels(video_valid[mine], text_valid[mine]),
         )
 
     @classmethod
     def from_unimodal_pretrained(cls, vision: str, text: str, **config_kwargs: Any) -> "AlproModel":
-        """Start as the paper does (section 4.1): from a ViT and a BERT checkpoint, no video seen yet.
+        """Build the model that training starts from in the paper: a ViT and a BERT, no video seen yet (section 4.1).
 
-        Space and time attention both start as the ViT's attention; the temporal projection of every layer but the
-        first starts at zero, so that at first those layers are the image model's; time embeddings start at zero.
-        Layers [0, fusion_layer) of BERT encode text and the rest start the fusion. Projections are new.
+        Space attention and time attention both start as the attention of the ViT. The temporal projection of every
+        layer but the first starts at zero, so that these layers at first equal those of the image model. Time
+        embeddings start at zero. Layers [0, fusion_layer) of BERT encode text; the others start the fusion encoder.
+        The projections into the contrastive space are new.
 
         Args:
             vision: Folder or Hub id of a `ViTModel` checkpoint.
             text: Folder or Hub id of a `BertModel` checkpoint.
-            config_kwargs: Fields of `AlproConfig`; `text_config` and `video_config` may be dictionaries that replace
+            config_kwargs: Fields of `AlproConfig`. `text_config` and `video_config` may be dictionaries that replace
                 single fields, for instance `video_config={"num_frames": 4}`.
 
         Returns:
-            The model in evaluation mode, as `from_pretrained` does.
+            The model in evaluation mode, like `from_pretrained`.
 
         Raises:
-            ValueError: A checkpoint is of another type, or its tensors are not those of the configured sizes.
+            ValueError: A checkpoint is of another type, is incomplete, or its tensors do not have the configured
+                sizes.
         """
         towers = []
         for name, source, expected in (("vision", vision, "vit"), ("text", text, "bert")):
@@ -828,8 +1028,8 @@ class AlproModel(AlproPreTrainedModel):
             tower, report = AutoModel.from_pretrained(source, add_pooling_layer=False, output_loading_info=True)
             if report["missing_keys"]:
                 raise ValueError(
-                    f"{name}={source!r} lacks the weights {', '.join(sorted(report['missing_keys']))}: it does not "
-                    f"hold a whole model of type {expected!r}."
+                    f"{name}={source!r} lacks the weights {', '.join(sorted(report['missing_keys']))}, so it is not "
+                    f"a complete model of type {expected!r}. Pass the folder that `save_pretrained` wrote."
                 )
             towers.append(tower)
         vit, bert = towers
@@ -852,9 +1052,14 @@ class AlproModel(AlproPreTrainedModel):
 
 
 class AlproForVideoTextRetrieval(AlproPreTrainedModel):
-    """Text-video retrieval: contrastive similarity (VTC) and a matching classifier on the fused CLS token (VTM)."""
+    """Text-video retrieval: contrastive similarity (VTC) and a matching classifier on the fused CLS token (VTM).
+
+    Section 3.2 of the paper has the losses, section 4.3 the fine-tuning.
+    """
 
     config: AlproConfig
+    training_inputs = PAIR_INPUTS
+    training_losses: ClassVar[dict[str, tuple[str, ...]]] = {"loss_vtc": (), "loss_vtm": ()}
 
     def __init__(self, config: AlproConfig):
         super().__init__(config)
@@ -870,13 +1075,16 @@ class AlproForVideoTextRetrieval(AlproPreTrainedModel):
         video_index: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
-        """Score row i of the texts with row i of the videos: logits (B, 2), column 1 = matched.
+        """Score how well text i matches video i.
 
         Args:
             text_hidden_states: (B, L, D) from `alpro.get_text_features`.
-            attention_mask: (B, L) of the text; None: nothing is padded.
-            video_hidden_states: (B, 1 + N, D) from `alpro.get_video_features`.
-            video_index: int64 (B,), the video of each text, if `video_hidden_states` (V, 1 + N, D) has each once.
+            attention_mask: (B, L) of the text. None: nothing is padded.
+            video_hidden_states: (B, 1 + N, D) from `alpro.get_video_features`; (V, 1 + N, D) with `video_index`.
+            video_index: int64 (B,) in [0, V), the video of each text.
+
+        Returns:
+            Logits (B, 2), column 1 is "matched".
         """
         fused = self.alpro.fuse(
             text_hidden_states, attention_mask, video_hidden_states, 1, video_index, return_dict=True, **kwargs
@@ -902,9 +1110,12 @@ class AlproForVideoTextRetrieval(AlproPreTrainedModel):
 
         Args:
             input_ids, attention_mask, pixel_values_videos, video_ids, text_ids, gather, rank: As in `AlproModel`.
-            return_loss: Whether to compute VTC and VTM; then text i belongs to video i. Otherwise row i of the texts
-                is matched with row i of the videos; a single text or a single video is matched with all of the other.
-            generator, negatives: Of the hard negatives, see `AlproModel.matching_rows`.
+            return_loss: Whether to compute VTC and VTM. Text i then belongs to video i. Otherwise text i is scored
+                with video i; a single text is scored with every video, and a single video with every text.
+            generator, negatives: How hard negatives are drawn, see `AlproModel.matching_rows`.
+
+        Raises:
+            ValueError: The numbers of texts and videos do not fit each other.
         """
         outputs = self.alpro(input_ids, attention_mask, pixel_values_videos, return_dict=True, **kwargs)
         text_BLD = outputs.text_model_output.last_hidden_state
@@ -914,7 +1125,7 @@ class AlproForVideoTextRetrieval(AlproPreTrainedModel):
             if not {len(text_BLD), len(video_BND)} <= {1, rows}:
                 raise ValueError(
                     f"Matching scores text i with video i, but received {len(text_BLD)} texts and {len(video_BND)} "
-                    "videos. Pass as many of each, or one of one kind; for all similarities use AlproModel."
+                    "videos. Pass equal numbers, a single text or a single video; for all similarities use AlproModel."
                 )
             if attention_mask is not None:
                 attention_mask = attention_mask.expand(rows, -1)
@@ -924,21 +1135,34 @@ class AlproForVideoTextRetrieval(AlproPreTrainedModel):
         loss_vtc = self.alpro.contrastive_loss(
             outputs.video_embeds, outputs.text_embeds, video_ids, text_ids, gather, rank
         )
-        text, mask, videos, video_index, labels = self.alpro.matching_rows(
+        rows = self.alpro.matching_rows(
             outputs, attention_mask, video_ids, text_ids, gather, rank, generator, negatives
         )
-        logits = self.match(text, mask, videos, video_index)
-        loss_vtm = classification_loss(logits, labels)
+        logits = self.match(rows.text, rows.mask, rows.videos, rows.video_index)
+        loss_vtm = classification_loss(logits, rows.labels)
         outputs.loss = loss_vtc + loss_vtm
         return AlproRetrievalOutput(
-            **outputs, loss_vtc=loss_vtc, loss_vtm=loss_vtm, vtm_logits=logits, vtm_labels=labels
+            **outputs, loss_vtc=loss_vtc, loss_vtm=loss_vtm, vtm_logits=logits, vtm_labels=rows.labels
         )
 
 
 class AlproForVideoQuestionAnswering(AlproPreTrainedModel):
-    """Video question answering as a choice among the answers in `config.id2label` (section 4.3)."""
+    """Video question answering as a choice among the answers in `config.id2label` (section 4.3).
+
+    The classifier has two layers and reads the fused CLS token, as in the released code.
+    """
 
     config: AlproConfig
+    training_inputs = (
+        "input_ids",
+        "attention_mask",
+        "pixel_values_videos",
+        "video_index",
+        "answer_mask",
+        "labels",
+        "label_count",
+    )
+    training_losses: ClassVar[dict[str, tuple[str, ...]]] = {"loss": ()}
 
     def __init__(self, config: AlproConfig):
         super().__init__(config)
@@ -951,7 +1175,7 @@ class AlproForVideoQuestionAnswering(AlproPreTrainedModel):
         self.post_init()
 
     def _freeze_contrastive_parts(self) -> None:
-        # they have no role in answering, and a parameter without gradient stalls distributed training
+        # Answering does not use them. DDP waits for the gradient of every trainable parameter, and would wait forever.
         for unused in (self.alpro.text_projection, self.alpro.video_projection):
             unused.requires_grad_(False)
         self.alpro.temperature.requires_grad_(False)
@@ -959,8 +1183,8 @@ class AlproForVideoQuestionAnswering(AlproPreTrainedModel):
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
         loaded = super().from_pretrained(*args, **kwargs)
-        # loading makes every parameter anew, and trainable
-        model = loaded[0] if isinstance(loaded, tuple) else loaded  # a pair with output_loading_info=True
+        # loading replaces every parameter by a new, trainable one
+        model = loaded[0] if isinstance(loaded, tuple) else loaded  # a pair if output_loading_info=True
         model._freeze_contrastive_parts()
         return loaded
 
@@ -976,37 +1200,40 @@ class AlproForVideoQuestionAnswering(AlproPreTrainedModel):
         label_count: torch.Tensor | float | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> AlproQuestionAnsweringOutput:
-        """Answer questions about clips; a clip is encoded once however many questions it gets.
+        """Answer questions about clips. A clip is encoded once, however many questions refer to it.
 
         Args:
-            input_ids, attention_mask: (B, L), the questions.
-            pixel_values_videos: (V, T, 3, H, W), the clips.
+            input_ids, attention_mask: int64 (B, L), the questions.
+            pixel_values_videos: float (V, T, 3, H, W), the clips, normalised.
             labels: int64 (B,), index of the answer; -100 for an answer outside the list, which carries no loss.
-            video_index: int64 (B,) in [0, V): the clip of each question; None: question i is about clip i.
-            answer_mask: bool (B, answers), True where an answer may be given (multiple choice); the logits of the
-                others are -inf. None: all may.
-            label_count: What the summed loss is divided by, see `classification_loss`.
+            video_index: int64 (B,) in [0, V), the clip of each question. None: question i is about clip i.
+            answer_mask: bool (B, answers), True for the answers to choose from (multiple choice). The logits of the
+                others are -inf. None: all answers.
+            label_count: Divisor of the summed loss, see `classification_loss`.
+
+        Raises:
+            ValueError: `video_index` points outside the clips, or the numbers of questions and clips differ.
         """
         video_outputs = self.alpro.video_model(pixel_values_videos, return_dict=True, **kwargs)
         text_outputs = self.alpro.text_model(input_ids, attention_mask, return_dict=True, **kwargs)
         if video_index is not None:
             clips = len(video_outputs.last_hidden_state)
-            # a negative number would take another clip without a word; a compiler does not know the numbers
+            # a negative index would silently take another clip; while compiling, the values are unknown
             if not torch.compiler.is_compiling() and not ((video_index >= 0) & (video_index < clips)).all():
                 raise ValueError(
                     f"video_index must point at the {clips} clips in pixel_values_videos, with numbers from 0 to "
-                    f"{clips - 1}; received {video_index.tolist()}. Index and clips must come from the same batch, "
-                    "undivided."
+                    f"{clips - 1}; received {video_index.tolist()}. Take video_index and clips from the same, "
+                    "undivided batch."
                 )
-        # the classifier reads the CLS token; who looks inside wants every token
+        # The classifier reads the CLS token alone. Requested hidden states or attentions are those of every token.
         config = self.alpro.text_model.config
-        inside = kwargs.get("output_hidden_states") or config.output_hidden_states
-        inside = inside or kwargs.get("output_attentions") or config.output_attentions
+        wants_hidden_states = kwargs.get("output_hidden_states") or config.output_hidden_states
+        wants_attentions = kwargs.get("output_attentions") or config.output_attentions
         fused = self.alpro.fuse(
             text_outputs.last_hidden_state,
             attention_mask,
             video_outputs.last_hidden_state,
-            first_tokens=None if inside else 1,
+            first_tokens=None if wants_hidden_states or wants_attentions else 1,
             video_index=video_index,
             return_dict=True,
             **kwargs,

@@ -2,12 +2,15 @@
 
 Source: "Align and Prompt: Video-and-Language Pre-training with Entity Prompts", arXiv 2112.09583, sections 3.2, 3.3.
 
-The teacher is not part of the student: its pseudo-labels come in as a tensor, so they can be computed on the way or
-once and for all. Shape letters: B batch, T frames, N patches of a frame, L text tokens, D width, P projection width.
+The teacher is not part of the student. Its pseudo-labels are an input of the student, so that they can be computed
+during training or precomputed.
+
+Shape suffixes are those of `modeling_alpro`: B pairs, T frames, N patches of a frame, L text tokens, D width, P width
+of the contrastive space; R stands for the rows of the fusion encoder.
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import nn
@@ -20,6 +23,7 @@ from transformers.utils.generic import can_return_tuple
 from .configuration_alpro import AlproConfig, AlproTextConfig
 from .loss_alpro import classification_loss, crop_to_patches, pem_kept, pem_loss
 from .modeling_alpro import (
+    PAIR_INPUTS,
     AlproForVideoTextRetrieval,
     AlproModel,
     AlproOutput,
@@ -33,13 +37,14 @@ PromptKind = Literal["video", "image"]
 
 @dataclass
 class AlproPreTrainingOutput(AlproRetrievalOutput):
-    """Output of `AlproForPreTraining`: that of the retrieval model and the losses MLM and PEM.
+    """Output of `AlproForPreTraining`: the output of the retrieval model, and the losses MLM and PEM.
 
     Args:
-        loss: Scalar, the plain sum of all losses that were computed.
-        mlm_logits: (B, L, vocabulary), of the masked text with `return_loss=True`, of `input_ids` otherwise.
-        pem_logits: (B, entities), where a `crop_mask` was given.
-        pem_kept: bool (B,), which pseudo-labels were sure enough to learn from.
+        loss: Scalar, the plain sum of all losses that were computed (the paper weights them equally).
+        loss_mlm, loss_pem: Scalars, if the inputs of MLM and of PEM were given.
+        mlm_logits: (B, L, vocabulary), of the masked texts if `return_loss=True`, otherwise of `input_ids`.
+        pem_logits: (B, entities), if `crop_mask` was given.
+        pem_kept: bool (B,), True where a pseudo-label is certain enough to carry a loss, see `pem_kept`.
     """
 
     loss_mlm: torch.Tensor | None = None
@@ -49,8 +54,36 @@ class AlproPreTrainingOutput(AlproRetrievalOutput):
     pem_kept: torch.Tensor | None = None
 
 
+class _FusionRows(NamedTuple):
+    """Rows for the fusion encoder; row i joins text i with the clip `videos[video_index[i]]`.
+
+    Attributes:
+        text: float (R, L, D), token states of the texts.
+        mask: (R, L), 1 for tokens and 0 for padding. None: nothing is padded.
+        videos: float (V, 1 + N, D), token states of the clips.
+        video_index: int64 (R,) in [0, V).
+    """
+
+    text: torch.Tensor
+    mask: torch.Tensor | None
+    videos: torch.Tensor
+    video_index: torch.Tensor
+
+    def split(self, count: int) -> "tuple[_FusionRows, _FusionRows]":
+        """Return the first `count` rows and the others; both keep all clips."""
+        first, others = slice(None, count), slice(count, None)
+        return self._select(first), self._select(others)
+
+    def _select(self, rows: slice) -> "_FusionRows":
+        mask = None if self.mask is None else self.mask[rows]
+        return _FusionRows(self.text[rows], mask, self.videos, self.video_index[rows])
+
+
 class AlproMLMHead(nn.Module):
-    """From fused text tokens to words, as in BERT; the last matrix is that of the word embeddings."""
+    """Predict words from fused text tokens, as BERT does: (..., D) -> (..., vocabulary).
+
+    The output matrix is tied to the word embeddings.
+    """
 
     def __init__(self, config: AlproTextConfig):
         super().__init__()
@@ -64,7 +97,7 @@ class AlproMLMHead(nn.Module):
 
 
 class AlproForPreTraining(AlproPreTrainedModel):
-    """The student: VTC, VTM, MLM and, where the configuration names entities, PEM.
+    """The student of pre-training: VTC, VTM and MLM, and PEM if the configuration names entities (sections 3.2, 3.3).
 
     Example:
         >>> from alpro_hf import AlproConfig, AlproForPreTraining
@@ -72,6 +105,13 @@ class AlproForPreTraining(AlproPreTrainedModel):
     """
 
     config: AlproConfig
+    training_inputs = PAIR_INPUTS
+    training_losses: ClassVar[dict[str, tuple[str, ...]]] = {
+        "loss_vtc": (),
+        "loss_vtm": (),
+        "loss_mlm": ("mlm_input_ids", "mlm_labels", "mlm_count"),
+        "loss_pem": ("crop_mask", "pem_targets", "pem_count"),
+    }
     _tied_weights_keys = {"mlm_head.decoder.weight": "alpro.text_model.embeddings.word_embeddings.weight"}  # noqa: RUF012 (the library's way)
 
     def __init__(self, config: AlproConfig):
@@ -116,23 +156,24 @@ class AlproForPreTraining(AlproPreTrainedModel):
         pem_count: torch.Tensor | float | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> AlproPreTrainingOutput:
-        """Score B pairs of text and clip, or compute the losses of pre-training; text i belongs to clip i.
+        """Score B pairs of text and clip, or compute the losses of pre-training. Text i belongs to clip i.
 
-        Each encoder runs once. True pairs, both kinds of wrong pairs and masked texts are rows of one batch for the
-        fusion encoder; only where PEM reads the clips of the true pairs are these a batch of their own, because its
-        last layer need not compute the clips of the others.
+        Each tower runs once, because true pairs, wrong pairs and masked texts share the states of its output.
 
         Args:
-            input_ids, attention_mask: (B, L).
-            pixel_values_videos: (B, T, 3, H, W).
-            mlm_input_ids: int64 (B, L), the texts with some words masked (same attention mask); None: no MLM.
-            mlm_labels: int64 (B, L), the word where one was masked, -100 elsewhere.
+            input_ids, attention_mask: int64 (B, L); mask 1 for tokens and 0 for padding.
+            pixel_values_videos: float (B, T, 3, H, W), normalised frames.
+            mlm_input_ids: int64 (B, L), the same texts with words masked and the same attention mask. None: no MLM.
+            mlm_labels: int64 (B, L), the word at each masked position, -100 elsewhere.
             crop_mask: (B, h, w) on the patch grid, 1 inside the crop whose entity is to be predicted.
-            pem_targets: (B, entities), the prompter's probabilities for that crop; None: no PEM.
-            return_loss: Whether to compute VTC and VTM, and MLM and PEM where their inputs are given.
+            pem_targets: float (B, entities), probabilities from the prompter for that crop. None: no PEM loss.
+            return_loss: Whether to compute VTC and VTM, and MLM and PEM if their inputs are given.
             video_ids, text_ids, gather, rank: As in `AlproModel`.
-            generator, negatives: Of VTM's hard negatives, see `AlproModel.matching_rows`.
-            mlm_count, pem_count: What the summed losses are divided by, see `classification_loss`.
+            generator, negatives: How VTM draws hard negatives, see `AlproModel.matching_rows`.
+            mlm_count, pem_count: Divisors of the summed losses, see `classification_loss`.
+
+        Raises:
+            ValueError: An input is missing, or the inputs do not fit each other in shape.
         """
         if input_ids is None or pixel_values_videos is None:
             raise ValueError("AlproForPreTraining needs input_ids and pixel_values_videos.")
@@ -142,65 +183,135 @@ class AlproForPreTraining(AlproPreTrainedModel):
             )
         self._check(input_ids, pixel_values_videos, mlm_input_ids, mlm_labels, crop_mask, pem_targets)
         batch, length = input_ids.shape
-        masked = return_loss and mlm_input_ids is not None
-        texts, mask = input_ids, attention_mask
-        if return_loss and mlm_input_ids is not None:
-            texts = torch.cat([input_ids, mlm_input_ids])
-            mask = None if attention_mask is None else torch.cat([attention_mask, attention_mask])
-        outputs = self.alpro(texts, mask, pixel_values_videos, return_dict=True, **kwargs)
-        mlm_states = outputs.text_model_output.last_hidden_state[batch:]
-        if masked:
-            outputs = _first_texts(outputs, batch)
-        video_BND = outputs.video_model_output.last_hidden_state
-
-        if return_loss:
-            text, mask, videos, video_index, labels = self.alpro.matching_rows(
-                outputs, attention_mask, video_ids, text_ids, gather, rank, generator, negatives
-            )
-            if masked:
-                text, video_index = torch.cat([text, mlm_states]), torch.cat([video_index, video_index[:batch]])
-                mask = None if mask is None or attention_mask is None else torch.cat([mask, attention_mask])
-        else:
-            text, mask, videos = outputs.text_model_output.last_hidden_state, attention_mask, video_BND
-            video_index = torch.arange(batch, device=text.device)
-        words = length if masked or not return_loss else 1  # tokens of a row that a head reads, beside those of PEM
-        own = batch if crop_mask is not None and self.pem_head is not None else 0  # rows whose clip's tokens PEM reads
-        parts = []
-        for rows, first_tokens in ((slice(0, own), None), (slice(own, None), words)):
-            if len(text[rows]):
-                part_mask = None if mask is None else mask[rows]
-                part = self.alpro.fuse(
-                    text[rows], part_mask, videos, first_tokens, video_index[rows], return_dict=True, **kwargs
-                )
-                parts.append(part.last_hidden_state)
-        fused = torch.cat([part[:, :words] for part in parts])
-        vtm_logits = self.vtm_head(fused[: 3 * batch if return_loss else batch, 0])
-        result = AlproPreTrainingOutput(**outputs, vtm_logits=vtm_logits)
-        if masked or not return_loss:
-            result.mlm_logits = self.mlm_head(fused[-batch:])
-        if crop_mask is not None and self.pem_head is not None:
-            patches = parts[0][:, length + 1 :]  # the clip's tokens among the true text's, without its CLS
-            weights = crop_to_patches(crop_mask).to(patches.dtype)
-            result.pem_logits = self.pem_head(torch.einsum("bn,bnd->bd", weights, patches))
         if not return_loss:
-            return result
+            outputs = self.alpro(input_ids, attention_mask, pixel_values_videos, return_dict=True, **kwargs)
+            pairs = _FusionRows(
+                outputs.text_model_output.last_hidden_state,
+                attention_mask,
+                outputs.video_model_output.last_hidden_state,
+                torch.arange(batch, device=input_ids.device),
+            )
+            words, patches = self._fuse(pairs, batch, length, crop_mask, **kwargs)
+            return AlproPreTrainingOutput(
+                **outputs,
+                vtm_logits=self.vtm_head(words[:, 0]),
+                mlm_logits=self.mlm_head(words),
+                pem_logits=self._entity_logits(patches, crop_mask),
+            )
 
-        result.vtm_labels = labels
-        result.loss_vtm = classification_loss(vtm_logits, labels)
-        result.loss_vtc = self.alpro.contrastive_loss(
+        outputs, masked_text = self._encode(input_ids, attention_mask, mlm_input_ids, pixel_values_videos, **kwargs)
+        matching = self.alpro.matching_rows(
+            outputs, attention_mask, video_ids, text_ids, gather, rank, generator, negatives
+        )
+        rows = _FusionRows(matching.text, matching.mask, matching.videos, matching.video_index)
+        if masked_text is not None:
+            rows = _FusionRows(
+                torch.cat([rows.text, masked_text]),
+                None if rows.mask is None or attention_mask is None else torch.cat([rows.mask, attention_mask]),
+                rows.videos,
+                torch.cat([rows.video_index, rows.video_index[:batch]]),  # of the true pairs: each text's own clip
+            )
+        first_tokens = 1 if masked_text is None else length  # VTM reads the CLS token, MLM every word
+        words, patches = self._fuse(rows, batch, first_tokens, crop_mask, **kwargs)
+        matching_words, masked_words = words[: 3 * batch], words[3 * batch :]
+
+        vtm_logits = self.vtm_head(matching_words[:, 0])
+        loss_vtm = classification_loss(vtm_logits, matching.labels)
+        loss_vtc = self.alpro.contrastive_loss(
             outputs.video_embeds, outputs.text_embeds, video_ids, text_ids, gather, rank
         )
-        result.loss = result.loss_vtc + result.loss_vtm
-        if masked:
-            assert result.mlm_logits is not None and mlm_labels is not None
-            result.loss_mlm = classification_loss(result.mlm_logits.flatten(0, 1), mlm_labels.flatten(), mlm_count)
-            result.loss = result.loss + result.loss_mlm
+        outputs.loss = loss_vtc + loss_vtm
+        mlm_logits = loss_mlm = None
+        if mlm_labels is not None:
+            mlm_logits = self.mlm_head(masked_words)
+            loss_mlm = classification_loss(mlm_logits.flatten(0, 1), mlm_labels.flatten(), mlm_count)
+            outputs.loss = outputs.loss + loss_mlm
+        pem_logits, kept, loss_pem = self._entity_logits(patches, crop_mask), None, None
         if pem_targets is not None:
-            assert result.pem_logits is not None
-            result.pem_kept = pem_kept(pem_targets, self.config.pem_threshold)
-            result.loss_pem = pem_loss(result.pem_logits, pem_targets, result.pem_kept, pem_count)
-            result.loss = result.loss + result.loss_pem
-        return result
+            assert pem_logits is not None  # see `_check`
+            kept = pem_kept(pem_targets, self.config.pem_threshold)
+            loss_pem = pem_loss(pem_logits, pem_targets, kept, pem_count)
+            outputs.loss = outputs.loss + loss_pem
+        return AlproPreTrainingOutput(
+            **outputs,
+            loss_vtc=loss_vtc,
+            loss_vtm=loss_vtm,
+            loss_mlm=loss_mlm,
+            loss_pem=loss_pem,
+            vtm_logits=vtm_logits,
+            vtm_labels=matching.labels,
+            mlm_logits=mlm_logits,
+            pem_logits=pem_logits,
+            pem_kept=kept,
+        )
+
+    def _encode(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        mlm_input_ids: torch.Tensor | None,
+        pixel_values_videos: torch.Tensor,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple[AlproOutput, torch.Tensor | None]:
+        """Run both towers once, with texts and masked texts in one batch.
+
+        Returns:
+            Output for the B pairs, and the token states (B, L, D) of the masked texts, if there are any.
+        """
+        if mlm_input_ids is None:
+            return self.alpro(input_ids, attention_mask, pixel_values_videos, return_dict=True, **kwargs), None
+        texts = torch.cat([input_ids, mlm_input_ids])
+        mask = None if attention_mask is None else torch.cat([attention_mask, attention_mask])
+        outputs = self.alpro(texts, mask, pixel_values_videos, return_dict=True, **kwargs)
+        masked_text = outputs.text_model_output.last_hidden_state[len(input_ids) :]
+        return _first_texts(outputs, len(input_ids)), masked_text
+
+    def _fuse(
+        self,
+        rows: _FusionRows,
+        pairs: int,
+        first_tokens: int,
+        crop_mask: torch.Tensor | None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Run the fusion encoder for the tokens that the heads read.
+
+        PEM reads the patches of the true pairs. These then are a batch of their own, so that the last layer computes
+        the patches of no other row.
+
+        Args:
+            rows: R rows that start with the true pairs.
+            pairs: Number of true pairs.
+            first_tokens: Number of tokens that VTM and MLM read of each row.
+            crop_mask: Crops of PEM. None: no head reads patches.
+
+        Returns:
+            First tokens (R, first_tokens, D), and the patches (pairs, N, D) of the true pairs if PEM reads them.
+        """
+        if crop_mask is None or self.pem_head is None:
+            return self._fused_states(rows, first_tokens, **kwargs), None
+        true_pairs, others = rows.split(pairs)
+        whole = self._fused_states(true_pairs, None, **kwargs)
+        words = whole[:, :first_tokens]
+        patches = whole[:, rows.text.shape[1] + 1 :]  # behind the words and the CLS token of the clip
+        if len(others.text):
+            words = torch.cat([words, self._fused_states(others, first_tokens, **kwargs)])
+        return words, patches
+
+    def _fused_states(
+        self, rows: _FusionRows, first_tokens: int | None, **kwargs: Unpack[TransformersKwargs]
+    ) -> torch.Tensor:
+        """Return the states (R, first_tokens, D) of fused rows; all L + 1 + N tokens if that is None."""
+        return self.alpro.fuse(
+            rows.text, rows.mask, rows.videos, first_tokens, rows.video_index, return_dict=True, **kwargs
+        ).last_hidden_state
+
+    def _entity_logits(self, patches: torch.Tensor | None, crop_mask: torch.Tensor | None) -> torch.Tensor | None:
+        """Predict the entity of each crop from the mean of its fused patches: (B, N, D) -> (B, entities)."""
+        if patches is None or crop_mask is None or self.pem_head is None:
+            return None
+        weights = crop_to_patches(crop_mask).to(patches.dtype)
+        return self.pem_head(torch.einsum("bn,bnd->bd", weights, patches))
 
     def _check(
         self,
@@ -212,7 +323,7 @@ class AlproForPreTraining(AlproPreTrainedModel):
         pem_targets: torch.Tensor | None,
     ) -> None:
         if (mlm_input_ids is None) != (mlm_labels is None):
-            raise ValueError("mlm_input_ids and mlm_labels belong together; only one of them was given.")
+            raise ValueError("mlm_input_ids and mlm_labels belong together, but only one of them was given.")
         if mlm_input_ids is not None and mlm_input_ids.shape != input_ids.shape:
             raise ValueError(
                 f"mlm_input_ids {tuple(mlm_input_ids.shape)} must have the shape of input_ids "
@@ -228,7 +339,7 @@ class AlproForPreTraining(AlproPreTrainedModel):
         if pem_targets is None:
             return
         if crop_mask is None:
-            raise ValueError("pem_targets need the crop_mask that says which part of the clip they describe.")
+            raise ValueError("pem_targets need the crop_mask that marks the part of each clip they describe.")
         entities = len(self.config.entities or ())
         if pem_targets.shape != (len(input_ids), entities):
             raise ValueError(
@@ -238,7 +349,7 @@ class AlproForPreTraining(AlproPreTrainedModel):
 
 
 def _first_texts(outputs: AlproOutput, count: int) -> AlproOutput:
-    """`outputs` without the masked texts, which only MLM reads."""
+    """Cut `outputs` to the first texts. The masked texts behind them are for MLM and have no similarities."""
     assert outputs.text_model_output is not None
     text: Any = outputs.text_model_output
     text.last_hidden_state, text.pooler_output = text.last_hidden_state[:count], text.pooler_output[:count]
@@ -253,17 +364,19 @@ def _first_texts(outputs: AlproOutput, count: int) -> AlproOutput:
 
 
 class AlproPrompterModel(AlproPreTrainedModel):
-    """The teacher of PEM: towers trained with VTC alone, and the embeddings of a prompt for each entity.
+    """The teacher of PEM: towers trained with VTC alone, and prompt embeddings of each entity (section 3.3).
 
-    `config.entities` names the entities. `set_prompts` fills the embeddings; `alpro_hf.entities.build_prompter` does
-    both from a list of names.
+    `config.entities` names the entities, and `set_prompts` fills the embeddings. The function
+    `alpro_hf.build_prompter` does both from a list of names.
 
     Buffers:
-        video_prompt_embeds, image_prompt_embeds: float (entities, P), means over prompts that say the same in other
-            words ("A video of a dog.", "A footage of the dog."), not normalised again.
+        video_prompt_embeds, image_prompt_embeds: float (entities, P). Each row is the mean over prompts of different
+            wording ("A video of a dog.", "A footage of the dog."). As in the released code it is not normalised again.
     """
 
     config: AlproConfig
+    training_inputs = PAIR_INPUTS
+    training_losses: ClassVar[dict[str, tuple[str, ...]]] = {"loss_vtc": ()}
 
     def __init__(self, config: AlproConfig):
         super().__init__(config)
@@ -293,18 +406,21 @@ class AlproPrompterModel(AlproPreTrainedModel):
         """Embed the prompts of all entities and keep their means (section 3.3, prompt ensembling).
 
         Args:
-            kind: Whether the prompts speak of videos or of images.
-            input_ids, attention_mask: (templates * entities, L): all entities in the first wording, then all in the
-                second, and so on.
-            batch_size: Prompts encoded at a time.
+            kind: Whether the prompts describe videos or images.
+            input_ids, attention_mask: int64 (templates * entities, L): all entities in the first template, then all
+                entities in the second template, and so on.
+            batch_size: Number of prompts to encode at a time.
+
+        Raises:
+            ValueError: The kind is unknown, or the number of prompts is not a multiple of the number of entities.
         """
         embeds = self._prompts(kind)
         if not len(embeds) or not len(input_ids) or len(input_ids) % len(embeds):
             raise ValueError(
                 f"set_prompts received {len(input_ids)} prompts for {len(embeds)} entities (config.entities); it "
-                "needs as many for each of them."
+                "needs the same number for each entity."
             )
-        was_training = self.training
+        was_training = self.training  # dropout would make the prompts random
         self.eval()
         rows = []
         for start in range(0, len(input_ids), batch_size):
@@ -316,14 +432,17 @@ class AlproPrompterModel(AlproPreTrainedModel):
 
     @torch.no_grad()
     def pseudo_labels(self, pixel_values_videos: torch.Tensor, kind: PromptKind = "video") -> torch.Tensor:
-        """How probable each entity is in each clip (section 3.3, equation 6): float32 (B, entities), rows sum to 1.
+        """Compute the probability of each entity in each clip (section 3.3, equation 6).
 
         Args:
-            pixel_values_videos: (B, T, 3, H, W), for PEM a crop at its place on black, see `crop_on_black`.
-            kind: Which prompts to compare with.
+            pixel_values_videos: float (B, T, 3, H, W), normalised. For PEM: crops on black, see `crop_on_black`.
+            kind: Which prompts to compare the clips with.
+
+        Returns:
+            float32 (B, entities), each row sums to 1.
 
         Raises:
-            ValueError: No prompts have been set.
+            ValueError: The kind is unknown, or `set_prompts` was not called for it.
         """
         embeds = self._prompts(kind)
         if not embeds.any():
@@ -335,7 +454,7 @@ class AlproPrompterModel(AlproPreTrainedModel):
 
     def _prompts(self, kind: str) -> torch.Tensor:
         if kind not in ("video", "image"):
-            raise ValueError(f"kind={kind!r} is unknown; prompts are of the kind 'video' or 'image'.")
+            raise ValueError(f"kind={kind!r} is unknown; use 'video' or 'image'.")
         return self.video_prompt_embeds if kind == "video" else self.image_prompt_embeds
 
     @can_return_tuple
@@ -346,7 +465,7 @@ class AlproPrompterModel(AlproPreTrainedModel):
         pixel_values_videos: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> AlproOutput:
-        """Compare texts with clips; arguments, output and loss (VTC) are those of `AlproModel`."""
+        """Compare texts with clips. Arguments, output and loss (VTC) are those of `AlproModel`."""
         return self.alpro(input_ids, attention_mask, pixel_values_videos, return_dict=True, **kwargs)
 
 

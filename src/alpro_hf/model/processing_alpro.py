@@ -1,10 +1,10 @@
-"""`AlproProcessor`: videos and texts to the inputs of the ALPRO models."""
+"""`AlproProcessor`: turns videos and texts into the inputs of the ALPRO models."""
 
 from typing import Any
 
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, TextKwargs, VideosKwargs
 
-# Tokenizers without a limit of their own carry a number of this order instead of one.
+# A tokenizer without a maximum length has a huge number in its place (transformers' VERY_LARGE_INTEGER, 1e30).
 NO_LENGTH_LIMIT = 10**9
 
 _TEXT_KWARGS: TextKwargs = {
@@ -17,7 +17,7 @@ _VIDEOS_KWARGS: VideosKwargs = {"return_tensors": "pt"}
 
 
 class _Kwargs(ProcessingKwargs, total=False):
-    # where transformers 5.20, the last for Python 3.10, looks for what later ones read off the processor
+    # transformers 5.20 reads the defaults here; later versions read the class attributes of the processor
     _defaults = {"text_kwargs": _TEXT_KWARGS, "videos_kwargs": _VIDEOS_KWARGS}  # type: ignore[misc]  # noqa: RUF012
 
 
@@ -29,17 +29,19 @@ class AlproProcessor(ProcessorMixin):
     outputs = model(**batch)
     ```
 
-    `text` and `videos` may each be one, a list, or left out, and need not be equal in number. Texts are padded to the
-    longest of the call and truncated to `tokenizer.model_max_length`. The result holds torch tensors: `input_ids` and
-    `attention_mask` (texts, length), `pixel_values_videos` (videos, frames, 3, height, width), and with
-    `return_metadata=True` a list `video_metadata`. ALPRO has one text segment, so there are no `token_type_ids`.
+    `text` and `videos` may each be a single item, a list, or left out. Their numbers need not be equal. Texts are
+    padded to the longest text of the call and truncated to `tokenizer.model_max_length` tokens.
+
+    A call returns torch tensors: `input_ids` and `attention_mask`, int64 (texts, L), and `pixel_values_videos`,
+    float32 (videos, T, 3, H, W), normalised. With `return_metadata=True` it also returns the list `video_metadata`.
+    ALPRO has one text segment, so there are no `token_type_ids`.
 
     Args:
-        video_processor (`AlproVideoProcessor`): which frames, which pixels.
-        tokenizer (`BertTokenizer`): with a `model_max_length`.
+        video_processor (`AlproVideoProcessor`): Samples frames and turns them into pixel values.
+        tokenizer (`BertTokenizer`): Has a `model_max_length`.
 
     Raises:
-        ValueError: the tokenizer knows no maximum length.
+        ValueError: The tokenizer has no maximum length.
     """
 
     text_kwargs = _TEXT_KWARGS
@@ -50,8 +52,8 @@ class AlproProcessor(ProcessorMixin):
         super().__init__(video_processor, tokenizer, **kwargs)
         if tokenizer.model_max_length > NO_LENGTH_LIMIT:
             raise ValueError(
-                "The tokenizer of an AlproProcessor needs a maximum length, to truncate texts to what the model can "
-                "read: set tokenizer.model_max_length to config.text_config.max_position_embeddings."
+                "The tokenizer of an AlproProcessor needs a maximum length, because longer texts than the model reads "
+                "must be truncated: set tokenizer.model_max_length to config.text_config.max_position_embeddings."
             )
 
     @property

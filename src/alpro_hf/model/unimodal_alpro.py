@@ -1,7 +1,7 @@
-"""From the tensors of a ViT and of a BERT checkpoint to those of the ALPRO towers (arXiv 2112.09583, section 4.1).
+"""Convert the tensors of a ViT and of a BERT checkpoint to those of the ALPRO towers (arXiv 2112.09583, section 4.1).
 
-Every function asks for what the target needs, by name, and accounts for every tensor of the source: one that is
-neither used nor known to be useless is an error, so another architecture cannot slip through half loaded.
+Each function looks up the tensors that the target needs by name, and accounts for every tensor of the source. A tensor
+that is neither used nor known to be unnecessary is an error, so that no other architecture is loaded in part.
 """
 
 import re
@@ -12,7 +12,7 @@ from torch import nn
 
 State = Mapping[str, torch.Tensor]
 
-# our module inside a text layer -> BERT's; several names are stacked, as `qkv` stacks query, key and value
+# module of our text layer -> modules of BERT's layer; several names are stacked, as `qkv` stacks query, key and value
 _BERT_LAYER = {
     "attention.qkv": ("attention.self.query", "attention.self.key", "attention.self.value"),
     "attention.proj": ("attention.output.dense",),
@@ -21,7 +21,7 @@ _BERT_LAYER = {
     "mlp.fc2": ("output.dense",),
     "mlp_norm": ("output.LayerNorm",),
 }
-# our module inside a video layer -> ViT's, in the names used in memory since transformers 5 and in the names of files
+# module of our video layer -> modules of ViT's layer; transformers 5 has other names in memory than in files
 _VIT_LAYER = {
     "spatial_attn.qkv": ("attention.q_proj", "attention.k_proj", "attention.v_proj"),
     "spatial_attn.proj": ("attention.o_proj",),
@@ -36,18 +36,18 @@ _VIT_LAYER_IN_FILES = _VIT_LAYER | {
     "mlp.fc1": ("intermediate.dense",),
     "mlp.fc2": ("output.dense",),
 }
-# the time branch of a video layer starts as the space branch
+# time attention starts as a copy of space attention
 _TIME_FROM_SPACE = {"temporal_attn": "spatial_attn", "temporal_norm": "spatial_norm"}
 _VIT_REST = {"embeddings.patch_embed": "embeddings.patch_embeddings.projection", "norm": "layernorm"}
 
 
 class CheckpointError(ValueError):
-    """A checkpoint whose tensors are not those of the expected architecture.
+    """A checkpoint does not hold the tensors of the expected architecture; the message lists every tensor.
 
     Attributes:
-        missing: Names the model needs and the checkpoint lacks.
-        unexpected: Names in the checkpoint that nothing uses.
-        misshaped: Sentences "name: shape in the checkpoint, shape needed".
+        missing: Names that the model needs and the checkpoint lacks.
+        unexpected: Names in the checkpoint that the model does not use.
+        misshaped: Texts of the form "name: shape in the checkpoint, shape needed".
     """
 
     def __init__(
@@ -71,18 +71,22 @@ def assemble_state(
     unused: str,
     what: str,
 ) -> dict[str, torch.Tensor]:
-    """Build the tensors `targets` out of `source`, or raise `CheckpointError` naming every tensor that does not fit.
+    """Build the tensors of a model from those of a checkpoint.
 
     Args:
-        source: Tensors by their names in the checkpoint.
-        targets: Shape of each tensor wanted, by its name in the model.
-        source_names: From a name in the model to the names in the checkpoint whose tensors, stacked along the first
-            dimension, make it.
-        unused: Regular expression, matched from the start, of checkpoint names known to be useless here.
-        what: How errors call the checkpoint.
+        source: Tensors of the checkpoint by name.
+        targets: Shapes of the tensors of the model by name.
+        source_names: Function from a name in the model to names in the checkpoint. Their tensors, stacked along the
+            first dimension, are the tensor of the model.
+        unused: Regular expression for names in the checkpoint that are known to be unnecessary; matched from the
+            start of the name.
+        what: Name of the checkpoint in errors, for example "The BERT checkpoint".
 
     Returns:
-        Fresh float32 tensors; nothing is shared with `source`.
+        New float32 tensors by their names in the model; they share no memory with `source`.
+
+    Raises:
+        CheckpointError: A tensor is missing, unexpected or misshaped.
     """
     names = {target: source_names(target) for target in targets}
     wanted = {name for group in names.values() for name in group}
@@ -92,7 +96,7 @@ def assemble_state(
     state = {}
     for target, group in names.items():
         if not missing.isdisjoint(group):
-            continue
+            continue  # reported below; go on, so that one error lists every tensor
         rows = targets[target][0] // len(group)
         needed = (rows, *targets[target][1:])
         wrong = [name for name in group if tuple(source[name].shape) != needed]
@@ -107,7 +111,7 @@ def assemble_state(
 
 
 def bert_names(target: str) -> tuple[str, ...]:
-    """Names of the BERT tensors that make the tensor `target` of `AlproTextModel`."""
+    """Return the names of the BERT tensors that are stacked to the tensor `target` of `AlproTextModel`."""
     layer = re.fullmatch(r"layers\.(\d+)\.(.+)\.(weight|bias)", target)
     if layer is None:
         return (target.replace("embeddings.norm.", "embeddings.LayerNorm."),)
@@ -116,11 +120,14 @@ def bert_names(target: str) -> tuple[str, ...]:
 
 
 def text_state_from_bert(bert_state_dict: State, text_state_dict: State) -> dict[str, torch.Tensor]:
-    """The state of an `AlproTextModel` from the state of a `BertModel` of the same sizes.
+    """Convert the state of a `BertModel` to the state of an `AlproTextModel` of the same sizes.
 
     Args:
-        bert_state_dict: With or without a pooler, which is left out.
-        text_state_dict: State of the model to fill; only its names and shapes are read.
+        bert_state_dict: State of the `BertModel`. A pooler is left out.
+        text_state_dict: State of the model to fill. Only its names and shapes are read.
+
+    Returns:
+        float32 tensors for `AlproTextModel.load_state_dict`.
 
     Raises:
         CheckpointError: A tensor is missing, unexpected or misshaped.
@@ -132,15 +139,19 @@ def text_state_from_bert(bert_state_dict: State, text_state_dict: State) -> dict
 
 
 def video_state_from_vit(vit_state_dict: State, video_state_dict: State) -> dict[str, torch.Tensor]:
-    """The state of an `AlproVideoModel` that has seen images but no video yet, from the state of a `ViTModel`.
+    """Convert the state of a `ViTModel` to the state of an `AlproVideoModel` that has not seen a video yet.
 
-    Time attention and its norm start equal to space attention. The projection behind the time attention is zero in
-    every layer but the first, which keeps its fresh values as in the original code; time embeddings are zero, and
-    space embeddings are resized bicubically where the video model has another grid of patches.
+    Time attention and its norm start as copies of space attention. The projection behind the time attention is zero in
+    every layer but the first, which keeps its random values, as in the released code. Time embeddings are zero. Space
+    embeddings are resized bicubically if the video model has another grid of patches.
 
     Args:
-        vit_state_dict: With or without a pooler, which is left out; the names in memory and in files both do.
-        video_state_dict: State of the freshly initialised model to fill.
+        vit_state_dict: State of the `ViTModel`, with the names of the model in memory or those of a file. A pooler is
+            left out.
+        video_state_dict: State of the newly initialised model to fill.
+
+    Returns:
+        float32 tensors for `AlproVideoModel.load_state_dict`.
 
     Raises:
         CheckpointError: A tensor is missing, unexpected or misshaped.
@@ -169,12 +180,16 @@ def video_state_from_vit(vit_state_dict: State, video_state_dict: State) -> dict
     )
     for name, fresh in video_state_dict.items():
         if no_counterpart.match(name):
+            # Parity: the released code, like TimeSformer, zeroes the projection in all layers but the first.
             state[name] = fresh.clone() if name.startswith("layers.0.") else torch.zeros_like(fresh)
     return state
 
 
 def _resize_position_embeddings(embeddings: torch.Tensor, wanted: torch.Size) -> torch.Tensor:
-    """(1, 1 + n * n, D) -> (1, 1 + m * m, D), bicubic; a tensor that is no square grid comes back as it is."""
+    """Resize (1, 1 + n * n, D) to (1, 1 + m * m, D) bicubically.
+
+    A tensor that is not a square grid is returned unchanged; `assemble_state` then reports its shape.
+    """
     grid, new_grid = (round((count - 1) ** 0.5) for count in (embeddings.shape[1], wanted[1]))
     if grid == new_grid or grid**2 + 1 != embeddings.shape[1]:
         return embeddings

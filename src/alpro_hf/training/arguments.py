@@ -1,25 +1,35 @@
-"""TODO docstring."""
+"""Training arguments of ALPRO: the library's, with the paper's defaults (arXiv 2112.09583, sections 3.2 to 4.3)."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from transformers import TrainingArguments
 
 from ..evaluation.protocols import RetrievalProtocol
 
-PROTOCOLS = ("vtc", "rerank", "reference")
-
-
-_ENOUGH_ROWS = 100  # a share of fewer says nothing
+MIN_ROWS_FOR_SHARE = 100  # with fewer rows, a few broken clips make a large share
+# name of a loss in the outputs of the models -> the argument that is its weight
+WEIGHT_ARGUMENTS = {
+    "loss_vtc": "vtc_weight",
+    "loss_vtm": "vtm_weight",
+    "loss_mlm": "mlm_weight",
+    "loss_pem": "pem_weight",
+}
+_PROTOCOLS = get_args(RetrievalProtocol)
 
 
 @dataclass
 class AlproTrainingArguments(TrainingArguments):
-    """`TrainingArguments` with the defaults of the paper's fine-tuning, and what ALPRO needs besides.
+    """`TrainingArguments` with the defaults of the paper's fine-tuning, and additional arguments for ALPRO.
 
-    The defaults that differ from the library's are those that all fine-tuning runs of the paper share; learning rate,
-    batch size and epochs differ from task to task there (2.5e-5 and a global batch of 64 for 5 epochs on MSR-VTT
-    retrieval, 5e-5 and 192 for 10 on MSRVTT-QA).
+    Defaults that differ from the library's are values that all fine-tuning runs of the paper share. Learning rate,
+    batch size and epochs depend on the task: 2.5e-5, a global batch of 64 and 5 epochs for MSR-VTT retrieval; 5e-5,
+    192 and 10 for MSRVTT-QA.
+
+    The `metadata` of each field has its description, which `alpro train --help` and `HfArgumentParser` show.
+
+    Raises:
+        ValueError: A value is out of its range, or two values contradict each other; the message names the fields.
     """
 
     # Losses
@@ -29,8 +39,8 @@ class AlproTrainingArguments(TrainingArguments):
     vtm_weight: float = field(
         default=1.0,
         metadata={
-            "help": "Weight of the matching loss VTM in the training of retrieval. 0 leaves matching out altogether: "
-            "the two towers are trained and saved as an AlproModel, without the cost of the fusion layers."
+            "help": "Weight of the matching loss VTM in pre-training and retrieval. In retrieval, 0 leaves matching "
+            "out: the two towers are trained and saved as an AlproModel, without the cost of the fusion layers."
         },
     )
     mlm_weight: float = field(default=1.0, metadata={"help": "Weight of masked language modeling in pre-training."})
@@ -38,16 +48,16 @@ class AlproTrainingArguments(TrainingArguments):
     vtm_negatives: Literal["local", "global"] = field(
         default="local",
         metadata={
-            "help": "Where VTM's hard negatives come from: the batch of the process ('local', as in the original "
-            "code), or those of all processes ('global'), which costs the exchange of their token states.",
+            "help": "Where VTM's hard negatives come from: the batch of the process ('local', as in the released "
+            "code), or the batches of all processes ('global'), which must then exchange their token states.",
             "choices": ["local", "global"],
         },
     )
     contrastive_accumulation: bool = field(
         default=False,
         metadata={
-            "help": "Contrast all micro-batches of gradient_accumulation_steps with each other in VTC (GradCache), "
-            "for large contrastive batches in little memory. Encodes everything once more."
+            "help": "Contrast all micro-batches of gradient_accumulation_steps with each other in VTC (GradCache). "
+            "Allows large contrastive batches in little memory, but encodes every clip and text twice."
         },
     )
 
@@ -55,16 +65,16 @@ class AlproTrainingArguments(TrainingArguments):
     eval_protocol: RetrievalProtocol = field(
         default="vtc",
         metadata={
-            "help": "How retrieval is scored: 'vtc' (cosine similarity of the towers), 'rerank' (its best rerank_k "
-            "candidates reordered by matching), 'reference' (matching score of all pairs, as in the paper's tables).",
-            "choices": list(PROTOCOLS),
+            "help": "Score of retrieval: 'vtc' (cosine similarity of the towers), 'rerank' (the best rerank_k "
+            "candidates by 'vtc', reordered by matching), 'reference' (matching score of all pairs, as in the paper).",
+            "choices": list(_PROTOCOLS),
         },
     )
     rerank_k: int = field(
         default=16, metadata={"help": "Candidates of each query that the protocol 'rerank' reorders."}
     )
     vtm_batch_size: int = field(
-        default=256, metadata={"help": "Text-clip pairs fused at a time in the evaluation by 'rerank' or 'reference'."}
+        default=256, metadata={"help": "Text-clip pairs to fuse at a time in evaluation by 'rerank' or 'reference'."}
     )
 
     # Optimisation: the library's fields, with the paper's values
@@ -78,14 +88,14 @@ class AlproTrainingArguments(TrainingArguments):
     warmup_steps: float = field(
         default=0.1,
         metadata={
-            "help": "Steps of linear warm-up; below 1: their share of all steps. The paper's value; the library's "
-            "default is 0."
+            "help": "Steps of linear warm-up, or their share of all steps if below 1. The paper's value; the "
+            "library's default is 0."
         },
     )
     max_grad_norm: float = field(
         default=5.0,
         metadata={
-            "help": "Largest norm of the gradient. The paper's value for MSR-VTT (20 for DiDeMo and MSVD); the "
+            "help": "Norm to which gradients are clipped. The paper's value for MSR-VTT (20 for DiDeMo and MSVD); the "
             "library's default is 1."
         },
     )
@@ -94,27 +104,27 @@ class AlproTrainingArguments(TrainingArguments):
     max_dropped_share: float = field(
         default=0.5,
         metadata={
-            "help": "Stop the training when more than this share of the rows read so far was dropped because their "
-            f"clips cannot be decoded, looked at with each log from {_ENOUGH_ROWS} rows on; 1: never."
+            "help": "Stop the training if more than this share of the rows so far was dropped because their clips "
+            f"cannot be decoded. Checked at each log, once {MIN_ROWS_FOR_SHARE} rows were read. 1: never stop."
         },
     )
     remove_unused_columns: bool = field(
         default=False,
-        metadata={"help": "Must stay off (the library's default is on): the collator reads columns no model knows."},
+        metadata={"help": "Must stay off (the library's default is on): the collator reads columns no model reads."},
     )
 
     def __post_init__(self) -> None:
-        if self.eval_protocol not in PROTOCOLS:
-            raise ValueError(f"eval_protocol={self.eval_protocol!r} is unknown. Use one of {', '.join(PROTOCOLS)}.")
-        for name in ("vtc_weight", "vtm_weight", "mlm_weight", "pem_weight"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)} must not be negative; 0 switches the loss off.")
+        if self.eval_protocol not in _PROTOCOLS:
+            raise ValueError(f"eval_protocol={self.eval_protocol!r} is unknown. Use one of {', '.join(_PROTOCOLS)}.")
+        for loss, weight in self.loss_weights.items():
+            if weight < 0:
+                raise ValueError(f"{WEIGHT_ARGUMENTS[loss]}={weight} must not be negative; 0 switches the loss off.")
         if self.vtm_negatives not in ("local", "global"):
             raise ValueError(f"vtm_negatives={self.vtm_negatives!r} is unknown. Use 'local' or 'global'.")
         if self.vtm_weight == 0 and self.eval_protocol != "vtc":
             raise ValueError(
-                f"eval_protocol={self.eval_protocol!r} scores by matching, which vtm_weight=0 leaves out. Use "
-                "eval_protocol='vtc', or evaluate a model trained with matching."
+                f"eval_protocol={self.eval_protocol!r} scores by matching, which vtm_weight=0 does not train. Use "
+                "eval_protocol='vtc', or evaluate a model that was trained with matching."
             )
         if self.rerank_k < 1 or self.vtm_batch_size < 1:
             raise ValueError(f"rerank_k={self.rerank_k} and vtm_batch_size={self.vtm_batch_size} must be at least 1.")
@@ -122,7 +132,21 @@ class AlproTrainingArguments(TrainingArguments):
             raise ValueError(f"max_dropped_share={self.max_dropped_share} must be between 0 and 1.")
         if self.remove_unused_columns:
             raise ValueError(
-                "remove_unused_columns=True would drop the columns 'video', 'text', 'question' and 'answer' before "
-                "AlproCollator reads them. Leave it off."
+                "remove_unused_columns=True removes the columns 'video', 'text', 'question' and 'answer' before "
+                "AlproCollator reads them. Set it to False."
             )
         super().__post_init__()
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """Weight of each loss by its name in the outputs of the models; `loss` is that of question answering."""
+        return {
+            "loss": 1.0,
+            "loss_vtc": self.vtc_weight,
+            "loss_vtm": self.vtm_weight,
+            "loss_mlm": self.mlm_weight,
+            "loss_pem": self.pem_weight,
+        }
+
+
+__all__ = ["MIN_ROWS_FOR_SHARE", "WEIGHT_ARGUMENTS", "AlproTrainingArguments"]

@@ -1,4 +1,4 @@
-"""TODO docstring."""
+"""Callbacks of a training: the range of the temperature, the epoch of the data set, and a clean stop on SIGTERM."""
 
 import signal
 from typing import Any
@@ -11,8 +11,12 @@ from ..data.rows import NumberedRows
 from .distributed import in_parallel
 
 
-class _KeepTemperatureInRange(TrainerCallback):
-    """Weights that leave the range would take as long to come back as they took to leave."""
+class KeepTemperatureInRange(TrainerCallback):
+    """Clamps the temperature of the contrastive loss after each optimiser step.
+
+    The model clamps the temperature where it uses it. The parameter itself must not leave the range either: it would
+    take as many steps to come back.
+    """
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         base = model.base_model
@@ -20,39 +24,45 @@ class _KeepTemperatureInRange(TrainerCallback):
             base.temperature.clamp_(base.config.temperature_min, base.config.temperature_max)
 
 
-class StopWhenTold(TrainerCallback):
-    """On SIGTERM, ends the training after the step at work, with a checkpoint from which it goes on exactly.
+class StopWhenTerminated(TrainerCallback):
+    """Ends the training on SIGTERM after the current step, with a checkpoint that resumes exactly.
 
-    The library's `enable_jit_checkpoint` saves in the middle of a step, after its random numbers were drawn. Several
-    processes stop after the same step, whichever was told first.
+    The library's `enable_jit_checkpoint` saves in the middle of a step, after the step has drawn random numbers, so a
+    resumed training would draw others. Several processes stop after the same step, whichever got the signal first.
 
-    Args:
-        told: Whether a signal has come.
+    Attributes:
+        terminated: Whether a process received the signal.
     """
 
     def __init__(self) -> None:
-        self.told = False
-        self._before: Any = None
+        self.terminated = False
+        self._previous_handler: Any = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._before = signal.signal(signal.SIGTERM, self._tell)
+        self._previous_handler = signal.signal(signal.SIGTERM, self._on_signal)
 
-    def _tell(self, number: int, frame: Any) -> None:
-        self.told = True
+    def _on_signal(self, number: int, frame: Any) -> None:
+        self.terminated = True
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if in_parallel():
-            self.told = any(gather_object([self.told]))
-        if self.told:
+            self.terminated = any(gather_object([self.terminated]))
+        if self.terminated:
             control.should_save = control.should_training_stop = True
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        signal.signal(signal.SIGTERM, self._before)
+        signal.signal(signal.SIGTERM, self._previous_handler)
 
 
-class _TellEpoch(TrainerCallback):
-    """accelerate tells a data set its epoch only where no shuffled batches are divided among processes or skipped."""
+class SetDatasetEpoch(TrainerCallback):
+    """Passes the epoch to the data set, which draws its frames by epoch and row.
+
+    accelerate does so by itself, except where it divides shuffled batches among processes or skips batches on resume.
+    """
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **kwargs: Any) -> None:
         if isinstance(train_dataloader.dataset, NumberedRows):
             train_dataloader.dataset.set_epoch(int(state.epoch))
+
+
+__all__ = ["KeepTemperatureInRange", "SetDatasetEpoch", "StopWhenTerminated"]

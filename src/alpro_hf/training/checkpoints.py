@@ -1,7 +1,7 @@
-"""Which checkpoint an interrupted training can go on from.
+"""Find the checkpoint from which an interrupted training can resume.
 
-The library writes a checkpoint into its final folder, file by file, and later takes the one with the highest number. A
-process that is killed while it writes leaves a folder with the highest number and half of the files.
+The library writes a checkpoint file by file into its final folder, and resumes from the checkpoint with the highest
+number. A process that is killed while writing leaves the folder with the highest number incomplete.
 """
 
 import json
@@ -17,29 +17,33 @@ from safetensors import SafetensorError, safe_open
 
 logger = logging.getLogger(__name__)
 
-_STATE = "trainer_state.json"
+_STATE = "trainer_state.json"  # the library writes it last, so it marks a checkpoint as complete
 
 
 def last_complete_checkpoint(folder: str | os.PathLike[str]) -> str | None:
-    """The newest `checkpoint-N` in a training's output folder that was written to its end; None: there is none.
+    """Return the newest complete `checkpoint-N` in the output folder of a training, or None.
 
-    A warning names every newer one that was not, and says what is wrong with it.
+    A warning names each newer checkpoint that is incomplete, and the reason.
     """
     found = [path for path in Path(folder).glob("checkpoint-*") if path.is_dir() and _step(path) is not None]
     for checkpoint in sorted(found, key=lambda path: _step(path) or 0, reverse=True):
         problem = checkpoint_problem(checkpoint)
         if problem is None:
             return str(checkpoint)
-        logger.warning("Passed over %s, which is not complete: %s.", checkpoint, problem)
+        logger.warning("Skipped %s, which is not complete: %s.", checkpoint, problem)
     return None
 
 
 def checkpoint_problem(checkpoint: str | os.PathLike[str]) -> str | None:
-    """Why a training cannot go on from a checkpoint as if it had never stopped; None: it can.
+    """Return the reason why a training cannot resume exactly from a checkpoint, or None if it can.
 
-    `trainer_state.json` is written last, so it vouches for the others: weights, optimizer, scheduler and random
-    numbers. They are looked at all the same, as far as that costs nothing (sizes and tables of contents): a copy of a
-    checkpoint can break off too. Sharded weights and optimizers (FSDP) are folders that end with their `.metadata`.
+    `trainer_state.json` is written last, so its presence means that the other files are there: weights, optimizer,
+    scheduler and random numbers. Copying a checkpoint can be interrupted, too, so these are checked as far as it is
+    cheap: sizes and tables of contents. Sharded weights and optimizers (FSDP) are folders whose `.metadata` is written
+    last.
+
+    Args:
+        checkpoint: Path of a `checkpoint-N` folder.
     """
     checkpoint = Path(checkpoint)
     if not checkpoint.is_dir():
@@ -64,10 +68,14 @@ def checkpoint_problem(checkpoint: str | os.PathLike[str]) -> str | None:
 
 @contextmanager
 def disk_errors(folder: str) -> Iterator[None]:
-    """What `torch.save` raises where a file cannot be written to its end, as an `OSError` that names the folder."""
+    """Turn the error of `torch.save` for a file that cannot be written into an `OSError` that names the folder.
+
+    Raises:
+        OSError: A file could not be written.
+    """
     try:
         yield
-    except RuntimeError as error:  # it has no class of its own, and says less than the system did
+    except RuntimeError as error:  # torch has no class for it, so only the text tells
         if not any(words in str(error) for words in ("iostream error", "PytorchStreamWriter", "unexpected pos")):
             raise
         raise OSError(
@@ -75,8 +83,8 @@ def disk_errors(folder: str) -> Iterator[None]:
         ) from error
 
 
-def break_seal(checkpoint: str | os.PathLike[str]) -> None:
-    """Before a checkpoint is written over an older one of the same name: until it is done it is not complete."""
+def mark_incomplete(checkpoint: str | os.PathLike[str]) -> None:
+    """Mark an existing checkpoint as incomplete before a new one of the same name is written over it."""
     (Path(checkpoint) / _STATE).unlink(missing_ok=True)
 
 
@@ -89,10 +97,10 @@ def _state_problem(path: Path) -> str | None:
     try:
         state = json.loads(path.read_bytes())
     except ValueError as error:
-        return f"is no JSON ({error})"
+        return f"is not valid JSON ({error})"
     step, expected = state.get("global_step") if isinstance(state, dict) else None, _step(path.parent)
     if step is None or (expected is not None and step != expected):
-        return f"is of step {step}"
+        return f"belongs to step {step}"
     return None
 
 
@@ -104,7 +112,7 @@ def _weights_problem(path: Path) -> str | None:
     try:
         names: Iterable[str] = set(json.loads(path.read_bytes())["weight_map"].values())
     except (ValueError, KeyError) as error:
-        return f"is no index of weights ({type(error).__name__}: {error})"
+        return f"is not an index of weights ({type(error).__name__}: {error})"
     for name in sorted(names):
         problem = _tensors_problem(path.parent / name)
         if problem is not None:
@@ -121,7 +129,7 @@ def _tensors_problem(path: Path) -> str | None:
 
 
 def _archive_problem(path: Path) -> str | None:
-    """Of what `torch.save` writes, an archive whose table of contents comes last; or of a folder of shards."""
+    """Check a file of `torch.save`, an archive whose table of contents is written last, or a folder of shards."""
     if path.is_dir():
         return None if (path / ".metadata").is_file() else "lacks its .metadata"
     try:
@@ -131,4 +139,4 @@ def _archive_problem(path: Path) -> str | None:
     return None
 
 
-__all__ = ["checkpoint_problem", "last_complete_checkpoint"]
+__all__ = ["checkpoint_problem", "disk_errors", "last_complete_checkpoint", "mark_incomplete"]

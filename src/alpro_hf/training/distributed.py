@@ -1,7 +1,9 @@
-"""One batch out of many: what the processes and micro-steps of a training step must tell each other.
+"""The exchange between the processes and the micro-steps of a training step.
 
-A loss is a mean, and the mean of the means of unequal parts is not the mean of the whole. With these functions a step
-over several processes or micro-steps has the losses and gradients of a single one with the whole batch.
+A loss is a mean, and the mean of the means of unequal parts is not the mean of the whole. With these functions, a step
+over several processes or micro-steps has the losses and gradients of a single step with the whole batch.
+
+Shape letters: B rows of this process, G rows of all processes, P width of the contrastive space.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,19 +20,28 @@ from ..model.modeling_alpro import AlproModel
 
 Batch = dict[str, Any]
 
-# a tensor of labels -> the argument of the models that takes the number of its labelled entries
-COUNTS = {"labels": "label_count", "mlm_labels": "mlm_count", "pem_targets": "pem_count"}
-_OF_THE_BATCH = ("kind", "black")  # what a batch from the collator for pre-training has once, not for each row
+# labels in a batch -> the argument of the models for the number of labelled entries
+_COUNT_ARGUMENTS = {"labels": "label_count", "mlm_labels": "mlm_count", "pem_targets": "pem_count"}
+_OF_THE_BATCH = ("kind", "black")  # entries of a pre-training batch that are not one per row
+# value to pad each text tensor with
 _PADDING = {"input_ids": 0, "mlm_input_ids": 0, "attention_mask": 0, "mlm_labels": IGNORE_INDEX}
 
 
 def in_parallel() -> bool:
-    """Whether several processes train together."""
+    """Return whether several processes train together."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def gather_with_gradients(tensor: torch.Tensor) -> torch.Tensor:
-    """(B, ...) of every process -> (G, ...) in rank order; gradients flow back for floating point tensors."""
+    """Collect a tensor from every process.
+
+    Args:
+        tensor: (B, ...), of equal shape on every process.
+
+    Returns:
+        (G, ...) in rank order. Gradients of floating point tensors flow back to the process they came from.
+    """
+    # the differentiable version does not take integers
     if tensor.is_floating_point() and torch.is_grad_enabled():
         return torch.cat(dist_nn.all_gather(tensor.contiguous()))
     parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size())]
@@ -39,7 +50,10 @@ def gather_with_gradients(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def trim_to_smallest(batch: Batch) -> Batch:
-    """As many rows as every process has: broken clips may have cost some of them rows, and gathering needs equals."""
+    """Cut a batch to the smallest number of rows of any process.
+
+    Rows with broken clips were dropped, so processes may have different numbers. Gathering needs equal shapes.
+    """
     size = len(batch["input_ids"])
     rows = torch.tensor(size, device=batch["input_ids"].device)
     dist.all_reduce(rows, op=dist.ReduceOp.MIN)
@@ -48,7 +62,7 @@ def trim_to_smallest(batch: Batch) -> Batch:
 
 
 def pad_to_longest(batch: Batch) -> Batch:
-    """Texts as long as the longest of all processes, so that their states can be gathered."""
+    """Pad the texts of a batch to the longest text of any process, so that their states can be gathered."""
     length = torch.tensor(batch["input_ids"].shape[1], device=batch["input_ids"].device)
     dist.all_reduce(length, op=dist.ReduceOp.MAX)
     missing = int(length) - batch["input_ids"].shape[1]
@@ -61,12 +75,17 @@ def pad_to_longest(batch: Batch) -> Batch:
 
 
 def add_counts(batches: Sequence[Batch], pem_threshold: float) -> None:
-    """Give each micro-batch the mean number of labels in all micro-batches of all processes, to divide its losses by.
+    """Add to each micro-batch the divisors of its losses: the mean number of labels per micro-batch and process.
 
-    A loss divided by that mean and then averaged over micro-steps and processes, as trainers do, is the sum of all
-    losses divided by the number of all labels.
+    A trainer averages losses over micro-steps and processes. The average of sums that were divided by this mean is the
+    sum of all losses divided by the number of all labels.
+
+    Args:
+        batches: Micro-batches of a step. Each gets scalars `label_count`, `mlm_count`, `pem_count` for the labels it
+            has.
+        pem_threshold: See `pem_kept`.
     """
-    for labels, argument in COUNTS.items():
+    for labels, argument in _COUNT_ARGUMENTS.items():
         if not batches or labels not in batches[0]:
             continue
         counts = []
@@ -88,17 +107,17 @@ def cache_contrastive_gradients(
 ) -> None:
     """Contrast all micro-batches of a step with each other, in the memory of one (GradCache, arXiv 2101.06983).
 
-    Every micro-batch is encoded without gradients, the contrastive loss of all is taken and its gradients with respect
-    to the unit vectors are kept. When a micro-batch is encoded again with gradients, `contrastive_surrogate` hands
-    them on.
+    This function encodes every micro-batch without gradients. It computes the contrastive loss of all of them, and
+    keeps its gradients with respect to the unit vectors. When the training step encodes a micro-batch again, with
+    gradients, `contrastive_surrogate` continues from them.
 
     Args:
-        base: The model whose towers are used.
-        batches: Micro-batches; each gets `contrastive` = (loss, gradients of the video and of the text vectors,
-            gradient of the temperature).
-        encode: From a micro-batch to its `AlproOutput`.
+        base: Model with both towers.
+        batches: Micro-batches. Each gets `contrastive`: the loss, its gradients with respect to the video vectors and
+            the text vectors (B, P), and its gradient with respect to the temperature (1,).
+        encode: Function from a micro-batch to its `AlproOutput`.
         gather, rank: As in `AlproModel.forward`.
-        seeds: Of the random numbers (dropout) of each micro-batch, which must be the same the second time.
+        seeds: Seed of the dropout of each micro-batch. The second pass must use the same seeds.
     """
     videos, texts = [], []
     for batch, seed in zip(batches, seeds, strict=True):
@@ -106,7 +125,7 @@ def cache_contrastive_gradients(
             outputs = encode(batch)
         size = len(batch["input_ids"])
         videos.append(outputs.video_embeds[:size])
-        texts.append(outputs.text_embeds[:size])  # without the masked texts behind them
+        texts.append(outputs.text_embeds[:size])  # the masked texts of MLM follow
     video, text = (torch.cat(parts).detach().requires_grad_() for parts in (videos, texts))
     ids = [torch.cat([batch[name] for batch in batches]) for name in ("video_ids", "text_ids")]
     loss = base.contrastive_loss(video, text, ids[0], ids[1], gather=gather, rank=rank)
@@ -117,23 +136,30 @@ def cache_contrastive_gradients(
 
 
 def contrastive_surrogate(outputs: Any, base: AlproModel, cached: tuple, micro_steps: int) -> torch.Tensor:
-    """A scalar with the value of the cached loss and, averaged over micro-steps, its gradients."""
+    """Return a scalar with the value of the cached loss and, averaged over the micro-steps, its gradients.
+
+    Args:
+        outputs: Output of the second, differentiable pass of a micro-batch.
+        base: Model with both towers.
+        cached: `contrastive` of that micro-batch.
+        micro_steps: Number of micro-batches of the step.
+    """
     loss, of_video, of_text, of_temperature = cached
     surrogate = (outputs.video_embeds * of_video).sum() + (outputs.text_embeds * of_text).sum()
+    # The trainer divides by the micro-steps. Each vector is in one micro-batch, but the temperature is in all of them.
     surrogate = micro_steps * surrogate + (base.temperature * of_temperature).sum()
-    return surrogate - surrogate.detach() + loss
+    return surrogate - surrogate.detach() + loss  # value of `loss`, gradient of `surrogate`
 
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Random numbers that are a function of `seed`; those outside go on as if nothing had happened."""
+    """Draw random numbers from `seed` inside the context; outside, the generators continue unaffected."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
 
 
 __all__ = [
-    "COUNTS",
     "add_counts",
     "cache_contrastive_gradients",
     "contrastive_surrogate",

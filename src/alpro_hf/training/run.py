@@ -26,7 +26,7 @@ from ..model.configuration_alpro import AlproConfig
 from ..model.pretraining_alpro import AlproPrompterModel
 from ..version import __version__
 from .arguments import AlproTrainingArguments
-from .callbacks import StopWhenTold
+from .callbacks import StopWhenTerminated
 from .checkpoints import last_complete_checkpoint
 from .curves import PICTURE, plot_runs
 from .prompter import build_prompter
@@ -251,11 +251,11 @@ def _train(run: TrainingRun) -> bool:
         eval_dataset=eval_rows,
         prompter=prompter,
         processing_class=processor,
-        callbacks=[told := StopWhenTold()],
+        callbacks=[stop := StopWhenTerminated()],
     )
     trainer.train(resume_from_checkpoint=checkpoint)
     # A signal in the last step ends nothing early: the training is complete.
-    if told.told and trainer.state.global_step < trainer.state.max_steps:
+    if stop.terminated and trainer.state.global_step < trainer.state.max_steps:
         return False
     trainer.save_model()
     trainer.save_state()

@@ -1,8 +1,8 @@
 """Pre-training and fine-tuning with the library's Trainer (arXiv 2112.09583, sections 3 and 4).
 
-The model decides the stage: the prompter or its towers (VTC), pre-training (VTC + VTM + MLM + PEM), retrieval (VTC +
-VTM), question answering. Only what the library cannot know is added: which losses make up the loss, what processes and
-micro-steps tell each other, the log of every part, and the evaluation of retrieval and question answering.
+The model decides the stage, because it declares its inputs and its losses (see `AlproPreTrainedModel`). This module
+adds what the library cannot know: the weights of the losses, the exchange between processes and between micro-steps,
+the log of every loss, and the evaluation of retrieval and question answering.
 """
 
 import hashlib
@@ -25,11 +25,11 @@ from ..evaluation.encode import encode_batches, gather_states, match_pairs, merg
 from ..evaluation.metrics import question_answering_metrics, retrieval_metrics
 from ..evaluation.protocols import RetrievalProtocol, retrieval_scores
 from ..model.loss_alpro import IGNORE_INDEX, crop_on_black
-from ..model.modeling_alpro import AlproForVideoQuestionAnswering, AlproForVideoTextRetrieval, AlproModel, AlproOutput
-from ..model.pretraining_alpro import AlproForPreTraining, AlproPrompterModel
-from .arguments import _ENOUGH_ROWS, AlproTrainingArguments
-from .callbacks import _KeepTemperatureInRange, _TellEpoch
-from .checkpoints import break_seal, disk_errors, last_complete_checkpoint
+from ..model.modeling_alpro import AlproOutput, AlproPreTrainedModel
+from ..model.pretraining_alpro import AlproPrompterModel
+from .arguments import MIN_ROWS_FOR_SHARE, WEIGHT_ARGUMENTS, AlproTrainingArguments
+from .callbacks import KeepTemperatureInRange, SetDatasetEpoch
+from .checkpoints import disk_errors, last_complete_checkpoint, mark_incomplete
 from .distributed import (
     add_counts,
     cache_contrastive_gradients,
@@ -41,57 +41,68 @@ from .distributed import (
     trim_to_smallest,
 )
 
-AlproTrainable = (
-    AlproModel | AlproPrompterModel | AlproForPreTraining | AlproForVideoTextRetrieval | AlproForVideoQuestionAnswering
-)
 DROPPED = "dropped_rows.jsonl"  # in the output folder
-_WORDS = ("input_ids", "attention_mask", "pixel_values_videos")
-_MLM_INPUTS = ("mlm_input_ids", "mlm_labels", "mlm_count")
-_PEM_INPUTS = ("crop_mask", "pem_targets", "pem_count")
-_MODEL_INPUTS = {
-    AlproModel: (*_WORDS, "video_ids", "text_ids"),
-    AlproPrompterModel: (*_WORDS, "video_ids", "text_ids"),
-    AlproForVideoTextRetrieval: (*_WORDS, "video_ids", "text_ids"),
-    AlproForPreTraining: (*_WORDS, "video_ids", "text_ids", *_MLM_INPUTS, *_PEM_INPUTS),
-    AlproForVideoQuestionAnswering: (*_WORDS, "video_index", "answer_mask", "labels", "label_count"),
-}
 
 
 class DroppedRowsError(RuntimeError):
-    """Too many rows were dropped because their clips cannot be decoded; the message names the list of them."""
+    """Too many rows were dropped because their clips cannot be decoded; the message names the file that lists them."""
 
 
 class NonFiniteLossError(ArithmeticError):
-    """A loss is infinite or no number; the message names the step, the losses and the rows."""
+    """A loss is infinite or NaN; the message names the step, the losses and the rows."""
 
 
 class AlproTrainer(Trainer):
-    """Pre-trains, fine-tunes and evaluates an ALPRO model, in one process or many.
+    """Pre-trains, fine-tunes and evaluates an ALPRO model, in one process or in many.
 
-    The model decides the task: `AlproModel` and `AlproPrompterModel` learn from VTC alone; `AlproForPreTraining` from
-    VTC, VTM, MLM and PEM; `AlproForVideoTextRetrieval` from VTC and VTM; `AlproForVideoQuestionAnswering` from labels.
-    PEM needs pseudo-labels: from the column `pem_targets` of the rows (see `alpro pseudo-label`), or else from
-    `prompter`, which is put on the device of the training and stays as it is. With `vtm_weight=0` a retrieval model's
-    `alpro` is what is trained and saved (`trainer.model`); the model passed in holds the same weights.
+    Losses. The model decides which losses there are:
+        - `AlproModel`, `AlproPrompterModel`: VTC.
+        - `AlproForVideoTextRetrieval`: VTC and VTM. With `vtm_weight=0` the trainer trains and saves its `alpro`
+          instead (`trainer.model`), which shares the weights of the model that was passed.
+        - `AlproForPreTraining`: VTC, VTM, MLM and PEM.
+        - `AlproForVideoQuestionAnswering`: cross entropy of the answers.
 
-    Rows get numbered on the way to the collator (see `NumberedRows`), so that frames drawn at random are the same
-    after a resumed training. The log has, beside the library's `loss`, the mean since the last log of `loss_vtc`,
-    `loss_vtm`, `vtm_accuracy` and the `temperature`; in pre-training also of `loss_mlm`, `mlm_accuracy`, `loss_pem`,
-    `pem_kept` (share of sure pseudo-labels), `pem_entropy` (of the teacher, in nats) and `pem_agreement` (how often
-    teacher and student name the same entity); or of the `accuracy` of answers; and `dropped_rows`, all those so far
-    whose clip could not be decoded, and `dropped_share` of all rows, once there is one; `dropped_rows.jsonl` in the
-    output folder lists the clips with the reasons. More than `max_dropped_share` of them raise `DroppedRowsError`. A
-    loss that is not finite raises `NonFiniteLossError` before it
-    reaches the weights.
+    Pseudo-labels. PEM reads them from the column `pem_targets` of the rows (see `alpro pseudo-label`). Without that
+    column, `prompter` computes them. The trainer moves the prompter to the device of the training and does not change
+    its weights.
 
-    Several processes, and the micro-steps of gradient accumulation, divide a loss by its number of labels in all of
-    them, so losses and gradients are those of a single process with the whole batch. VTC compares across processes
-    always, across micro-steps with `contrastive_accumulation`; VTM's negatives come from where `vtm_negatives` says.
+    Log. Besides `loss`, each log contains means since the previous log, over all processes:
+        - `loss_vtc` and `loss_vtm`, `vtm_accuracy` in [0, 1], and the `temperature`.
+        - In pre-training also `loss_mlm`, `mlm_accuracy` and `loss_pem`; `pem_kept`, the share of certain
+          pseudo-labels; `pem_entropy`, the entropy of the teacher in nats; and `pem_agreement`, the share of crops for
+          which teacher and student name the same entity.
+        - In question answering, `accuracy` in [0, 1].
+        - Once rows were dropped, `dropped_rows`, their number so far, and `dropped_share`, their share of all rows so
+          far. The file `dropped_rows.jsonl` in the output folder lists the clips with the reasons.
 
-    Evaluation gives `eval_t2v_r1` and so on (see `retrieval_metrics`) under `args.eval_protocol`, and beside another
-    protocol than `vtc` those of `vtc` as `eval_vtc_t2v_r1` and so on; or `eval_accuracy` and so on (see
-    `question_answering_metrics`). `eval_dropped_rows` counts rows whose clip could not be decoded. `predict` returns
-    the scores (texts, videos) and the clip of each text; or the logits (n, answers) and the labels.
+    Processes and micro-steps. A loss is divided by its number of labels in all processes and all micro-steps of
+    gradient accumulation. Losses and gradients therefore equal those of a single process with the whole batch. VTC
+    compares across processes always, and across micro-steps with `contrastive_accumulation`. `vtm_negatives` says
+    where the negatives of VTM come from.
+
+    Evaluation. Retrieval has metrics such as `eval_t2v_r1` (see `retrieval_metrics`), by the protocol
+    `args.eval_protocol`. If that is not `vtc`, the metrics by `vtc` are added as `eval_vtc_t2v_r1` and so on. Question
+    answering has metrics such as `eval_accuracy` (see `question_answering_metrics`). `eval_dropped_rows` is the number
+    of rows whose clip cannot be decoded. `predict` returns the scores (texts, clips) and the clip of each text, or the
+    logits (rows, answers) and the labels.
+
+    Rows are numbered on the way to the collator (see `NumberedRows`), so a resumed training draws the same frames.
+
+    Args:
+        model: One of the models above, or the same class from the code of a checkpoint (`trust_remote_code`).
+        args: Training arguments. None: the defaults, with output folder `alpro_trainer`.
+        data_collator: An `AlproCollator`, or an `AlproPreTrainingCollator` for `AlproForPreTraining`.
+        train_dataset: Rows, see `AlproCollator`.
+        eval_dataset: Rows, or a dictionary of names and rows.
+        prompter: Teacher of PEM, with the entities of the model. None: the rows have pseudo-labels, or there is no
+            PEM.
+        kwargs: Other arguments of `transformers.Trainer`.
+
+    Raises:
+        TypeError: The model declares no losses, or `prompter` is not a prompter.
+        ValueError: Arguments are missing or contradict each other; the message names them.
+        DroppedRowsError: While training, more than `max_dropped_share` of the rows were dropped.
+        NonFiniteLossError: While training, before a loss that is not finite reaches the weights.
 
     Example:
         >>> trainer = AlproTrainer(
@@ -106,11 +117,11 @@ class AlproTrainer(Trainer):
     """
 
     args: AlproTrainingArguments
-    loss_is_scaled_for_ga = False  # losses are means over a batch
+    loss_is_scaled_for_ga = False  # losses are means over a batch, so the library divides them by the micro-steps
 
     def __init__(
         self,
-        model: AlproTrainable | None = None,
+        model: AlproPreTrainedModel | None = None,
         args: AlproTrainingArguments | None = None,
         data_collator: Callable | None = None,
         train_dataset: Any = None,
@@ -120,27 +131,25 @@ class AlproTrainer(Trainer):
     ):
         args = AlproTrainingArguments(output_dir="alpro_trainer") if args is None else args
         if data_collator is None:
-            raise ValueError("AlproTrainer needs data_collator=AlproCollator(processor, task=...).")
+            raise ValueError("AlproTrainer needs data_collator: pass AlproCollator(processor, task=...).")
         if args.n_gpu > 1:
             raise ValueError(
-                f"One process drives {args.n_gpu} GPUs, which splits batches behind the back of the contrastive loss. "
-                f"Start one process for each: torchrun --nproc_per_node {args.n_gpu} SCRIPT (or hide all but one with "
-                "CUDA_VISIBLE_DEVICES=0)."
+                f"One process drives {args.n_gpu} GPUs. The library then splits each batch, and the contrastive loss "
+                f"would compare within the parts only. Start one process for each GPU: torchrun --nproc_per_node "
+                f"{args.n_gpu} SCRIPT. To use a single GPU, set CUDA_VISIBLE_DEVICES=0."
             )
         if isinstance(train_dataset, MixedRows):
             _check_fit(train_dataset, args)
         accelerator_config: Any = args.accelerator_config
         if accelerator_config.dispatch_batches is None:
-            accelerator_config.dispatch_batches = False  # clips would travel through the first process
+            accelerator_config.dispatch_batches = False  # True decodes every clip in the first process
         trained = None if model is None else _trained_part(model, args)
         if trained is not None and args.ddp_find_unused_parameters is None:
-            # only the fusion layers under VTC alone, and heads whose loss has no labels, stay without gradient
-            args.ddp_find_unused_parameters = isinstance(
-                trained, AlproModel | AlproPrompterModel | AlproForPreTraining
-            )
+            args.ddp_find_unused_parameters = _may_leave_parameters_unused(trained)
+        # sums over the micro-steps since the last log; tensors, because reading a number would wait for the GPU
         self._parts: dict[str, torch.Tensor] = {}
         self._steps_in_parts = 0
-        self._micro_step = 0
+        self._micro_step = 0  # index within the current optimiser step
         super().__init__(
             model=trained,
             args=args,
@@ -154,11 +163,11 @@ class AlproTrainer(Trainer):
             **kwargs,
         )
         if isinstance(data_collator, AlproCollator):
-            data_collator.allow_empty = True
+            data_collator.allow_empty = True  # a batch without rows comes back empty, see `get_batch_samples`
             if data_collator.dropped_file is None:
                 data_collator.dropped_file = Path(args.output_dir or ".") / DROPPED
-        self.add_callback(_KeepTemperatureInRange())
-        self.add_callback(_TellEpoch())
+        self.add_callback(KeepTemperatureInRange())
+        self.add_callback(SetDatasetEpoch())
         self.prompter = prompter
         if prompter is not None:
             self._check_prompter(prompter)
@@ -179,35 +188,36 @@ class AlproTrainer(Trainer):
     # Training
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
-        """As the library's; `resume_from_checkpoint=True` goes on from the newest checkpoint that is complete.
+        """Train as the library does; `resume_from_checkpoint=True` resumes from the newest complete checkpoint.
 
         Raises:
-            ValueError: There is nothing in `output_dir` to go on from.
+            ValueError: `output_dir` contains no complete checkpoint to resume from.
         """
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir or "")
             if resume_from_checkpoint is None:
                 raise ValueError(
                     f"There is no complete checkpoint in {self.args.output_dir} to resume from. Train without "
-                    "resume_from_checkpoint, or give the path of a checkpoint."
+                    "resume_from_checkpoint, or pass the path of a checkpoint."
                 )
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         if self.args.should_save:
-            break_seal(Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}")
+            mark_incomplete(Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}")
         with disk_errors(self._get_output_dir(trial=trial)):
             super()._save_checkpoint(model, trial)
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
-        # what is written next, by one process, tells that the checkpoint is complete
+        # The first process now writes the trainer's state, which marks the checkpoint as complete (see `checkpoints`).
         self.accelerator.wait_for_everyone()
 
     def _check_prompter(self, prompter: AlproPrompterModel) -> None:
-        if not isinstance(prompter, AlproPrompterModel):
+        # by what it can do, not by its class: remote code defines the class a second time
+        if not hasattr(prompter, "pseudo_labels"):
             raise TypeError(f"prompter must be an AlproPrompterModel; received {type(prompter).__name__}.")
-        if not isinstance(self.model, AlproForPreTraining):
+        if "loss_pem" not in self.model.training_losses:
             raise ValueError(f"A prompter teaches AlproForPreTraining; {type(self.model).__name__} has no use for it.")
         if self.model.config.entities != prompter.config.entities:
             ours, theirs = (len(model.config.entities or ()) for model in (self.model, prompter))
@@ -219,21 +229,21 @@ class AlproTrainer(Trainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
     ) -> tuple[list, torch.Tensor | int | None]:
-        """The micro-batches of a step, with all that they must know of each other; see `global_batch`.
+        """Return the micro-batches of a step and their number of items, and let them exchange what they must share.
 
-        A batch of which no row is left is passed over; where that leaves too few for the last step of an epoch, that
-        step is left out.
+        An empty batch, of whose rows no clip can be decoded, is replaced by the next one. If the epoch has no more
+        batches, its last step is left out.
 
         Raises:
-            ValueError: Such a batch came to one of several processes, while the others wait for what it makes of it.
+            ValueError: A batch is empty in one of several processes; the others would wait for it.
         """
         batches, count = super().get_batch_samples(epoch_iterator, num_batches, device)
         while not all(batches):
             if in_parallel():
                 raise ValueError(
-                    f"No row of a batch is left, because none of its clips can be decoded; they are listed in "
-                    f"{getattr(self.data_collator, 'dropped_file', None)}. Several processes cannot go on without "
-                    "one: mend or remove them, or take a larger batch."
+                    f"A batch has no row left, because none of its clips can be decoded. {self._dropped_file()} lists "
+                    "them. Several processes cannot skip a batch: repair or remove these clips, or increase "
+                    "per_device_train_batch_size."
                 )
             batches = [batch for batch in batches if batch]
             more, _ = super().get_batch_samples(epoch_iterator, num_batches - len(batches), device)
@@ -243,11 +253,11 @@ class AlproTrainer(Trainer):
         if not batches:
             return batches, count
         batches = [self._prepare_inputs(batch) for batch in batches]
-        if in_parallel() and not isinstance(plain, AlproForVideoQuestionAnswering):
+        if in_parallel() and _is_contrastive(plain):
             batches = [trim_to_smallest(batch) for batch in batches]
             if self.args.vtm_negatives == "global":
                 batches = [pad_to_longest(batch) for batch in batches]
-        if isinstance(plain, AlproForPreTraining) and plain.pem_head is not None:
+        if "loss_pem" in plain.training_losses and plain.config.entities:
             for batch in batches:
                 self._add_pseudo_labels(batch)
         add_counts(batches, plain.config.pem_threshold)
@@ -261,8 +271,8 @@ class AlproTrainer(Trainer):
         if self.prompter is None or "crop_mask" not in batch:
             missing = "a prompter" if self.prompter is None else "crops: use the collator for pre-training"
             raise ValueError(
-                f"The model has a PEM head, but a batch has no 'pem_targets' and there is no way to make them: the "
-                f"trainer lacks {missing}. Pass prompter=, cache pseudo-labels, or set pem_weight=0."
+                f"The model has a PEM head, but a batch has no 'pem_targets' and they cannot be computed: the trainer "
+                f"lacks {missing}. Pass prompter=, cache pseudo-labels, or set pem_weight=0."
             )
         crops = crop_on_black(batch["pixel_values_videos"], batch["crop_mask"], batch["black"])
         with self.accelerator.autocast():
@@ -273,8 +283,9 @@ class AlproTrainer(Trainer):
             raise ValueError("contrastive_accumulation does not work with sharded models (FSDP, DeepSpeed).")
 
         def encode(batch: dict[str, Any]) -> AlproOutput:
+            # Exactly the texts that the later forward pass encodes: dropout draws by the shape of the batch.
             texts, mask = batch["input_ids"], batch["attention_mask"]
-            if "mlm_input_ids" in batch and "mlm_input_ids" in _model_inputs(plain, self.args):
+            if "mlm_input_ids" in batch and "mlm_input_ids" in self._input_names(plain):
                 texts, mask = torch.cat([texts, batch["mlm_input_ids"]]), torch.cat([mask, mask])
             with self.accelerator.autocast():
                 return plain.base_model(texts, mask, batch["pixel_values_videos"], return_dict=True)
@@ -285,12 +296,12 @@ class AlproTrainer(Trainer):
         cache_contrastive_gradients(plain.base_model, batches, encode, gather, rank, seeds)
 
     def _seed_of(self, micro_step: int) -> int:
-        """A number that depends on the seed and the place in the training alone, the same on every process."""
+        """Return a seed that depends only on `args.seed`, the step and the micro-step; equal on every process."""
         place = f"{self.args.seed}/{self.state.global_step}/{micro_step}".encode()
         return int.from_bytes(hashlib.blake2b(place, digest_size=7).digest(), "little")
 
     def _own_seed_of(self, micro_step: int) -> int:
-        """`_seed_of`, but another one on every process: their dropout must not drop the same units."""
+        """Return a seed that differs between processes, so that their dropouts drop different units."""
         return self._seed_of(micro_step) + self.args.process_index
 
     def compute_loss(
@@ -300,85 +311,100 @@ class AlproTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """Weighted sum of the losses of a batch; notes every part for the log.
+        """Return the weighted sum of the losses of a batch, and record every loss for the log.
 
         Raises:
-            NonFiniteLossError: A part of the loss is infinite or no number.
+            NonFiniteLossError: A loss is infinite or NaN.
         """
         plain: Any = self.accelerator.unwrap_model(model, keep_torch_compile=False)
-        batch = {key: inputs[key] for key in _model_inputs(plain, self.args) if key in inputs}
-        options: dict[str, Any] = {}
-        if not isinstance(plain, AlproForVideoQuestionAnswering):
-            options["return_loss"] = True
-            if in_parallel():
-                options |= {"gather": gather_with_gradients, "rank": self.args.process_index}
-            if isinstance(plain, AlproForVideoTextRetrieval | AlproForPreTraining):
-                generator = torch.Generator(self.args.device).manual_seed(self._seed_of(self._micro_step))
-                options |= {"generator": generator, "negatives": self.args.vtm_negatives}
+        batch = {name: inputs[name] for name in self._input_names(plain) if name in inputs}
         cached = inputs.get("contrastive")
         with nullcontext() if cached is None else seeded(self._own_seed_of(self._micro_step), self.args.device):
-            outputs = model(**batch, **options)
+            outputs = model(**batch, **self._loss_options(plain))
+        losses = _losses_of(plain, outputs)
         if cached is not None:
-            loss_vtc = contrastive_surrogate(
+            losses["loss_vtc"] = contrastive_surrogate(
                 outputs, plain.base_model, cached, self.current_gradient_accumulation_steps
             )
-            outputs["loss" if isinstance(plain, AlproModel | AlproPrompterModel) else "loss_vtc"] = loss_vtc
-        losses, facts = _parts_of(plain, outputs, batch)
-        weights = {name: getattr(self.args, name.removeprefix("loss_") + "_weight", 1.0) for name in losses}
-        # those of weight 0 too: several processes wait for the gradients of all that the outputs were made with
+        weights = self.args.loss_weights
+        # Losses of weight 0 are part of the sum, too: DDP waits for a gradient of each parameter that made an output.
         loss = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
         if plain.training:
             self._refuse_non_finite(losses, inputs)
             self._micro_step += 1
-            for name, value in (losses | facts).items():
+            for name, value in (losses | _statistics_of(plain, losses, outputs, batch)).items():
                 value = value.detach().float()
                 self._parts[name] = self._parts[name] + value if name in self._parts else value
             self._steps_in_parts += 1
         return (loss, outputs) if return_outputs else loss
+
+    def _input_names(self, model: Any) -> list[str]:
+        """Return what the model reads of a batch; the inputs of a loss of weight 0 are left out."""
+        weights = self.args.loss_weights
+        names = list(model.training_inputs)
+        for loss, own_inputs in model.training_losses.items():
+            if weights[loss]:
+                names += own_inputs
+        return names
+
+    def _loss_options(self, model: Any) -> dict[str, Any]:
+        """Return the arguments of the forward pass that are not in the batch."""
+        if not _is_contrastive(model):
+            return {}
+        options: dict[str, Any] = {"return_loss": True}
+        if in_parallel():
+            options |= {"gather": gather_with_gradients, "rank": self.args.process_index}
+        if "loss_vtm" in model.training_losses:
+            generator = torch.Generator(self.args.device).manual_seed(self._seed_of(self._micro_step))
+            options |= {"generator": generator, "negatives": self.args.vtm_negatives}
+        return options
 
     def _refuse_non_finite(self, losses: dict[str, torch.Tensor], inputs: dict[str, Any]) -> None:
         values = torch.stack([value.detach().float() for value in losses.values()])
         if torch.isfinite(values).all():
             return
         parts = ", ".join(f"{name}={value:g}" for name, value in zip(losses, values.tolist(), strict=True))
-        rows = inputs["row_ids"].tolist() if "row_ids" in inputs else "without numbers"
+        rows = inputs["row_ids"].tolist() if "row_ids" in inputs else "unknown, they have no 'index'"
         raise NonFiniteLossError(
-            f"The loss of step {self.state.global_step + 1} is not finite: {parts}. Its rows: {rows}. The weights "
-            "were not touched by it, and earlier checkpoints are as they were. A lower learning rate, a smaller "
-            "max_grad_norm or bf16 instead of fp16 often help; look at these rows too."
+            f"The loss of step {self.state.global_step + 1} is not finite: {parts}. Its rows: {rows}. The "
+            "weights have not been updated with it, and checkpoints are intact. Inspect these rows. A lower "
+            "learning_rate, a smaller max_grad_norm, or bf16 instead of fp16 often helps."
         )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the parts of the loss, averaged over the steps since the last log and over processes.
+        """Log, and add the means of the losses since the last log, over all processes.
 
         Raises:
-            DroppedRowsError: See the class.
+            DroppedRowsError: More than `max_dropped_share` of the rows were dropped.
         """
-        collator, all_dropped, all_read = None, 0, 0
+        all_dropped, all_read = 0, 0
         if "loss" in logs and self._parts:
             names = sorted(self._parts)
             means = torch.stack([self._parts[name] for name in names]) / self._steps_in_parts
-            if isinstance(self.data_collator, AlproCollator):
-                collator = self.data_collator
-            counts = [0, 0] if collator is None else [collator.dropped, collator.read]
+            collator = self.data_collator
+            counts = [collator.dropped, collator.read] if isinstance(collator, AlproCollator) else [0, 0]
+            # one exchange for everything: each one waits for the slowest process
             gathered = self.accelerator.gather(torch.cat([means, means.new_tensor(counts)])[None])
             logs |= dict(zip(names, gathered[:, :-2].mean(dim=0).tolist(), strict=True))
             all_dropped, all_read = (int(count) for count in gathered[:, -2:].sum(dim=0))
             if all_dropped:
                 logs["dropped_rows"], logs["dropped_share"] = all_dropped, all_dropped / all_read
-        if "loss" in logs or "train_loss" in logs:  # the latter closes a training
+        if "loss" in logs or "train_loss" in logs:  # `train_loss` is in the last log of a training
             self._parts, self._steps_in_parts = {}, 0
         super().log(logs, start_time)
         share = logs.get("dropped_share", 0.0)
-        if share > self.args.max_dropped_share and all_read >= _ENOUGH_ROWS:
+        if share > self.args.max_dropped_share and all_read >= MIN_ROWS_FOR_SHARE:
             raise DroppedRowsError(
                 f"{all_dropped} of {all_read} rows were dropped, because their clips cannot be decoded; "
-                f"max_dropped_share={self.args.max_dropped_share:g}. They are listed with the reasons in "
-                f"{collator and collator.dropped_file}. Mend or remove them, or raise max_dropped_share."
+                f"max_dropped_share={self.args.max_dropped_share:g}. {self._dropped_file()} lists them with the "
+                "reasons. Repair or remove them, or raise max_dropped_share."
             )
 
+    def _dropped_file(self) -> Path | None:
+        return self.data_collator.dropped_file if isinstance(self.data_collator, AlproCollator) else None
+
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """The library's choice without the temperature, which decay would sharpen whatever the data say."""
+        """Return the library's choice without the temperature, which weight decay would lower whatever the data."""
         return [name for name in super().get_decay_parameter_names(model) if not name.endswith("temperature")]
 
     # Evaluation
@@ -391,7 +417,10 @@ class AlproTrainer(Trainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """Score a data set; see the class for what comes back. `prediction_loss_only`, `ignore_keys` play no role."""
+        """Score a data set; the docstring of the class describes the result.
+
+        `prediction_loss_only` and `ignore_keys` are the library's arguments and have no effect.
+        """
         model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
         if not self.is_in_train:
             dtype = {self.args.bf16_full_eval: torch.bfloat16, self.args.fp16_full_eval: torch.float16}.get(True)
@@ -399,10 +428,8 @@ class AlproTrainer(Trainer):
         was_training = model.training
         model.eval()
         self.callback_handler.eval_dataloader = dataloader
-        if isinstance(model, AlproForVideoQuestionAnswering):
-            predictions, label_ids, metrics = self._evaluate_answers(model, dataloader)
-        else:
-            predictions, label_ids, metrics = self._evaluate_retrieval(model, dataloader)
+        evaluate = self._evaluate_retrieval if _is_contrastive(model) else self._evaluate_answers
+        predictions, label_ids, metrics = evaluate(model, dataloader)
         model.train(was_training)
         count = len(label_ids)
         if isinstance(dataloader.dataset, NumberedRows):
@@ -418,13 +445,13 @@ class AlproTrainer(Trainer):
         )
 
     def _row_ids(self, batch: dict[str, Any], count: int) -> list[int]:
-        """Numbers of the rows, which tell the repeated ones apart that even out the processes' shares."""
+        """Return the numbers of the rows; samplers repeat rows to give every process equally many."""
         if "row_ids" in batch:
             return batch["row_ids"].tolist()
         if self.args.world_size > 1:
             raise ValueError(
-                "Evaluation in several processes needs rows with an 'index'. A data set with a length gets it by "
-                "itself; add it to the rows of an iterable one."
+                "Evaluation in several processes needs rows with an 'index'. The trainer adds it to data sets with "
+                "a length; add it yourself to the rows of an iterable data set."
             )
         return list(range(count, count + len(batch["input_ids"])))
 
@@ -434,11 +461,11 @@ class AlproTrainer(Trainer):
     def _evaluate_retrieval(
         self, model: Any, dataloader: DataLoader
     ) -> tuple[torch.Tensor, torch.Tensor, dict[str, float]]:
-        protocol: RetrievalProtocol = (
-            self.args.eval_protocol if isinstance(model, AlproForVideoTextRetrieval | AlproForPreTraining) else "vtc"
-        )
-        with self.accelerator.autocast():  # around the model alone: similarities in bfloat16 would be full of ties
-            batches = filter(None, dataloader)  # without the empty ones, see AlproCollator
+        """Return scores (texts, clips), the clip of each text (texts,), and metrics."""
+        can_match = "loss_vtm" in model.training_losses
+        protocol: RetrievalProtocol = self.args.eval_protocol if can_match else "vtc"
+        with self.accelerator.autocast():  # around the model only: similarities in bfloat16 have many ties
+            batches = filter(None, dataloader)  # an undecodable batch is empty, see `AlproCollator`
             states = encode_batches(model, batches, keep_states=protocol != "vtc", on_batch=self._on_batch)
         states = merge_states(gather_states([states])).to(self.args.device)
 
@@ -455,13 +482,13 @@ class AlproTrainer(Trainer):
         return scores, text_to_video, retrieval_metrics(scores, text_to_video, scores_v2t) | metrics
 
     def _evaluate_answers(
-        self, model: AlproForVideoQuestionAnswering, dataloader: DataLoader
+        self, model: Any, dataloader: DataLoader
     ) -> tuple[torch.Tensor, torch.Tensor, dict[str, float]]:
+        """Return logits (rows, answers), labels int64 (rows,), and metrics."""
         rows: dict[int, tuple] = {}  # row id -> (logits, label, answer, answer type)
         count = 0
-        for batch in filter(None, dataloader):  # without the empty ones, see AlproCollator
-            names = _model_inputs(model, self.args)
-            inputs = self._prepare_inputs({key: batch[key] for key in names if key in batch})
+        for batch in filter(None, dataloader):  # an undecodable batch is empty, see `AlproCollator`
+            inputs = self._prepare_inputs({name: batch[name] for name in self._input_names(model) if name in batch})
             own_labels = inputs.pop("labels").tolist()
             with torch.no_grad(), self.accelerator.autocast():
                 own_logits = model(**inputs).logits.float().cpu()
@@ -473,7 +500,7 @@ class AlproTrainer(Trainer):
         if self.args.world_size > 1:
             rows = {row_id: row for part in gather_object([rows]) for row_id, row in part.items()}
         if not rows:
-            raise ValueError("There is nothing to evaluate: the data set has no rows.")
+            raise ValueError("There is nothing to evaluate: the data set has no rows whose clips can be decoded.")
         all_logits, all_labels, answers, types = zip(*(rows[row_id] for row_id in sorted(rows)), strict=True)
         logits, labels = torch.stack(all_logits), torch.tensor(all_labels)
         id2label = model.config.id2label or {}
@@ -484,47 +511,65 @@ class AlproTrainer(Trainer):
         return logits, labels, metrics
 
 
-def _trained_part(model: nn.Module, args: AlproTrainingArguments) -> nn.Module:
-    if isinstance(model, AlproForVideoTextRetrieval) and args.vtm_weight == 0:
-        return model.alpro
-    if not isinstance(model, tuple(_MODEL_INPUTS)):
-        known = ", ".join(one.__name__ for one in _MODEL_INPUTS)
-        raise TypeError(f"AlproTrainer trains {known}; received {type(model).__name__}.")
-    weights = {"vtc": args.vtc_weight}
-    if isinstance(model, AlproForVideoTextRetrieval):
-        weights |= {"vtm": args.vtm_weight}
-    elif isinstance(model, AlproForPreTraining):
-        weights |= {"vtm": args.vtm_weight, "mlm": args.mlm_weight, "pem": args.pem_weight}
-    if isinstance(model, AlproForVideoQuestionAnswering):
-        if args.contrastive_accumulation:
-            raise ValueError("contrastive_accumulation is for contrastive training; question answering has none.")
-    elif not any(weights.values()):
-        names = ", ".join(f"{name}_weight=0" for name in weights)
-        raise ValueError(f"{names} leave nothing to learn for {type(model).__name__}.")
+def _is_contrastive(model: Any) -> bool:
+    """Tell training on pairs of text and clip from training on labelled questions."""
+    return "loss_vtc" in model.training_losses
+
+
+def _may_leave_parameters_unused(model: Any) -> bool:
+    """Tell whether some parameters can be without a gradient in a step, which DDP must know.
+
+    VTC alone does not run the fusion layers. A loss that is computed only if its inputs are given leaves its head
+    without a gradient in the other steps.
+    """
+    return set(model.training_losses) == {"loss_vtc"} or any(model.training_losses.values())
+
+
+def _trained_part(model: Any, args: AlproTrainingArguments) -> Any:
+    """Return the model to train: the one passed, or only its towers if it would learn nothing else than VTC.
+
+    Raises:
+        TypeError: The model declares no losses.
+        ValueError: The arguments leave the model without a loss, or ask for contrastive accumulation without VTC.
+    """
+    if not (hasattr(model, "training_losses") and model.training_losses):
+        raise TypeError(
+            "AlproTrainer trains AlproModel, AlproPrompterModel, AlproForPreTraining, AlproForVideoTextRetrieval and "
+            f"AlproForVideoQuestionAnswering; received {type(model).__name__}."
+        )
+    if set(model.training_losses) == {"loss_vtc", "loss_vtm"} and args.vtm_weight == 0:
+        model = model.base_model
+    if args.contrastive_accumulation and not _is_contrastive(model):
+        raise ValueError(
+            "contrastive_accumulation is for contrastive training; question answering has none. Set it to False."
+        )
+    weights = args.loss_weights
+    if not any(weights[loss] for loss in model.training_losses):
+        zeros = ", ".join(f"{WEIGHT_ARGUMENTS[loss]}=0" for loss in model.training_losses)
+        raise ValueError(f"{zeros} leave nothing to learn for {type(model).__name__}. Raise one of them above 0.")
     return model
 
 
 def _check_fit(rows: MixedRows, args: AlproTrainingArguments) -> None:
-    """Rows in the order of the steps of another training would mix their sources in a batch."""
-    wanted = {
-        "batch_size": args.per_device_train_batch_size,
-        "world_size": args.world_size,
-        "accumulation": args.gradient_accumulation_steps,
-    }
-    wrong = [f"{name}={getattr(rows, name)} instead of {value}" for name, value in wanted.items()
-             if getattr(rows, name) != value]  # fmt: skip
+    """Refuse rows that were ordered for other batches: a batch would then mix rows of different sources.
+
+    Raises:
+        ValueError: `MixedRows` was built with another batch size, accumulation or number of processes.
+    """
+    wrong = [
+        f"{name}={found} instead of {wanted}"
+        for name, found, wanted in (
+            ("batch_size", rows.batch_size, args.per_device_train_batch_size),
+            ("world_size", rows.world_size, args.world_size),
+            ("accumulation", rows.accumulation, args.gradient_accumulation_steps),
+        )
+        if found != wanted
+    ]
     if wrong:
         raise ValueError(
             f"MixedRows was made for another training: {', '.join(wrong)}. Build it with "
             "MixedRows.from_arguments(sources, args)."
         )
-
-
-def _model_inputs(model: nn.Module, args: AlproTrainingArguments) -> list[str]:
-    """What of a batch the model reads, without the inputs of a loss whose weight is 0."""
-    names = next(names for model_class, names in _MODEL_INPUTS.items() if isinstance(model, model_class))
-    off = {*(() if args.mlm_weight else _MLM_INPUTS), *(() if args.pem_weight else _PEM_INPUTS)}
-    return [name for name in names if name not in off]
 
 
 def _numbered(dataset: Any, training: bool = False) -> Any:
@@ -534,38 +579,44 @@ def _numbered(dataset: Any, training: bool = False) -> Any:
 
 
 def _share_correct(logits: torch.Tensor, labels: torch.Tensor, count: torch.Tensor | None = None) -> torch.Tensor:
-    """Share of the labelled rows whose highest logit is the label; 0 where none has one. `count` as in the losses."""
+    """Return the share of labelled rows whose highest logit is the label; 0 without labels.
+
+    Args:
+        logits: (rows, C).
+        labels: int64 (rows,), `IGNORE_INDEX` for rows without a label.
+        count: Divisor, as in `classification_loss`.
+    """
     labelled = labels != IGNORE_INDEX
     count = labelled.sum() if count is None else count
     return ((logits.argmax(dim=1) == labels) & labelled).sum() / torch.where(count > 0, count, 1)
 
 
-def _parts_of(
-    model: Any, outputs: Any, batch: dict[str, Any]
-) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """The losses of a batch by name, and what else the log should know."""
-    if isinstance(model, AlproForVideoQuestionAnswering):
-        return {"loss": outputs.loss}, {
-            "accuracy": _share_correct(outputs.logits, batch["labels"], batch.get("label_count"))
-        }
-    facts = {"temperature": model.base_model.get_temperature().squeeze()}
-    if isinstance(model, AlproModel | AlproPrompterModel):
-        return {"loss_vtc": outputs.loss}, facts
-    losses = {"loss_vtc": outputs.loss_vtc, "loss_vtm": outputs.loss_vtm}
-    facts["vtm_accuracy"] = _share_correct(outputs.vtm_logits, outputs.vtm_labels)
-    if isinstance(model, AlproForPreTraining):
-        if outputs.loss_mlm is not None:
-            losses["loss_mlm"] = outputs.loss_mlm
-            facts["mlm_accuracy"] = _share_correct(
-                outputs.mlm_logits.flatten(0, 1), batch["mlm_labels"].flatten(), batch.get("mlm_count")
-            )
-        if outputs.loss_pem is not None:
-            losses["loss_pem"] = outputs.loss_pem
-            targets = batch["pem_targets"].float()
-            facts["pem_kept"] = outputs.pem_kept.float().mean()
-            facts["pem_entropy"] = torch.special.entr(targets).sum(dim=1).mean()
-            facts["pem_agreement"] = (outputs.pem_logits.argmax(dim=1) == targets.argmax(dim=1)).float().mean()
-    return losses, facts
+def _losses_of(model: Any, outputs: Any) -> dict[str, torch.Tensor]:
+    """Return the losses that the model computed, by name."""
+    names = tuple(model.training_losses)
+    if len(names) == 1:
+        return {names[0]: outputs["loss"]}
+    return {name: outputs[name] for name in names if name in outputs}  # MLM and PEM only if their inputs were given
+
+
+def _statistics_of(
+    model: Any, losses: dict[str, torch.Tensor], outputs: Any, batch: dict[str, Any]
+) -> dict[str, torch.Tensor]:
+    """Return the scalars of the log that are not losses; the docstring of `AlproTrainer` describes them."""
+    if "loss" in losses:
+        return {"accuracy": _share_correct(outputs.logits, batch["labels"], batch.get("label_count"))}
+    statistics = {"temperature": model.base_model.get_temperature().squeeze()}
+    if "loss_vtm" in losses:
+        statistics["vtm_accuracy"] = _share_correct(outputs.vtm_logits, outputs.vtm_labels)
+    if "loss_mlm" in losses:
+        logits, labels = outputs.mlm_logits.flatten(0, 1), batch["mlm_labels"].flatten()
+        statistics["mlm_accuracy"] = _share_correct(logits, labels, batch.get("mlm_count"))
+    if "loss_pem" in losses:
+        targets = batch["pem_targets"].float()
+        statistics["pem_kept"] = outputs.pem_kept.float().mean()
+        statistics["pem_entropy"] = torch.special.entr(targets).sum(dim=1).mean()
+        statistics["pem_agreement"] = (outputs.pem_logits.argmax(dim=1) == targets.argmax(dim=1)).float().mean()
+    return statistics
 
 
 __all__ = ["DROPPED", "AlproTrainer", "DroppedRowsError", "NonFiniteLossError"]
