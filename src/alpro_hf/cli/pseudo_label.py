@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "or in Python:\n"
         '  rows = datasets.load_from_disk("clips-labelled")'
     )
-    whole = {"type": whole_number(1), "metavar": "N"}
+    whole: Any = {"type": whole_number(1), "metavar": "N"}
     parser.add_argument("data", type=Path, metavar="DATA", help="a file or a folder of rows")
     parser.add_argument("--prompter", required=True, metavar="DIR", help="folder or Hub id of the prompter")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder to write")

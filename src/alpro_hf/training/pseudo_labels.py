@@ -13,6 +13,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -307,7 +308,7 @@ class _Folder:
             if shown:
                 enable_progress_bars()
             for file in sorted(Path(scratch).glob("*.json")):
-                write_whole(self.path / file.name, lambda partial, file=file: shutil.copyfile(file, partial))
+                write_whole(self.path / file.name, partial(shutil.copyfile, file))
 
 
 def read_skipped(folder: str | Path) -> list[dict[str, Any]]:

@@ -180,7 +180,7 @@ def start_model(
         The model in float32, and the names of its parts whose weights are new.
 
     Raises:
-        TrainError: The checkpoint is not an ALPRO model or is incomplete, or its answers have no names.
+        TrainError: There is no starting checkpoint, or it is not an ALPRO model, incomplete, or has unnamed answers.
     """
     model_class = MODELS[task]
     source: Any
@@ -199,6 +199,8 @@ def start_model(
         new = set(info["missing_keys"])
         if any(name.startswith(("alpro.", "text_model.", "video_model.")) for name in new):
             raise TrainError(f"--model {model} is incomplete: it lacks {', '.join(sorted(new)[:3])}, ...")
+    elif vision is None or text is None:
+        raise TrainError("Say what to start from: --model START, or --vision VIT and --text BERT.")
     else:
         video = {"num_frames": recipe.num_frames, "image_size": recipe.image_size}
         towers = AlproModel.from_unimodal_pretrained(
@@ -220,7 +222,7 @@ def start_model(
 def _start_config(
     source: AlproConfig, task: Task, recipe: AlproRecipe, entities: list[str] | None, labels: list[str] | None
 ) -> AlproConfig:
-    config = copy.deepcopy(source)
+    config: Any = copy.deepcopy(source)  # Any: the library's `id2label` may be None for its type, and never is
     config.video_config.num_frames = recipe.num_frames or config.video_config.num_frames
     config.video_config.image_size = recipe.image_size or config.video_config.image_size
     config.entities = entities if task == "pretrain" else None
