@@ -1145,14 +1145,14 @@ class AlproForVideoTextRetrieval(AlproPreTrainedModel):
         loss_vtc = self.alpro.contrastive_loss(
             outputs.video_embeds, outputs.text_embeds, video_ids, text_ids, gather, rank
         )
-        rows = self.alpro.matching_rows(
+        matching = self.alpro.matching_rows(
             outputs, attention_mask, video_ids, text_ids, gather, rank, generator, negatives
         )
-        logits = self.match(rows.text, rows.mask, rows.videos, rows.video_index)
-        loss_vtm = classification_loss(logits, rows.labels)
+        logits = self.match(matching.text, matching.mask, matching.videos, matching.video_index)
+        loss_vtm = classification_loss(logits, matching.labels)
         outputs.loss = loss_vtc + loss_vtm
         return AlproRetrievalOutput(
-            **outputs, loss_vtc=loss_vtc, loss_vtm=loss_vtm, vtm_logits=logits, vtm_labels=rows.labels
+            **outputs, loss_vtc=loss_vtc, loss_vtm=loss_vtm, vtm_logits=logits, vtm_labels=matching.labels
         )
 
 

@@ -201,6 +201,7 @@ class AlproForPreTraining(AlproPreTrainedModel):
                 pem_logits=self._entity_logits(patches, crop_mask),
             )
 
+        outputs: Any
         outputs, masked_text = self._encode(input_ids, attention_mask, mlm_input_ids, pixel_values_videos, **kwargs)
         matching = self.alpro.matching_rows(
             outputs, attention_mask, video_ids, text_ids, gather, rank, generator, negatives
