@@ -66,6 +66,7 @@ class AlproTextConfig(AlproTowerConfig):
     fusion_layer: int = 6
     max_position_embeddings: int = 512
     type_vocab_size: int = 2
+    # `float | int`, because a config.json may have 0 for 0.0, and `@strict` does not convert types
     hidden_dropout_prob: float | int = 0.1
     attention_probs_dropout_prob: float | int = 0.1
     layer_norm_eps: float = 1e-12
@@ -164,6 +165,7 @@ class AlproConfig(PreTrainedConfig):
     model_type = "alpro"
     sub_configs = {"text_config": AlproTextConfig, "video_config": AlproVideoConfig}  # noqa: RUF012 (the library's way)
 
+    # `Any`, because a dictionary becomes a configuration in `__post_init__`, and `@strict` checks before that
     text_config: Any = None
     video_config: Any = None
     projection_dim: int = 256
@@ -186,7 +188,7 @@ class AlproConfig(PreTrainedConfig):
                 raise TypeError(
                     f"{name} must be an {tower.__name__} or a dictionary of its fields; received {given!r}."
                 )
-        super().__post_init__(**kwargs)
+        super().__post_init__(**kwargs)  # last: it passes settings such as the attention implementation to the towers
 
     def validate_architecture(self) -> None:
         """Check the fields that concern both towers or the heads; `@strict` calls this after initialisation.

@@ -39,7 +39,7 @@ def same_pair_mask(
     batch, total = size
     mask = torch.zeros(batch, total, dtype=torch.bool, device=device)
     own = torch.arange(batch, device=device)
-    mask[own, own + rank * batch] = True
+    mask[own, own + rank * batch] = True  # the diagonal of this process within the global batch
     for ids, all_ids in ((video_ids, all_video_ids), (text_ids, all_text_ids)):
         if ids is not None:
             mask = mask | (ids[:, None] == (ids if all_ids is None else all_ids)[None, :])
@@ -80,6 +80,7 @@ def vtc_loss(
         logits_v2t = video_embeds.float() @ all_text_embeds.float().t() / temperature
         logits_t2v = text_embeds.float() @ all_video_embeds.float().t() / temperature
     batch = video_embeds.shape[0]
+    # The positive of row i is its global index. The released code used the local one, wrong on every rank but 0.
     targets = torch.arange(batch, device=logits_v2t.device) + rank * batch
     if same_pair is not None:
         left_out = same_pair.scatter(1, targets[:, None], False)  # the positive itself stays in
@@ -107,6 +108,7 @@ def sample_hard_negatives(
     """
     logits = similarity.float().masked_fill(same_pair, float("-inf"))
     valid = ~same_pair.all(dim=1)
+    # A row of -inf would be NaN after the softmax. Zeros give it a uniform draw, which `valid` marks as unusable.
     weights = torch.where(valid[:, None], logits, torch.zeros_like(logits)).softmax(dim=1)
     # A NaN in `multinomial` is an assertion on the GPU, which kills the process. The loss is NaN too and says so.
     weights = weights.nan_to_num(nan=1.0)
@@ -144,6 +146,7 @@ def classification_loss(
     Returns:
         Scalar float32. Exactly 0, with finite gradients, if no row has a label.
     """
+    # Summed, not averaged: the mean over no rows is NaN, and the divisor may count the rows of other processes.
     total = nn.functional.cross_entropy(logits.float(), labels, ignore_index=IGNORE_INDEX, reduction="sum")
     return total / _at_least_one((labels != IGNORE_INDEX).sum() if count is None else count)
 
@@ -178,7 +181,7 @@ def pem_loss(
     Returns:
         Scalar float32. Exactly 0, with finite gradients, if no row is kept; the released code divides 0 by 0.
     """
-    losses = nn.functional.cross_entropy(logits.float(), targets.float(), reduction="none")
+    losses = nn.functional.cross_entropy(logits.float(), targets.float(), reduction="none")  # (B,)
     return (losses * kept).sum() / _at_least_one(kept.sum() if count is None else count)
 
 
@@ -229,6 +232,7 @@ def crop_on_black(pixel_values_videos: torch.Tensor, crop_mask: torch.Tensor, bl
         raise ValueError(
             f"A crop mask of {rows} x {columns} patches does not tile frames of {height} x {width} pixels."
         )
+    # (B, h, w) -> (B, H, W): each patch covers height // rows by width // columns pixels
     inside = crop_mask.bool().repeat_interleave(height // rows, dim=1).repeat_interleave(width // columns, dim=2)
     outside = black.to(pixel_values_videos)[None, None, :, None, None]
     return torch.where(inside[:, None, None], pixel_values_videos, outside)

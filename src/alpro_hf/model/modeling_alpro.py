@@ -230,7 +230,7 @@ class AlproAttention(nn.Module):
         else:
             own_tokens = hidden_states[:, : -shared.tokens.shape[1]]
             qkv = torch.cat([self.qkv(own_tokens), self.qkv(shared.tokens)[shared.row]], dim=1)
-        qkv = qkv.view(batch, length, 3, -1, self.head_dim)
+        qkv = qkv.view(batch, length, 3, -1, self.head_dim)  # (B, L, 3, heads, head_dim)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, heads, L, head_dim)
         query = query[:, :, :first_tokens]
         attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
@@ -246,7 +246,7 @@ class AlproAttention(nn.Module):
             scaling=self.scaling,
             **kwargs,
         )
-        return self.proj(output.reshape(batch, -1, width)), weights
+        return self.proj(output.reshape(batch, -1, width)), weights  # (B, first_tokens, D)
 
 
 class AlproMLP(nn.Module):
@@ -286,7 +286,8 @@ class AlproVideoEmbeddings(nn.Module):
         patches = self.position_embeddings[:, 1:]
         if (height, width) == (self.grid, self.grid):
             return patches
-        square = patches.reshape(1, self.grid, self.grid, -1).permute(0, 3, 1, 2)
+        square = patches.reshape(1, self.grid, self.grid, -1).permute(0, 3, 1, 2)  # (1, D, grid, grid)
+        # in float32, because not every device interpolates half precision bicubically
         resized = nn.functional.interpolate(
             square.float(), size=(height, width), mode="bicubic", align_corners=False, antialias=False
         )
@@ -296,6 +297,7 @@ class AlproVideoEmbeddings(nn.Module):
         """Return the time embeddings (1, num_frames, D)."""
         if num_frames == self.time_embeddings.shape[1]:
             return self.time_embeddings
+        # Parity: nearest neighbour. A checkpoint on 4 frames gives each embedding to two neighbouring frames of 8.
         resized = nn.functional.interpolate(self.time_embeddings.transpose(1, 2), size=num_frames, mode="nearest")
         return resized.transpose(1, 2)
 
@@ -318,12 +320,14 @@ class AlproVideoEmbeddings(nn.Module):
                 f"pixel_values_videos has frames of {height} x {width} pixels, which patches of {patch} x {patch} "
                 "do not tile. Resize the frames to a multiple of the patch size (AlproVideoProcessor does)."
             )
+        # frames as a batch, in the type of the weights: processors return float32, models may be bfloat16
         pixels = pixel_values_videos.flatten(0, 1).to(self.patch_embed.weight.dtype)
         patches = self.patch_embed(pixels).flatten(2).transpose(1, 2)  # (B * T, N, D)
         patches = patches + self.space_embeddings(height // patch, width // patch)
         patches_BTND = patches.view(batch, num_frames, -1, patches.shape[-1])
         # Parity: as in TimeSformer, dropout follows the space embeddings and, once more, the time embeddings.
         patches_BTND = self.dropout(patches_BTND) + self.frame_embeddings(num_frames)[:, :, None]
+        # the CLS token has a place in space and none in time
         cls = self.dropout(self.cls_token + self.position_embeddings[:, :1]).expand(batch, -1, -1)
         return torch.cat([cls, self.dropout(patches_BTND).flatten(1, 2)], dim=1)
 
@@ -374,11 +378,12 @@ class AlproVideoLayer(GradientCheckpointingLayer):
         frames = torch.cat([frame_cls, patches_BTND], dim=2).flatten(0, 1)  # (B * T, 1 + N, D)
         in_frame, _ = self.spatial_attn(self.spatial_norm(frames), **kwargs)
         in_frame_BTND = self.dropout(in_frame).view(batch, num_frames, -1, width)
+        # Parity: the residual of the CLS token is its own state plus the mean of its copies, one per frame.
         cls = cls + in_frame_BTND[:, :, 0].mean(dim=1, keepdim=True)
         patches_BTND = patches_BTND + in_frame_BTND[:, :, 1:]
 
         hidden_states = torch.cat([cls, patches_BTND.flatten(1, 2)], dim=1)
-        return hidden_states + self.dropout(self.mlp(self.mlp_norm(hidden_states)))
+        return hidden_states + self.dropout(self.mlp(self.mlp_norm(hidden_states)))  # pre-norm, as in ViT
 
 
 class AlproTextEmbeddings(nn.Module):
@@ -419,6 +424,7 @@ class AlproTextEmbeddings(nn.Module):
                 f"The text has {length} tokens but the model reads at most {limit} "
                 "(text_config.max_position_embeddings). Truncate it (AlproProcessor does)."
             )
+        # Parity: positions count padding too, which is at the end; type 0 for every token, as ALPRO has one segment.
         if position_ids is None:
             position_ids = torch.arange(length, device=inputs_embeds.device)[None]
         if token_type_ids is None:
@@ -562,7 +568,7 @@ class AlproVideoModel(AlproPreTrainedModel):
         hidden_states = self.embeddings(pixel_values_videos)
         for layer in self.layers:
             hidden_states = layer(hidden_states, num_frames, **kwargs)
-        normed = self.norm(hidden_states)
+        normed = self.norm(hidden_states)  # before the mean over time, as in the released code
         cls, patches = normed[:, :1], normed[:, 1:]
         patches = patches.unflatten(1, (num_frames, -1)).mean(dim=1)  # (B, N, D), mean over time
         return AlproVideoModelOutput(last_hidden_state=torch.cat([cls, patches], dim=1), pooler_output=cls.squeeze(1))
@@ -855,6 +861,7 @@ class AlproModel(AlproPreTrainedModel):
         """
         if pixel_values_videos is None:
             raise ValueError("AlproModel needs pixel_values_videos; for texts alone call get_text_features.")
+        # clips first: seeded dropout is reproducible only in a fixed order
         video_outputs = self.get_video_features(pixel_values_videos, return_dict=True, **kwargs)
         text_outputs = self.get_text_features(input_ids, attention_mask, return_dict=True, **kwargs)
         video_embeds, text_embeds = video_outputs.pooler_output, text_outputs.pooler_output
@@ -971,7 +978,8 @@ class AlproModel(AlproPreTrainedModel):
             with torch.no_grad(), torch.autocast(text_BLD.device.type, enabled=False):  # as in `forward`
                 logits_per_text = gather(outputs.text_embeds) @ gather(outputs.video_embeds).t()
                 logits_per_text = logits_per_text / self.get_temperature()
-            first = rank * batch
+            first = rank * batch  # of this process in the pool; needs equally many rows on every process
+        # the pool is square: row i of the texts belongs to row i of the videos
         size = (len(pool_text), len(pool_text))
         same_pair = same_pair_mask(video_ids, text_ids, size=size, device=text_BLD.device)
         wrong_video, video_valid = sample_hard_negatives(logits_per_text, same_pair, generator)
@@ -1038,6 +1046,7 @@ class AlproModel(AlproPreTrainedModel):
         shared += ["hidden_dropout_prob", "attention_probs_dropout_prob", "layer_norm_eps"]
         text_fields = [*shared, "vocab_size", "max_position_embeddings", "type_vocab_size", "pad_token_id"]
         video_fields = [*shared, "image_size", "patch_size", "num_channels", "qkv_bias"]
+        # As in the paper, the lower half of BERT encodes text and the upper half starts the fusion.
         text_config = {key: getattr(bert.config, key) for key in text_fields} | {"fusion_layer": depth // 2}
         video_config = {key: getattr(vit.config, key) for key in video_fields}
         config = AlproConfig(
@@ -1045,6 +1054,7 @@ class AlproModel(AlproPreTrainedModel):
             video_config=video_config | config_kwargs.pop("video_config", {}),
             **config_kwargs,
         )
+        # strict: `load_state_dict` names every tensor that the conversion did not provide
         model = cls(config)
         model.video_model.load_state_dict(video_state_from_vit(vit.state_dict(), model.video_model.state_dict()))
         model.text_model.load_state_dict(text_state_from_bert(bert.state_dict(), model.text_model.state_dict()))
@@ -1064,7 +1074,7 @@ class AlproForVideoTextRetrieval(AlproPreTrainedModel):
     def __init__(self, config: AlproConfig):
         super().__init__(config)
         self.alpro = AlproModel(config)
-        self.vtm_head = nn.Linear(config.text_config.hidden_size, 2)
+        self.vtm_head = nn.Linear(config.text_config.hidden_size, 2)  # 0: not matched, 1: matched
         self.post_init()
 
     def match(
@@ -1135,14 +1145,14 @@ class AlproForVideoTextRetrieval(AlproPreTrainedModel):
         loss_vtc = self.alpro.contrastive_loss(
             outputs.video_embeds, outputs.text_embeds, video_ids, text_ids, gather, rank
         )
-        rows = self.alpro.matching_rows(
+        matching = self.alpro.matching_rows(
             outputs, attention_mask, video_ids, text_ids, gather, rank, generator, negatives
         )
-        logits = self.match(rows.text, rows.mask, rows.videos, rows.video_index)
-        loss_vtm = classification_loss(logits, rows.labels)
+        logits = self.match(matching.text, matching.mask, matching.videos, matching.video_index)
+        loss_vtm = classification_loss(logits, matching.labels)
         outputs.loss = loss_vtc + loss_vtm
         return AlproRetrievalOutput(
-            **outputs, loss_vtc=loss_vtc, loss_vtm=loss_vtm, vtm_logits=logits, vtm_labels=rows.labels
+            **outputs, loss_vtc=loss_vtc, loss_vtm=loss_vtm, vtm_logits=logits, vtm_labels=matching.labels
         )
 
 
@@ -1214,6 +1224,7 @@ class AlproForVideoQuestionAnswering(AlproPreTrainedModel):
         Raises:
             ValueError: `video_index` points outside the clips, or the numbers of questions and clips differ.
         """
+        # the towers directly, not `self.alpro(...)`, which would compute similarities that answering does not use
         video_outputs = self.alpro.video_model(pixel_values_videos, return_dict=True, **kwargs)
         text_outputs = self.alpro.text_model(input_ids, attention_mask, return_dict=True, **kwargs)
         if video_index is not None:

@@ -120,6 +120,7 @@ class AlproForPreTraining(AlproPreTrainedModel):
         self.alpro = AlproModel(config)
         self.vtm_head = nn.Linear(width, 2)
         self.mlm_head = AlproMLMHead(config.text_config)
+        # parity: the released code has this MLP, D -> 2D -> entities
         self.pem_head: nn.Module | None = None
         if config.entities:
             self.pem_head = nn.Sequential(
@@ -133,6 +134,7 @@ class AlproForPreTraining(AlproPreTrainedModel):
     def set_output_embeddings(self, value: nn.Linear) -> None:
         self.mlm_head.decoder = value
 
+    # evaluation and re-ranking treat this model like a retrieval model
     match = AlproForVideoTextRetrieval.match
 
     @can_return_tuple
@@ -191,7 +193,7 @@ class AlproForPreTraining(AlproPreTrainedModel):
                 outputs.video_model_output.last_hidden_state,
                 torch.arange(batch, device=input_ids.device),
             )
-            words, patches = self._fuse(pairs, batch, length, crop_mask, **kwargs)
+            words, patches = self._fuse(pairs, batch, length, crop_mask, **kwargs)  # (B, L, D), (B, N, D)
             return AlproPreTrainingOutput(
                 **outputs,
                 vtm_logits=self.vtm_head(words[:, 0]),
@@ -199,6 +201,7 @@ class AlproForPreTraining(AlproPreTrainedModel):
                 pem_logits=self._entity_logits(patches, crop_mask),
             )
 
+        outputs: Any
         outputs, masked_text = self._encode(input_ids, attention_mask, mlm_input_ids, pixel_values_videos, **kwargs)
         matching = self.alpro.matching_rows(
             outputs, attention_mask, video_ids, text_ids, gather, rank, generator, negatives
@@ -212,7 +215,9 @@ class AlproForPreTraining(AlproPreTrainedModel):
                 torch.cat([rows.video_index, rows.video_index[:batch]]),  # of the true pairs: each text's own clip
             )
         first_tokens = 1 if masked_text is None else length  # VTM reads the CLS token, MLM every word
+        # One fusion batch of 3B matching rows and, with MLM, B masked texts, each with the clip of its true pair.
         words, patches = self._fuse(rows, batch, first_tokens, crop_mask, **kwargs)
+        # words is (4B, L, D) with MLM and (3B, 1, D) without
         matching_words, masked_words = words[: 3 * batch], words[3 * batch :]
 
         vtm_logits = self.vtm_head(matching_words[:, 0])
@@ -220,7 +225,7 @@ class AlproForPreTraining(AlproPreTrainedModel):
         loss_vtc = self.alpro.contrastive_loss(
             outputs.video_embeds, outputs.text_embeds, video_ids, text_ids, gather, rank
         )
-        outputs.loss = loss_vtc + loss_vtm
+        outputs.loss = loss_vtc + loss_vtm  # a plain sum, as in the paper; a trainer weights the parts itself
         mlm_logits = loss_mlm = None
         if mlm_labels is not None:
             mlm_logits = self.mlm_head(masked_words)
@@ -329,6 +334,7 @@ class AlproForPreTraining(AlproPreTrainedModel):
                 f"mlm_input_ids {tuple(mlm_input_ids.shape)} must have the shape of input_ids "
                 f"{tuple(input_ids.shape)}: they are the same texts with words masked."
             )
+        # the grid follows the frames, not `image_size`: the tower takes frames of any size
         patch = self.config.video_config.patch_size
         grid = (len(input_ids), *(pixels // patch for pixels in pixel_values_videos.shape[-2:]))
         if crop_mask is not None and crop_mask.shape != grid:
@@ -353,7 +359,7 @@ def _first_texts(outputs: AlproOutput, count: int) -> AlproOutput:
     assert outputs.text_model_output is not None
     text: Any = outputs.text_model_output
     text.last_hidden_state, text.pooler_output = text.last_hidden_state[:count], text.pooler_output[:count]
-    for name in ("hidden_states", "attentions"):
+    for name in ("hidden_states", "attentions"):  # present only if they were requested
         if name in text:
             text[name] = tuple(tensor[:count] for tensor in text[name])
     assert outputs.logits_per_text is not None and outputs.text_embeds is not None
@@ -381,6 +387,7 @@ class AlproPrompterModel(AlproPreTrainedModel):
     def __init__(self, config: AlproConfig):
         super().__init__(config)
         self.alpro = AlproModel(config)
+        # Buffers, not parameters: the prompts are frozen, but saved and moved with the model.
         shape = (len(config.entities or ()), config.projection_dim)
         self.video_prompt_embeds: torch.Tensor
         self.image_prompt_embeds: torch.Tensor
@@ -392,6 +399,7 @@ class AlproPrompterModel(AlproPreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, AlproPrompterModel):
+            # zero means "not set": `pseudo_labels` refuses it
             init.zeros_(module.video_prompt_embeds)
             init.zeros_(module.image_prompt_embeds)
 
@@ -428,6 +436,7 @@ class AlproPrompterModel(AlproPreTrainedModel):
             mask = None if attention_mask is None else attention_mask[chunk].to(self.device)
             rows.append(self.alpro.get_text_features(input_ids[chunk].to(self.device), mask).pooler_output)
         self.train(was_training)
+        # (templates * entities, P) -> (templates, entities, P) -> mean over the templates
         embeds.copy_(torch.cat(rows).unflatten(0, (-1, len(embeds))).float().mean(dim=0))
 
     @torch.no_grad()
@@ -448,6 +457,7 @@ class AlproPrompterModel(AlproPreTrainedModel):
         if not embeds.any():
             raise ValueError(f"The prompter has no {kind} prompts yet; call set_prompts({kind!r}, ...) first.")
         video = self.alpro.get_video_features(pixel_values_videos).pooler_output
+        # float32, as in `vtc_loss`: the temperature multiplies the rounding errors of bfloat16
         with torch.autocast(video.device.type, enabled=False):
             similarity = video.float() @ embeds.float().t() / self.alpro.get_temperature().float()
         return similarity.softmax(dim=1)

@@ -97,7 +97,7 @@ def assemble_state(
     for target, group in names.items():
         if not missing.isdisjoint(group):
             continue  # reported below; go on, so that one error lists every tensor
-        rows = targets[target][0] // len(group)
+        rows = targets[target][0] // len(group)  # of one of the stacked tensors
         needed = (rows, *targets[target][1:])
         wrong = [name for name in group if tuple(source[name].shape) != needed]
         misshaped |= {f"{name}: {tuple(source[name].shape)}, {needed} needed" for name in wrong}
@@ -156,6 +156,7 @@ def video_state_from_vit(vit_state_dict: State, video_state_dict: State) -> dict
     Raises:
         CheckpointError: A tensor is missing, unexpected or misshaped.
     """
+    # a state from memory has `layers.0...`, a state from a file `encoder.layer.0...`
     in_files = any(name.startswith("encoder.layer.") for name in vit_state_dict)
     prefix, modules = ("encoder.layer", _VIT_LAYER_IN_FILES) if in_files else ("layers", _VIT_LAYER)
 
@@ -172,6 +173,7 @@ def video_state_from_vit(vit_state_dict: State, video_state_dict: State) -> dict
     no_counterpart = re.compile(r"embeddings\.time_embeddings$|layers\.\d+\.temporal_fc\.")
     targets = {name: tensor.shape for name, tensor in video_state_dict.items() if not no_counterpart.match(name)}
     source = dict(vit_state_dict)
+    # Only the grid is resized; the embedding of the CLS token, at index 0, is kept.
     position, wanted = "embeddings.position_embeddings", targets["embeddings.position_embeddings"]
     if position in source:
         source[position] = _resize_position_embeddings(source[position], wanted)

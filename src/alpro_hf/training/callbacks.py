@@ -19,7 +19,7 @@ class KeepTemperatureInRange(TrainerCallback):
     """
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        base = model.base_model
+        base = model.base_model  # the model itself, or the `AlproModel` inside a model with a head
         with torch.no_grad():
             base.temperature.clamp_(base.config.temperature_min, base.config.temperature_max)
 
@@ -41,11 +41,12 @@ class StopWhenTerminated(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._previous_handler = signal.signal(signal.SIGTERM, self._on_signal)
 
+    # Only sets a flag: the handler may run in the middle of any step.
     def _on_signal(self, number: int, frame: Any) -> None:
         self.terminated = True
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if in_parallel():
+        if in_parallel():  # a launcher signals its processes one by one; a lone stop would leave the others waiting
             self.terminated = any(gather_object([self.terminated]))
         if self.terminated:
             control.should_save = control.should_training_stop = True

@@ -25,6 +25,7 @@ def last_complete_checkpoint(folder: str | os.PathLike[str]) -> str | None:
 
     A warning names each newer checkpoint that is incomplete, and the reason.
     """
+    # by number: names sort "checkpoint-1000" before "checkpoint-900", and copies lose their times
     found = [path for path in Path(folder).glob("checkpoint-*") if path.is_dir() and _step(path) is not None]
     for checkpoint in sorted(found, key=lambda path: _step(path) or 0, reverse=True):
         problem = checkpoint_problem(checkpoint)
@@ -98,6 +99,7 @@ def _state_problem(path: Path) -> str | None:
         state = json.loads(path.read_bytes())
     except ValueError as error:
         return f"is not valid JSON ({error})"
+    # A state of another step was copied here, or comes from an older run in the same folder.
     step, expected = state.get("global_step") if isinstance(state, dict) else None, _step(path.parent)
     if step is None or (expected is not None and step != expected):
         return f"belongs to step {step}"

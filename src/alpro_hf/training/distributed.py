@@ -94,6 +94,7 @@ def add_counts(batches: Sequence[Batch], pem_threshold: float) -> None:
                 pem_kept(batch[labels], pem_threshold) if labels == "pem_targets" else batch[labels] != IGNORE_INDEX
             )
             counts.append(wanted.sum().float())
+        # stays a tensor: reading it would wait for the GPU in every step
         mean = torch.stack(counts).mean()
         if in_parallel():
             dist.all_reduce(mean)

@@ -6,6 +6,7 @@ the log of every loss, and the evaluation of retrieval and question answering.
 """
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -217,10 +218,11 @@ class AlproTrainer(Trainer):
         # by what it can do, not by its class: remote code defines the class a second time
         if not hasattr(prompter, "pseudo_labels"):
             raise TypeError(f"prompter must be an AlproPrompterModel; received {type(prompter).__name__}.")
-        if "loss_pem" not in self.model.training_losses:
-            raise ValueError(f"A prompter teaches AlproForPreTraining; {type(self.model).__name__} has no use for it.")
-        if self.model.config.entities != prompter.config.entities:
-            ours, theirs = (len(model.config.entities or ()) for model in (self.model, prompter))
+        student: Any = self.model
+        if "loss_pem" not in student.training_losses:
+            raise ValueError(f"A prompter teaches AlproForPreTraining; {type(student).__name__} has no use for it.")
+        if student.config.entities != prompter.config.entities:
+            ours, theirs = (len(model.config.entities or ()) for model in (student, prompter))
             raise ValueError(
                 f"The entities of the model ({ours}) and of the prompter ({theirs}) differ. Build the model with "
                 "entities=prompter.config.entities."
@@ -238,6 +240,7 @@ class AlproTrainer(Trainer):
             ValueError: A batch is empty in one of several processes; the others would wait for it.
         """
         batches, count = super().get_batch_samples(epoch_iterator, num_batches, device)
+        # an empty dictionary: the collator found no clip of the batch that can be decoded
         while not all(batches):
             if in_parallel():
                 raise ValueError(
@@ -247,12 +250,13 @@ class AlproTrainer(Trainer):
                 )
             batches = [batch for batch in batches if batch]
             more, _ = super().get_batch_samples(epoch_iterator, num_batches - len(batches), device)
-            batches = batches + more if more else []
+            batches = batches + more if more else []  # a shorter accumulation would be a step of another batch size
         plain: Any = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
         self._micro_step = 0
         if not batches:
             return batches, count
         batches = [self._prepare_inputs(batch) for batch in batches]
+        # The order matters: PEM labels only the rows that stay, and the counts are those of the labels that stay.
         if in_parallel() and _is_contrastive(plain):
             batches = [trim_to_smallest(batch) for batch in batches]
             if self.args.vtm_negatives == "global":
@@ -290,7 +294,7 @@ class AlproTrainer(Trainer):
             with self.accelerator.autocast():
                 return plain.base_model(texts, mask, batch["pixel_values_videos"], return_dict=True)
 
-        plain.train()
+        plain.train()  # the library does so after this; both passes need the same dropout
         gather, rank = (gather_with_gradients, self.args.process_index) if in_parallel() else (None, 0)
         seeds = [self._own_seed_of(micro_step) for micro_step in range(len(batches))]
         cache_contrastive_gradients(plain.base_model, batches, encode, gather, rank, seeds)
@@ -400,7 +404,7 @@ class AlproTrainer(Trainer):
                 "reasons. Repair or remove them, or raise max_dropped_share."
             )
 
-    def _dropped_file(self) -> Path | None:
+    def _dropped_file(self) -> str | os.PathLike[str] | None:
         return self.data_collator.dropped_file if isinstance(self.data_collator, AlproCollator) else None
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
@@ -422,7 +426,7 @@ class AlproTrainer(Trainer):
         `prediction_loss_only` and `ignore_keys` are the library's arguments and have no effect.
         """
         model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
-        if not self.is_in_train:
+        if not self.is_in_train:  # as the library does: in training, the optimiser holds on to these weights
             dtype = {self.args.bf16_full_eval: torch.bfloat16, self.args.fp16_full_eval: torch.float16}.get(True)
             model = model.to(device=self.args.device, dtype=dtype)
         was_training = model.training
@@ -494,7 +498,7 @@ class AlproTrainer(Trainer):
                 own_logits = model(**inputs).logits.float().cpu()
             columns = (own_logits, own_labels, batch["answers"], batch["answer_types"])
             for row_id, *row in zip(self._row_ids(batch, count), *columns, strict=True):
-                rows.setdefault(row_id, tuple(row))
+                rows.setdefault(row_id, tuple(row))  # samplers may repeat a row
             count += len(own_labels)
             self._on_batch()
         if self.args.world_size > 1:
