@@ -110,7 +110,8 @@ def own_signature(app: Sphinx, what: str, name: str, obj: Any, *_: Any) -> tuple
     whole = inspect.signature(obj)
     shown = [parameter for parameter in whole.parameters.values() if parameter.name not in inherited]
     signature = whole.replace(parameters=shown, return_annotation=inspect.Signature.empty)
-    return stringify_signature(signature, unqualified_typehints=True), ""
+    # Sphinx cannot parse the default of a field that a function makes
+    return stringify_signature(signature, unqualified_typehints=True).replace("<factory>", "..."), ""
 
 
 def rewrite_docstring(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
