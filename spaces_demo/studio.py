@@ -309,7 +309,7 @@ class Studio:
     def _prompter(self) -> tuple[AlproPrompterModel, Any]:
         if self.prompter is None:
             raise DemoError(
-                "This model has no prompter, so it cannot name what is in a box. Whoever runs the demo can set one "
+                "This model has no prompter, so it cannot name what is in a box. The operator of the demo can set one "
                 "with ALPRO_PROMPTER."
             )
         return self.prompter

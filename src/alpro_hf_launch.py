@@ -1,4 +1,4 @@
-"""The console script `alpro`, in a module beside the package.
+"""The console script `alpro`, in a module next to the package.
 
 Importing any module of `alpro_hf` runs `alpro_hf/__init__.py` first, which registers the model classes with
 transformers and so imports torch. While `main` of this module runs, `alpro_hf` skips that, and the command line

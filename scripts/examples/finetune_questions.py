@@ -34,7 +34,7 @@ args = parser.parse_args()
 train_rows = load_annotations("table", args.train)
 answers = [answer for answer, _ in Counter(train_rows["answer"]).most_common(args.answers)]
 label2id = {answer: label for label, answer in enumerate(answers)}
-# the classifier of MODEL, if it has one, has another size: it is dropped and initialised anew
+# MODEL's own classifier, if it has one, has another size: it is dropped, and the new one starts from random weights
 model = AlproForVideoQuestionAnswering.from_pretrained(
     args.model, label2id=label2id, id2label=dict(enumerate(answers)), ignore_mismatched_sizes=True
 )

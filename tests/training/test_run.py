@@ -544,7 +544,7 @@ def test_a_folder_with_another_run_is_not_overwritten(data, tmp_path, capsys):
     [
         ("retrieval-x", [], "There is no recipe 'retrieval-x'"),
         ("msrvtt-retrieval", ["--task", "qa"], "is for the task 'retrieval', not 'qa'"),
-        ("msrvtt-retrieval", ["--prompter", "x"], "--prompter has no part in the task 'retrieval'"),
+        ("msrvtt-retrieval", ["--prompter", "x"], "--prompter is not used by the task 'retrieval'"),
         ("msrvtt-retrieval", ["--vision", "x"], "Say what to start from"),
         ("msrvtt-retrieval", ["--eval_strategy", "epoch"], "needs rows to evaluate with: --eval-data"),
         ("msrvtt-retrieval", ["--text_length", "99"], "text_length=99 is more than the 32 tokens"),

@@ -85,7 +85,7 @@ class Terminated(KeyboardInterrupt):
 
 
 def reason_of(stopped: KeyboardInterrupt) -> str:
-    """What stopped a command, in one word."""
+    """The cause that stopped a command, in one word."""
     return "terminated" if isinstance(stopped, Terminated) else "interrupted"
 
 

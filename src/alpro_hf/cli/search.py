@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _approximate(index: "VideoIndex", where: Path) -> "AnnSearch":
-    """The FAISS index of a video index, built anew if the videos have changed since.
+    """The FAISS index of a video index, built again if the videos have changed since.
 
     Raises:
         CommandError: The videos have no index, or FAISS is not installed.

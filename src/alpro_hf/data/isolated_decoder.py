@@ -228,8 +228,8 @@ class _Worker:
         self.ready = False
         # By its path: as a module of the package, it would import torch with the package.
         command = [sys.executable, "-c", _START, decode_server.__file__, str(max_memory or 0)]
-        # Not our stderr: whoever reads that until its end would wait for a process that hangs after we were killed. A
-        # session of its own, so that Ctrl-C reaches only us, who then close the process.
+        # Not our stderr: a program that reads it to its end would wait for a process that hangs after we were killed.
+        # A session of its own, so that Ctrl-C reaches only us, who then close the process.
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,

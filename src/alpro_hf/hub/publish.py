@@ -158,7 +158,7 @@ def _find_model(name: str, api: HfApi) -> Path:
     if name.count("/") != 1 or name.startswith((".", "/")):
         known = " or ".join(BUNDLED_TO_PUBLISH)
         raise PublishError(f"There is no folder {name!r}. Name a folder, a Hub id, {known}.")
-    patterns = ["*.json", "*.txt", "*.safetensors", "*.bin"]  # not the code, which `export` writes anew
+    patterns = ["*.json", "*.txt", "*.safetensors", "*.bin"]  # not the code: `export` writes it again
     try:
         with explained(name, api):
             return Path(api.snapshot_download(name, allow_patterns=patterns))

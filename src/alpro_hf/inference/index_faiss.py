@@ -2,7 +2,7 @@
 
 An exact search reads every feature vector, which is 1 KB for each video at 256 numbers. Where that is too slow, FAISS
 reads only some of them. The candidates that it finds are compared and re-ranked exactly, so an approximate search
-returns exact scores but may miss a video. The FAISS index is a file beside the shards, valid for the videos that it
+returns exact scores but may miss a video. The FAISS index is a file next to the shards, valid for the videos that it
 was built from.
 
 Needs the extra `faiss`: pip install "alpro-hf[faiss]".
@@ -35,7 +35,7 @@ def _faiss() -> ModuleType:
 
 
 def build_ann(index: VideoIndex, kind: str | None = None) -> int:
-    """Build the approximate index of a saved one, beside its shards.
+    """Build the approximate index of a saved one, next to its shards.
 
     Args:
         index: Loaded from, or saved to, a folder.
@@ -88,7 +88,7 @@ class AnnSearch:
             raise VideoIndexError(f"{missing}. Save the index, then call build_ann(index).")
         self._found: Any = FaissIndex.load(path)
         if path.stat().st_mtime_ns < index.changed_ns() or self._found.faiss_index.ntotal != len(index):
-            raise VideoIndexError(f"{path} is older than the index beside it. Call build_ann(index) again.")
+            raise VideoIndexError(f"{path} is older than the index next to it. Call build_ann(index) again.")
 
     def nearest(self, embeds: torch.Tensor, k: int) -> list[torch.Tensor]:
         """As `VideoIndex.nearest`; int64 (k,) for each text, or fewer if the cells that were read hold fewer."""

@@ -507,7 +507,7 @@ class VideoIndex:
         with folder.locked():
             self._folder, self._shards, self._places, self._next_shard = folder, [], {}, 0
             for start in range(0, len(videos), shard_size):
-                part = videos[start : start + shard_size]  # shards are cut anew, without removed rows
+                part = videos[start : start + shard_size]  # new shards hold no removed rows
                 self._store(
                     [
                         (old.entries()[row], old.features[row], old.tokens_of(row)[0], old.table_of(row))

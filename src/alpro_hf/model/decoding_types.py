@@ -8,7 +8,8 @@ from .decoding_table import FrameTable
 if TYPE_CHECKING:
     import torch  # takes longer to import than most clips to decode, so a process that only decodes must not
 
-# How the frames of a clip are chosen. Not beside `sample_indices`, so that help texts can list them without torch.
+# How the frames of a clip are chosen. Not in the module of `sample_indices`, so that
+# help texts can list them without torch.
 SamplingStrategy = Literal["center", "uniform", "random", "headtail"]
 SAMPLING_STRATEGIES: tuple[SamplingStrategy, ...] = get_args(SamplingStrategy)
 

@@ -294,7 +294,7 @@ class _Folder:
         return labelled
 
     def _write_metadata(self) -> None:
-        """Add the files that `save_to_disk` writes beside the shards.
+        """Add the files that `save_to_disk` writes next to the shards.
 
         It writes them here for an empty data set of as many shards. Saving the real rows would copy them all.
         """

@@ -352,7 +352,7 @@ def _check_inputs(run: TrainingRun, task: Task) -> None:
         ("--answers", run.answers, ("qa",)),
     ):
         if value is not None and task not in tasks:
-            raise TrainError(f"{option} has no part in the task {task!r}, only in {' and '.join(tasks)}. Remove it.")
+            raise TrainError(f"{option} is not used by the task {task!r}, only by {' and '.join(tasks)}. Remove it.")
     if run.prompter and run.entities:
         raise TrainError("The prompter knows its entities: give --prompter or --entities, not both.")
     if len(run.data) > 1 and task not in ("prompter", "pretrain"):
