@@ -37,6 +37,11 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
             os.close(folder)
 
 
+def write_text_whole(path: Path, text: str) -> None:
+    """Write a text as UTF-8 with `write_whole`."""
+    write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
 def model_fingerprint(model: "torch.nn.Module") -> str:
     """A hash over the name, dtype, shape and values of every weight.
 
