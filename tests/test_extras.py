@@ -45,7 +45,7 @@ CASES = {
         ),
     ),
     "demo page": ("gradio", (str(ROOT / "spaces_demo" / "app.py"),)),
-    "export": ("onnxruntime", (*ALPRO, "export-onnx", "bundled-retrieval", "onnx")),
+    "export": ("onnxruntime", (*ALPRO, "export-onnx", "retrieval", "onnx")),
 }
 EXTRA = {"spacy": "entities", "matplotlib": "plot", "gradio": "demo", "onnxruntime": "onnx"}
 

@@ -38,7 +38,7 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def write_text_whole(path: Path, text: str) -> None:
-    """`write_whole` for a text, which is written as UTF-8."""
+    """Write a text as UTF-8 with `write_whole`."""
     write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
