@@ -19,7 +19,7 @@ from transformers.utils import logging
 import alpro_hf
 from alpro_hf import bundled_model
 from alpro_hf.cli import main as cli
-from alpro_hf.cli import publish as publish_command
+from alpro_hf.hub import publish as hub_publish
 from alpro_hf.sprites.render import write_split
 
 ROOT = Path(__file__).parents[1]
@@ -56,7 +56,7 @@ def at_double(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubDouble]:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     with HubDouble() as double:
-        monkeypatch.setattr(publish_command, "HfApi", lambda: double.api())
+        monkeypatch.setattr(hub_publish, "HfApi", lambda: double.api())
         yield double
 
 

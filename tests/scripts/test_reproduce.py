@@ -17,7 +17,7 @@ from released import Run
 from transformers.utils import logging
 
 from alpro_hf import AlproPrompterModel
-from alpro_hf.cli import main as cli
+from alpro_hf.cli.main import parse_arguments
 from alpro_hf.evaluation.results import read_predictions, read_results
 
 # row of the table -> protocol, frames and tokens of its evaluation, and what it should reach
@@ -147,7 +147,7 @@ def test_every_command_of_a_training_is_one_that_alpro_knows(name, tmp_path, cap
         commands = [shlex.split(line)[1:] for line in lines]
         assert [command[0] for command in commands][-1] == "evaluate"
         for command in commands:
-            args = cli._parser(command).parse_args(command)
+            args = parse_arguments(command)
             if command[0] == "train":
                 assert "max_steps" not in args, "the values of the paper stay"
         assert not any((tmp_path / "out").iterdir())

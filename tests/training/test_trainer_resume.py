@@ -73,7 +73,7 @@ def test_a_checkpoint_with_a_broken_file_is_passed_over(run, name, damage, caplo
     damage(run / "checkpoint-6" / name)
     problem = checkpoint_problem(run / "checkpoint-6")
     assert problem is not None and name in problem
-    with caplog.at_level(logging.WARNING, logger="alpro_hf.checkpoints"):
+    with caplog.at_level(logging.WARNING, logger="alpro_hf.training.checkpoints"):
         assert last_complete_checkpoint(run) == str(run / "checkpoint-4")
     assert caplog.messages == [f"Skipped {run / 'checkpoint-6'}, which is not complete: {problem}."]
 
@@ -135,9 +135,9 @@ def test_a_training_goes_on_from_the_newest_that_is_complete(run, trained, caplo
     os.remove(run / "checkpoint-4" / "rng_state.pth")
     shutil.rmtree(run / "final")
     trainer = script.training(run, seed=1, max_steps=6, save_steps=2)
-    with caplog.at_level(logging.WARNING, logger="alpro_hf.checkpoints"):
+    with caplog.at_level(logging.WARNING, logger="alpro_hf.training.checkpoints"):
         trainer.train(resume_from_checkpoint=True)
-    passed_over = [record.getMessage() for record in caplog.records if record.name == "alpro_hf.checkpoints"]
+    passed_over = [record.getMessage() for record in caplog.records if record.name == "alpro_hf.training.checkpoints"]
     assert [message.split(",")[0] for message in passed_over] == [
         f"Skipped {run / f'checkpoint-{step}'}" for step in (6, 4)
     ]
