@@ -17,7 +17,6 @@ from transformers import (
     AutoVideoProcessor,
 )
 
-from alpro_hf.cli.convert import add_arguments
 from alpro_hf.cli.main import main
 from alpro_hf.data.label_lists import read_answers
 from alpro_hf.hub.convert import convert, convert_original_checkpoint, load_original_checkpoint
@@ -650,10 +649,8 @@ def test_the_command_reports_errors_on_stderr(files, capsys, monkeypatch, change
 
 
 def test_the_help_teaches(capsys):
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
     with pytest.raises(SystemExit):
-        parser.parse_args(["--help"])
+        main(["convert", "--help"])
     text = capsys.readouterr().out
     for words in (
         "read as data only",

@@ -12,7 +12,6 @@ from .options import whole_number
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe `alpro compare` to a parser."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.set_defaults(expected_errors=lambda: (ResultsError,))
     parser.description = (
         "Compare two evaluations of the same data row by row: how much better is B than A, and would the difference\n"

@@ -9,7 +9,6 @@ from .options import whole_number
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe `alpro convert` to a parser."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.set_defaults(
         expected_errors=lambda: (ValueError,)
     )  # CheckpointError, and answers or entities that do not fit
@@ -39,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         type=Path,
         metavar="DIR",
-        help=f"folder to write to; with --task pretrain, the student, and DIR/{PROMPTER_FOLDER} receives the teacher",
+        help=f"folder to write to; with --task pretrain, it holds the student, and DIR/{PROMPTER_FOLDER} the teacher",
     )
     parser.add_argument(
         "--vocab",

@@ -14,7 +14,7 @@ from ..evaluation.settings import (
     Evaluation,
 )
 from ..loading import BUNDLED
-from .options import whole_number
+from .options import DTYPES, whole_number
 
 _DIRECTIONS = {"t2v": "text to video", "v2t": "video to text"}
 # prefix of the metrics of a variant -> its description
@@ -31,7 +31,6 @@ _RETRIEVAL_TITLES = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe `alpro evaluate` to a parser."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.set_defaults(expected_errors=_expected_errors)
     parser.usage = (
         f"alpro evaluate --task {{{','.join(EVALUATED_TASKS)}}} --data ROWS [--videos DIR] [--model M] --output DIR\n"
@@ -153,7 +152,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     work.add_argument(
         "--dtype",
-        choices=["auto", "float32", "bfloat16"],
+        choices=DTYPES,
         default=Evaluation.dtype,
         help="precision of the model; bfloat16 rounds, auto takes bfloat16 if the device has it in hardware "
         "(default: %(default)s)",

@@ -9,7 +9,6 @@ from ..hub.names import BUNDLED_TO_ONNX
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe `alpro export-onnx` to a parser."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.set_defaults(expected_errors=lambda: (OnnxExportError,))
     parser.description = (
         "Export a retrieval or question answering model to ONNX: both encoders, and the head that reads their tokens\n"

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe `alpro publish` to a parser."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.set_defaults(expected_errors=lambda: (PublishError, ExportError, ModelCardError))
     parser.description = (
         "Export a model with the code that loads it and a model card, and upload it to the Hugging Face Hub in one\n"
