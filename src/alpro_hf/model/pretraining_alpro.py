@@ -185,6 +185,7 @@ class AlproForPreTraining(AlproPreTrainedModel):
             )
         self._check(input_ids, pixel_values_videos, mlm_input_ids, mlm_labels, crop_mask, pem_targets)
         batch, length = input_ids.shape
+        outputs: Any
         if not return_loss:
             outputs = self.alpro(input_ids, attention_mask, pixel_values_videos, return_dict=True, **kwargs)
             pairs = _FusionRows(
@@ -201,7 +202,6 @@ class AlproForPreTraining(AlproPreTrainedModel):
                 pem_logits=self._entity_logits(patches, crop_mask),
             )
 
-        outputs: Any
         outputs, masked_text = self._encode(input_ids, attention_mask, mlm_input_ids, pixel_values_videos, **kwargs)
         matching = self.alpro.matching_rows(
             outputs, attention_mask, video_ids, text_ids, gather, rank, generator, negatives
