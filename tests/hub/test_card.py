@@ -224,7 +224,9 @@ def test_facts_of_the_author(trained: Path, tmp_path: Path) -> None:
     assert (data.datasets, data.license, data.language) == (["acme/clips"], "mit", ["de"])
     assert "Ten clips of mine." in text
     (trained / "training.json").write_text('{"datasest": []}')
-    with pytest.raises(ModelCardError, match=r"training\.json: the key 'datasest' is unknown\. Known keys are .*datasets"):
+    with pytest.raises(
+        ModelCardError, match=r"training\.json: the key 'datasest' is unknown\. Known keys are .*datasets"
+    ):
         hub.export(trained, tmp_path / "again")
     (trained / "training.json").write_text('{"datasets": "acme/clips"}')
     with pytest.raises(ModelCardError, match="datasets must be a list; it is 'acme/clips'"):
