@@ -11,8 +11,8 @@ from transformers import AutoProcessor, BlipConfig, BlipForImageTextRetrieval
 
 from alpro_hf.cli.main import main
 from alpro_hf.hub.checkpoint_layout import recognise
-from alpro_hf.hub.convert import convert
-from alpro_hf.model.modeling_alpro import AlproForVideoTextRetrieval
+from alpro_hf.hub.convert import convert, convert_original_checkpoint
+from alpro_hf.model.modeling_alpro import AlproForVideoQuestionAnswering, AlproForVideoTextRetrieval
 from alpro_hf.model.unimodal_alpro import CheckpointError
 
 ARCHITECTURE = cases.architecture("tiny")
@@ -100,6 +100,61 @@ def test_wrong_usage(arguments, tmp_path):
     with pytest.raises(SystemExit) as caught:
         command(*arguments, "--output", tmp_path / "out")
     assert caught.value.code == 2
+
+
+# --- the layout of LAVIS --------------------------------------------------------------------------------------------
+
+CONTRASTIVE = ("temp", "text_proj.", "vision_proj.")
+
+
+def lavis(task):
+    """A checkpoint as LAVIS saves it: no language model around BERT; question answering has its own parts alone."""
+    left_out = ("text_encoder.cls.", *((*CONTRASTIVE, "itm_head.") if task == "qa" else ()))
+    return {
+        name.replace("text_encoder.bert.", "text_encoder."): tensor
+        for name, tensor in tiny(task).items()
+        if not name.startswith(left_out)
+    }
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("wrapper", [None, "model"])
+@pytest.mark.parametrize("task", ["retrieval", "qa"])
+def test_a_checkpoint_of_lavis_computes_the_same(tmp_path, capsys, caplog, task, wrapper):
+    assert recognise(lavis(task)) == ("lavis", task)
+    torch.save(lavis(task) if wrapper is None else {wrapper: lavis(task)}, tmp_path / "lavis.pth")
+    with caplog.at_level("WARNING"):
+        assert command(tmp_path / "lavis.pth", "--output", tmp_path / "out") == 0
+    assert "in the layout 'lavis'" in capsys.readouterr().out
+    assert ("frozen" in caplog.text) == (task == "qa")
+    golden = cases.tensors("tiny", task)
+    if task == "qa":
+        model = AlproForVideoQuestionAnswering.from_pretrained(tmp_path / "out")
+        inputs = [golden[f"in.{name}"] for name in ("text_input_ids", "text_input_mask", "visual_inputs")]
+        found, expected = model(*inputs).logits, golden["out.logits"]
+        new = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+        assert new == {
+            "alpro.temperature",
+            *(f"alpro.{side}_projection.{kind}" for side in ("text", "video") for kind in ("weight", "bias")),
+        }
+        assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
+    else:
+        model = AlproForVideoTextRetrieval.from_pretrained(tmp_path / "out")
+        inputs = golden["in.caption_ids"], golden["in.caption_mask"], golden["in.visual_inputs"][:1]
+        found, expected = model(*inputs).vtm_logits, golden["out.inference_itm_logits"]
+    torch.testing.assert_close(found, expected, atol=2e-5, rtol=0)
+
+
+def test_the_contrastive_parts_are_absent_together_or_not_at_all():
+    state = lavis("qa")
+    one, two = (convert_original_checkpoint(state, "qa", **ARCHITECTURE).state_dict() for _ in range(2))
+    assert all(torch.equal(tensor, two[name]) for name, tensor in one.items())
+    state["vision_proj.weight"] = tiny("qa")["vision_proj.weight"]
+    with pytest.raises(CheckpointError, match=r"text_proj\.weight"):
+        convert_original_checkpoint(state, "qa", **ARCHITECTURE)
+    state = {name: tensor for name, tensor in lavis("retrieval").items() if not name.startswith(CONTRASTIVE)}
+    with pytest.raises(CheckpointError, match=r"text_proj\.weight"):
+        convert_original_checkpoint(state, "retrieval", **ARCHITECTURE)
 
 
 # --- files, folders and the Hub -------------------------------------------------------------------------------------

@@ -80,8 +80,10 @@ def read_config(
         "num_attention_heads": sizes["num_attention_heads"],
         "qkv_bias": video + "blocks.0.attn.qkv.bias" in state_dict,
     }
-    projection_dim = shape_of(state_dict, prefix + "text_proj.weight", 2)[0]
-    return AlproConfig(text_config=text_config, video_config=video_config, projection_dim=projection_dim, **labels)
+    # question answering of LAVIS has no projections; the configuration then keeps its own size
+    if "id2label" not in labels or prefix + "text_proj.weight" in state_dict:
+        labels = labels | {"projection_dim": shape_of(state_dict, prefix + "text_proj.weight", 2)[0]}
+    return AlproConfig(text_config=text_config, video_config=video_config, **labels)
 
 
 __all__ = ["VIDEO_PREFIX", "read_config", "shape_of"]

@@ -15,6 +15,7 @@ import torch
 
 from ..data.label_lists import read_answers, read_entities
 from ..files import inside, write_text_whole
+from ..model.configuration_alpro import AlproConfig
 from ..model.modeling_alpro import AlproForVideoQuestionAnswering, AlproForVideoTextRetrieval
 from ..model.pretraining_alpro import AlproForPreTraining, AlproPrompterModel
 from ..model.processing_alpro import AlproProcessor
@@ -64,6 +65,8 @@ _VIDEO_NAMES = {
     ".temporal_norm.": ".temporal_norm1.",
     ".mlp_norm.": ".norm2.",
 }
+# the tensors of the contrastive loss, which LAVIS does not have in its question answering
+_CONTRASTIVE = {"temp", "text_proj.weight", "text_proj.bias", "vision_proj.weight", "vision_proj.bias"}
 _REST_NAMES = {
     "alpro.temperature": "temp",
     "alpro.text_projection.": "text_proj.",
@@ -90,7 +93,8 @@ def convert_original_checkpoint(
 
     Args:
         state_dict: Original name to tensor. The prefix of the text encoder may be `text_encoder.bert.` (pre-training,
-            retrieval) or `text_encoder.` (question answering).
+            retrieval) or `text_encoder.` (question answering, and all of LAVIS). For `qa`, temperature and both
+            projections may be absent together, as in LAVIS: then they are new and frozen, with a warning.
         task: `"pretrain"`, `"prompter"`, `"retrieval"` or `"qa"`.
         num_attention_heads: Heads in every layer of both towers (12 in the released checkpoints).
         fusion_layer: Index of the first fusion layer of the text encoder (6 in the released checkpoints).
@@ -156,6 +160,10 @@ def _build(source: State, task: str, labels: dict[str, Any], sizes: dict[str, in
         model = MODEL_CLASSES[task](config)
     tied: Mapping[str, str] = getattr(model, "_tied_weights_keys", None) or {}
     targets = {name: tensor.shape for name, tensor in model.state_dict().items() if name not in tied}
+    fresh = {}
+    if task == "qa" and _CONTRASTIVE.isdisjoint(source):  # all or none: a single absent tensor is a damaged file
+        fresh = _contrastive_parts(config, targets)
+        targets = {name: shape for name, shape in targets.items() if name not in fresh}
     state = assemble_state(
         tensors,
         targets,
@@ -169,11 +177,28 @@ def _build(source: State, task: str, labels: dict[str, Any], sizes: dict[str, in
         _check_tied(source, _TIED_HEAD + "decoder.bias", _TIED_HEAD + "bias")
     if task == "prompter":
         _drop_unset_prompts(state)
+    state |= fresh
     # assign: the parameters are on the meta device and cannot be copied into. Tied ones must be named, too, and become
     # one tensor again below
     model.load_state_dict({**state, **{name: state[source] for name, source in tied.items()}}, assign=True)
     model.tie_weights()
     return model.eval()
+
+
+def _contrastive_parts(config: AlproConfig, targets: Mapping[str, torch.Size]) -> dict[str, torch.Tensor]:
+    """New temperature and projections for question answering, which does not use them and keeps them frozen."""
+    logger.warning(
+        "The checkpoint has no temperature and no projections, as LAVIS saves question answering. The model gets new "
+        "ones, which are frozen: it answers questions, but its embeddings of texts and videos mean nothing."
+    )
+    # of its own, so that every conversion gives the same folder and the global generator stays where it was
+    generator = torch.Generator().manual_seed(0)
+    fresh = {"alpro.temperature": torch.full((1,), float(config.temperature_init))}
+    for part in ("alpro.text_projection.", "alpro.video_projection."):
+        shape = targets[part + "weight"]
+        fresh[part + "weight"] = torch.randn(shape, generator=generator) * config.initializer_range
+        fresh[part + "bias"] = torch.zeros(targets[part + "bias"])
+    return fresh
 
 
 def _check_tied(state_dict: State, copy: str, original: str) -> None:
