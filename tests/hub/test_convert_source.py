@@ -189,7 +189,7 @@ def test_a_folder_must_hold_one_checkpoint(tmp_path, checkpoint):
         convert(tmp_path / "model", None, tmp_path / "out")
 
 
-def test_a_repository_in_the_cache_of_the_hub(tmp_path, monkeypatch):
+def test_a_hub_that_may_not_be_asked_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(CheckpointError, match=r"acme/none cannot be downloaded, because HF_HUB_OFFLINE"):
         convert("acme/none", None, tmp_path / "out")
