@@ -1,5 +1,6 @@
 """The repository itself: no large file by accident, and a top level that stays as it is."""
 
+import hashlib
 import subprocess
 from pathlib import Path
 
@@ -43,3 +44,13 @@ def test_no_large_file_is_tracked(tracked: list[str]) -> None:
 def test_the_top_level_has_no_new_entry(tracked: list[str]) -> None:
     new = {name.partition("/")[0] for name in tracked if (ROOT / name).is_file()} - TOP_LEVEL
     assert not new, f"{sorted(new)}: the folders of CONTRIBUTING.md, 'Where things live', have room for everything"
+
+
+def test_the_vocabulary_is_that_of_bert_and_has_its_notice() -> None:
+    folder = ROOT / "src" / "alpro_hf" / "assets" / "bert-base-uncased"
+    content = (folder / "vocab.txt").read_bytes()
+    assert hashlib.sha256(content).hexdigest() == "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3"
+    assert content.count(b"\n") == 30522
+    assert "Apache License" in (folder / "LICENSE").read_text(encoding="utf-8")
+    assert "src/alpro_hf/assets/bert-base-uncased" in (ROOT / "NOTICE").read_text(encoding="utf-8")
+    assert "src/alpro_hf/assets/bert-base-uncased/LICENSE" in (ROOT / "pyproject.toml").read_text(encoding="utf-8")

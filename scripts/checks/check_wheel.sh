@@ -33,6 +33,7 @@ python3 -m venv "$work/fresh"
     cd "$work"
     fresh/bin/alpro demo --output demo --clips 12
     fresh/bin/alpro index demo/test/clips --output again
+    fresh/bin/python -c "from alpro_hf.assets import bundled_vocabulary as v; assert v().stat().st_size == 231508"
 )
 if [ $# -gt 0 ]; then
     mkdir -p "$1"

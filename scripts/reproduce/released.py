@@ -90,7 +90,7 @@ class Run:
     def convert(self, name: str, task: str) -> Path:
         """Convert a released checkpoint, unless that is done. Returns the folder of the model."""
         target = self.output / f"converted-{name}"
-        options: list[object] = ["--vocab", self.released / "vocab.txt"]
+        options: list[object] = ["--overwrite", "--vocab", self.released / "vocab.txt"]
         if task == "qa":
             options += ["--answers", self.released / name / "txt" / "train_ans2label.json"]
         if task in ("pretrain", "prompter") and (self.released / "entities.txt").is_file():

@@ -1,4 +1,4 @@
-"""Data in the package: the pictures of the sprite world, and two small models trained on it."""
+"""Data in the package: pictures of the sprite world, two small models trained on it, and the vocabulary of BERT."""
 
 from importlib.resources import files
 from pathlib import Path
@@ -21,3 +21,8 @@ def bundled_model(task: Literal["retrieval", "qa"]) -> Path:
             "or name another model."
         )
     return folder
+
+
+def bundled_vocabulary() -> Path:
+    """The `vocab.txt` of bert-base-uncased, 30,522 entries, for text encoders that start from that model."""
+    return Path(str(files(__package__) / "bert-base-uncased" / "vocab.txt"))

@@ -1,9 +1,11 @@
-"""`alpro convert`: turn a checkpoint of the original ALPRO code into a model folder."""
+"""`alpro convert`: turn a checkpoint of ALPRO into a model folder."""
 
 import argparse
+import json
+import re
 from pathlib import Path
 
-from ..hub.names import CONVERTED_TASKS, PROMPTER_FOLDER
+from ..hub.names import CONVERSION, CONVERTED_TASKS, PROMPTER_FOLDER
 from .options import whole_number
 
 
@@ -13,39 +15,53 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         expected_errors=lambda: (ValueError,)
     )  # CheckpointError, and answers or entities that do not fit
     parser.description = (
-        "Turn a checkpoint of the original ALPRO code into a folder that from_pretrained loads.\n\n"
-        "The sizes of the model are read off the tensors, and every tensor is accounted for: if one is missing,\n"
-        "unexpected or misshaped, its name is printed and nothing is written. The file is read as data only; if\n"
-        "reading it would run code, it is refused."
+        "Turn a checkpoint of ALPRO, of the original code or of LAVIS, into a folder that from_pretrained loads.\n\n"
+        "Layout, task and sizes of the model are read off the tensors, and every tensor is accounted for: if one is\n"
+        "missing, unexpected or misshaped, its name is printed and nothing is written. Files are read as data only;\n"
+        "if reading one would run code, it is refused."
     )
     parser.epilog = (
         "examples:\n"
-        "  alpro convert --checkpoint msrvtt_retrieval.pt --task retrieval --output alpro-msrvtt --vocab vocab.txt\n"
-        "  alpro convert --checkpoint msvd_qa.pt --task qa --output alpro-msvd-qa --vocab vocab.txt \\\n"
-        "      --answers ans2label.json\n"
-        "  alpro convert --checkpoint pretrained.pt --task pretrain --output alpro --vocab vocab.txt \\\n"
-        "      --entities entities.txt\n\n"
+        "  alpro convert msrvtt_retrieval.pt --output alpro-msrvtt\n"
+        "  alpro convert msvd_qa.pt --output alpro-msvd-qa --answers ans2label.json\n"
+        "  alpro convert pretrained.pt --output alpro --entities entities.txt\n\n"
         "then, in Python:\n"
         '  model = AlproForVideoTextRetrieval.from_pretrained("alpro-msrvtt")\n'
         '  processor = AutoProcessor.from_pretrained("alpro-msrvtt")'
     )
-    parser.add_argument("--checkpoint", required=True, type=Path, metavar="FILE", help="the .pt file to convert")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument(
+        "source",
+        nargs="?",
+        metavar="SOURCE",
+        help="checkpoint to convert: a file (.pt, .pth, .bin, .safetensors), a folder with one, or a Hub id",
+    )
+    source.add_argument("--checkpoint", metavar="FILE", help="the same as SOURCE")
     parser.add_argument(
-        "--task", required=True, choices=CONVERTED_TASKS, help="task that the checkpoint was trained for"
+        "--task",
+        choices=CONVERTED_TASKS,
+        help="task that the checkpoint was trained for (default: told from the names of its tensors)",
     )
     parser.add_argument(
         "--output",
         required=True,
         type=Path,
         metavar="DIR",
-        help=f"folder to write to; with --task pretrain, it holds the student, and DIR/{PROMPTER_FOLDER} the teacher",
+        help=f"folder to write to; of a pretrain checkpoint, it holds the student, and DIR/{PROMPTER_FOLDER} the "
+        "teacher",
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace the model folder DIR, with all files in it, if it exists"
+    )
+    parser.add_argument(
+        "--sha256", type=_sha256, metavar="HASH", help="hash that the file must have; else nothing is written"
     )
     parser.add_argument(
         "--vocab",
         type=Path,
         metavar="FILE",
-        help="vocab.txt of the BERT that the text encoder was initialized with (bert-base-uncased for the released "
-        "checkpoints); without it, no tokenizer is written",
+        help="vocab.txt of the BERT that the text encoder was initialized with (default: that of bert-base-uncased, "
+        "which belongs to the released checkpoints)",
     )
     parser.add_argument(
         "--answers",
@@ -84,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
     from ..hub.convert import convert, converted_folders
 
     converted = convert(
-        args.checkpoint,
+        args.source or args.checkpoint,
         args.task,
         args.output,
         num_attention_heads=args.num_attention_heads,
@@ -92,7 +108,13 @@ def run(args: argparse.Namespace) -> int:
         answers=args.answers,
         entities=args.entities,
         vocab=args.vocab,
+        sha256=args.sha256,
+        overwrite=args.overwrite,
     )
+    record = json.loads((args.output / CONVERSION).read_text(encoding="utf-8"))
+    for file in record["files"]:
+        print(f"{file['name']}: {file['size']:,} bytes, sha256 {file['sha256']}")
+    print(f"a {record['task']} checkpoint" + (f" in the layout {record['layout']!r}" if record["layout"] else ""))
     for folder, model in converted_folders(converted, args.output).items():
         video, text = model.config.video_config, model.config.text_config
         print(f"{type(model).__name__}, {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters")
@@ -100,3 +122,10 @@ def run(args: argparse.Namespace) -> int:
         print(f"text:  {text.fusion_layer} text and {text.num_hidden_layers - text.fusion_layer} fusion layers")
         print(f"written to {folder}")
     return 0
+
+
+def _sha256(text: str) -> str:
+    """Argument type: a sha256 in hexadecimal digits."""
+    if not re.fullmatch(r"[0-9a-fA-F]{64}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a sha256 (64 hexadecimal digits)")
+    return text

@@ -1,28 +1,32 @@
-"""Conversion of a checkpoint of the original ALPRO code (`.pt`) to a `save_pretrained` folder, as in `alpro convert`.
+"""Conversion of a checkpoint of ALPRO, of the original code or of LAVIS, to a model folder, as in `alpro convert`.
 
 The sizes of the model are read off the tensors. The number of attention heads and the first fusion layer cannot be, so
 they are arguments. Files are read with `weights_only=True`: a checkpoint is data, and no code in it runs.
 """
 
+import json
 import logging
-import pickle
 import re
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import BertTokenizer
 
 from ..data.label_lists import read_answers, read_entities
-from ..model.configuration_alpro import AlproConfig, AlproTextConfig
+from ..files import inside, write_text_whole
+from ..model.configuration_alpro import AlproConfig
 from ..model.modeling_alpro import AlproForVideoQuestionAnswering, AlproForVideoTextRetrieval
 from ..model.pretraining_alpro import AlproForPreTraining, AlproPrompterModel
 from ..model.processing_alpro import AlproProcessor
 from ..model.unimodal_alpro import CheckpointError, assemble_state, bert_names
-from ..model.video_processing_alpro import AlproVideoProcessor
-from .names import CONVERTED_TASKS, PROMPTER_FOLDER
+from ..version import __version__
+from .checkpoint_file import load_checkpoint, load_original_checkpoint
+from .checkpoint_layout import CheckpointKind, mark_of, recognise
+from .checkpoint_sizes import VIDEO_PREFIX, read_config, shape_of
+from .checkpoint_source import find_checkpoint
+from .converted_folder import build_processor, check_output, replaced_whole
+from .names import CONVERSION, CONVERTED_TASKS, PROMPTER_FOLDER
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +42,6 @@ MODEL_CLASSES = {
 }
 
 _PROMPTER = "prompter."  # the teacher inside a pre-training checkpoint
-_VIDEO = "visual_encoder.model."
 _TIED_HEAD = "text_encoder.cls.predictions."
 # Tensors that the original code saves but does not use for the task: TimeSformer's classifier of 400 actions, buffers
 # that count positions, the masked-language-modeling head (in pre-training only its copies of tied tensors) and the
@@ -62,6 +65,8 @@ _VIDEO_NAMES = {
     ".temporal_norm.": ".temporal_norm1.",
     ".mlp_norm.": ".norm2.",
 }
+# the tensors of the contrastive loss, which LAVIS does not have in its question answering
+_CONTRASTIVE = {"temp", "text_proj.weight", "text_proj.bias", "vision_proj.weight", "vision_proj.bias"}
 _REST_NAMES = {
     "alpro.temperature": "temp",
     "alpro.text_projection.": "text_proj.",
@@ -88,7 +93,8 @@ def convert_original_checkpoint(
 
     Args:
         state_dict: Original name to tensor. The prefix of the text encoder may be `text_encoder.bert.` (pre-training,
-            retrieval) or `text_encoder.` (question answering).
+            retrieval) or `text_encoder.` (question answering, and all of LAVIS). For `qa`, temperature and both
+            projections may be absent together, as in LAVIS: then they are new and frozen, with a warning.
         task: `"pretrain"`, `"prompter"`, `"retrieval"` or `"qa"`.
         num_attention_heads: Heads in every layer of both towers (12 in the released checkpoints).
         fusion_layer: Index of the first fusion layer of the text encoder (6 in the released checkpoints).
@@ -116,12 +122,12 @@ def convert_original_checkpoint(
         )
     labels: dict[str, Any] = {}
     if task == "qa":
-        labels["id2label"] = _answer_labels(_shape(state_dict, "classifier.2.weight", 2)[0], answers)
+        labels["id2label"] = _answer_labels(shape_of(state_dict, "classifier.2.weight", 2)[0], answers)
         labels["label2id"] = {label: index for index, label in labels["id2label"].items()}
     elif task == "pretrain":
-        labels["entities"] = _entity_names(_shape(state_dict, "mpm_head.2.weight", 2)[0], entities)
+        labels["entities"] = _entity_names(shape_of(state_dict, "mpm_head.2.weight", 2)[0], entities)
     elif task == "prompter":
-        labels["entities"] = _entity_names(_shape(state_dict, "video_prompt_feat", 2)[0], entities)
+        labels["entities"] = _entity_names(shape_of(state_dict, "video_prompt_feat", 2)[0], entities)
     sizes = {"num_attention_heads": num_attention_heads, "fusion_layer": fusion_layer}
     if task != "pretrain":
         return _build(state_dict, task, labels, sizes)
@@ -137,13 +143,13 @@ def _build(source: State, task: str, labels: dict[str, Any], sizes: dict[str, in
     # for pre-training and retrieval, the original code wraps BERT in a masked-language model
     inside_mlm = any(name.startswith(f"{prefix}text_encoder.bert.") for name in source)
     text = f"{prefix}text_encoder.bert." if inside_mlm else f"{prefix}text_encoder."
-    config = _read_config(source, prefix, text, sizes, labels)
+    config = read_config(source, prefix, text, sizes, labels)
 
     def original_names(target: str) -> tuple[str, ...]:
         if target.startswith("alpro.text_model."):
             return tuple(text + name for name in bert_names(target.removeprefix("alpro.text_model.")))
         if target.startswith("alpro.video_model."):
-            return (prefix + _VIDEO + _replace(target.removeprefix("alpro.video_model."), _VIDEO_NAMES),)
+            return (prefix + VIDEO_PREFIX + _replace(target.removeprefix("alpro.video_model."), _VIDEO_NAMES),)
         return (prefix + _replace(target, _REST_NAMES),)
 
     tensors = dict(source)
@@ -154,6 +160,10 @@ def _build(source: State, task: str, labels: dict[str, Any], sizes: dict[str, in
         model = MODEL_CLASSES[task](config)
     tied: Mapping[str, str] = getattr(model, "_tied_weights_keys", None) or {}
     targets = {name: tensor.shape for name, tensor in model.state_dict().items() if name not in tied}
+    fresh = {}
+    if task == "qa" and _CONTRASTIVE.isdisjoint(source):  # all or none: a single absent tensor is a damaged file
+        fresh = _contrastive_parts(config, targets)
+        targets = {name: shape for name, shape in targets.items() if name not in fresh}
     state = assemble_state(
         tensors,
         targets,
@@ -167,11 +177,28 @@ def _build(source: State, task: str, labels: dict[str, Any], sizes: dict[str, in
         _check_tied(source, _TIED_HEAD + "decoder.bias", _TIED_HEAD + "bias")
     if task == "prompter":
         _drop_unset_prompts(state)
+    state |= fresh
     # assign: the parameters are on the meta device and cannot be copied into. Tied ones must be named, too, and become
     # one tensor again below
     model.load_state_dict({**state, **{name: state[source] for name, source in tied.items()}}, assign=True)
     model.tie_weights()
     return model.eval()
+
+
+def _contrastive_parts(config: AlproConfig, targets: Mapping[str, torch.Size]) -> dict[str, torch.Tensor]:
+    """New temperature and projections for question answering, which does not use them and keeps them frozen."""
+    logger.warning(
+        "The checkpoint has no temperature and no projections, as LAVIS saves question answering. The model gets new "
+        "ones, which are frozen: it answers questions, but its embeddings of texts and videos mean nothing."
+    )
+    # of its own, so that every conversion gives the same folder and the global generator stays where it was
+    generator = torch.Generator().manual_seed(0)
+    fresh = {"alpro.temperature": torch.full((1,), float(config.temperature_init))}
+    for part in ("alpro.text_projection.", "alpro.video_projection."):
+        shape = targets[part + "weight"]
+        fresh[part + "weight"] = torch.randn(shape, generator=generator) * config.initializer_range
+        fresh[part + "bias"] = torch.zeros(targets[part + "bias"])
+    return fresh
 
 
 def _check_tied(state_dict: State, copy: str, original: str) -> None:
@@ -200,104 +227,9 @@ def _drop_unset_prompts(state: dict[str, torch.Tensor]) -> None:
             state[name] = torch.zeros_like(state[name])
 
 
-def load_original_checkpoint(path: str | Path) -> dict[str, torch.Tensor]:
-    """Read a `.pt` file of the original code as data, without running code from it.
-
-    Args:
-        path: A file written by `torch.save`: a state dict, or a dictionary with a state dict under `model` or
-            `state_dict`.
-
-    Returns:
-        Name to tensor, on the CPU.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        CheckpointError: The file is not a checkpoint, is damaged, contains objects that run code when read, unpacks
-            to more than its own size, or has tensors that cannot be weights: sparse, complex, smaller than their
-            shape, infinite or NaN.
-    """
-    path = Path(path)
-    with path.open("rb") as file:
-        start = file.read(4)
-    if start == b"PK\x03\x04":  # torch.save writes a zip archive since 1.6, and wrote a pickle before
-        _check_archive(path)
-    elif start[:1] != b"\x80":
-        raise CheckpointError(f"{path} is not a file written by torch.save (it starts with {start!r}).")
-    try:
-        content = torch.load(path, weights_only=True, map_location="cpu")
-    except pickle.UnpicklingError as error:
-        # torch gives the reason only as text
-        blocked = re.search(r"GLOBAL (\S+)", str(error))
-        detail = re.search(r"WeightsUnpickler error:\s*(.*)", str(error))
-        reason = f"an object of type {blocked[1]}" if blocked else f"more than pure data ({detail and detail[1]})"
-        raise CheckpointError(
-            f"{path} was refused: it holds {reason}, and reading that could run code from the file. If you trust it, "
-            "load it yourself and save only the state dict: torch.save(model.state_dict(), file)."
-        ) from error
-    # types that torch's reader raises for damaged files
-    except (RuntimeError, EOFError, LookupError, UnicodeDecodeError, MemoryError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{path} is damaged or incomplete ({type(error).__name__}: {error}).") from error
-    for wrapper in ("model", "state_dict"):
-        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-            content = content[wrapper]
-            break
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a state dict.")
-    others = sorted(str(key) for key, value in content.items() if not isinstance(value, torch.Tensor))
-    if others:
-        raise CheckpointError(f"{path} is not a state dict: these entries are not tensors: {_some(others)}.")
-    problems = [f"{name!r} {problem}" for name, tensor in content.items() if (problem := _problem_of(name, tensor))]
-    if problems:
-        raise CheckpointError(f"{path} was refused: these entries cannot be weights: {_some(problems)}.")
-    return content
-
-
-def _check_archive(path: Path) -> None:
-    """Refuse archives that torch.save does not write, before they are unpacked: a small one could fill the memory."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged or incomplete: {error}.") from error
-    packed = [member.filename for member in members if member.compress_type != zipfile.ZIP_STORED]
-    if packed:
-        raise CheckpointError(f"{path} was refused: {_some(packed)} is compressed, but torch.save does not compress.")
-    unpacked = sum(member.file_size for member in members)
-    if unpacked > path.stat().st_size:
-        raise CheckpointError(f"{path} was refused: it has {path.stat().st_size:,} bytes that unpack to {unpacked:,}.")
-    odd = [
-        name for name in (m.filename for m in members) if "\\" in name or name[:1] == "/" or ".." in name.split("/")
-    ]
-    if odd:
-        raise CheckpointError(f"{path} was refused: the names of these members lead out of the archive: {_some(odd)}.")
-
-
-def _problem_of(name: object, tensor: torch.Tensor) -> str | None:
-    """The reason why an entry of a state dict cannot be a weight; None if it can."""
-    if not isinstance(name, str):
-        return "is not a name"
-    if type(tensor) not in (torch.Tensor, torch.nn.Parameter) or tensor.layout != torch.strided or tensor.is_quantized:
-        return f"is not a plain tensor ({type(tensor).__name__}, {tensor.layout}, {tensor.dtype})"
-    if tensor.device.type != "cpu" or tensor.is_complex():
-        return f"has no real values ({tensor.dtype} on {tensor.device.type})"
-    # such as a tensor expanded from one element, which would need far more memory once it is copied
-    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-        shape = " x ".join(map(str, tensor.shape))
-        return f"says it has the shape {shape} but holds {tensor.untyped_storage().nbytes():,} bytes"
-    if not tensor.isfinite().all():
-        return "has values that are infinite or NaN"
-    return None
-
-
-def _some(names: Sequence[str]) -> str:
-    """The first ten names, long ones truncated: names come from the file and could be of any length."""
-    shown = ", ".join(name if len(name) <= 120 else f"{name[:120]}..." for name in names[:10])
-    return shown if len(names) <= 10 else f"{shown}, and {len(names) - 10} more"
-
-
 def convert(
     checkpoint: str | Path,
-    task: str,
+    task: str | None,
     output: str | Path,
     *,
     num_attention_heads: int = 12,
@@ -305,45 +237,102 @@ def convert(
     answers: str | Path | None = None,
     entities: str | Path | None = None,
     vocab: str | Path | None = None,
+    sha256: str | None = None,
+    overwrite: bool = False,
 ) -> ConvertedModel | PreTrainingPair:
-    """Convert a file of the original code, and write configuration, weights and processor to a folder.
+    """Convert a checkpoint of the original code or of LAVIS, and write a model folder.
+
+    The folder receives configuration, weights, processor, and `conversion.json` with the source, its layout and task,
+    and the size and sha256 of its files. It is written whole: if anything fails, an older folder stays as it was.
 
     Args:
-        checkpoint: The `.pt` file.
-        task, num_attention_heads, fusion_layer: As in `convert_original_checkpoint`.
+        checkpoint: Any source that `find_checkpoint` finds.
+        task: As in `convert_original_checkpoint`. None: told from the names of the tensors.
+        num_attention_heads, fusion_layer: As in `convert_original_checkpoint`.
         output: Folder to write to; created if it does not exist. For `pretrain` it receives the student, and its
             subfolder `prompter` the teacher.
         answers: For `qa`, the `ans2label.json` of the data set.
         entities: For `pretrain` and `prompter`, the entity list, see `read_entities`.
-        vocab: The `vocab.txt` of the BERT that the text encoder was initialized with (bert-base-uncased for the
-            released checkpoints). None: no tokenizer is written, with a warning.
+        vocab: The `vocab.txt` of the BERT that the text encoder was initialized with. None: that of bert-base-uncased,
+            which belongs to the released checkpoints. If the model embeds another number of words, no tokenizer is
+            written then, with a warning.
+        sha256: The hash that the file must have, as 64 hexadecimal digits. None: any.
+        overwrite: Replace a model folder at `output`, with all files in it.
 
     Returns:
         The model that was written, or for `pretrain` the student and its prompter.
 
     Raises:
-        OSError: A file cannot be read or written.
-        CheckpointError: As in `load_original_checkpoint` and `convert_original_checkpoint`.
+        OSError: A file cannot be read or written, or the output holds files already.
+        CheckpointError: As in `find_checkpoint`, `load_original_checkpoint` and `convert_original_checkpoint`, or the
+            checkpoint is of another task or hash.
         ValueError: The task, the answers, the entities or the vocabulary do not fit the checkpoint.
     """
     output = Path(output)
-    if output.exists() and not output.is_dir():
-        raise NotADirectoryError(f"The output {output} is a file. Name a folder.")
+    check_output(output, overwrite)
+    found = find_checkpoint(checkpoint)
+    if any(inside(path, output) for path in found.files):
+        raise FileExistsError(f"{checkpoint} lies in {output}, which would be replaced. Name another output.")
+    files = found.facts()
+    if sha256 is not None and [file["sha256"] for file in files] != [sha256.lower()]:
+        listed = ", ".join(f"{path} has {file['sha256']}" for path, file in zip(found.files, files, strict=True))
+        raise CheckpointError(f"The sha256 is not {sha256.lower()}: {listed}.")
     # everything is read and checked before the first file is written
+    state = load_checkpoint(found.files)
+    kind = recognise(state)
+    if kind is not None and kind.layout == "blip":
+        raise CheckpointError(
+            f"{checkpoint} is a BLIP model, which cannot be converted: name a checkpoint of ALPRO, of the original "
+            "code or of LAVIS."
+        )
+    task = _choose_task(str(checkpoint), kind, task)
     converted = convert_original_checkpoint(
-        load_original_checkpoint(checkpoint),
+        state,
         task,
         num_attention_heads=num_attention_heads,
         fusion_layer=fusion_layer,
         answers=None if answers is None else read_answers(answers),
         entities=None if entities is None else read_entities(entities),
     )
-    folders = converted_folders(converted, output)
-    processor = _processor(folders[output].config, vocab)
-    for folder, model in folders.items():
-        model.save_pretrained(folder)
-        processor.save_pretrained(folder)
+    models = converted_folders(converted, output)
+    processor = build_processor(models[output].config, vocab)
+    if not isinstance(processor, AlproProcessor):
+        logger.warning(
+            "No vocabulary was given, and the one of bert-base-uncased does not fit, so the folder has no tokenizer: "
+            "AutoProcessor cannot load it. Convert again with --vocab and the vocab.txt of the text encoder."
+        )
+    record = {
+        "source": found.source,
+        "layout": kind.layout if kind else None,
+        "task": task,
+        "files": files,
+        "alpro_hf": __version__,
+    }
+    with replaced_whole(output) as staged:
+        for folder, model in converted_folders(converted, staged).items():
+            model.save_pretrained(folder)
+            processor.save_pretrained(folder)
+        write_text_whole(staged / CONVERSION, json.dumps(record, indent=2) + "\n")
     return converted
+
+
+def _choose_task(source: str, kind: CheckpointKind | None, task: str | None) -> str:
+    """The task to convert for: the one that was given, or the one that the tensors show."""
+    shown = kind.task if kind else None
+    if task is not None and task not in MODEL_CLASSES:
+        raise ValueError(f"task={task!r} is not one of the supported tasks: {', '.join(CONVERTED_TASKS)}.")
+    if task is not None and shown is not None and task != shown:
+        raise CheckpointError(
+            f"{source} is {kind}, not of {task} (it has {mark_of(shown)}, and not what {task} needs, such as "
+            f"{mark_of(task)}): leave --task out."
+        )
+    if task is None and shown is None:
+        raise CheckpointError(
+            f"{source} is {kind}, so its task is unknown: pass --task."
+            if kind
+            else f"{source} is not an ALPRO checkpoint: it lacks text_encoder.* or visual_encoder.model.*."
+        )
+    return task or str(shown)
 
 
 def converted_folders(converted: ConvertedModel | PreTrainingPair, output: Path) -> dict[Path, ConvertedModel]:
@@ -351,76 +340,6 @@ def converted_folders(converted: ConvertedModel | PreTrainingPair, output: Path)
     if not isinstance(converted, tuple):
         return {output: converted}
     return {output: converted[0], output / PROMPTER_FOLDER: converted[1]}
-
-
-def _shape(state_dict: State, name: str, dimensions: int) -> tuple[int, ...]:
-    """The shape of a tensor that determines a size in the configuration."""
-    if name not in state_dict:
-        raise CheckpointError("The checkpoint lacks a tensor that determines the size of the model.", missing=[name])
-    shape = tuple(state_dict[name].shape)
-    if len(shape) != dimensions:
-        raise CheckpointError(
-            "A tensor that determines the size of the model has the wrong number of dimensions.",
-            misshaped=[f"{name}: {shape}, {dimensions} dimensions needed"],
-        )
-    if 0 in shape:
-        raise CheckpointError(
-            "A tensor that determines the size of the model is empty.", misshaped=[f"{name}: {shape}"]
-        )
-    return shape
-
-
-def _depth(state_dict: State, prefix: str) -> int:
-    """The number of layers `prefix0`, `prefix1`, ... in the checkpoint."""
-    found = (re.match(re.escape(prefix) + r"(\d+)\.", name) for name in state_dict)
-    layers = {int(match.group(1)) for match in found if match}
-    # the first number that is absent; without a gap, it is the number of layers
-    missing = next(number for number in range(len(layers) + 1) if number not in layers)
-    if missing < len(layers):
-        raise CheckpointError(
-            f"The checkpoint has {len(layers)} layers with numbers up to {max(layers)}, so not all in between.",
-            missing=[f"{prefix}{missing}.*"],
-        )
-    return len(layers)
-
-
-def _read_config(
-    state_dict: State, prefix: str, text: str, sizes: dict[str, int], labels: dict[str, Any]
-) -> AlproConfig:
-    """Read the configuration off the tensors. `prefix` starts all names, `text` those of the text encoder."""
-    video = prefix + _VIDEO
-    vocab_size, text_width = _shape(state_dict, text + "embeddings.word_embeddings.weight", 2)
-    video_width, channels, patch_size, _ = _shape(state_dict, video + "patch_embed.proj.weight", 4)
-    positions = _shape(state_dict, video + "pos_embed", 3)
-    # one position for the CLS token, then a square grid of patches
-    grid = round(max(positions[1] - 1, 0) ** 0.5)
-    if grid**2 + 1 != positions[1]:
-        raise CheckpointError(
-            "The space embeddings are not one CLS token and a square of patches.",
-            misshaped=[f"{video}pos_embed: {positions}, (1, 1 + n * n, D) needed"],
-        )
-    text_config = {
-        "vocab_size": vocab_size,
-        "hidden_size": text_width,
-        "intermediate_size": _shape(state_dict, text + "encoder.layer.0.intermediate.dense.weight", 2)[0],
-        "num_hidden_layers": _depth(state_dict, text + "encoder.layer."),
-        **sizes,
-        "max_position_embeddings": _shape(state_dict, text + "embeddings.position_embeddings.weight", 2)[0],
-        "type_vocab_size": _shape(state_dict, text + "embeddings.token_type_embeddings.weight", 2)[0],
-    }
-    video_config = {
-        "image_size": grid * patch_size,
-        "patch_size": patch_size,
-        "num_channels": channels,
-        "num_frames": _shape(state_dict, video + "time_embed", 3)[1],
-        "hidden_size": video_width,
-        "intermediate_size": _shape(state_dict, video + "blocks.0.mlp.fc1.weight", 2)[0],
-        "num_hidden_layers": _depth(state_dict, video + "blocks."),
-        "num_attention_heads": sizes["num_attention_heads"],
-        "qkv_bias": video + "blocks.0.attn.qkv.bias" in state_dict,
-    }
-    projection_dim = _shape(state_dict, prefix + "text_proj.weight", 2)[0]
-    return AlproConfig(text_config=text_config, video_config=video_config, projection_dim=projection_dim, **labels)
 
 
 def _answer_labels(count: int, answers: Mapping[str, int] | None) -> dict[int, str]:
@@ -462,43 +381,6 @@ def _replace(name: str, table: Mapping[str, str]) -> str:
     for ours, theirs in table.items():
         name = name.replace(ours, theirs)
     return name
-
-
-def _processor(config: AlproConfig, vocab: str | Path | None) -> AlproProcessor | AlproVideoProcessor:
-    """The processor of the model; without a vocabulary only its video part, with a warning."""
-    video = config.video_config
-    video_processor = AlproVideoProcessor(
-        size={"height": video.image_size, "width": video.image_size},
-        num_frames=video.num_frames,
-        frame_sampling="uniform",  # as in the evaluation of the original code
-    )
-    if vocab is None:
-        logger.warning(
-            "No vocabulary was given, so the folder has no tokenizer: AutoProcessor cannot load it, and texts cannot "
-            "be tokenized. Convert again with --vocab and the vocab.txt of bert-base-uncased."
-        )
-        return video_processor
-    tokenizer = _tokenizer(vocab, config.text_config)
-    return AlproProcessor(video_processor=video_processor, tokenizer=tokenizer)
-
-
-def _tokenizer(vocab: str | Path, config: AlproTextConfig) -> BertTokenizer:
-    """A lower-casing BERT tokenizer with the vocabulary of a file, which must fit the word embeddings."""
-    try:
-        # not splitlines: a word piece may be a character that Python counts as a line end, such as U+0085
-        entries = Path(vocab).read_text(encoding="utf-8").rstrip("\n").split("\n")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{vocab} is not a text file in utf-8: {error}. Name a vocab.txt.") from error
-    if len(entries) != config.vocab_size:
-        raise ValueError(
-            f"{vocab} has {len(entries)} entries, but the checkpoint embeds {config.vocab_size} words: it belongs to "
-            "another model. The released checkpoints use the one of bert-base-uncased (30522 entries)."
-        )
-    words = {entry: index for index, entry in enumerate(entries)}
-    absent = {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"} - set(words)
-    if absent:
-        raise ValueError(f"{vocab} is not a BERT vocabulary: it lacks {', '.join(sorted(absent))}.")
-    return BertTokenizer(vocab=words, do_lower_case=True, model_max_length=config.max_position_embeddings)
 
 
 __all__ = ["convert", "convert_original_checkpoint", "converted_folders", "load_original_checkpoint"]

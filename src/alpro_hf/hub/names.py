@@ -6,6 +6,7 @@ CARD, PICTURE = "README.md", "model.png"  # of an exported checkpoint
 
 # tasks of the checkpoints that `convert` reads
 CONVERTED_TASKS = ("pretrain", "prompter", "retrieval", "qa")
+CONVERSION = "conversion.json"  # in a converted folder: where its weights come from
 PROMPTER_FOLDER = "prompter"  # subfolder of a converted pre-training checkpoint that holds its teacher
 
 # names by which a bundled model can be published -> its task
