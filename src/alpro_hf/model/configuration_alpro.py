@@ -10,8 +10,8 @@ class AlproTowerConfig(PreTrainedConfig):
     """Fields that the text and the video tower share.
 
     Args:
-        hidden_size: Width of every layer. It must be the same in both towers, because fusion concatenates their
-            tokens.
+        hidden_size: Width of every layer. It must be the same in both towers if there are fusion layers, because
+            fusion concatenates their tokens.
         intermediate_size: Width of the feed-forward layers.
         num_hidden_layers: Number of layers; in the text tower, text and fusion layers together.
         num_attention_heads: Heads of each attention; they divide `hidden_size`.
@@ -104,6 +104,10 @@ class AlproVideoConfig(AlproTowerConfig):
         position_initializer_range: Standard deviation of freshly drawn space and time embeddings. The default suits a
             start from an image model. To train from scratch on small clips, use about 0.5: patch features have that
             scale, and next to them an embedding of 0.02 does not tell the model in which direction something moves.
+        cls_per_frame: Whether each frame keeps a CLS token of its own through all layers. They are averaged after the
+            last norm, so the output has the same shape. False, as in ALPRO and TimeSformer: one CLS token per clip,
+            averaged over the frames in each layer. True for a start from an image-text model, which encodes frames
+            one by one.
 
     The other fields are those of `AlproTowerConfig`.
     """
@@ -120,6 +124,7 @@ class AlproVideoConfig(AlproTowerConfig):
     layer_norm_eps: float = 1e-6
     qkv_bias: bool = True
     position_initializer_range: float | int = 0.02
+    cls_per_frame: bool = False
 
     def validate_architecture(self) -> None:
         """Check that patches tile a frame.
@@ -194,13 +199,16 @@ class AlproConfig(PreTrainedConfig):
         """Check the fields that concern both towers or the heads; `@strict` calls this after initialisation.
 
         Raises:
-            ValueError: The towers differ in width, an entity occurs twice, or the threshold is not a probability.
+            ValueError: The towers differ in width and there are fusion layers, an entity occurs twice, or the
+                threshold is not a probability.
         """
         text_width, video_width = self.text_config.hidden_size, self.video_config.hidden_size
-        if text_width != video_width:
+        fuses = self.text_config.fusion_layer < self.text_config.num_hidden_layers
+        if fuses and text_width != video_width:
             raise ValueError(
                 f"text_config.hidden_size={text_width} and video_config.hidden_size={video_width} differ: the fusion "
-                "layers read text and video tokens in one sequence, so both towers need the same width."
+                "layers read text and video tokens in one sequence, so both towers need the same width. Without "
+                "fusion layers (text_config.fusion_layer equal to num_hidden_layers) the widths may differ."
             )
         if self.entities is not None and len(set(self.entities)) != len(self.entities):
             twice = sorted({name for name in self.entities if self.entities.count(name) > 1})

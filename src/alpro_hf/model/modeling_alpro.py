@@ -12,8 +12,9 @@ Shape suffixes, as in `patches_BTND`:
     P: width of the contrastive space
     V: distinct clips, where several texts share one
 
-Inside the video tower a clip is (B, 1 + T * N, D): the CLS token, the patches of frame 0, of frame 1, and so on. The
-output of the tower is (B, 1 + N, D), because it averages the patches over time.
+Inside the video tower a clip is (B, 1 + T * N, D): the CLS token, the patches of frame 0, of frame 1, and so on. With
+`cls_per_frame` it is (B, T + T * N, D), where the first T tokens are the CLS tokens of the frames. The output of the
+tower is (B, 1 + N, D), because it averages over time.
 """
 
 from collections.abc import Callable
@@ -36,6 +37,7 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_alpro import AlproConfig, AlproTextConfig, AlproVideoConfig
+from .image_text_alpro import config_from_blip, load_blip, model_state_from_blip
 from .loss_alpro import classification_loss, same_pair_mask, sample_hard_negatives, vtc_loss, vtm_labels
 from .unimodal_alpro import text_state_from_bert, video_state_from_vit
 
@@ -52,7 +54,8 @@ class AlproVideoModelOutput(BaseModelOutputWithPooling):
     Args:
         last_hidden_state: (B, 1 + N, D): the CLS token, then the patch tokens averaged over time.
         pooler_output: (B, D), the CLS token. In the output of `get_video_features`: the unit vector (B, P).
-        hidden_states: (B, 1 + T * N, D) before each layer and after the last one.
+        hidden_states: (B, 1 + T * N, D) before each layer and after the last one; (B, T + T * N, D) with
+            `cls_per_frame`.
         attentions: Space attention of each layer, (B * T, heads, 1 + N, 1 + N).
         temporal_attentions: Time attention of each layer, (B * N, heads, T, T), with
             `output_temporal_attentions=True`.
@@ -308,7 +311,8 @@ class AlproVideoEmbeddings(nn.Module):
             pixel_values_videos: float (B, T, 3, H, W), normalised; H and W in pixels.
 
         Returns:
-            (B, 1 + T * N, D): the CLS token, then the patches, frame by frame.
+            (B, 1 + T * N, D): the CLS token, then the patches, frame by frame. With `cls_per_frame`, T CLS tokens,
+            one per frame: (B, T + T * N, D).
 
         Raises:
             ValueError: Patches do not tile the frames.
@@ -328,7 +332,10 @@ class AlproVideoEmbeddings(nn.Module):
         # Parity: as in TimeSformer, dropout follows the space embeddings and, once more, the time embeddings.
         patches_BTND = self.dropout(patches_BTND) + self.frame_embeddings(num_frames)[:, :, None]
         # the CLS token has a place in space and none in time
-        cls = self.dropout(self.cls_token + self.position_embeddings[:, :1]).expand(batch, -1, -1)
+        cls = self.cls_token + self.position_embeddings[:, :1]
+        if self.config.cls_per_frame:
+            cls = cls.expand(-1, num_frames, -1)
+        cls = self.dropout(cls).expand(batch, -1, -1)
         return torch.cat([cls, self.dropout(patches_BTND).flatten(1, 2)], dim=1)
 
 
@@ -336,11 +343,13 @@ class AlproVideoLayer(GradientCheckpointingLayer):
     """Divided space-time attention: first over time at each patch, then over the patches of each frame.
 
     The CLS token takes no part in the time attention. A copy of it takes part in the space attention of every frame;
-    the copies are averaged (TimeSformer, arXiv 2102.05095, as used in section 3.1 of the paper).
+    the copies are averaged (TimeSformer, arXiv 2102.05095, as used in section 3.1 of the paper). With `cls_per_frame`
+    every frame has a CLS token of its own, and none is averaged here.
     """
 
     def __init__(self, config: AlproVideoConfig):
         super().__init__()
+        self.cls_per_frame = config.cls_per_frame
         self.temporal_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.temporal_attn = AlproAttention(config, bias=config.qkv_bias)
         self.temporal_fc = nn.Linear(config.hidden_size, config.hidden_size)
@@ -356,13 +365,14 @@ class AlproVideoLayer(GradientCheckpointingLayer):
         """Apply the layer.
 
         Args:
-            hidden_states: (B, 1 + T * N, D), frame by frame.
+            hidden_states: (B, 1 + T * N, D), frame by frame; (B, T + T * N, D) with `cls_per_frame`.
             num_frames: T.
 
         Returns:
             The same shape.
         """
-        cls, patches = hidden_states[:, :1], hidden_states[:, 1:]
+        num_cls = num_frames if self.cls_per_frame else 1
+        cls, patches = hidden_states[:, :num_cls], hidden_states[:, num_cls:]
         batch, _, width = patches.shape
         patches_BTND = patches.reshape(batch, num_frames, -1, width)
 
@@ -374,12 +384,15 @@ class AlproVideoLayer(GradientCheckpointingLayer):
         patches_BTND = patches_BTND + along_time.view(batch, -1, num_frames, width).transpose(1, 2)
 
         # space attention: one sequence of 1 + N tokens for each frame
-        frame_cls = cls[:, None].expand(-1, num_frames, -1, -1)
+        frame_cls = cls.expand(-1, num_frames, -1)[:, :, None]  # (B, T, 1, D)
         frames = torch.cat([frame_cls, patches_BTND], dim=2).flatten(0, 1)  # (B * T, 1 + N, D)
         in_frame, _ = self.spatial_attn(self.spatial_norm(frames), **kwargs)
         in_frame_BTND = self.dropout(in_frame).view(batch, num_frames, -1, width)
-        # Parity: the residual of the CLS token is its own state plus the mean of its copies, one per frame.
-        cls = cls + in_frame_BTND[:, :, 0].mean(dim=1, keepdim=True)
+        in_frame_cls = in_frame_BTND[:, :, 0]
+        if not self.cls_per_frame:
+            # Parity: the residual of the CLS token is its own state plus the mean of its copies, one per frame.
+            in_frame_cls = in_frame_cls.mean(dim=1, keepdim=True)
+        cls = cls + in_frame_cls
         patches_BTND = patches_BTND + in_frame_BTND[:, :, 1:]
 
         hidden_states = torch.cat([cls, patches_BTND.flatten(1, 2)], dim=1)
@@ -569,7 +582,10 @@ class AlproVideoModel(AlproPreTrainedModel):
         for layer in self.layers:
             hidden_states = layer(hidden_states, num_frames, **kwargs)
         normed = self.norm(hidden_states)  # before the mean over time, as in the released code
-        cls, patches = normed[:, :1], normed[:, 1:]
+        num_cls = num_frames if self.config.cls_per_frame else 1
+        cls, patches = normed[:, :num_cls], normed[:, num_cls:]
+        if self.config.cls_per_frame:
+            cls = cls.mean(dim=1, keepdim=True)  # after the norm, as the mean of features of single images
         patches = patches.unflatten(1, (num_frames, -1)).mean(dim=1)  # (B, N, D), mean over time
         return AlproVideoModelOutput(last_hidden_state=torch.cat([cls, patches], dim=1), pooler_output=cls.squeeze(1))
 
@@ -663,8 +679,15 @@ class AlproTextModel(AlproPreTrainedModel):
             `last_hidden_state` (B, L + 1 + N, D), text first, or (B, first_tokens, D).
 
         Raises:
-            ValueError: The numbers of texts and videos differ.
+            ValueError: The numbers or the widths of texts and videos differ.
         """
+        text_width, video_width = text_hidden_states.shape[-1], video_hidden_states.shape[-1]
+        if text_width != video_width:
+            raise ValueError(
+                f"fuse joins text and video tokens in one sequence, but texts have width {text_width} and videos "
+                f"{video_width}. Models with towers of two widths have no fusion layers; use AlproModel, which "
+                "compares vectors."
+            )
         shared = None
         if video_index is not None:
             shared = SharedTokens(video_hidden_states, video_index)
@@ -1060,6 +1083,41 @@ class AlproModel(AlproPreTrainedModel):
         model.text_model.load_state_dict(text_state_from_bert(bert.state_dict(), model.text_model.state_dict()))
         return model.eval()
 
+    @classmethod
+    def from_image_text_pretrained(cls, source: str, fusion_layers: int = 0, **config_kwargs: Any) -> "AlproModel":
+        """Build a model from an aligned image-text model: BLIP for image-text retrieval (arXiv 2201.12086).
+
+        The model compares texts and clips as BLIP compares texts and images: the vector of a clip is the mean of the
+        vectors that BLIP gives its frames, before normalisation. No video has been seen yet. Space attention and time
+        attention both start as BLIP's attention. Every temporal projection and the time embeddings start at zero, so
+        time attention has no effect before fine-tuning. BLIP's cross-attention and matching head are left out. The
+        temperature is new, because the checkpoint has none.
+
+        `AlproProcessor.from_image_text_pretrained` makes the processor. `image_text_alpro` has the details.
+
+        Args:
+            source: Folder or Hub id of a `BlipForImageTextRetrieval` checkpoint, such as
+                "Salesforce/blip-itm-base-coco".
+            fusion_layers: Number of fusion layers to append for fine-tuning. They start as copies of the last text
+                layers and do not change the vectors. They need towers of one width.
+            config_kwargs: Fields of `AlproConfig`, as in `from_unimodal_pretrained`. `cls_per_frame` is on unless
+                `video_config` says otherwise.
+
+        Returns:
+            The model in float32 and in evaluation mode.
+
+        Raises:
+            ValueError: The checkpoint is of another type or incomplete, its tensors do not have the configured sizes,
+                or `fusion_layers` does not fit it.
+        """
+        blip_config, blip_state = load_blip(source)
+        fields = config_from_blip(blip_config, fusion_layers)
+        for tower in ("text_config", "video_config"):
+            fields[tower] |= config_kwargs.pop(tower, {})
+        model = cls(AlproConfig(**(fields | config_kwargs)))
+        model.load_state_dict(model_state_from_blip(blip_state, model.state_dict(), fusion_layers))
+        return model.eval()
+
 
 class AlproForVideoTextRetrieval(AlproPreTrainedModel):
     """Text-video retrieval: contrastive similarity (VTC) and a matching classifier on the fused CLS token (VTM).
@@ -1076,6 +1134,30 @@ class AlproForVideoTextRetrieval(AlproPreTrainedModel):
         self.alpro = AlproModel(config)
         self.vtm_head = nn.Linear(config.text_config.hidden_size, 2)  # 0: not matched, 1: matched
         self.post_init()
+
+    @classmethod
+    def from_image_text_pretrained(
+        cls, source: str, fusion_layers: int = 6, **config_kwargs: Any
+    ) -> "AlproForVideoTextRetrieval":
+        """Build a model to fine-tune from BLIP for image-text retrieval, see `AlproModel.from_image_text_pretrained`.
+
+        The matching head is new and random, so its scores mean nothing before fine-tuning; the vectors are those of
+        BLIP. Six fusion layers are appended by default, as many as the paper has.
+
+        Args:
+            source, config_kwargs: As in `AlproModel.from_image_text_pretrained`.
+            fusion_layers: Number of fusion layers, copies of the last text layers.
+
+        Returns:
+            The model in float32 and in evaluation mode.
+
+        Raises:
+            ValueError: As in `AlproModel.from_image_text_pretrained`.
+        """
+        start = AlproModel.from_image_text_pretrained(source, fusion_layers, **config_kwargs)
+        model = cls(start.config)
+        model.alpro.load_state_dict(start.state_dict())
+        return model.eval()
 
     def match(
         self,

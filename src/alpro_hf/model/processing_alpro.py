@@ -2,7 +2,10 @@
 
 from typing import Any
 
+from transformers import AutoImageProcessor, AutoTokenizer
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, TextKwargs, VideosKwargs
+
+from .video_processing_alpro import AlproVideoProcessor
 
 # A tokenizer without a maximum length has a huge number in its place (transformers' VERY_LARGE_INTEGER, 1e30).
 NO_LENGTH_LIMIT = 10**9
@@ -55,6 +58,26 @@ class AlproProcessor(ProcessorMixin):
                 "The tokenizer of an AlproProcessor needs a maximum length, because longer texts than the model reads "
                 "must be truncated: set tokenizer.model_max_length to config.text_config.max_position_embeddings."
             )
+
+    @classmethod
+    def from_image_text_pretrained(cls, source: str, max_length: int = 35, **video_kwargs: Any) -> "AlproProcessor":
+        """Build the processor of a model that starts from BLIP, see `AlproModel.from_image_text_pretrained`.
+
+        Size, filter, mean and standard deviation are those of the checkpoint's image processor. The tokenizer is that
+        of the checkpoint; a text starts with `[CLS]`, as BLIP's text encoder expects without an image.
+
+        Args:
+            source: Folder or Hub id of a BLIP checkpoint with its image processor and tokenizer.
+            max_length: Longest text in tokens; BLIP was fine-tuned for retrieval on texts of at most 35.
+            video_kwargs: Attributes of `AlproVideoProcessor`, such as `num_frames=4` or
+                `size={"height": 224, "width": 224}`.
+        """
+        images = AutoImageProcessor.from_pretrained(source)
+        copied = ("size", "resample", "image_mean", "image_std", "rescale_factor")
+        settings: dict[str, Any] = {name: getattr(images, name) for name in copied}
+        settings["size"] = dict(settings["size"])
+        tokenizer = AutoTokenizer.from_pretrained(source, model_max_length=max_length)
+        return cls(AlproVideoProcessor(**(settings | video_kwargs)), tokenizer)
 
     @property
     def unused_input_names(self) -> list[str]:

@@ -176,7 +176,7 @@ def video_state_from_vit(vit_state_dict: State, video_state_dict: State) -> dict
     # Only the grid is resized; the embedding of the CLS token, at index 0, is kept.
     position, wanted = "embeddings.position_embeddings", targets["embeddings.position_embeddings"]
     if position in source:
-        source[position] = _resize_position_embeddings(source[position], wanted)
+        source[position] = resize_position_embeddings(source[position], wanted)
     state = assemble_state(
         source, targets, vit_names, unused=r"pooler\.|embeddings\.mask_token$", what="The ViT checkpoint"
     )
@@ -187,10 +187,16 @@ def video_state_from_vit(vit_state_dict: State, video_state_dict: State) -> dict
     return state
 
 
-def _resize_position_embeddings(embeddings: torch.Tensor, wanted: torch.Size) -> torch.Tensor:
-    """Resize (1, 1 + n * n, D) to (1, 1 + m * m, D) bicubically.
+def resize_position_embeddings(embeddings: torch.Tensor, wanted: torch.Size) -> torch.Tensor:
+    """Resize the space embeddings of an image model bicubically to another grid of patches.
 
-    A tensor that is not a square grid is returned unchanged; `assemble_state` then reports its shape.
+    Args:
+        embeddings: (1, 1 + n * n, D), the CLS token first. A tensor that is not a square grid is returned unchanged;
+            `assemble_state` then reports its shape.
+        wanted: Shape of the result, (1, 1 + m * m, D).
+
+    Returns:
+        float32 (1, 1 + m * m, D), or `embeddings` if the grids are equal.
     """
     grid, new_grid = (round((count - 1) ** 0.5) for count in (embeddings.shape[1], wanted[1]))
     if grid == new_grid or grid**2 + 1 != embeddings.shape[1]:
@@ -200,4 +206,11 @@ def _resize_position_embeddings(embeddings: torch.Tensor, wanted: torch.Size) ->
     return torch.cat([embeddings[:, :1].float(), resized.flatten(2).transpose(1, 2)], dim=1)
 
 
-__all__ = ["CheckpointError", "assemble_state", "bert_names", "text_state_from_bert", "video_state_from_vit"]
+__all__ = [
+    "CheckpointError",
+    "assemble_state",
+    "bert_names",
+    "resize_position_embeddings",
+    "text_state_from_bert",
+    "video_state_from_vit",
+]
