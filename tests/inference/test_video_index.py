@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ import torch
 from fixtures.gallery import load, write_model, write_video
 
 from alpro_hf.data.find_videos import find_videos, starts_like_a_video
+from alpro_hf.data.isolated_decoder import IsolatedDecoder
 from alpro_hf.files import model_fingerprint
+from alpro_hf.inference.index_encode import encode_videos
 from alpro_hf.inference.index_shards import IndexFolder, IndexMismatchError, Manifest, VideoIndexError
 from alpro_hf.inference.video_index import VideoIndex
 from alpro_hf.model.modeling_alpro import AlproForVideoTextRetrieval
@@ -305,3 +308,41 @@ def test_finds_videos_by_extension_or_content(copies, tmp_path) -> None:
 def test_knows_how_containers_start(tmp_path, container) -> None:
     path = write_video(tmp_path / "clip", seed=0, container=container)
     assert starts_like_a_video(path.read_bytes()[:768])
+
+
+def test_an_interruption_right_after_a_shard_was_stored_stores_nothing_twice(
+    trained, copies, tmp_path, monkeypatch
+) -> None:
+    directory = tmp_path / "index"
+    write = VideoIndex._write
+    writes = []
+
+    def interrupted(self):
+        write(self)
+        writes.append(len(self))
+        if len(writes) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(VideoIndex, "_write", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        VideoIndex.build(*trained, copies, directory=directory, batch_size=2, shard_size=2, progress=False)
+    monkeypatch.undo()
+    kept = [entry.path for entry in Manifest.read(directory).videos]
+    assert kept == ["a.mp4", "b.mkv"]
+    index = VideoIndex.build(*trained, copies, directory=directory, progress=False)
+    assert len(index) == len({*index.paths}) == len(copies)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+@pytest.mark.parametrize("attempt", range(3))
+def test_closing_early_ends_although_files_wait_that_would_hang(trained, copies, tmp_path, attempt) -> None:
+    """Two threads hang in pipes that nobody writes to, and a third pipe waits: no thread may begin with it."""
+    pipes = [tmp_path / f"{number}.mp4" for number in range(3)]
+    for pipe in pipes:
+        os.mkfifo(pipe)
+    with IsolatedDecoder(deadline=300) as decoder:
+        batches = encode_videos(*trained, [*copies[:3], *pipes], 3, decoder)
+        assert [video.path for video in next(batches)] == [Path(path) for path in copies[:3]]
+        started = time.monotonic()
+        batches.close()
+    assert time.monotonic() - started < 60

@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Generator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,14 +71,28 @@ def encode_videos(
             batch = files[start : start + batch_size]
             ahead.append([(file, pool.submit(_load, processor, file, decoder)) for file in batch])
             if len(ahead) == 2:
-                yield _encode(model, ahead.popleft())
+                yield _encode_next(model, ahead)
         while ahead:
-            yield _encode(model, ahead.popleft())
+            yield _encode_next(model, ahead)
         finished = True
     finally:
+        # first, or a thread would begin the next file after its decoder was closed
+        pool.shutdown(wait=False, cancel_futures=True)
         if decoder is not None and not finished:
-            decoder.close()  # the threads of the pool wait for it, and `shutdown` waits for them
-        pool.shutdown(cancel_futures=True)
+            running = [future for batch in ahead for _, future in batch if not future.cancelled()]
+            decoder.close()
+            # A thread may have been about to start a process for its file, so closing once is not enough.
+            while wait(running, timeout=0.1).not_done:
+                decoder.close()
+        pool.shutdown()
+
+
+def _encode_next(
+    model: AlproForVideoTextRetrieval, ahead: deque[list[tuple[Path, Future[_Loaded | str]]]]
+) -> list[EncodedVideo]:
+    encoded = _encode(model, ahead[0])
+    ahead.popleft()  # not before: an interruption while its files are decoded must find them here
+    return encoded
 
 
 def _load(processor: Any, file: Path, decoder: IsolatedDecoder | None) -> _Loaded | str:

@@ -422,7 +422,8 @@ class VideoIndex:
                     bar.update(len(batch))
         finally:  # also when interrupted: what is encoded is kept
             bar.close()
-            self._store(pending)
+            # an interruption may have come after a shard was stored and before `pending` was cut
+            self._store([video for video in pending if video[0].path not in self._place_of()])
 
     def _store(self, videos: Sequence["_Row"]) -> None:
         """Make one shard of some videos, and write a manifest that includes it."""
@@ -435,8 +436,10 @@ class VideoIndex:
                 shard = self._folder.write_shard(number, features, tokens, entries, tables)
             else:
                 shard = Shard(len(videos), features=features, tokens=tokens, videos=entries, tables=tables)
-            self._shards.append(shard)
+            # The places first: interrupted between the two, these videos are encoded again next time. The other way
+            # round they would be stored twice.
             self._place_of().update({entry.path: (shard, row) for row, entry in enumerate(entries)})
+            self._shards.append(shard)
         self._write()
 
     def _write(self) -> None:
