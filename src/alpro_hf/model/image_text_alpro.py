@@ -80,9 +80,11 @@ def load_blip(source: str) -> tuple[PreTrainedConfig, dict[str, torch.Tensor]]:
             f"source={source!r} holds a model of type {found!r}; from_image_text_pretrained starts from type 'blip', "
             "such as Salesforce/blip-itm-base-coco."
         )
-    blip, report = BlipForImageTextRetrieval.from_pretrained(
+    # with `output_loading_info` the library returns a pair, which its annotation does not say
+    loaded: Any = BlipForImageTextRetrieval.from_pretrained(
         source, output_loading_info=True, ignore_mismatched_sizes=True
     )
+    blip, report = loaded
     # A tensor of another shape is as good as missing. The library lists it with both shapes.
     unfit = {*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])}
     unfit = {name for name in unfit if not re.match(_UNUSED, name)}
@@ -123,8 +125,8 @@ def config_from_blip(blip_config: Any, fusion_layers: int = 0) -> dict[str, Any]
             f"{text.hidden_size} and vision_config.hidden_size={vision.hidden_size} differ; use fusion_layers=0."
         )
     shared = ("hidden_size", "intermediate_size", "num_attention_heads", "hidden_act", "layer_norm_eps")
-    text_fields = (*shared, "vocab_size", "max_position_embeddings", "pad_token_id")
-    text_fields = (*text_fields, "hidden_dropout_prob", "attention_probs_dropout_prob")
+    words = ("vocab_size", "max_position_embeddings", "pad_token_id")
+    text_fields = (*shared, *words, "hidden_dropout_prob", "attention_probs_dropout_prob")
     video_fields = (*shared, "num_hidden_layers", "image_size", "patch_size")
     return {
         "text_config": {name: getattr(text, name) for name in text_fields}
