@@ -15,7 +15,7 @@ _LAYOUT_NAMES = {"original": "the original code", "lavis": "LAVIS"}
 
 
 class CheckpointKind(NamedTuple):
-    """What a checkpoint is.
+    """Layout and task of a checkpoint.
 
     Attributes:
         layout: `original` (the released code), `lavis` (the copy in the LAVIS library) or `blip` (a BLIP model).
