@@ -215,9 +215,7 @@ def _in_one_sentence(source: str, error: CheckpointError) -> str:
 def _build_processor(folder: Path | None, config: AlproConfig, vocab: str | Path | None) -> AlproProcessor:
     """Pictures and texts as BLIP takes them: bicubic, CLIP's mean and deviation, `[CLS]` first, 35 tokens."""
     images = BlipImageProcessor()  # the values of BLIP's own files
-    if folder is not None and any(
-        (folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")
-    ):
+    if folder is not None and any((folder / name).is_file() for name in IMAGE_SETTINGS):
         images = BlipImageProcessor.from_pretrained(folder)
     video = config.video_config
     settings = {name: getattr(images, name) for name in ("resample", "image_mean", "image_std", "rescale_factor")}

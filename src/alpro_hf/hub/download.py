@@ -40,7 +40,7 @@ PAUSE = 1.0  # seconds before the second attempt, twice as many before each furt
 _PROGRESS = 1 << 20  # bytes that count as something new
 _MAX_PAUSE = 30.0
 _MAX_REDIRECTS = 10
-_BLOCK = 1 << 20
+_START = 64  # bytes that tell a web page
 _REDIRECTS = (301, 302, 303, 307, 308)
 _TEMPORARY = (408, 429, 500, 502, 503, 504)
 _PAGE = re.compile(rb"\s*(?:\xef\xbb\xbf)?\s*<(?:!doctype|html|head|body|\?xml|!--)", re.IGNORECASE)
@@ -254,9 +254,13 @@ class _Transfer:
                     f"{public(self.url)} has {about.size:,} bytes, and {self.partial.parent} has room for {free:,}: "
                     "free some space there, or set HF_HUB_CACHE to another folder."
                 )
-        blocks = response.iter_raw(_BLOCK)
+        blocks = (
+            response.iter_raw()
+        )  # as they arrive: blocks of a fixed size would lose the last one when it breaks off
         block = next(blocks, b"")
         if not offset:
+            while len(block) < _START and (more := next(blocks, b"")):
+                block += more
             if response.headers.get("Content-Type", "").lower().startswith("text/html") or _PAGE.match(block):
                 raise DownloadError(
                     f"{public(self.url)} is a web page and not a file of weights: name the address of the file "
