@@ -1,10 +1,14 @@
 """BLIP for image-text retrieval through `alpro convert`: the vectors of BLIP, a whole folder, and honest words."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
+from fixtures.hub_double import LARGE, File, HubDouble, Repo
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor, BertTokenizer, BlipConfig, BlipForImageTextRetrieval, BlipImageProcessor
@@ -88,6 +92,33 @@ def test_a_converted_blip_has_its_cosines_and_a_whole_folder(tmp_path, capsys, k
     assert card.data.license == "bsd-3-clause"
     assert "not measured" in card.text and "BLIP" in card.text and str(tmp_path) not in card.text
     assert TrainingFacts.read(tmp_path / "out" / "training.json").license == "bsd-3-clause"
+
+
+def test_a_hub_id(tmp_path):
+    """The command in a process of its own, which asks a Hub on this machine."""
+    blip = build_blip()
+    folder = save_blip(blip, tmp_path / "blip")
+    (folder / "onnx").mkdir()
+    (folder / "onnx" / "other.safetensors").write_bytes(b"not for us")
+    with HubDouble() as hub:
+        repo = hub.repos["model", "acme/blip-itm"] = Repo("model", "acme/blip-itm", private=False, sdk=None)
+        files = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
+        contents = {name: File(path.read_bytes(), name.endswith(LARGE)) for name, path in files.items()}
+        repo.commit("main", contents, "upload")
+        hub.blobs |= {file.sha256: file.content for file in contents.values()}
+        done = subprocess.run(
+            [sys.executable, "-m", "alpro_hf", "convert", "acme/blip-itm", "--output", "out"],
+            env=os.environ | hub.environment(tmp_path / "home"),
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+    assert done.returncode == 0, done.stderr
+    check_cosines(blip, tmp_path / "out")
+    card = ModelCard.load(tmp_path / "out" / "README.md")
+    assert card.data.base_model == "acme/blip-itm" and "acme/blip-itm" in card.text
+    assert json.loads((tmp_path / "out" / "conversion.json").read_text())["source"] == "acme/blip-itm"
 
 
 def test_the_defaults_are_those_of_blip(tmp_path):
