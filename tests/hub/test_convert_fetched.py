@@ -267,6 +267,7 @@ def lying_size(path, good):
 ARCHIVES = {
     "path up": (lambda p, g: write(p, {"best.pt": g, "../../evil.pt": b""}), "lead out of the archive: ../../evil.pt"),
     "path from the root": (lambda p, g: write(p, {"/etc/evil.pt": g}), "lead out of the archive: /etc/evil.pt"),
+    "escapes": (lambda p, g: write(p, {"\x1b[2J.pt": g, "b.pt": g}), r"'\x1b[2J.pt ("),
     "path of Windows": (lambda p, g: write(p, {"C:\\evil.pt": g}), "lead out of the archive"),
     "bomb": (lambda p, g: write(p, {"best.pt": bytes(50_000_000)}), "that unpack to 50,000,000"),
     "encrypted": (encrypted, "best.pt is encrypted"),

@@ -245,7 +245,18 @@ def test_a_loop_of_redirects(server):
 
 
 @pytest.mark.parametrize(
-    "url", ["ftp://example.org/a.pt", "file:///etc/passwd", "http://", "http:///a.pt", "http://a b/c", "http://a:x/b"]
+    "url",
+    [
+        *("ftp://example.org/a.pt", "file:///etc/passwd", "http://", "http:///a.pt", "http://a b/c", "http://a:x/b"),
+        *(
+            "http://a..b/c",
+            "http://../c",
+            f"http://{'a' * 300}/c",
+            "http://[::1/c",
+            "http://a\n/c",
+            "http://a:99999/b",
+        ),
+    ],
 )
 def test_what_is_no_address_of_a_file_on_the_web(url):
     with pytest.raises(DownloadError, match=r"is not an address|only addresses with http and https"):

@@ -14,8 +14,9 @@ from .options import whole_number
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe `alpro convert` to a parser."""
     parser.set_defaults(
-        expected_errors=lambda: (ValueError,)
-    )  # CheckpointError, and answers or entities that do not fit
+        expected_errors=lambda: (ValueError,),  # CheckpointError, and answers or entities that do not fit
+        when_stopped="nothing was written; the same command goes on with a download where it stopped",
+    )
     parser.description = (
         "Turn a checkpoint of ALPRO (of the original code or of LAVIS) or a BLIP model for image-text retrieval into\n"
         "a folder that from_pretrained loads.\n\n"

@@ -3,6 +3,7 @@
 Only the bytes of the chosen member are read. They go to a temporary file whose name the archive does not choose.
 """
 
+import lzma
 import re
 import shutil
 import stat
@@ -52,22 +53,31 @@ def member_of(path: Path, member: str | None, source: str, folder: Path) -> Iter
         CheckpointError: The archive holds no or several checkpoints, or is not to be trusted: names that are paths out
             of it, links, encryption, members that unpack to far more than their size, archives in the archive.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entry = _choose(archive.infolist(), member, source)
-            with tempfile.TemporaryDirectory(dir=folder, prefix="member.") as work:
-                copy = Path(work, re.sub(r"[^\w.-]", "_", entry.filename.rpartition("/")[2])[-100:])
-                with archive.open(entry) as packed, copy.open("wb") as file:
-                    shutil.copyfileobj(packed, file, _BLOCK)
-                if is_archive(copy):
-                    raise CheckpointError(
-                        f"{source}: {some_names([entry.filename])} is an archive itself, and archives inside an "
-                        "archive are not read: unpack it, and name the checkpoint."
-                    )
-                yield entry.filename, copy
-    # what zipfile raises for damaged members, and for compression that it does not know
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        raise CheckpointError(f"{source} is damaged or incomplete: {error}.") from error
+    with tempfile.TemporaryDirectory(dir=folder, prefix="member.") as work:
+        try:
+            name, copy = _copy(path, member, source, Path(work))
+        # what zipfile and its decompressors raise for damaged members, and for compression that they do not know
+        except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError) as error:
+            raise CheckpointError(f"{source} is damaged or incomplete: {error}.") from error
+        except OSError as error:
+            if error.errno is not None:
+                raise
+            raise CheckpointError(f"{source} is damaged or incomplete: {error}.") from error  # of bz2
+        yield name, copy
+
+
+def _copy(path: Path, member: str | None, source: str, folder: Path) -> tuple[str, Path]:
+    with zipfile.ZipFile(path) as archive:
+        entry = _choose(archive.infolist(), member, source)
+        copy = folder / re.sub(r"[^\w.-]", "_", entry.filename.rpartition("/")[2])[-100:]
+        with archive.open(entry) as packed, copy.open("wb") as file:
+            shutil.copyfileobj(packed, file, _BLOCK)
+    if is_archive(copy):
+        raise CheckpointError(
+            f"{source}: {some_names([entry.filename])} is an archive itself, and archives inside an archive are not "
+            "read: unpack it, and name the checkpoint."
+        )
+    return entry.filename, copy
 
 
 def _choose(entries: Sequence[zipfile.ZipInfo], member: str | None, source: str) -> zipfile.ZipInfo:

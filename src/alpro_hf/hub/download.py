@@ -313,6 +313,7 @@ def _check(url: str) -> None:
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
+        (host or "").encode("idna")  # as the system does before it looks up a host
     except ValueError as error:
         raise DownloadError(f"{url[:200]!r} is not an address: {error}.") from None
     if parts.scheme.lower() not in ("http", "https"):
