@@ -3,7 +3,9 @@
 import json
 import logging
 import os
+import pty
 import random
+import re
 import resource
 import signal
 import socket
@@ -11,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -134,16 +137,24 @@ def test_without_a_size_the_end_of_the_connection_is_the_end(server):
 
 
 def test_a_killed_download_goes_on(server, cache, tmp_path):
+    """And on a terminal it shows how far it is."""
     server.files["/a.pt"] = Behaviour(CONTENT, slow=0.05)
     program = f"from alpro_hf.hub.download import download; download({server.url + '/a.pt'!r})"
     environment = os.environ | {"HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "0"}
-    with subprocess.Popen([sys.executable, "-c", program], env=environment) as process:
+    terminal, end = pty.openpty()
+    with subprocess.Popen([sys.executable, "-c", program], env=environment, stderr=end) as process:
         deadline = time.monotonic() + 120
         while len(partial(cache)) < 500_000 and time.monotonic() < deadline:
             time.sleep(0.05)
         process.send_signal(signal.SIGKILL)
     arrived = len(partial(cache))
     assert 500_000 <= arrived < SIZE
+    os.close(end)
+    shown = ""
+    with suppress(OSError), open(terminal, "rb", buffering=0) as screen:  # an error is the end of a terminal
+        while block := screen.read(1 << 12):
+            shown += block.decode()
+    assert re.search(r"a\.pt: +[1-9]\d?%.*/3\.00M", shown), shown
     server.files["/a.pt"].slow = 0
     server.requests.clear()
     assert download(f"{server.url}/a.pt").read_bytes() == CONTENT

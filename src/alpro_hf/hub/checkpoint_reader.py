@@ -103,7 +103,7 @@ def _problem_of(name: object, tensor: torch.Tensor) -> str | None:
 
 
 def some_names(names: Sequence[str]) -> str:
-    """The first ten names, fit for a terminal: they come from a file, could be of any length, and hold any character."""
+    """The first ten names, fit for a terminal: they come from a file, and could be of any length and character."""
     short = [name if len(name) <= 120 else f"{name[:120]}..." for name in names[:10]]
     shown = ", ".join(name if name.isprintable() else repr(name) for name in short)
     return shown if len(names) <= 10 else f"{shown}, and {len(names) - 10} more"

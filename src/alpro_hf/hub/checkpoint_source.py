@@ -88,9 +88,10 @@ def find_checkpoint(source: str | Path, member: str | None = None, mirror: str |
     elif path.exists():
         found = Checkpoint(name, (path,), path.parent)
     elif url is not None:
+        stored = download(url)  # first, because it also checks the address
         found = Checkpoint(
             name if known else public(url),
-            (download(url),),
+            (stored,),
             url=public(url),
             answers_url=known.answers_url(mirror) if known else None,
         )

@@ -309,13 +309,13 @@ class _Transfer:
 
 def _check(url: str) -> None:
     """Refuse what is no address of a file on the web."""
-    shown = public(url)[:200] if url.isprintable() else repr(url[:200])
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
         (host or "").encode("idna")  # as the system does before it looks up a host
     except ValueError as error:
         raise DownloadError(f"{url[:200]!r} is not an address: {error}.") from None
+    shown = public(url)[:200] if url.isprintable() else repr(url[:200])
     if parts.scheme.lower() not in ("http", "https"):
         raise DownloadError(f"{shown} was refused: only addresses with http and https are downloaded.")
     if not host or not re.fullmatch(r"[A-Za-z0-9._:-]+", host) or len(url) > 4000 or not url.isprintable():
