@@ -1,5 +1,6 @@
 """Downloads against a real server, which breaks off, lies, redirects and changes its files."""
 
+import fcntl
 import json
 import logging
 import os
@@ -9,8 +10,10 @@ import re
 import resource
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import termios
 import threading
 import time
 from contextlib import suppress
@@ -142,6 +145,7 @@ def test_a_killed_download_goes_on(server, cache, tmp_path):
     program = f"from alpro_hf.hub.download import download; download({server.url + '/a.pt'!r})"
     environment = os.environ | {"HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "0"}
     terminal, end = pty.openpty()
+    fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))  # rows and columns
     with subprocess.Popen([sys.executable, "-c", program], env=environment, stderr=end) as process:
         deadline = time.monotonic() + 120
         while len(partial(cache)) < 500_000 and time.monotonic() < deadline:
