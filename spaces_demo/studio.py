@@ -38,6 +38,7 @@ from alpro_hf.inference.explain import (
 )
 from alpro_hf.inference.question_answering import Answer, ask
 from alpro_hf.inference.video_index import SearchResult
+from alpro_hf.loading import find_model
 from alpro_hf.model.decoding import decode
 from alpro_hf.model.decoding_types import (
     CorruptVideoError,
@@ -351,11 +352,12 @@ class Studio:
 
 def bundled_results(task: Literal["retrieval", "qa"]) -> dict[str, Any]:
     """Measured results of a bundled model on the split `test`, from the file next to its weights."""
-    content = json.loads((bundled_model(task) / RESULTS).read_text(encoding="utf-8"))
+    content = json.loads((Path(bundled_model(task)) / RESULTS).read_text(encoding="utf-8"))
     return content["results"]["test"]
 
 
 def _load(kind: Any, source: str, **options: Any) -> tuple[Any, Any]:
+    source = find_model(source)
     model, report = kind.from_pretrained(source, output_loading_info=True, **options)
     if report["missing_keys"]:
         raise SystemExit(

@@ -137,7 +137,7 @@ def test_the_example_runs_as_it_stands(
 
 def test_results_beside_the_weights_need_not_be_named(tmp_path: Path) -> None:
     _, text = export(bundled_model("retrieval"), tmp_path)
-    measured = json.loads((bundled_model("retrieval") / "results.json").read_text())["results"]["test"]["retrieval"]
+    measured = json.loads(Path(bundled_model("retrieval"), "results.json").read_text())["results"]["test"]["retrieval"]
     found = {
         (entry.dataset_split, entry.metric_args["protocol"]): entry.metric_value
         for entry in ModelCard(text).data.eval_results

@@ -95,7 +95,7 @@ def test_what_the_page_says_of_the_models_is_what_was_measured(studio) -> None:
     assert re.findall(r"[\d.]+ %", app.BUNDLED_MODELS) == ["0.1 %", "50 %"]  # chance; all else comes from files
     said = app.about_bundled(studio)
     measured = {
-        task: json.loads((bundled_model(task) / "results.json").read_text())["results"]["test"]
+        task: json.loads(Path(bundled_model(task), "results.json").read_text())["results"]["test"]
         for task in ("retrieval", "qa")
     }
     found, choices = measured["retrieval"]["retrieval"]["rerank"], measured["retrieval"]["choices"]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..data.operations import OPERATIONS
+from ..loading import find_model
 from ..model.decoding_types import SAMPLING_STRATEGIES
 from .options import whole_number
 
@@ -88,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     from ..training.pseudo_labels import SKIPPED, pseudo_label, read_skipped, summarise
 
     dataset = read_rows(args.data, args.split)
-    prompter: Any = AlproPrompterModel.from_pretrained(args.prompter)
+    prompter: Any = AlproPrompterModel.from_pretrained(find_model(args.prompter))
     prompter.to("cuda" if torch.cuda.is_available() else "cpu")
     labelled = pseudo_label(
         dataset,
@@ -120,7 +121,7 @@ def _collator(args: argparse.Namespace, prompter: "AlproPrompterModel") -> "Alpr
     from ..data.pretraining_collator import AlproPreTrainingCollator
     from ..model.processing_alpro import AlproProcessor
 
-    processor = AlproProcessor.from_pretrained(args.processor or args.prompter)
+    processor = AlproProcessor.from_pretrained(find_model(args.processor or args.prompter, needs=None))
     if args.num_frames is not None:
         processor.video_processor.num_frames = args.num_frames
     size = processor.video_processor.size

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..hub.errors import ExportError, ModelCardError, PublishError
-from ..hub.names import BUNDLED_TO_PUBLISH
+from ..loading import BUNDLED_BY_TASK
 
 if TYPE_CHECKING:
     from ..hub.upload import UploadPlan
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "  alpro publish runs/msrvtt --repo acme/alpro-msrvtt --dry-run --output exported\n"
         "  alpro publish bundled-retrieval --repo acme/alpro-sprites --space acme/alpro-demo --metrics acme"
     )
-    names = " or ".join(BUNDLED_TO_PUBLISH)
+    names = " or ".join(BUNDLED_BY_TASK)
     parser.add_argument("model", metavar="MODEL", help=f"folder of a model, Hub id, {names}")
     parser.add_argument("--repo", required=True, metavar="ID", help="NAMESPACE/NAME of the model on the Hub")
     parser.add_argument("--private", action="store_true", help="make repositories that are created private")

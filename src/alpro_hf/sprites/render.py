@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from ..files import write_text_whole, write_whole
 from .language import ANSWERS, captions, opposite_caption, questions, reversed_caption, swapped_caption
-from .world import SPLIT_SIZES, SPLITS, WORLD_VERSION, Scene, SpriteWorldError, content, draw_scene, pose
+from .world import MARK, SPLIT_SIZES, SPLITS, WORLD_VERSION, Scene, SpriteWorldError, content, draw_scene, pose
 
 WORTH_PROCESSES = 100  # fewer clips are rendered in less time than processes need to start
 SHAKE = 0.015  # largest camera displacement, as a share of the canvas
@@ -157,6 +157,7 @@ def write_clip(path: str | Path, scene: Scene, *, size: int = 128, num_frames: i
 
 def _encode(path: Path, scene: Scene, size: int, num_frames: int, fps: int) -> None:
     with av.open(str(path), "w", format="mp4") as container:
+        container.metadata["comment"] = MARK
         # For the same bytes on every run: one thread, and no macroblock tree, which in short clips reads memory that
         # x264 never initialised. Clips are encoded in parallel, so threads would gain nothing.
         options = {"crf": "20", "preset": "veryfast", "threads": "1", "x264-params": "mbtree=0"}
