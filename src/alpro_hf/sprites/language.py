@@ -372,8 +372,8 @@ def questions(scene: Scene, rng: Rng, candidates: bool = False) -> list[dict[str
 # --------------------------------------------------------------------------------------------------------------- words
 
 # the words of the questions of `questions` besides the names, phrases and places in them
-_ASKED = """what is the doing does do which way move go spin turn where at start beginning end up how many things are there
-can you see one moves starts first or"""
+_ASKED = """what is the doing does do which way move go spin turn where at start beginning end up how many things are
+there can you see one moves starts first or"""
 
 
 @cache
