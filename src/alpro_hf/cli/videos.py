@@ -71,7 +71,7 @@ def note_unknown_words(args: argparse.Namespace, words: Sequence[str]) -> None:
     """Name the words of a text that the model does not know, in one line on stderr."""
     if words:
         listed = ", ".join(map(repr, words))
-        complain(args, f"note: the model does not know {listed}; its training never had {_them(words)}.")
+        complain(args, f"note: the model does not know {listed}; do not trust what it makes of the rest.")
 
 
 def note_unfamiliar(args: argparse.Namespace, videos: Sequence[Path]) -> None:
@@ -84,10 +84,6 @@ def note_unfamiliar(args: argparse.Namespace, videos: Sequence[Path]) -> None:
             f"{others} {'are' if others else 'is'} not of it. Do not trust the result; name a model trained on real "
             "videos with --model.",
         )
-
-
-def _them(words: Sequence[str]) -> str:
-    return "it" if len(words) == 1 else "them"
 
 
 def list_failed(failed: Failures) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import HfApi
 from huggingface_hub.errors import EntryNotFoundError
@@ -58,13 +59,16 @@ class Publication:
     metrics: str | None = None
 
 
-def plan_publication(publication: Publication, temporary: Path, api: HfApi | None = None) -> list[UploadPlan]:
+def plan_publication(
+    publication: Publication, temporary: Path, api: HfApi | None = None, *, unreachable_ok: bool = False
+) -> list[UploadPlan]:
     """Check, export and compare everything, so that nothing is uploaded if a part of it cannot be.
 
     Args:
         publication: The model and where to publish it.
         temporary: Existing folder for files to upload; needed until `carry_out` is done.
         api: Client, for an endpoint or a token other than those of the environment.
+        unreachable_ok: Plan without a comparison if the Hub cannot be reached, see `plan_upload`.
 
     Returns:
         The plan of the model, then those of the Spaces.
@@ -94,8 +98,9 @@ def plan_publication(publication: Publication, temporary: Path, api: HfApi | Non
         picture=publication.picture,
         licence=publication.licence,
     )
-    plans = [plan_upload(model, publication.repo_id, revision=publication.revision, api=api)]
-    return plans + [plan_upload(folder, repo_id, repo_type="space", api=api) for repo_id, folder in spaces.items()]
+    options: dict[str, Any] = {"api": api, "unreachable_ok": unreachable_ok}
+    plans = [plan_upload(model, publication.repo_id, revision=publication.revision, **options)]
+    return plans + [plan_upload(folder, repo_id, repo_type="space", **options) for repo_id, folder in spaces.items()]
 
 
 def carry_out(

@@ -384,9 +384,9 @@ def _check_trackers(arguments: AlproTrainingArguments) -> None:
                 f"--report_to {name} is no tracker. Name one of {', '.join(INTEGRATION_TO_CALLBACK)}, or none."
             )
         if name not in available and name != "flyte":  # the library does not tell whether this one is there
+            package = _TRACKER_PACKAGES.get(name, name)
             raise TrainError(
-                f"--report_to {name} needs {name}, which is not installed: pip install {_TRACKER_PACKAGES.get(name, name)}"
-                ", or leave --report_to out."
+                f"--report_to {name} needs {name}, which is not installed: pip install {package}, or leave it out."
             )
 
 
