@@ -37,6 +37,7 @@ from alpro_hf.inference.explain import (
     word_maps,
 )
 from alpro_hf.inference.question_answering import Answer, ask
+from alpro_hf.inference.unfamiliar import unfamiliar_videos, unknown_words
 from alpro_hf.inference.video_index import SearchResult
 from alpro_hf.loading import find_model
 from alpro_hf.model.decoding import decode
@@ -237,19 +238,15 @@ class Studio:
 
     # ------------------------------------------------------------------------------------------------------ the tasks
 
-    def unknown_words(self, text: str) -> list[str]:
-        """Words of a text that the vocabulary of the retrieval model lacks."""
-        tokens = self.processor.tokenizer(text, truncation=True, max_length=self._longest_text)
-        unknown, found = self.processor.tokenizer.unk_token_id, {}
-        for place, word in enumerate(tokens.word_ids(0)):
-            if word is not None and tokens["input_ids"][place] == unknown:
-                start, end = tokens.word_to_chars(word)
-                found[text[start:end]] = None
-        return [word for word in found if any(map(str.isalnum, word))]
+    def unknown_words(self, text: str, *, question: bool = False) -> list[str]:
+        """Words of a text that the retrieval model, or the one that answers questions, cannot know."""
+        return unknown_words(*(self.qa if question else (self.model, self.processor)), text)
 
-    @property
-    def _longest_text(self) -> int:
-        return self.model.config.text_config.max_position_embeddings
+    def unfamiliar(self, visit: Visit) -> list[Clip]:
+        """Clips of a visitor that are not of the world that one of the models knows, and nothing else."""
+        paths = {clip.path: clip for clip in visit.clips}
+        found = [unfamiliar_videos(model, paths, self.decoder) for model in (self.model, self.qa[0])]
+        return [clip for path, clip in paths.items() if any(path in strange for strange in found)]
 
     def search(self, text: str, visit: Visit) -> list[Found]:
         """All clips, best first: the 16 most similar ones in the order of the matching head, then the others."""
