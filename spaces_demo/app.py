@@ -94,9 +94,9 @@ BUILT_PROMPTER = (
     "never seen a box on a black background: expect frequent mistakes."
 )
 UNFAMILIAR = (
-    "<strong>Do not trust what the page says about {0}.</strong> The model knows a synthetic world of moving pictograms "
-    "and nothing else, and {0} is not of it. It answers all the same, often with high percentages. For real videos, run "
-    "the page with a model trained on real videos."
+    "<strong>Do not trust what the page says about {0}.</strong> The model knows a synthetic world of moving "
+    "pictograms and nothing else, and {0} is not of it. It answers all the same, often with high percentages. For "
+    "real videos, run the page with a model trained on real videos."
 )
 INSIDE_MAPS = (
     "It is the same in all frames. The maps are also the same for all frames: the model averages patches over time "

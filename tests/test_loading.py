@@ -42,7 +42,7 @@ def test_the_bundled_models_have_names() -> None:
 
 
 def test_there_are_two_bundled_models() -> None:
-    with pytest.raises(ValueError, match="no bundled model 'retreival'. There are two: 'retrieval' and 'qa'"):
+    with pytest.raises(ValueError, match=r"no bundled model 'retreival'\. There are two: 'retrieval' and 'qa'"):
         bundled_model("retreival")  # type: ignore[arg-type]
     assert type(bundled_model("qa")) is str
 
@@ -61,14 +61,14 @@ def test_a_folder_is_itself(here: Path) -> None:
         ("alpro-msrvt", r"no such model on the Hub\. Did you mean alpro-msrvtt\?"),
         ("Alpro-MSRVTT", r"no such model on the Hub\. Did you mean alpro-msrvtt\?"),
         ("runs/msv", r"Did you mean runs/msvd\?"),
-        ("./alpro-msrvt", r"cannot be the id of one on the Hub\. Did you mean alpro-msrvtt\?"),
+        ("./alpro-msrvt", r"cannot be the id of a model on the Hub\. Did you mean alpro-msrvtt\?"),
         ("bundeld", r"Did you mean bundled\?"),
-        ("my model!", "There is no folder my model! here, and it cannot be the id of one on the Hub"),
-        ("a/b/c", "cannot be the id of one"),
+        ("my model!", "There is no folder my model! here, and it cannot be the id of a model on the Hub"),
+        ("a/b/c", "cannot be the id of a model"),
         ("/nowhere/at/all", "There is no folder /nowhere/at/all here, and it cannot be"),
-        ("müller/modell", "cannot be the id of one"),
-        ("x" * 300, "cannot be the id of one"),
-        ("zero\0byte", "cannot be the id of one"),
+        ("müller/modell", "cannot be the id of a model"),
+        ("x" * 300, "cannot be the id of a model"),
+        ("zero\0byte", "cannot be the id of a model"),
         ("", "is blank"),
         (" ", "is blank"),
         ("empty", "The folder empty does not contain a model: there is no config.json in it"),

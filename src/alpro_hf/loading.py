@@ -119,7 +119,6 @@ def _find_on_hub(name: str, revision: str | None, needs: str | None, api: "HfApi
         HFValidationError,
         HTTPError,
         OfflineModeIsEnabled,
-        RepositoryNotFoundError,
         RevisionNotFoundError,
     )
     from huggingface_hub.utils import validate_repo_id
@@ -139,13 +138,13 @@ def _find_on_hub(name: str, revision: str | None, needs: str | None, api: "HfApi
             f"{missing}, and {name} on the Hub gives access only on request. Ask for it on its page, then run hf auth "
             "login."
         ) from None
-    except RepositoryNotFoundError:
-        raise ModelNotFoundError(
-            f"{missing}, and no such model on the Hub.{_similar(name)} A private model needs hf auth login."
-        ) from None
     except RevisionNotFoundError:
         raise ModelNotFoundError(f"{name} on the Hub has no branch, tag or commit {revision!r}.") from None
     except (HTTPError, OfflineModeIsEnabled) as error:
+        if isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 404):
+            raise ModelNotFoundError(
+                f"{missing}, and no such model on the Hub.{_similar(name)} A private model needs hf auth login."
+            ) from None
         if isinstance(error, HfHubHTTPError) and error.response.status_code < 500:
             raise ModelNotFoundError(
                 f"{missing}, and the Hub refuses to say whether it has {name}: {' '.join(str(error).split())}"

@@ -299,6 +299,11 @@ def _telling(measured: Sequence[CardResult]) -> list[CardResult]:
     return [entry for entry in shown if entry.metrics]
 
 
+def _count(measured: Sequence[CardResult]) -> int:
+    """How many numbers have a place on a card."""
+    return sum(_metric_title(key) is not None for entry in measured for key in entry.metrics)
+
+
 def model_card(
     folder: str | Path,
     *,
@@ -348,7 +353,7 @@ def model_card(
         _usage(name, head, facts),
         _sizes(config, head_name),
         _training(source, head, facts),
-        _results_table(shown, more=shown != measured and (folder / METRICS).is_file()),
+        _results_table(shown, more=_count(shown) < _count(measured) and (folder / METRICS).is_file()),
         _limits(config, head_name, facts),
         _licence(data.license),
         f"## Citation\n\n[Align and Prompt]({PAPER}) (CVPR 2022):\n\n```bibtex\n{CITATION}```",

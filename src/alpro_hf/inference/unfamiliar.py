@@ -11,7 +11,10 @@ from ..data.isolated_decoder import IsolatedDecoder
 from ..model.decoding_types import VideoDecodeError
 from ..model.modeling_alpro import AlproForVideoQuestionAnswering
 from ..sprites.language import training_words
+from ..sprites.recognise import FRAMES, SHARE, SIDE, sprite_share
 from ..sprites.world import MARK, SPRITE_WORLD
+
+MOVEMENT = 32  # levels of 256 by which some pixel changes in every clip of the sprite world
 
 
 def knows_only_sprites(model: Any) -> bool:
@@ -43,13 +46,29 @@ def unfamiliar_videos(model: Any, paths: Iterable[str | Path], decoder: Isolated
 
 
 def is_sprite_clip(path: str | Path, decoder: IsolatedDecoder) -> bool:
-    """Whether a video is a clip of the sprite world, by the mark that `write_clip` leaves in its metadata.
+    """Whether a video is a clip of the sprite world, whatever its name.
+
+    The renderer leaves a mark in the metadata, which most copies keep. Copies without it are recognised by their
+    pictures: they are square, and somewhere a sprite explains what is seen, see `sprites.recognise`.
+
+    Args:
+        path: A video file.
+        decoder: Reads it in a process of its own.
 
     Raises:
         VideoDecodeError: The video cannot be read.
         OSError: There is no such file.
     """
-    return decoder.probe(path).comment == MARK
+    info = decoder.probe(path)
+    if info.comment == MARK:
+        return True
+    if info.width != info.height or info.num_frames < FRAMES:
+        return False
+    frames = [place * (info.num_frames - 1) // (FRAMES - 1) for place in range(FRAMES)]
+    pixels = decoder.decode(path, frames, height=SIDE, width=SIDE).pixels
+    # something happens in every clip; a still picture is none, whatever it shows
+    moves = bool((pixels.amax(0).int() - pixels.amin(0).int()).max() > MOVEMENT)
+    return moves and sprite_share(pixels) >= SHARE
 
 
 def unknown_words(model: Any, processor: Any, text: str) -> list[str]:

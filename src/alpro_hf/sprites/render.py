@@ -55,6 +55,19 @@ def _padded_tile(sprite: str, side: int) -> Image.Image:
     return image
 
 
+def tile_of(sprite: str, side: int, angle: float = 0) -> Image.Image:
+    """The picture of a sprite as the renderer draws it: RGBA, `side` pixels wide, or wider if it is tilted.
+
+    Args:
+        sprite: Its name.
+        side: Side of the upright picture in pixels.
+        angle: Clockwise tilt in degrees.
+    """
+    if not angle:
+        return _tile(sprite, side)
+    return _padded_tile(sprite, side).rotate(-angle, Image.Resampling.BICUBIC)
+
+
 @cache
 def _mean_colour(sprite: str) -> tuple[float, ...]:
     pixels = np.asarray(_tile(sprite, 16), dtype=np.float64)
@@ -115,10 +128,7 @@ def render(scene: Scene, times: Sequence[float], size: int) -> np.ndarray:
             if opacity == 0:
                 continue
             side = max(1, round(actor.size * scale * size))
-            if angle:
-                tile = _padded_tile(actor.sprite, side).rotate(-angle, Image.Resampling.BICUBIC)
-            else:
-                tile = _tile(actor.sprite, side)
+            tile = tile_of(actor.sprite, side, angle)
             mask = tile
             if opacity < 1:
                 mask = tile.getchannel("A").point([round(level * opacity) for level in range(256)])
