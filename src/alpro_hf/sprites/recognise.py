@@ -1,7 +1,7 @@
 """Recognise clips of the sprite world by their pictures, where copying has removed the mark of the renderer.
 
 A sprite is looked for as the renderer draws it: the pictures of the sheet, in the sizes of the world, upright or
-tilted as at the end of a spin, over a background that is even behind each of them. Colours must agree, not only shapes,
+tilted as at the end of a spin, over a background that is even behind each. Colours must agree, not only shapes,
 so drawings and photographs of the same things do not count.
 """
 
@@ -20,8 +20,8 @@ SIDE, COARSE = 128, 32  # pixels of the frames that are looked at, and of the fi
 FRAMES = 4  # spread over the clip, its first and its last one among them
 TILTS = (-40, -20, 20, 40)  # degrees; a spin begins or ends within 40 degrees of upright
 CANDIDATES = 16  # best places of the rough look that are looked at closely
-ROUGH, SHARE = 0.4, 0.7  # of the variance of a place that a sprite must explain, at the rough and at the close look
-INNER = 0.5  # of the variance inside its outline, which tells it from an even shape of its colour
+ROUGH, SHARE = 0.5, 0.65  # of the variance of a place that a sprite must explain, at the rough and at the close look
+INNER = 0.45  # of the variance inside its outline, which tells it from an even shape of its colour
 EVEN = 6.0  # standard deviation, in levels of 256, below which a place counts as even
 CONTRAST = 12.0  # least standard deviation of a place, in levels of 256; an even one is explained by anything
 
