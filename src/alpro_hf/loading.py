@@ -73,6 +73,16 @@ def find_model(
     return _find_on_hub(name, revision, needs, api)
 
 
+def portable_name(source: str) -> str:
+    """The name of a model for a file that may be read on another machine: bundled models have other folders there."""
+    from .assets import bundled_model
+
+    for name, task in BUNDLED_BY_TASK.items():
+        if os.path.realpath(source) == os.path.realpath(bundled_model(task)):
+            return name
+    return source
+
+
 def _about_folder(folder: Path, needs: str) -> str:
     inner = sorted(path.parent for path in folder.glob(f"*/{needs}"))
     weights = sorted(path.name for path in folder.iterdir() if path.suffix in _WEIGHTS)
@@ -266,4 +276,5 @@ __all__ = [
     "fast_bfloat16",
     "find_model",
     "load_model",
+    "portable_name",
 ]

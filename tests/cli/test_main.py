@@ -255,7 +255,7 @@ def test_the_bundled_model_is_silent_about_its_own_world(capsys, sprites) -> Non
         ["train", "--recipe", "msrvtt-retrieval", "--data", "{rows}", "--output", "{out}", "--model"],
         ["train", "--recipe", "prompter", "--data", "{rows}", "--output", "{out}", "--text", "BERT", "--vision"],
         ["train", "--recipe", "pretrain", "--data", "{rows}", "--output", "{out}", "--model", "bundled", "--prompter"],
-        ["pseudo-label", "--data", "{rows}", "--output", "{out}", "--prompter"],
+        ["pseudo-label", "{rows}", "--output", "{out}", "--prompter"],
         ["publish", "--repo", "acme/x", "--dry-run"],
         ["export-onnx", "{out}"],
     ],

@@ -88,8 +88,9 @@ def run(args: argparse.Namespace) -> int:
     from ..model.pretraining_alpro import AlproPrompterModel
     from ..training.pseudo_labels import SKIPPED, pseudo_label, read_skipped, summarise
 
+    source = find_model(args.prompter)  # a wrong name is reported before the rows are read
     dataset = read_rows(args.data, args.split)
-    prompter: Any = AlproPrompterModel.from_pretrained(find_model(args.prompter))
+    prompter: Any = AlproPrompterModel.from_pretrained(source)
     prompter.to("cuda" if torch.cuda.is_available() else "cpu")
     labelled = pseudo_label(
         dataset,
