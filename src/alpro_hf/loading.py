@@ -215,7 +215,8 @@ def load_model(
     config, _ = AlproConfig.get_config_dict(source, revision=revision)
     kind = config.get("model_type")
     if kind != AlproConfig.model_type:
-        raise CommandError(f"{name} holds a model of type {kind!r}, not an ALPRO model.")
+        advice = f" alpro convert {name} --output DIR makes one of it." if kind == "blip" else ""
+        raise CommandError(f"{name} holds a model of type {kind!r}, not an ALPRO model.{advice}")
     model_class: Any = {
         "retrieval": AlproForVideoTextRetrieval,
         "towers": AlproModel,

@@ -119,7 +119,7 @@ def sprite_share(pixels: torch.Tensor) -> float:
         pixels: uint8 (T, 3, 128, 128), some frames of a clip.
 
     Returns:
-        At most 1. Clips of the sprite world have at least `SHARE`.
+        At most 1. Clips of the sprite world have at least `SHARE`, unless they were made too small or too blurred.
     """
     frames = pixels.float()
     small = interpolate(frames, (COARSE, COARSE), mode="area")
