@@ -10,7 +10,7 @@ from fixtures.hub_double import File, HubDouble, Repo, simulate_cache
 from huggingface_hub import constants
 
 from alpro_hf import bundled_model
-from alpro_hf.loading import ModelNotFoundError, best_device, best_dtype, fast_bfloat16, find_model
+from alpro_hf.loading import ModelNotFoundError, best_device, best_dtype, fast_bfloat16, find_model, portable_name
 
 
 @pytest.fixture
@@ -39,6 +39,11 @@ def test_the_bundled_models_have_names() -> None:
     assert find_model("bundled") == find_model("bundled", "towers") == find_model("bundled-retrieval", "qa")
     assert find_model("bundled") == bundled_model("retrieval")
     assert find_model("bundled", "qa") == find_model("bundled-qa") == bundled_model("qa")
+
+
+def test_a_bundled_model_has_a_name_that_travels() -> None:
+    assert portable_name(bundled_model("qa")) == "bundled-qa"
+    assert portable_name("acme/alpro") == "acme/alpro"
 
 
 def test_there_are_two_bundled_models() -> None:
