@@ -95,7 +95,7 @@ BUILT_PROMPTER = (
 )
 UNFAMILIAR = (
     "<strong>Do not trust what the page says about {0}.</strong> The model knows a synthetic world of moving "
-    "pictograms and nothing else, and {0} is not of it. It answers all the same, often with high percentages. For "
+    "pictograms and nothing else, and {0} {1} not of it. It answers all the same, often with high percentages. For "
     "real videos, run the page with a model trained on real videos."
 )
 INSIDE_MAPS = (
@@ -197,7 +197,9 @@ class Page:
         if not strange:
             return ""
         titles = ", ".join(f"“{escape(clip.title)}”" for clip in strange)
-        return f'<div role="alert" class="banner">{UNFAMILIAR.format(titles)}</div>'
+        return (
+            f'<div role="alert" class="banner">{UNFAMILIAR.format(titles, "is" if len(strange) == 1 else "are")}</div>'
+        )
 
     def _shelf(self, visit: Visit, chosen: str) -> str:
         return views.shelf([*reversed(visit.clips), *self.studio.clips], chosen)

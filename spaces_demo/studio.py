@@ -37,7 +37,7 @@ from alpro_hf.inference.explain import (
     word_maps,
 )
 from alpro_hf.inference.question_answering import Answer, ask
-from alpro_hf.inference.unfamiliar import unfamiliar_videos, unknown_words
+from alpro_hf.inference.unfamiliar import knows_only_sprites, unfamiliar_videos, unknown_words
 from alpro_hf.inference.video_index import SearchResult
 from alpro_hf.loading import find_model
 from alpro_hf.model.decoding import decode
@@ -244,9 +244,10 @@ class Studio:
 
     def unfamiliar(self, visit: Visit) -> list[Clip]:
         """Clips of a visitor that are not of the world that one of the models knows, and nothing else."""
-        paths = {clip.path: clip for clip in visit.clips}
-        found = [unfamiliar_videos(model, paths, self.decoder) for model in (self.model, self.qa[0])]
-        return [clip for path, clip in paths.items() if any(path in strange for strange in found)]
+        limited = [model for model in (self.model, self.qa[0]) if knows_only_sprites(model)]
+        paths = [clip.path for clip in visit.clips]
+        strange = unfamiliar_videos(limited[0], paths, self.decoder) if limited else []
+        return [clip for clip in visit.clips if clip.path in strange]
 
     def search(self, text: str, visit: Visit) -> list[Found]:
         """All clips, best first: the 16 most similar ones in the order of the matching head, then the others."""
