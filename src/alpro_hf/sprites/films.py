@@ -75,8 +75,8 @@ def draw_films(
         raise SpriteWorldError(f"fps is {fps}; it must be at least 1.")
     if not 4 / fps <= seconds[0] <= seconds[1]:
         raise SpriteWorldError(
-            f"scenes of {seconds[0]} to {seconds[1]} s cannot be shown at {fps} frames per second; each needs at least "
-            f"4 frames, {4 / fps:.2f} s, and the longest must not be shorter than the shortest."
+            f"scenes of {seconds[0]} to {seconds[1]} s cannot be shown at {fps} frames per second; each needs "
+            f"at least 4 frames, {4 / fps:.2f} s, and the longest must not be shorter than the shortest."
         )
     rng = random.Random(f"sprite films/{split}/{seed}/plan")
     lengths = [[round(rng.uniform(*seconds) * fps) for _ in range(rng.randint(*scenes))] for _ in range(count)]
