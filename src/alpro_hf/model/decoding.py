@@ -346,22 +346,23 @@ class _Video:
 
     def _packets(self) -> Iterator[av.Packet]:
         """The packets of the stream from the current position on. Adds the times of unreliable ones to `damaged`."""
-        damaged = uncertain = False
+        damaged = False
         for packet in self._whole_packets():
-            # After data that the container marks as damaged, nothing is reliable before the next key frame. A mark
-            # on a picture that is complete only means that pictures may be missing behind it.
-            cut = self._is_cut(packet)
-            damaged = cut or ((damaged or uncertain) and not packet.is_keyframe)
-            uncertain = packet.is_corrupt and not cut and not self._pictures().unnumbered
+            # After data that the container marks as damaged, nothing is reliable before the next key frame.
+            whole, follows = self._is_whole(packet)
+            damaged = not whole or ((damaged or not follows) and not packet.is_keyframe)
             if damaged:
                 self.damaged.add(packet.pts)
             yield packet
 
-    def _is_cut(self, packet: av.Packet) -> bool:
-        """Whether a packet is incomplete: the container marks it as damaged, and nothing shows that it is whole."""
-        if not packet.is_corrupt:
-            return False
-        return "mpegts" not in self._formats or not self._pictures().is_whole(packet.pos)
+    def _is_whole(self, packet: av.Packet) -> tuple[bool, bool]:
+        """Whether a packet is complete, and whether no packet is missing before it, as far as the container tells."""
+        if "mpegts" not in self._formats:
+            return not packet.is_corrupt, True
+        # FFmpeg marks a picture near the damaged one, so from the first mark on all of them are looked up
+        if self._transport is None and not packet.is_corrupt:
+            return True, True
+        return self._pictures().at(packet.pos)
 
     def _pictures(self) -> TransportPictures:
         if self._transport is None:
@@ -386,7 +387,7 @@ class _Video:
             if held is not None:
                 yield held
             held = packet
-        if held is not None and self._is_cut(held):
+        if held is not None and held.is_corrupt and not self._is_whole(held)[0]:
             self.truncated = True
         elif held is not None:
             yield held

@@ -1,9 +1,10 @@
 """Which pictures of an MPEG transport stream are complete, read from its packets (ISO/IEC 13818-1, 2.4.3).
 
-A packet carries a counter of 4 bits. FFmpeg takes a jump of it as proof that the picture before is damaged. But the
+A packet carries a counter of 4 bits. FFmpeg takes a jump of it as proof that a picture nearby is damaged. But the
 counter also jumps where two recordings were joined, and some muxers write no counter at all. A picture ends with a
-packet that is filled up with stuffing bytes, so a picture is known to be complete if no counter jumps inside of it
-and its last packet has stuffing.
+packet that is filled up with stuffing bytes, unless it happens to fit. So if a counter jumps between two pictures and
+there was stuffing, the first of them is complete, although others may be missing between them. It is complete, too, if
+the counter of the table of contents jumps there: then another recording begins.
 """
 
 import bisect
@@ -13,6 +14,7 @@ from typing import IO
 import numpy as np
 
 _SYNC = 0x47
+_CONTENTS = 0  # number of the table of contents (PAT)
 _STEPS = ((188, 0), (192, 4), (204, 0))  # bytes from packet to packet, and where in it the sync byte is
 _CHUNK = 1 << 14  # packets read at a time
 
@@ -23,20 +25,18 @@ class TransportPictures:
 
     Args:
         starts: Position in the file of the packet in which each begins, ascending.
-        whole: Whether each is known to be complete.
-        unnumbered: Whether the counters jump so often that they are no counters; then they tell nothing.
+        whole: Whether each is complete.
+        follows: Whether nothing is missing between each and the one before.
     """
 
     starts: list[int] = field(default_factory=list)
     whole: list[bool] = field(default_factory=list)
-    unnumbered: bool = False
+    follows: list[bool] = field(default_factory=list)
 
-    def is_whole(self, position: int | None) -> bool:
-        """Whether the picture that holds a position of the file is complete, as far as counters tell."""
-        if self.unnumbered:
-            return True
+    def at(self, position: int | None) -> tuple[bool, bool]:
+        """`whole` and `follows` of the picture that holds a position of the file; False if there is none."""
         place = bisect.bisect_right(self.starts, -1 if position is None else position) - 1
-        return place >= 0 and self.whole[place]
+        return (self.whole[place], self.follows[place]) if place >= 0 else (False, False)
 
 
 def read_pictures(file: IO[bytes], stream: int) -> TransportPictures:
@@ -50,8 +50,8 @@ def read_pictures(file: IO[bytes], stream: int) -> TransportPictures:
     file.seek(0)
     step, sync = next((s for s in _STEPS if _is_aligned(file, 0, *s)), _STEPS[0])
     packets = jumps = 0
-    counter: int | None = None
-    broken, stuffed = True, False  # of the picture that has begun
+    counters: dict[int, int] = {}  # of the stream and of the table of contents
+    broken = lost = stuffed = restarted = False  # since the picture has begun
     place = 0
     while len(data := _read(file, place, _CHUNK * step)) >= step:
         table = np.frombuffer(data, np.uint8, len(data) // step * step).reshape(-1, step)[:, sync:]
@@ -59,31 +59,36 @@ def read_pictures(file: IO[bytes], stream: int) -> TransportPictures:
         rows = len(table) if aligned.all() else int(aligned.argmin())
         table = table[:rows]
         header = table[:, 1:4].astype(np.int64)
-        own = np.flatnonzero(((header[:, 0] & 0x1F) << 8 | header[:, 1]) == stream)
+        numbers = (header[:, 0] & 0x1F) << 8 | header[:, 1]
+        own = np.flatnonzero((numbers == stream) | (numbers == _CONTENTS))
         begins, filled = (header[own, 0] & 0x40) > 0, _has_stuffing(table[own])
-        for row, start, full, flags in zip(
-            own.tolist(), begins.tolist(), filled.tolist(), header[own, 2].tolist(), strict=True
-        ):
-            count = flags & 15
-            expected = counter if counter is None or not flags & 0x10 else (counter + 1) & 15
-            jump = expected is not None and count != expected
-            packets, jumps, counter = packets + 1, jumps + jump, count
+        columns = (own, numbers[own], begins, filled, header[own, 2])
+        for row, number, start, full, flags in zip(*(column.tolist() for column in columns), strict=True):
+            count, before, has_data = flags & 15, counters.get(number), flags >> 4 & 1
+            jump = before is not None and count != (before + has_data) & 15
+            counters[number] = count
+            if number == _CONTENTS:
+                restarted = jump
+                continue
+            packets, jumps = packets + 1, jumps + jump
             if start:
                 if found.starts:
-                    found.whole.append(stuffed and not broken)
+                    found.whole.append(not broken and (stuffed or restarted or not jump))
                 found.starts.append(place + row * step)
-                broken = False
+                found.follows.append(not jump and not lost)
+                broken = lost = restarted = False
             else:
                 broken = broken or jump
-            if flags & 0x10:
+            if has_data:
                 stuffed = full
         place += rows * step
         if rows < len(aligned):  # bytes are missing: look for the next packet
-            broken = True
+            broken = lost = True
             place = _next_aligned(file, place + 1, step, sync)
     if found.starts:
-        found.whole.append(stuffed and not broken)
-    found.unnumbered = 2 * jumps > packets
+        found.whole.append(not broken and stuffed)  # the end of the file may be missing
+    if 2 * jumps > packets:  # no counters, so they tell nothing
+        found.whole = found.follows = [True] * len(found.starts)
     return found
 
 
