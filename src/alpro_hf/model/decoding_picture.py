@@ -2,9 +2,12 @@
 
 from dataclasses import replace
 from fractions import Fraction
+from typing import cast
 
+import av.error
 import av.filter
 import numpy as np
+from av.sidedata.sidedata import SideData, Type
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 
@@ -136,14 +139,12 @@ def _display_matrix(frame: VideoFrame) -> bytes | None:
         data = frame.side_data
     except ValueError:  # it has side data of a type that PyAV does not know, such as EXIF, and cannot list any
         data = _without_unknown(frame).side_data
-    found = data.get("DISPLAYMATRIX")  # type: ignore[call-overload]
+    found = cast(SideData | None, data.get("DISPLAYMATRIX"))
     return None if found is None else bytes(found)
 
 
 def _without_unknown(frame: VideoFrame) -> VideoFrame:
     """The frame after FFmpeg's filter `sidedata` has removed the types of side data that PyAV does not know."""
-    from av.sidedata.sidedata import Type
-
     known = {kind.value for kind in Type}
     graph = av.filter.Graph()
     last = graph.add_buffer(

@@ -1,7 +1,7 @@
 """Types that `decoding.py` and its callers share: facts about a video, limits on its cost, errors of decoding."""
 
 import bisect
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -137,10 +137,13 @@ class VideoInfo:
         """
         if self.frame_times is None:
             rate = self.fps or 0.0
-            shown = [int(time * rate + _ROUNDING) for time in seconds]
-        else:
-            shown = [bisect.bisect_right(self.frame_times, time + _ROUNDING) - 1 for time in seconds]
-        return [min(max(number, 0), self.num_frames - 1) for number in shown]
+            return [min(max(int(time * rate + _ROUNDING), 0), self.num_frames - 1) for time in seconds]
+        return frames_at(self.frame_times, seconds)
+
+
+def frames_at(times: Sequence[float], seconds: Iterable[float]) -> list[int]:
+    """The frame that is shown at each of `seconds`, of frames that begin at the ascending `times`."""
+    return [max(bisect.bisect_right(times, time + _ROUNDING) - 1, 0) for time in seconds]
 
 
 @dataclass(frozen=True)
