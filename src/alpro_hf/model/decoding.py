@@ -60,9 +60,9 @@ UNSEEKABLE_CODECS = frozenset({"vp8"})
 # seek and then meets a damaged key frame.
 SLICE_THREADS_ACROSS_SEEKS = frozenset({"vp9"})
 READ_SIZE = 1 << 18  # bytes that FFmpeg reads at a time
-# Frames by which the time of a frame may differ from its number divided by the mean rate at a constant rate. Some
-# containers round times, and no frame that is shown at a time is then missed by more than one.
-MOST_JITTER = 0.5
+# How far times of frames may be from those of a constant rate: a share of a frame, or seconds, because some containers
+# round times to milliseconds.
+MOST_JITTER, ROUNDING = 0.1, 0.0011
 # Containers that say how long each frame is shown. For others FFmpeg makes it up from the mean rate.
 TIMED_FORMATS = frozenset({"mov", "mp4", "gif", "apng"})
 # Seconds that the last frame is shown at a variable rate if the file does not say: the mean, but no more than this.
@@ -474,8 +474,9 @@ class _Video:
         duration, times = n / fps if fps else 0.0, None
         if n > 1 and ticks is not None:
             last = float(int(ticks[-1]) * self._time_base)
-            if np.abs(ticks * (fps * float(self._time_base)) - np.arange(n)).max() > MOST_JITTER:
-                times = tuple((ticks * float(self._time_base)).tolist())
+            seconds = ticks * float(self._time_base)
+            if np.abs(seconds - np.arange(n) / fps).max() > max(MOST_JITTER / fps, ROUNDING):
+                times = tuple(seconds.tolist())
                 duration = last + min(1 / fps, LONGEST_LAST)
             if table.last_ticks:
                 duration = last + float(table.last_ticks * self._time_base)

@@ -477,7 +477,7 @@ def _video_limits(given: Any) -> VideoLimits:
     )
     if not numbers or not set(given) <= set(names):
         raise ValueError(
-            f"video_limits={given!r} must be a dictionary with the keys {', '.join(names)}; values are positive or None."
+            f"video_limits={given!r} must be a dictionary with the keys {', '.join(names)}, values positive or None."
         )
     return VideoLimits(**given)
 
