@@ -17,6 +17,7 @@ The server asks for `indices` again if a second attempt finds another number of 
 """
 
 import base64
+import ctypes
 import importlib
 import importlib.util
 import json
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from ..model.decoding_table import FrameTable
 
 MAX_HEADER = 64 * 1024**2  # bytes of JSON in one message; the times and numbers of a million frames fit
+_PR_SET_PDEATHSIG = 1  # of prctl(2)
 _GRACE = 5  # seconds after the deadline before the server ends itself; the caller acts first if it can
 _MODEL_PACKAGE = "alpro_hf_model"  # name of the folder `model/` as a package of this process
 
@@ -211,6 +213,22 @@ def _limit_memory(max_memory: int) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (max_memory, max_memory))
 
 
+def end_with_caller(caller: int) -> None:
+    """Let Linux kill this process when the thread that started it ends, however that comes about.
+
+    The end of standard input says the same, but a process that was stopped (SIGSTOP) reads nothing and keeps its
+    alarms. Other systems have no such order.
+
+    Args:
+        caller: Number of the process that started this one.
+    """
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != caller:  # it ended before the order
+        os._exit(1)
+
+
 def _set_alarm(deadline: float) -> None:
     """Let the system end this process some seconds after the deadline, in case the caller cannot."""
     if hasattr(signal, "alarm"):
@@ -218,11 +236,13 @@ def _set_alarm(deadline: float) -> None:
 
 
 if __name__ == "__main__":
+    end_with_caller(int(sys.argv[-2]))
     serve(int(sys.argv[-1]))
 
 
 __all__ = [
     "ConnectionLostError",
+    "end_with_caller",
     "load_decoding",
     "path_to_text",
     "receive_bytes",

@@ -14,12 +14,14 @@ import base64
 import io
 import math
 import os
+import queue
 import shlex
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import asdict, replace
 from types import TracebackType
@@ -39,6 +41,7 @@ from ..model.decoding_types import (
     NotAVideoError,
     NoVideoStreamError,
     TruncatedVideoError,
+    UnsupportedVideoError,
     VideoDecodeError,
     VideoInfo,
     VideoLimits,
@@ -57,6 +60,7 @@ _ERRORS: dict[str, type[VideoDecodeError]] = {
         EmptyVideoError,
         TruncatedVideoError,
         CorruptVideoError,
+        UnsupportedVideoError,
         VideoTooLargeError,
     )
 }
@@ -74,7 +78,7 @@ class IsolatedDecoder:
 
     Threads may share a decoder. So may processes: after a fork, or when unpickled, a decoder starts processes of its
     own. Processes start when they are first needed. They end with `close`, or when the process that started them ends,
-    even if it is killed.
+    even if it is killed. On Linux that holds for a stopped process, too (SIGSTOP).
 
     Args:
         processes: How many files are decoded at a time; further callers wait.
@@ -199,6 +203,9 @@ class IsolatedDecoder:
     def _take(self) -> "_Worker":
         with self._lock:
             worker = self._idle.pop() if self._idle else None
+        if worker is not None and worker.process.poll() is not None:  # something else has ended it
+            worker.kill()
+            worker = None
         worker = worker or _Worker(self.max_memory)
         with self._lock:
             self._busy.add(worker)
@@ -221,22 +228,67 @@ def _shown_exit(code: int) -> str:
     return f"{name}, possibly out of memory" if name == "SIGKILL" else name
 
 
+class _Starter:
+    """Starts processes, all in one thread that lives as long as this process.
+
+    Linux ends a process when the thread that started it ends (`decode_server.end_with_caller`), and the threads that
+    use a decoder come and go.
+    """
+
+    def __init__(self) -> None:
+        self._orders: queue.SimpleQueue[tuple[Future[subprocess.Popen[bytes]], list[str]]] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._runs = False
+
+    def start(self, command: list[str]) -> "subprocess.Popen[bytes]":
+        with self._lock:
+            if not self._runs:
+                threading.Thread(target=self._run, name="alpro-decoder-starter", daemon=True).start()
+                self._runs = True
+        started: Future[subprocess.Popen[bytes]] = Future()
+        self._orders.put((started, command))
+        return started.result()
+
+    def _run(self) -> None:
+        while True:
+            started, command = self._orders.get()
+            try:
+                # Not our stderr: a program that reads it to its end would wait for a process that hangs after we were
+                # killed. A session of its own, so that Ctrl-C reaches only us, who then close the process.
+                process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                started.set_exception(error)
+            else:
+                started.set_result(process)
+            del started  # while it waits, this thread keeps no process
+
+
+_starter = _Starter()
+
+
+def _start_anew() -> None:
+    global _starter
+    _starter = _Starter()
+
+
+if hasattr(os, "register_at_fork"):  # a fork has none of the threads, and its locks may be held by them
+    os.register_at_fork(after_in_child=_start_anew)
+
+
 class _Worker:
     """The caller's end of one process."""
 
     def __init__(self, max_memory: int | None) -> None:
         self.ready = False
         # By its path: as a module of the package, it would import torch with the package.
-        command = [sys.executable, "-c", _START, decode_server.__file__, str(max_memory or 0)]
-        # Not our stderr: a program that reads it to its end would wait for a process that hangs after we were killed.
-        # A session of its own, so that Ctrl-C reaches only us, who then close the process.
-        self.process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        command = [sys.executable, "-c", _START, decode_server.__file__, str(os.getpid()), str(max_memory or 0)]
+        self.process = _starter.start(command)
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.requests, self.answers = self.process.stdin, self.process.stdout
@@ -331,7 +383,10 @@ def _content(source: VideoSource, limits: VideoLimits) -> bytes:
 
 def _video_info(fields: dict[str, Any], source: VideoSource) -> VideoInfo:
     """The process knows bytes and relative paths by other names than the caller does."""
-    return replace(VideoInfo(**fields), source=source_name(source))
+    times = fields["frame_times"]
+    return replace(
+        VideoInfo(**fields), source=source_name(source), frame_times=None if times is None else tuple(times)
+    )
 
 
 def _exit_code(process: "subprocess.Popen[bytes]") -> int:

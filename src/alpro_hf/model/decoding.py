@@ -20,22 +20,24 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 from fractions import Fraction
 from functools import partial
-from typing import IO, Any, NoReturn, cast
+from typing import IO, Any, NoReturn
 
 import av
 import av.error
 import av.logging
 import numpy as np
 from av.container import InputContainer
-from av.sidedata.sidedata import SideData
 from av.stream import Disposition
 from av.video.frame import VideoFrame
-from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from .decoding_bitstream import ends_early, layers_of
+from .decoding_errors import PYAV_ERRORS, is_unsupported, pyav_errors, shown
+from .decoding_formats import is_animated_webp
+from .decoding_picture import Canvas, square_pixels
 from .decoding_source import VideoSource, open_source
 from .decoding_table import FrameTable
+from .decoding_transport import TransportPictures, read_pictures
 from .decoding_types import (
     DEFAULT_LIMITS,
     CorruptVideoError,
@@ -44,6 +46,7 @@ from .decoding_types import (
     NotAVideoError,
     NoVideoStreamError,
     TruncatedVideoError,
+    UnsupportedVideoError,
     VideoDecodeError,
     VideoInfo,
     VideoLimits,
@@ -57,6 +60,13 @@ UNSEEKABLE_CODECS = frozenset({"vp8"})
 # seek and then meets a damaged key frame.
 SLICE_THREADS_ACROSS_SEEKS = frozenset({"vp9"})
 READ_SIZE = 1 << 18  # bytes that FFmpeg reads at a time
+# How far times of frames may be from those of a constant rate: a share of a frame, or seconds, because some containers
+# round times to milliseconds.
+MOST_JITTER, ROUNDING = 0.1, 0.0011
+# Containers that say how long each frame is shown. For others FFmpeg makes it up from the mean rate.
+TIMED_FORMATS = frozenset({"mov", "mp4", "gif", "apng"})
+# Seconds that the last frame is shown at a variable rate if the file does not say: the mean, but no more than this.
+LONGEST_LAST = 1.0
 
 
 class _TableMismatchError(Exception):
@@ -72,12 +82,13 @@ def probe(
     limits: VideoLimits = DEFAULT_LIMITS,
     allow_url: bool = False,
 ) -> VideoInfo:
-    """Describe a video without decoding it, except where only decoding can count its frames.
+    """Describe a video. Of its frames only the first is decoded, except where only decoding can count them.
 
-    For arguments and errors see `decode`. A truncated file is described, not refused.
+    For arguments and errors see `decode`. A truncated file is described, not refused. A file of which `decode` can
+    decode no frame is refused with the same error.
     """
     with _open(source, limits, allow_url) as video:
-        return video.info(next(video.tables()))
+        return video.shown_info(next(video.tables()))
 
 
 def decode(
@@ -95,16 +106,18 @@ def decode(
     """Decode the frames `indices` of a video, exactly.
 
     FFmpeg's scaler converts colours and resizes in one step with a bicubic filter, as in the original ALPRO. Quarter
-    turns and mirroring that a camera noted in the file are applied, other angles are not. Alpha is dropped, 10-bit
-    becomes 8-bit, grey becomes RGB, interlaced frames stay interlaced. Damaged data raise an error if container or
-    codec can detect them; VP8, VP9 and some intra-only codecs have no checksums or other means to do so.
+    turns and mirroring that a camera noted in the file are applied, other angles are not. Pixels that are not square
+    become square. Alpha is dropped, 10-bit becomes 8-bit, grey becomes RGB, interlaced frames stay interlaced. High
+    dynamic range (PQ, HLG) and the colours of BT.2020 are converted to those of ordinary video, and `info.hdr` says
+    so. Damaged data raise an error if container or codec can detect them; VP8, VP9 and some intra-only codecs have no
+    checksums or other means to do so.
 
     Args:
         source: path, bytes, or binary file object (left open; read from its start). An http(s) URL, downloaded first,
             if `allow_url`. Nothing else is opened, whatever the content refers to.
         indices: frame numbers in any order, repeats allowed; or a function from `VideoInfo` to frame numbers, so that
             the length need not be known beforehand; or `None` for all frames.
-        height, width: size of the result in pixels; `None` keeps the size of the first frame requested.
+        height, width: size of the result in pixels; `None` for the size at which the first frame requested is shown.
         limits: limits on the cost of a video; one that exceeds them is refused.
         allow_url: whether `source` may be an http(s) URL.
         allow_truncated: decode the readable part of a file that ends early, instead of raising `TruncatedVideoError`.
@@ -235,6 +248,7 @@ class _Video:
         self.name, self.file, self.size, self.limits, self.threads = name, file, size, limits, threads
         self.truncated = ends_early(file, size)
         self.damaged: set[int | None] = set()  # times of packets that the container marks as damaged
+        self._transport: TransportPictures | None = None  # of a transport stream with such marks
         self.container: InputContainer
         self.stream: VideoStream
         self.open()
@@ -251,33 +265,39 @@ class _Video:
         # interpreter lock, so it would hang. torchvision 0.24 turns the log on when it is imported.
         if av.logging.get_level() is not None:
             av.logging.set_level(None)
+        with pyav_errors(self.name, "read its header"):
+            try:
+                self.container = av.open(
+                    _Reader(self.file),
+                    "r",
+                    container_options=options,
+                    io_open=_refuse,
+                    buffer_size=READ_SIZE,
+                    **_ANY_METADATA,
+                )
+            except av.error.FFmpegError as error:
+                raise self._unreadable(error) from error
         try:
-            self.container = av.open(
-                _Reader(self.file),
-                "r",
-                container_options=options,
-                io_open=_refuse,
-                buffer_size=READ_SIZE,
-                **_ANY_METADATA,
-            )
-        except av.error.FFmpegError as error:
-            raise self._unreadable(error) from error
+            with pyav_errors(self.name, "read its header"):
+                self._choose_stream()
+        except BaseException:  # nobody else knows of the container yet
+            self.close()
+            raise
+
+    def _choose_stream(self) -> None:
         streams = [s for s in self.container.streams.video if not s.disposition & Disposition.attached_pic]
         whole = streams and all(stream.codec_context is not None for stream in streams)
         if self.truncated and not whole:
-            self.close()
             raise self._without_index()
         if not streams:
             kinds = ", ".join(sorted({s.type for s in self.container.streams})) or "none"
-            self.close()
             problem = f"there is no video stream in it (streams: {kinds})"
             raise NoVideoStreamError(self.name, problem, "Pass a file with moving pictures")
         best = self.container.streams.best("video")
         self.stream = next((s for s in streams if s is best), streams[0])
         context = self.stream.codec_context
         if context is None:
-            self.close()
-            raise VideoDecodeError(self.name, "PyAV has no decoder for its codec", "Re-encode it to H.264")
+            raise UnsupportedVideoError(self.name, "FFmpeg has no decoder for its codec", "Re-encode it to H.264")
         pixels = context.width * context.height
         self.limits.check("max_pixels", pixels, self.name, "the number of pixels of a frame is")
         # Report damaged data; by default FFmpeg conceals them and guesses the missing picture.
@@ -298,7 +318,7 @@ class _Video:
         if head.lstrip().startswith((b"#EXTM3U", b"ffconcat", b"v=0")) or b"<MPD" in head:
             problem = "it is a playlist, which only points to other files"
             return NotAVideoError(self.name, problem, "Pass the video itself")
-        problem = f"its content has no video or audio format that FFmpeg can read ({error.strerror})"
+        problem = f"its content has no video or audio format that FFmpeg can read ({shown(error)})"
         return NotAVideoError(self.name, problem, "Check the content of the file; its name does not matter")
 
     def _without_index(self) -> TruncatedVideoError:
@@ -329,27 +349,45 @@ class _Video:
         damaged = False
         for packet in self._whole_packets():
             # After data that the container marks as damaged, nothing is reliable before the next key frame.
-            damaged = packet.is_corrupt or (damaged and not packet.is_keyframe)
+            whole, follows = self._is_whole(packet)
+            damaged = not whole or ((damaged or not follows) and not packet.is_keyframe)
             if damaged:
                 self.damaged.add(packet.pts)
             yield packet
+
+    def _is_whole(self, packet: av.Packet) -> tuple[bool, bool]:
+        """Whether a packet is complete, and whether no packet is missing before it, as far as the container tells."""
+        if "mpegts" not in self._formats:
+            return not packet.is_corrupt, True
+        # FFmpeg marks a picture near the damaged one, so from the first mark on all of them are looked up
+        if self._transport is None and not packet.is_corrupt:
+            return True, True
+        return self._pictures().at(packet.pos)
+
+    def _pictures(self) -> TransportPictures:
+        if self._transport is None:
+            place = self.file.tell()
+            self._transport = read_pictures(self.file, self.stream.id)
+            self.file.seek(place)  # FFmpeg reads on from here
+        return self._transport
 
     def _whole_packets(self) -> Iterator[av.Packet]:
         """All packets except a last one that is cut off."""
         held: av.Packet | None = None  # one packet back, because only the last one may be cut off
         packets = self.container.demux(self.stream)
         while True:
-            try:
-                packet = next(packets, None)
-            except av.error.FFmpegError:
-                self.truncated = True
-                packet = None
+            with pyav_errors(self.name, "read its packets"):
+                try:
+                    packet = next(packets, None)
+                except av.error.FFmpegError:
+                    self.truncated = True
+                    packet = None
             if packet is None or (packet.size == 0 and packet.dts is None):  # the end, or PyAV's flushing packet
                 break
             if held is not None:
                 yield held
             held = packet
-        if held is not None and held.is_corrupt:
+        if held is not None and held.is_corrupt and not self._is_whole(held)[0]:
             self.truncated = True
         elif held is not None:
             yield held
@@ -357,13 +395,15 @@ class _Video:
     def _packet_table(self) -> FrameTable | None:
         """The table of the packets, or `None` if they do not give each frame a time of its own."""
         times, is_key = array("q"), bytearray()
-        timed, longest = True, self._longest
+        timed, longest, last, last_ticks = True, self._longest, 0, 0
         for packet in self._packets():
             if packet.size == 0 or packet.is_discard:
                 continue
             if packet.pts is None:
                 timed = False
                 continue
+            if not times or packet.pts > last:
+                last, last_ticks = packet.pts, packet.duration or 0
             times.append(packet.pts)
             is_key.append(packet.is_keyframe)
             if abs(packet.pts - times[0]) > longest:
@@ -371,7 +411,11 @@ class _Video:
         seekable = bool(SEEKABLE_FORMATS & self._formats) and self.stream.codec_context.name not in UNSEEKABLE_CODECS
         if not timed:
             return None
-        return FrameTable.of_packets(np.array(times, np.int64), np.array(is_key, bool), seekable, self._origin)
+        if not TIMED_FORMATS & self._formats:
+            last_ticks = 0
+        return FrameTable.of_packets(
+            np.array(times, np.int64), np.array(is_key, bool), seekable, self._origin, last_ticks
+        )
 
     def _decoded_table(self) -> FrameTable:
         """The table of the frames that a decode of the whole clip outputs."""
@@ -418,23 +462,73 @@ class _Video:
         if n == 0:
             problem = "its video stream holds no frame that can be decoded"
             raise EmptyVideoError(self.name, problem, "Get the file again")
-        first, last = table.pts[0], table.pts[-1]
-        if n > 1 and first is not None and last is not None and last > first:
-            fps = float((n - 1) / ((last - first) * self._time_base))
-        else:
-            fps = float(self.stream.average_rate or 0)
-        context = self.stream.codec_context
+        ticks = self._ticks(table)
+        with pyav_errors(self.name, "describe its video stream"):
+            if n > 1 and ticks is not None:
+                fps = float((n - 1) / (int(ticks[-1]) * self._time_base))
+            else:
+                fps = float(self.stream.average_rate or 0)
+            context = self.stream.codec_context
+            width, height = square_pixels(context.width, context.height, self._pixel_ratio)
+            codec, container = context.codec.canonical_name, self.container.format.name
+        duration, times = n / fps if fps else 0.0, None
+        if n > 1 and ticks is not None:
+            last = float(int(ticks[-1]) * self._time_base)
+            seconds = ticks * float(self._time_base)
+            if np.abs(seconds - np.arange(n) / fps).max() > max(MOST_JITTER / fps, ROUNDING):
+                times = tuple(seconds.tolist())
+                duration = last + min(1 / fps, LONGEST_LAST)
+            if table.last_ticks:
+                duration = last + float(table.last_ticks * self._time_base)
         return VideoInfo(
             source=self.name,
             num_frames=n,
             fps=fps or None,
-            duration=n / fps if fps else 0.0,
-            width=context.width,
-            height=context.height,
-            codec=context.codec.canonical_name,
-            container=self.container.format.name,
+            duration=duration,
+            width=width,
+            height=height,
+            codec=codec,
+            container=container,
             truncated=self.truncated,
+            frame_times=times,
         )
+
+    def _ticks(self, table: FrameTable) -> np.ndarray | None:
+        """Times of the frames after the first, int64 (frames,); None if they are unknown or do not ascend.
+
+        They do not where recordings were joined that each begin at time 0.
+        """
+        if None in table.pts:
+            return None
+        ticks = np.array(table.pts, np.int64)
+        return ticks - ticks[0] if (np.diff(ticks) > 0).all() else None
+
+    @property
+    def _pixel_ratio(self) -> Fraction | None:
+        return self.stream.sample_aspect_ratio
+
+    def shown_info(self, table: FrameTable) -> VideoInfo:
+        """`info` with what only a decoded frame tells: rotation and high dynamic range.
+
+        Raises:
+            VideoDecodeError: No frame can be decoded.
+        """
+        info = self.info(table)
+        self.close()
+        self.open()
+        failure: VideoDecodeError | None = None
+        frames = self._frames()
+        while True:
+            try:
+                frame = next(frames, None)
+            except CorruptVideoError as error:  # a later frame may be sound
+                failure = failure or error
+                frames = self._frames()
+                continue
+            if frame is not None:
+                return Canvas(self.name, frame, ratio=self._pixel_ratio).describe(info)
+            problem = "its video stream holds no frame that can be decoded"
+            raise failure or EmptyVideoError(self.name, problem, "Get the file again")
 
     def _frames(self, packets: Iterator[av.Packet] | None = None, *, late_start: bool = False) -> Iterator[VideoFrame]:
         """Decode packets; by default all from the current position to the end.
@@ -444,16 +538,25 @@ class _Video:
         """
         started = not late_start
         for packet in self._then_flush(packets or self._packets()):
-            try:
-                frames = self.stream.decode(packet)
-            except av.error.FFmpegError as error:
-                if not started and packet is not None:
-                    continue
-                problem = f"its data is damaged ({error.strerror})"
-                raise CorruptVideoError(self.name, problem, "Re-encode or replace the file") from error
+            with pyav_errors(self.name, "decode it"):
+                try:
+                    frames = self.stream.decode(packet)
+                except av.error.FFmpegError as error:
+                    if not started and packet is not None:
+                        continue
+                    raise self._undecodable(error) from error
             for frame in frames:
                 started = True
                 yield frame
+
+    def _undecodable(self, error: av.error.FFmpegError) -> VideoDecodeError:
+        if is_animated_webp(self.head):
+            problem = "it is an animated WebP, for which FFmpeg has no decoder"
+            return UnsupportedVideoError(self.name, problem, "Convert it, for instance to GIF or mp4")
+        if is_unsupported(error) or not self.stream.codec_context.width:
+            problem = f"FFmpeg cannot decode its kind of {self.stream.codec_context.name} ({shown(error)})"
+            return UnsupportedVideoError(self.name, problem, "Re-encode it, for instance to H.264 in mp4")
+        return CorruptVideoError(self.name, f"its data is damaged ({shown(error)})", "Re-encode or replace the file")
 
     @staticmethod
     def _then_flush(packets: Iterator[av.Packet]) -> Iterator[av.Packet | None]:
@@ -469,19 +572,19 @@ class _Video:
             _TableMismatchError: The decoded frames differ from the table.
         """
         unique = sorted(set(chosen))
-        canvas: _Canvas | None = None
+        canvas: Canvas | None = None
+        position_seconds = self._clock(table, info)
         for slot, frame in enumerate(self._exact_frames(table, unique)):
             if canvas is None:
-                canvas = _Canvas(frame, height, width)
+                canvas = Canvas(self.name, frame, height, width, self._pixel_ratio)
                 size = len(chosen) * 3 * canvas.height * canvas.width
                 self.limits.check("max_decoded_size", size, self.name, "the size in bytes of the frames requested is")
                 stack = np.empty((len(unique), canvas.height, canvas.width, 3), np.uint8)
-                if canvas.transposed:
-                    info = replace(info, width=info.height, height=info.width)
+                info = canvas.describe(info)
             stack[slot] = canvas.draw(frame)
         if chosen != unique:
             stack = stack[[bisect.bisect_left(unique, i) for i in chosen]]
-        return stack, chosen, [self._seconds(table, info, i) for i in chosen], info
+        return stack, chosen, [position_seconds(i) for i in chosen], info
 
     def _exact_frames(self, table: FrameTable, wanted: list[int]) -> Iterator[VideoFrame]:
         """The frames at ascending positions of the table."""
@@ -522,7 +625,7 @@ class _Video:
         assert start is not None
         try:
             self.container.seek(start, stream=self.stream)
-        except av.error.FFmpegError as error:
+        except PYAV_ERRORS as error:
             raise _TableMismatchError from error
         packets = self._needed_packets(table.last_stored(key, run[-1]), {table.pts[i] for i in run}, skipped)
         for frame in self._frames(packets, late_start=True):
@@ -551,43 +654,12 @@ class _Video:
             if packet.pts == last:
                 break
 
-    def _seconds(self, table: FrameTable, info: VideoInfo, position: int) -> float:
-        first, time = table.pts[0], table.pts[position]
-        if first is None or time is None:
-            return position / info.fps if info.fps else 0.0
-        return float((time - first) * self._time_base)
-
-
-class _Canvas:
-    """Converts decoded frames to upright RGB arrays of one size."""
-
-    def __init__(self, frame: VideoFrame, height: int | None, width: int | None) -> None:
-        self.transposed, self.flip_vertical, self.flip_horizontal = _orientation(frame)
-        shown = (frame.width, frame.height) if self.transposed else (frame.height, frame.width)
-        self.height, self.width = height or shown[0], width or shown[1]
-        self.scaler = VideoReformatter()
-
-    def draw(self, frame: VideoFrame) -> np.ndarray:
-        """(height, width, 3) uint8."""
-        stored = (self.width, self.height) if self.transposed else (self.height, self.width)
-        rgb = self.scaler.reformat(frame, stored[1], stored[0], "rgb24", interpolation="BICUBIC").to_ndarray()
-        if self.transposed:
-            rgb = rgb.transpose(1, 0, 2)
-        return rgb[:: -1 if self.flip_vertical else 1, :: -1 if self.flip_horizontal else 1]
-
-
-def _orientation(frame: VideoFrame) -> tuple[bool, bool, bool]:
-    """The steps that turn a frame upright: transpose, then flip top to bottom, then flip left to right."""
-    if frame.rotation == 0:  # also avoids `side_data`, which fails on types that PyAV does not know
-        return False, False, False
-    data = cast(SideData, frame.side_data.get("DISPLAYMATRIX"))
-    # In the display matrix, a point (x, y) of the stored frame is shown at (a x + c y, b x + d y), up to a shift.
-    a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5].tolist()
-    if a and d and not (b or c):
-        return False, d < 0, a < 0
-    if b and c and not (a or d):
-        return True, b < 0, c < 0
-    return False, False, False
+    def _clock(self, table: FrameTable, info: VideoInfo) -> Callable[[int], float]:
+        """A function from a position to its seconds after the first frame."""
+        ticks = self._ticks(table)
+        if ticks is None:
+            return lambda position: position / info.fps if info.fps else 0.0
+        return lambda position: float(int(ticks[position]) * self._time_base)
 
 
 __all__ = ["FrameChoice", "choose_frames", "decode", "decode_to_array", "probe"]
