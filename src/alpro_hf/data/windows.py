@@ -184,7 +184,7 @@ class WindowCutter:
 
 def _grid_of(pixels: np.ndarray) -> np.ndarray:
     """Mean colours of cells: float32 (3, cells, cells)."""
-    cells = pixels.astype(np.float32)
+    cells: np.ndarray = pixels.astype(np.float32)
     for axis in (1, 2):
         edges = np.linspace(0, cells.shape[axis], min(GRID, cells.shape[axis]) + 1).astype(int)
         widths = np.diff(edges).reshape((-1, 1) if axis == 1 else (1, -1))
