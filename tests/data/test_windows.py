@@ -7,7 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alpro_hf.data.windows import Window, WindowCutter, WindowSettings, overlap, suppress
+from alpro_hf.data.windows import Window, WindowCutter, WindowSettings, overlap, stream_windows, suppress
+from alpro_hf.model.decoding import decode
+from alpro_hf.model.decoding_types import VideoDecodeError
+from alpro_hf.sprites.films import draw_films, write_films
 
 STILL = WindowSettings(lengths=(15,), cuts=False)
 ONE_LENGTH = WindowSettings(lengths=(15,))
@@ -144,3 +147,35 @@ def test_overlapping_moments_are_suppressed_and_videos_limited():
     assert suppress(moments, per_video=2) == [0, 2, 3, 5]
     assert suppress(moments, most=1.0) == [0, 1, 2, 3, 4, 5]
     assert overlap(0, 10, 5, 15) == pytest.approx(1 / 3) and overlap(0, 1, 2, 3) == 0 and overlap(1, 1, 1, 1) == 1
+
+
+def test_a_film_is_cut_at_its_scenes_in_one_pass(tmp_path):
+    [film] = draw_films("validation", 1, scenes=(6, 6), seconds=(1.5, 3))
+    folder = write_films(tmp_path, "validation", 1, scenes=(6, 6), seconds=(1.5, 3), size=64, progress=False)
+    path = folder / film.name
+    windows = list(stream_windows(path, WindowSettings(short=0), 4, height=32, width=32))
+    edges = [scene.first / 12 for scene in film.scenes] + [decode(path, [0]).info.duration]
+    assert len(windows) == len(film.scenes)
+    for window, start, end in zip(windows, edges[:-1], edges[1:], strict=True):
+        # frames are fed every 0.2 s, so a cut is found up to that much late
+        assert start <= window.start <= start + 0.2 and end <= window.end <= end + 0.2 + 1e-6
+        assert window.pixels.shape == (4, 3, 32, 32)
+        middles = [window.start + (part + 0.5) * (window.end - window.start) / 4 for part in range(4)]
+        exact = decode(path, lambda info, middles=middles: info.frames_at(middles), height=32, width=32).pixels
+        assert np.abs(exact.numpy().astype(int) - window.pixels).mean() < 12  # of the same scene, at most 0.2 s apart
+
+
+def test_damage_on_the_way_keeps_the_windows_before_it(tmp_path):
+    write_films(tmp_path, "validation", 1, scenes=(12, 12), seconds=(1.5, 3), size=64, progress=False)
+    path = tmp_path / "validation-films" / "films" / "00000.mp4"
+    whole = list(stream_windows(path, WindowSettings(short=0), 4, height=32, width=32))
+    data = bytearray(path.read_bytes())
+    place = data.index(b"mdat") + (data.index(b"moov") - data.index(b"mdat")) * 2 // 3
+    data[place : place + 3000] = bytes(3000)
+    path.write_bytes(data)
+    found = []
+    with pytest.raises(VideoDecodeError, match=r"00000\.mp4"):  # noqa: PT012
+        for window in stream_windows(path, WindowSettings(short=0), 4, height=32, width=32):
+            found.append(window)
+    assert 2 <= len(found) < len(whole)
+    assert found[:-1] == whole[: len(found) - 1]  # the last one may end early

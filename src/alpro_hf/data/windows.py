@@ -8,13 +8,19 @@ Windows do not reach over cuts, where a caption would have to describe two thing
 that is large, and large compared with the changes just before it. Fades and dissolves are not found.
 """
 
+import math
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
+from typing import Any
 
 import numpy as np
+
+from ..model.decoding import decode_stream
+from ..model.decoding_source import VideoSource
+from ..model.decoding_types import Frames, VideoDecodeError, VideoInfo
 
 GRID = 8  # cells to a side, over which colours are averaged before two frames are compared
 LARGE = 10.0  # of 255: the mean change of the cells at a cut; chosen on films of the validation split
@@ -182,6 +188,66 @@ class WindowCutter:
         return change > LARGE and change > SUDDEN * usual
 
 
+def stream_windows(
+    source: VideoSource,
+    settings: WindowSettings,
+    num_frames: int,
+    *,
+    stream: Callable[..., Iterator[Frames]] = decode_stream,
+    **options: Any,
+) -> Iterator[Window]:
+    """Decode a video once and hand out its windows on the way.
+
+    Args:
+        source: As in `decoding.decode`.
+        settings: Lengths.
+        num_frames: Frames of a window.
+        stream: `decode_stream`, or `IsolatedDecoder.stream`.
+        options: Further arguments of `decode_stream`, such as `height`, `width` and `limits`.
+
+    Yields:
+        Windows, in the order in which they end.
+
+    Raises:
+        VideoDecodeError, OSError: As `decode_stream`. If damage is met on the way, the windows before it come first.
+    """
+    spacing, duration = settings.spacing(num_frames), 0.0
+
+    def choose(info: VideoInfo) -> list[int]:
+        nonlocal duration
+        duration = info.duration
+        steps = max(1, math.ceil(info.duration / spacing))
+        return sorted(set(info.frames_at(step * spacing for step in range(steps))))
+
+    cutter, before, seen, given, reached = WindowCutter(settings, num_frames), -1, 0, 0, 0.0
+    damage: VideoDecodeError | None = None
+    parts = stream(source, choose, **options)
+    while True:
+        try:
+            frames = next(parts, None)
+        except VideoDecodeError as error:
+            frames, damage = None, error
+        if frames is None:
+            # after damage, nothing is known behind the last frame
+            windows = cutter.finish(reached if damage else max(duration, reached))
+        else:
+            if frames.indices[0] <= before:  # the file is read anew, and gives the same windows once more
+                cutter, seen = WindowCutter(settings, num_frames), 0
+            before, reached = frames.indices[0], frames.timestamps[-1]
+            windows = []
+            for time, pixels in zip(frames.timestamps, frames.pixels.numpy(), strict=True):
+                windows += cutter.feed(time, pixels)
+        for window in windows:
+            seen += 1
+            if seen > given:
+                given = seen
+                yield window
+        if damage is not None:
+            raise damage
+        if frames is None:
+            return
+
+
 def _grid_of(pixels: np.ndarray) -> np.ndarray:
     """Mean colours of cells: float32 (3, cells, cells)."""
     cells: np.ndarray = pixels.astype(np.float32)
@@ -221,4 +287,4 @@ def suppress(spans: Sequence[tuple[str, float, float]], *, most: float = 0.5, pe
     return remaining
 
 
-__all__ = ["Window", "WindowCutter", "WindowSettings", "overlap", "suppress"]
+__all__ = ["Window", "WindowCutter", "WindowSettings", "overlap", "stream_windows", "suppress"]
