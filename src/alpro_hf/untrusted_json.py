@@ -9,8 +9,7 @@ import math
 import os
 import re
 import stat
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 MAX_BYTES = 1 << 24  # of a file of settings; in memory, JSON takes up to about 25 times its size
 MAX_DEPTH = 64  # levels of objects and lists
@@ -84,17 +83,27 @@ def read_bounded(path: str | os.PathLike[str], max_bytes: int) -> bytes:
     """The content of a plain file that has at most `max_bytes`.
 
     Raises:
-        JsonBoundsError: The file is larger, or is a pipe or a device, which may never end.
+        JsonBoundsError: The file is larger, or see `open_regular`.
         OSError: It cannot be read.
     """
-    mode = os.stat(path).st_mode
-    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # a folder is an OSError of `open`
-        raise JsonBoundsError("it is a pipe or a device, where a plain file is needed")
-    with Path(path).open("rb") as file:
+    with open_regular(path) as file:
         content = file.read(max_bytes + 1)
     if len(content) > max_bytes:
         raise JsonBoundsError(f"it is larger than {max_bytes:,} bytes")
     return content
+
+
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a plain file to read its bytes.
+
+    Raises:
+        JsonBoundsError: The path is a pipe or a device, which may never end.
+        OSError: It cannot be opened.
+    """
+    mode = os.stat(path).st_mode  # before it is opened, because that would wait for the writer of a pipe
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # a folder is an OSError of `open`
+        raise JsonBoundsError("it is a pipe or a device, where a plain file is needed")
+    return open(path, "rb")
 
 
 def _checked(value: Any) -> Any:
@@ -165,6 +174,7 @@ __all__ = [
     "MAX_DEPTH",
     "MAX_DIGITS",
     "JsonBoundsError",
+    "open_regular",
     "parse_json",
     "parse_json_prefix",
     "read_bounded",

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tracemalloc
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from alpro_hf.data.annotation_formats import AnnotationKind
 from alpro_hf.data.annotations import SPLIT_FILES, load_annotations
 from alpro_hf.data.collator import AlproCollator
 from alpro_hf.data.label_lists import read_answers
+from alpro_hf.data.load_rows import load_rows
 from alpro_hf.data.media_folder import MediaFolder
 from alpro_hf.data.mixed_rows import MixedRows
 from alpro_hf.data.pretraining_collator import AlproPreTrainingCollator
@@ -629,12 +631,14 @@ def test_rows_of_images_go_through_the_pretraining_collator(tmp_path):
     assert batch["kind"] == "image" and len(batch["pixel_values_videos"]) == 2
 
 
-# --- bounds, and names that look alike --------------------------------------------------------------------------------
+# --- bounds, and names that look alike -------------------------------------------------------------------------------
 
 DEEP, LONG = "[" * 100_000, "9" * 5000
 
 
-@pytest.mark.parametrize(("kind", "name"), [("table", "a.jsonl"), ("table", "a.json"), ("released-retrieval", "a.json")])
+@pytest.mark.parametrize(
+    ("kind", "name"), [("table", "a.jsonl"), ("table", "a.json"), ("released-retrieval", "a.json")]
+)
 @pytest.mark.parametrize(("value", "said"), [(DEEP, "deeper than 64"), (LONG, "5,000 digits")])
 def test_json_beyond_its_bounds(tmp_path, kind, name, value, said):
     rows = f'{{"video": "a.mp4", "text": "a"}}\n{{"video": "b.mp4", "text": {value}}}\n'
@@ -704,8 +708,8 @@ def test_the_cause_of_a_column_that_is_not_found_is_named(tmp_path, clips, name,
     path = write(tmp_path / name, text)
     with pytest.raises(AnnotationError, match=said):
         load("table", path)
-    if "," in text or "\t" in text or name == "a.csv":
-        with pytest.raises(ValueError, match=said if "semicolons" in said else ""):
+    if name == "a.csv":
+        with pytest.raises(ValueError, match=said if text.startswith("video;text\na.mp4;a dog\n") else path.name):
             load_rows(str(path), "retrieval")
 
 
@@ -716,7 +720,9 @@ def test_all_line_ends(tmp_path, clips, name, ends):
     rows = {
         "a.csv": ["video,text", 'a.mp4,"a dog"', "b.mp4,a cat"],
         "a.tsv": ["video\ttext", "a.mp4\ta dog", "b.mp4\ta cat"],
-        "a.jsonl": [json.dumps({"video": f"{n}.mp4", "text": f"a {text}"}) for n, text in (("a", "dog"), ("b", "cat"))],
+        "a.jsonl": [
+            json.dumps({"video": f"{n}.mp4", "text": f"a {text}"}) for n, text in (("a", "dog"), ("b", "cat"))
+        ],
     }
     (tmp_path / name).write_bytes(ends.join(rows[name]).encode())
     assert load("table", tmp_path / name)["text"] == ["a dog", "a cat"]

@@ -69,7 +69,11 @@ def parquet_rows(
         OSError: It cannot be opened.
     """
     with _process(path, max_memory) as (process, types, most):
-        wanted = [name for name in types if not types[name].startswith(_NOT_READ)] if select is None else select(types)
+        wanted = (
+            [name for name in types if not types[name].startswith(_NOT_READ)]
+            if select is None
+            else select(list(types))
+        )
         others = {} if select else {name: NotRead(kind) for name, kind in types.items() if name not in wanted}
         _ask(process, list(wanted))
         row = unfolded = 0

@@ -1,7 +1,6 @@
 """Find the files of a checkpoint that a user names: a file, a folder, or a repository on the Hub."""
 
 import hashlib
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
 
 from ..model.unimodal_alpro import CheckpointError
+from ..untrusted_json import read_json
 
 WEIGHTS = (".safetensors", ".pt", ".pth", ".bin")  # in the order of preference, where a repository has several
 
@@ -115,7 +115,7 @@ def _weights_of(folder: Path, name: str | None = None) -> tuple[Path, ...]:
 def _model_type(folder: Path) -> object:
     """The type of model that a folder has a configuration of; None without one."""
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = read_json(folder / "config.json")
     except FileNotFoundError:
         return None
     except ValueError as error:
