@@ -23,6 +23,7 @@ from datasets import Dataset, IterableDataset, load_dataset
 from fixtures import colours
 from PIL import Image
 
+from alpro_hf.data import tables
 from alpro_hf.data.annotation_formats import AnnotationKind
 from alpro_hf.data.annotations import SPLIT_FILES, load_annotations
 from alpro_hf.data.collator import AlproCollator
@@ -637,11 +638,13 @@ DEEP, LONG = "[" * 100_000, "9" * 5000
 
 
 @pytest.mark.parametrize(
-    ("kind", "name"), [("table", "a.jsonl"), ("table", "a.json"), ("released-retrieval", "a.json")]
+    ("kind", "name"), [("table", "a.jsonl"), ("table", "a.json"), ("released-retrieval", "a.jsonl")]
 )
 @pytest.mark.parametrize(("value", "said"), [(DEEP, "deeper than 64"), (LONG, "5,000 digits")])
 def test_json_beyond_its_bounds(tmp_path, kind, name, value, said):
-    rows = f'{{"video": "a.mp4", "text": "a"}}\n{{"video": "b.mp4", "text": {value}}}\n'
+    (tmp_path / "a.mp4").touch()
+    rows = '{"video": "a.mp4", "text": "a", "clip_name": "a", "caption": "a"}\n'
+    rows += f'{{"video": "b.mp4", "text": {value}}}\n'
     path = write(tmp_path / name, f"[{rows.replace('}', '},', 1)}]" if name == "a.json" else rows)
     with pytest.raises(AnnotationError, match=rf"{path}, line 2.*, field 'text': .*{said}"):
         load(kind, path, columns=None)
@@ -655,8 +658,8 @@ def test_json_beyond_its_bounds(tmp_path, kind, name, value, said):
         (("137.72", "1e999"), r"sentences\[\d\], field 'start time': a time in seconds .* received inf"),
         (("137.72", "9" * 90), r"sentences\[\d\], field 'start time': a time in seconds"),
         (("137.72", "NaN"), r"sentences\[\d\], field 'start time': a time in seconds .* received nan"),
-        (('"category": 9', '"category": ' + "9" * 30), "the category of 'video0' is a number; received 999"),
-        (('"category": 9', '"category": true'), "the category of 'video0' is a number; received True"),
+        (('"category": 9', '"category": ' + "9" * 30), r"sentences\[0\]: the category of 'video0' is a number; received 999"),
+        (('"category": 9', '"category": true'), r"sentences\[0\]: the category of 'video0' is a number; received True"),
     ],
     ids=["deep", "long", "infinite", "late", "nan", "category", "truth"],
 )
@@ -678,13 +681,13 @@ def test_encodings_of_no_text(tmp_path, kind, encoding):
         load(kind, path, encoding=encoding)
 
 
-def test_an_archive_that_unfolds_to_far_more(tmp_path):
+def test_an_archive_that_unfolds_to_far_more(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "_UNFOLDED_ANYWAY", 1 << 20)
     row = b'{"video": "a.mp4", "text": "a dog"}\n'
     (tmp_path / "a.mp4").touch()
     path = tmp_path / "a.jsonl.gz"
     with gzip.open(path, "wb") as file:
-        for _ in range(80):
-            file.write(row * 30_000)
+        file.write(row * 40_000)
     with pytest.raises(AnnotationError, match=rf"{path}, line \d+: the archive unfolds to more than 200 times"):
         load("table", path, on_duplicate="keep")
 

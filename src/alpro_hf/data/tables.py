@@ -596,7 +596,7 @@ def _codec(encoding: str, error: type[CaptionError] | type[AnnotationError], pat
         extends_ascii = _SYNTAX.encode(name) == _SYNTAX.encode("ascii")
     except (LookupError, ValueError) as reason:  # the last if the name has a zero byte, or the codec is not for text
         raise error(f"{where}encoding={encoding!r:.80} is no encoding of text that Python knows: {reason}.") from None
-    if not extends_ascii:
+    if not extends_ascii or name in ("idna", "punycode"):  # of host names
         raise error(f"{where}encoding={encoding!r} does not extend ASCII; convert the file to UTF-8 first.")
     return "utf-8-sig" if name == "utf-8" else name
 
