@@ -658,8 +658,14 @@ def test_json_beyond_its_bounds(tmp_path, kind, name, value, said):
         (("137.72", "1e999"), r"sentences\[\d\], field 'start time': a time in seconds .* received inf"),
         (("137.72", "9" * 90), r"sentences\[\d\], field 'start time': a time in seconds"),
         (("137.72", "NaN"), r"sentences\[\d\], field 'start time': a time in seconds .* received nan"),
-        (('"category": 9', '"category": ' + "9" * 30), r"sentences\[0\]: the category of 'video0' is a number; received 999"),
-        (('"category": 9', '"category": true'), r"sentences\[0\]: the category of 'video0' is a number; received True"),
+        (
+            ('"category": 9', '"category": ' + "9" * 30),
+            r"sentences\[0\]: the category of 'video0' is a number; received 999",
+        ),
+        (
+            ('"category": 9', '"category": true'),
+            r"sentences\[0\]: the category of 'video0' is a number; received True",
+        ),
     ],
     ids=["deep", "long", "infinite", "late", "nan", "category", "truth"],
 )
