@@ -183,6 +183,14 @@ def test_settings_out_of_range(values) -> None:
         AlproRecipe(**check_settings(values, "mine"))
 
 
+def test_null_is_the_default_of_a_list(tmp_path) -> None:
+    """Found by fuzzing."""
+    path = tmp_path / "mine.json"
+    path.write_text('{"data_weights": null, "leave_out": null}')
+    recipe = AlproRecipe(**read_recipe(path))
+    assert (recipe.data_weights, recipe.leave_out) == ([], [])
+
+
 @pytest.mark.parametrize("value", ["nan", "inf", float("nan"), float("-inf"), "1e999"])
 def test_settings_that_are_not_finite(value) -> None:
     with pytest.raises(RecipeError, match="must be a number"):

@@ -51,6 +51,12 @@ def test_a_value_inside_of_a_text() -> None:
     assert caught.value.path[0] == "k"
 
 
+def test_bytes() -> None:
+    assert parse_json('{"a": "ä"}'.encode()) == {"a": "ä"}
+    with pytest.raises(UnicodeDecodeError):
+        parse_json(b'"\xff"')
+
+
 def test_files(tmp_path) -> None:
     file = tmp_path / "a.json"
     file.write_bytes(b'\xef\xbb\xbf{"a": "\xc3\xa4"}')

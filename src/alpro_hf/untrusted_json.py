@@ -29,7 +29,7 @@ class JsonBoundsError(ValueError):
 
 
 def read_json(
-    path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES, nan: bool = False, errors: str = "strict"
+    path: str | os.PathLike[str], max_bytes: int = MAX_BYTES, *, nan: bool = False, errors: str = "strict"
 ) -> Any:
     """Read a JSON file within bounds.
 
@@ -47,18 +47,19 @@ def read_json(
     return parse_json(read_bounded(path, max_bytes).decode("utf-8-sig", errors), nan=nan)
 
 
-def parse_json(text: str, *, nan: bool = False) -> Any:
+def parse_json(text: str | bytes, *, nan: bool = False) -> Any:
     """Parse JSON within bounds.
 
     Args:
-        text: One JSON value.
+        text: One JSON value; bytes are UTF-8.
         nan: Whether to accept NaN, Infinity and numbers like 1e999, which are infinite as a float.
 
     Raises:
         JsonBoundsError: A value is nested deeper than `MAX_DEPTH`, a whole number has more than `MAX_DIGITS` digits,
             or, without `nan`, a number is not finite.
-        json.JSONDecodeError: The text is not JSON.
+        ValueError: It is not UTF-8 (`UnicodeDecodeError`) or not JSON (`json.JSONDecodeError`).
     """
+    text = text.decode("utf-8-sig") if isinstance(text, bytes) else text
     decoder = _LENIENT if nan else _STRICT
     try:
         return _checked(decoder.decode(text))

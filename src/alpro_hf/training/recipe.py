@@ -104,6 +104,8 @@ class AlproRecipe:
     )
 
     def __post_init__(self) -> None:
+        # null in a recipe is the default, which of a list is an empty one
+        self.leave_out, self.data_weights = self.leave_out or [], self.data_weights or []
         for name in ("global_batch_size", "num_frames", "image_frames", "image_size", "num_entities", "num_answers"):
             value = getattr(self, name)
             if value is not None and not 1 <= value <= _MOST:
