@@ -1,6 +1,7 @@
 """Protection of the demo on the web: bounds and types of requests, limits on uploads, headers for browsers."""
 
 import json
+import os
 import re
 import time
 from collections import deque
@@ -140,10 +141,8 @@ class Guard:
         boundary = options.get(b"boundary", b"")
         if kind != b"multipart/form-data" or not boundary:
             raise RefusedError(400, "An upload is a form with files (multipart/form-data).")
-        if self.folder is not None:
-            sweep(self.folder)
-            if sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file()) > UPLOADED:
-                raise RefusedError(503, "There is no room for uploads now. Try again in ten minutes.")
+        if self.folder is not None and sweep(self.folder) > UPLOADED:
+            raise RefusedError(503, "There is no room for uploads now. Try again in ten minutes.")
         _check_length(headers, UPLOAD_BYTES)
         mark, tail, size, files = b"--" + boundary + b"\r", b"", 0, 0  # a part begins after it
 
@@ -305,17 +304,24 @@ def _takes(function: Function) -> str:
     return f"it takes {', '.join(label for label, _ in function.inputs) or 'none'}"
 
 
-def sweep(folder: Path, age: float = KEPT) -> None:
-    """Delete files below a folder that are older than `age` seconds.
+def sweep(folder: Path, age: float = KEPT) -> int:
+    """Delete files below a folder that are older than `age` seconds; the bytes of those that stay.
 
-    These are uploads, of which visits have copies, and the empty files that gradio creates with each of them.
+    These are uploads, of which visits have copies, and the empty files that gradio creates with each of them. Gradio
+    may delete files and folders at the same time.
     """
-    for path in folder.rglob("*"):
-        try:
-            if path.is_file() and time.time() - path.stat().st_mtime > age:
-                path.unlink()
-        except FileNotFoundError:  # gradio deleted it first
-            continue
+    kept = 0
+    for base, _, names in os.walk(folder):  # passes over folders that are gone
+        for path in (Path(base, name) for name in names):
+            try:
+                found = path.lstat()
+                if time.time() - found.st_mtime > age:
+                    path.unlink()
+                else:
+                    kept += found.st_size
+            except FileNotFoundError:  # gradio deleted it first
+                continue
+    return kept
 
 
 def _address(scope: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -27,7 +28,7 @@ import yaml
 from fixtures.gallery import write_video
 from studio import MAX_CLIPS, DemoError, Studio, Visit
 
-from alpro_hf import bundled_model
+from alpro_hf import VideoDecodeError, bundled_model
 
 SPACE = Path(__file__).parents[2] / "spaces_demo"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -571,6 +572,47 @@ def test_what_uploads_leave_is_swept_away(tmp_path) -> None:
         os.utime(tmp_path / name, (1, 1) if "new" not in name else None)
     guard.sweep(tmp_path)
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["new.mp4"]
+
+
+def test_folders_that_vanish_while_uploads_are_swept(tmp_path) -> None:
+    """Gradio deletes its folders at any moment; here one thread makes and removes them all the time."""
+    done = threading.Event()
+
+    def make_and_remove() -> None:
+        while not done.is_set():
+            for i in range(20):
+                (tmp_path / f"{i}" / "deep").mkdir(parents=True, exist_ok=True)
+                (tmp_path / f"{i}" / "deep" / "a.mp4").write_bytes(b"x")
+            for i in range(20):
+                shutil.rmtree(tmp_path / f"{i}", ignore_errors=True)
+
+    thread = threading.Thread(target=make_and_remove)
+    thread.start()
+    try:
+        end = time.monotonic() + 2
+        while time.monotonic() < end:
+            assert guard.sweep(tmp_path, age=0.001) <= 20
+    finally:
+        done.set()
+        thread.join()
+
+
+def test_clips_that_are_removed_while_another_is_added(studio, upload) -> None:
+    """What happens is an answer or an error that the page has a sentence for, and the visit can be used afterwards."""
+    outcomes, visit = Counter(), Visit()
+    for number in range(6):
+        file, pause = upload(f"{number}.mp4", seed=number), 0.15 * number
+        remover = threading.Timer(pause, visit.forget)
+        remover.start()
+        try:
+            studio.add(file, file.name, visit)
+            outcomes["added"] += 1
+        except (DemoError, VideoDecodeError, FileNotFoundError) as error:
+            outcomes[type(error).__name__] += 1
+        remover.join()
+        assert len(studio.search("the tiger grows", visit)) >= len(studio.clips)
+    visit.forget()
+    assert outcomes.total() == 6
 
 
 def test_two_visitors_may_upload_the_same_file(studio, upload) -> None:
