@@ -115,11 +115,14 @@ def activitynet(times: Any, sentences: Any = ("a",)) -> dict[str, Any]:
     return {"v": {"duration": 9, "timestamps": times, "sentences": list(sentences)}}
 
 
-
 @pytest.mark.parametrize(
     ("kind", "content", "message"),
     [
-        ("qvhighlights", [HIGHLIGHT, HIGHLIGHT | {"relevant_windows": [[4, 2]]}], "line 2, field 'relevant_windows'.*ends before it starts"),
+        (
+            "qvhighlights",
+            [HIGHLIGHT, HIGHLIGHT | {"relevant_windows": [[4, 2]]}],
+            "line 2, field 'relevant_windows'.*ends before it starts",
+        ),
         ("qvhighlights", [HIGHLIGHT | {"relevant_windows": [[-1, 2]]}], "starts before its video"),
         ("qvhighlights", [HIGHLIGHT | {"relevant_windows": [[0, 151.1]]}], "ends beyond its video of 150 s"),
         ("qvhighlights", [HIGHLIGHT | {"relevant_windows": [[NAN, 2]]}], "not finite"),
@@ -141,11 +144,23 @@ def activitynet(times: Any, sentences: Any = ("a",)) -> dict[str, Any]:
         ("didemo-moments", [DIDEMO | {"times": [[0, 6]]}], "beyond the 6 segments"),
         ("didemo-moments", [DIDEMO | {"times": [[0.5, 1]]}], "field 'times'"),
         ("didemo-moments", [{**DIDEMO, "times": 5}], "field 'times'.*at least one pair"),
-        ("activitynet-captions", ACTIVITYNET | activitynet([[3, 2]]), r"video 'v', field 'timestamps\[0\]'.*ends before"),
-        ("activitynet-captions", activitynet([[0, 2], [3, 10.1]], "ab"), r"'timestamps\[1\]'.*beyond its video of 9 s"),
+        (
+            "activitynet-captions",
+            ACTIVITYNET | activitynet([[3, 2]]),
+            r"video 'v', field 'timestamps\[0\]'.*ends before",
+        ),
+        (
+            "activitynet-captions",
+            activitynet([[0, 2], [3, 10.1]], "ab"),
+            r"'timestamps\[1\]'.*beyond its video of 9 s",
+        ),
         ("activitynet-captions", activitynet([[0, 2]], "ab"), "two lists of one length"),
         ("activitynet-captions", activitynet([[0, 2]], [1]), r"'sentences\[0\]'"),
-        ("activitynet-captions", {"v": {"timestamps": [[0, 2]], "sentences": ["a"]}}, "video 'v': there is no field 'duration'"),
+        (
+            "activitynet-captions",
+            {"v": {"timestamps": [[0, 2]], "sentences": ["a"]}},
+            "video 'v': there is no field 'duration'",
+        ),
         ("activitynet-captions", [ACTIVITYNET], "one JSON object"),
         ("activitynet-captions", {"v": 3}, "video 'v': expected an object"),
     ],
