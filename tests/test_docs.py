@@ -20,6 +20,7 @@ import alpro_hf
 from alpro_hf import bundled_model
 from alpro_hf.cli import main as cli
 from alpro_hf.hub import publish as hub_publish
+from alpro_hf.sprites.films import write_films
 from alpro_hf.sprites.render import write_split
 
 ROOT = Path(__file__).parents[1]
@@ -41,6 +42,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("docs")
     test = write_split(folder / "alpro-demo", "test", 6, progress=False)
     (folder / "holiday").symlink_to(test / "clips")
+    films = write_films(folder / "alpro-films", count=1, scenes=(2, 2), seconds=(0.5, 1.0), size=64, progress=False)
+    (folder / "films").symlink_to(films)
     (folder / "my-model").symlink_to(bundled_model("retrieval"))
     (folder / "my-qa-model").symlink_to(bundled_model("qa"))
     rows = [json.loads(line) for line in (test / "retrieval.jsonl").read_text("utf-8").splitlines()]
