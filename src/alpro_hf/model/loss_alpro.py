@@ -115,6 +115,18 @@ def sample_hard_negatives(
     return torch.multinomial(weights, 1, generator=generator).squeeze(1), valid
 
 
+def hardest_negatives(similarity: torch.Tensor, same_pair: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the most similar negative of each row. Unlike `sample_hard_negatives` it needs no randomness.
+
+    Args:
+        similarity, same_pair: As in `sample_hard_negatives`.
+
+    Returns:
+        `indices` and `valid`, as in `sample_hard_negatives`. Of equally similar candidates the first one is taken.
+    """
+    return similarity.masked_fill(same_pair, float("-inf")).argmax(dim=1), ~same_pair.all(dim=1)
+
+
 def vtm_labels(valid_videos: torch.Tensor, valid_texts: torch.Tensor) -> torch.Tensor:
     """Label the 3B matching rows: B true pairs (1), B texts with a wrong video (0), B videos with a wrong text (0).
 
@@ -243,6 +255,7 @@ __all__ = [
     "classification_loss",
     "crop_on_black",
     "crop_to_patches",
+    "hardest_negatives",
     "pem_kept",
     "pem_loss",
     "same_pair_mask",

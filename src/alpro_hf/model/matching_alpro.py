@@ -61,14 +61,19 @@ def vtc_scores(text_embeds: torch.Tensor, video_embeds: torch.Tensor) -> torch.T
     """Cosine similarities of unit vectors.
 
     Args:
-        text_embeds, video_embeds: (texts, P) and (videos, P).
+        text_embeds, video_embeds: (texts, P) and (videos, P), any floating point type.
 
     Returns:
-        float32 (texts, videos).
+        (texts, videos), float32, or float64 if a vector is. Half precision, which autocast would choose, has so few
+        digits that different videos would tie.
     """
-    # half precision, which autocast would choose, has so few digits that different videos would tie
     with torch.autocast(text_embeds.device.type, enabled=False):
-        return text_embeds.float() @ video_embeds.float().t()
+        return at_least_float32(text_embeds) @ at_least_float32(video_embeds).t()
+
+
+def at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
+    """Cast half precision to float32, and leave float32 and float64 as they are."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 @torch.no_grad()

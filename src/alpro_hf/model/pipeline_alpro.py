@@ -26,7 +26,7 @@ from transformers.pipelines.base import Pipeline
 from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 from transformers.utils import logging
 
-from .matching_alpro import encode_clips, rerank, vtm_scores
+from .matching_alpro import encode_clips, rerank, vtc_scores, vtm_scores
 from .video_processing_alpro import is_frame, is_video_source
 
 Row = dict[str, Any]
@@ -509,7 +509,7 @@ class TextVideoRetrievalPipeline(AlproPipeline):
 
     def _compare(self, query: Row, candidates: _Candidates, k: int) -> Row:
         """Similarity (C,) with all candidates, and their order after the k most similar ones are re-ranked."""
-        similarity = torch.stack(candidates.embeds) @ query["embed"].cpu()
+        similarity = vtc_scores(query["embed"].cpu()[None], torch.stack(candidates.embeds))[0]
 
         def match(places: torch.Tensor) -> torch.Tensor:
             states = [candidates.states[i] for i in places.tolist()]

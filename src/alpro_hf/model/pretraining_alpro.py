@@ -22,6 +22,7 @@ from transformers.utils.generic import can_return_tuple
 
 from .configuration_alpro import AlproConfig, AlproTextConfig
 from .loss_alpro import classification_loss, crop_to_patches, pem_kept, pem_loss
+from .matching_alpro import vtc_scores
 from .modeling_alpro import (
     PAIR_INPUTS,
     AlproForVideoTextRetrieval,
@@ -29,6 +30,7 @@ from .modeling_alpro import (
     AlproOutput,
     AlproPreTrainedModel,
     AlproRetrievalOutput,
+    AlproScoringLinear,
     Gather,
 )
 
@@ -118,7 +120,7 @@ class AlproForPreTraining(AlproPreTrainedModel):
         super().__init__(config)
         width = config.text_config.hidden_size
         self.alpro = AlproModel(config)
-        self.vtm_head = nn.Linear(width, 2)
+        self.vtm_head = AlproScoringLinear(width, 2)
         self.mlm_head = AlproMLMHead(config.text_config)
         # parity: the released code has this MLP, D -> 2D -> entities
         self.pem_head: nn.Module | None = None
@@ -457,9 +459,8 @@ class AlproPrompterModel(AlproPreTrainedModel):
         if not embeds.any():
             raise ValueError(f"The prompter has no {kind} prompts yet; call set_prompts({kind!r}, ...) first.")
         video = self.alpro.get_video_features(pixel_values_videos).pooler_output
-        # float32, as in `vtc_loss`: the temperature multiplies the rounding errors of bfloat16
-        with torch.autocast(video.device.type, enabled=False):
-            similarity = video.float() @ embeds.float().t() / self.alpro.get_temperature().float()
+        # float32 throughout: the temperature multiplies rounding errors
+        similarity = vtc_scores(video, embeds).float() / self.alpro.get_temperature().float()
         return similarity.softmax(dim=1)
 
     def _prompts(self, kind: str) -> torch.Tensor:

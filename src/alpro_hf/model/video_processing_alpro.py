@@ -238,7 +238,7 @@ class AlproVideoProcessor(BaseVideoProcessor):
         rows = setting("sampling_index")
         rows = list(range(len(clips))) if rows is None else [rows] if isinstance(rows, int) else list(rows)
         given = kwargs.pop("video_metadata", None)
-        described = [None] * len(clips) if given is None else given if isinstance(given, list) else [given]
+        described = [None] * len(clips) if given is None else _flat(given)
         if not len(rows) == len(described) == len(clips):
             raise ValueError(
                 f"Got {len(clips)} videos, sampling_index for {len(rows)} and video_metadata for {len(described)}: "
@@ -370,6 +370,13 @@ def _split(videos: Any) -> list[Any]:
         "A video is a path, bytes, a binary file object, a list of images, or an array or tensor of shape "
         f"(T, H, W, C) or (T, C, H, W), not {type(videos).__name__}{shape}."
     )
+
+
+def _flat(given: Any) -> list[Any]:
+    """Flatten `video_metadata` to one description for each clip. The library nests it as it nests videos."""
+    if isinstance(given, list | tuple):
+        return [description for item in given for description in _flat(item)]
+    return [given]
 
 
 def _stack(frames: Any) -> torch.Tensor:
