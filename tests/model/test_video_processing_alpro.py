@@ -224,7 +224,7 @@ def test_metadata_nested_as_the_library_nests_it(processor: AlproVideoProcessor)
         assert [about.fps for about in batch.video_metadata] == [4.0, 6.0]
     for given in (rates[0], [rates[0]], [[rates[0]]], objects[0], [[objects[0]]]):
         assert processor(arrays[0], fps=3, video_metadata=given).pixel_values_videos.shape[:2] == (1, 6)
-    with pytest.raises(ValueError, match="Got 2 videos, .* video_metadata for 1"):
+    with pytest.raises(ValueError, match=r"Got 2 videos, .* video_metadata for 1"):
         processor(arrays, fps=3, video_metadata=[[rates[0]]])
 
 

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from .wrappers_alpro import plain_model
+
 _CACHE = 12 * 2**20  # bytes of activations that stay in the cache of most CPUs
 _PAIRS = 256  # fused at a time where there is no such bound
 _CANDIDATES = 64  # whose tokens `rerank` asks for at a time
@@ -46,6 +48,7 @@ def encode_clips(model: Any, clips: torch.Tensor | Sequence[torch.Tensor]) -> li
     """
     # a batch is passed on as it is: stacking its clips again would copy all pixels
     batches = [clips] if isinstance(clips, torch.Tensor) else [torch.stack(run) for run in _runs_of_one_shape(clips)]
+    model = plain_model(model)
     encoded: list[EncodedClip] = []
     for batch in batches:
         output = model.base_model.get_video_features(batch.to(model.device))
@@ -102,6 +105,7 @@ def vtm_scores(
     Returns:
         float32 (n, 2) on the model's device; column 1 = matched.
     """
+    model = plain_model(model)
     device = model.device
     logits = torch.empty(len(pairs), 2, device=device)
     pairs = pairs.to(text_states.device)

@@ -1021,8 +1021,8 @@ class AlproModel(AlproPreTrainedModel):
     ) -> MatchingRows:
         """Choose hard negatives and lay out the rows that VTM fuses (section 3.2).
 
-        In training they are drawn with the softmax of the similarities as probabilities. In evaluation mode, where a
-        model must return the same loss for the same batch, they are the most similar ones, unless there is a generator.
+        In training they are drawn with the softmax of the similarities as probabilities. In evaluation mode they are
+        the most similar ones, so that a batch always has the same loss, unless there is a generator to draw from.
 
         Args:
             outputs: Output of `forward` for B pairs.

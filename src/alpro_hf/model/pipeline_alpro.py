@@ -28,6 +28,7 @@ from transformers.utils import logging
 
 from .matching_alpro import encode_clips, rerank, vtc_scores, vtm_scores
 from .video_processing_alpro import is_frame, is_video_source
+from .wrappers_alpro import plain_model
 
 Row = dict[str, Any]
 _TEXTS = 64  # encoded at a time
@@ -56,8 +57,8 @@ class AlproPipeline(Pipeline):
     _load_image_processor = False  # type: ignore[assignment]
     _load_video_processor = False  # type: ignore[assignment]
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, model: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(plain_model(model), *args, **kwargs)
         self.model.eval()
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
