@@ -4,6 +4,7 @@ Python imports a module once, so nothing is registered twice.
 """
 
 import os
+from pathlib import Path
 from typing import Any
 
 from transformers import (
@@ -19,6 +20,7 @@ from transformers import (
 from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 from transformers.pipelines import PIPELINE_REGISTRY
 
+from .assets import BUNDLED_QA, BUNDLED_RETRIEVAL
 from .model.configuration_alpro import AlproConfig, AlproTextConfig, AlproVideoConfig
 from .model.modeling_alpro import (
     AlproForVideoQuestionAnswering,
@@ -47,11 +49,19 @@ AutoModelForVisualQuestionAnswering.register(AlproConfig, AlproForVideoQuestionA
 AutoVideoProcessor.register(AlproConfig, AlproVideoProcessor)
 AutoProcessor.register(AlproConfig, AlproProcessor)
 AutoTokenizer.register(AlproConfig, BertTokenizer)
-for _task, _pipeline, _auto_model in (
-    ("video-question-answering", VideoQuestionAnsweringPipeline, AutoModelForVisualQuestionAnswering),
-    ("text-video-retrieval", TextVideoRetrievalPipeline, AutoModelForNextSentencePrediction),
+# Without a model, `pipeline(task)` takes the bundled one, as the commands do, and the library warns that it does. Its
+# folder is not looked at here, because the package must import without it.
+for _task, _pipeline, _auto_model, _bundled in (
+    ("video-question-answering", VideoQuestionAnsweringPipeline, AutoModelForVisualQuestionAnswering, BUNDLED_QA),
+    ("text-video-retrieval", TextVideoRetrievalPipeline, AutoModelForNextSentencePrediction, BUNDLED_RETRIEVAL),
 ):
-    PIPELINE_REGISTRY.register_pipeline(_task, pipeline_class=_pipeline, pt_model=_auto_model, type="multimodal")
+    PIPELINE_REGISTRY.register_pipeline(
+        _task,
+        pipeline_class=_pipeline,
+        pt_model=_auto_model,
+        default={"model": (str(Path(__file__).parent / "assets" / _bundled), None)},  # a folder has no revision
+        type="multimodal",
+    )
 
 
 def _open_index(folder: str | os.PathLike[str], model: Any, processor: Any) -> Any:

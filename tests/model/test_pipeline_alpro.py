@@ -23,6 +23,7 @@ from transformers.utils.logging import enable_progress_bar
 
 import alpro_hf
 from alpro_hf import (
+    bundled_model,
     AlproForVideoQuestionAnswering,
     AlproForVideoTextRetrieval,
     AlproModel,
@@ -550,3 +551,10 @@ def test_half_precision(captions) -> None:
     found = search(next(iter(captions.values())), videos=list(captions), rerank=3)
     assert found[0]["index"] == 0
     assert np.isfinite([r["score"] for r in found]).all()
+
+
+def test_a_pipeline_without_a_model_takes_the_bundled_one():
+    for task, kind in (("text-video-retrieval", "retrieval"), ("video-question-answering", "qa")):
+        found = pipeline(task)
+        assert Path(found.model.config._name_or_path) == bundled_model(kind)
+        assert found.processor is not None

@@ -9,6 +9,7 @@ tokens; h x w patches of a frame.
 
 import torch
 from torch import nn
+from transformers.utils.generic import maybe_autocast
 
 IGNORE_INDEX = -100  # label of rows without a loss; PyTorch's default `ignore_index`
 
@@ -76,7 +77,7 @@ def vtc_loss(
     all_text_embeds = text_embeds if all_text_embeds is None else all_text_embeds
     # Always in float32: rounding to bfloat16 moves a similarity by up to 0.004, and a temperature of 0.01 makes 0.4 of
     # that.
-    with torch.autocast(video_embeds.device.type, enabled=False):
+    with maybe_autocast(video_embeds.device.type, enabled=False):
         logits_v2t = video_embeds.float() @ all_text_embeds.float().t() / temperature
         logits_t2v = text_embeds.float() @ all_video_embeds.float().t() / temperature
     batch = video_embeds.shape[0]

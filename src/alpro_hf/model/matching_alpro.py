@@ -11,6 +11,7 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 import torch
+from transformers.utils.generic import maybe_autocast
 
 from .wrappers_alpro import plain_model
 
@@ -70,7 +71,7 @@ def vtc_scores(text_embeds: torch.Tensor, video_embeds: torch.Tensor) -> torch.T
         (texts, videos), float32, or float64 if a vector is. Half precision, which autocast would choose, has so few
         digits that different videos would tie.
     """
-    with torch.autocast(text_embeds.device.type, enabled=False):
+    with maybe_autocast(text_embeds.device.type, enabled=False):
         return at_least_float32(text_embeds) @ at_least_float32(video_embeds).t()
 
 

@@ -33,7 +33,7 @@ from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPo
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs
-from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.generic import can_return_tuple, maybe_autocast, merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_alpro import AlproConfig, AlproTextConfig, AlproVideoConfig
@@ -109,12 +109,16 @@ class AlproRetrievalOutput(AlproOutput):
         vtm_logits: If `return_loss=True`, (3B, 2): B true pairs, B texts with a wrong video, B videos with a wrong
             text. Otherwise (B, 2): row i scores text i with video i. Column 1 is "matched".
         vtm_labels: int64 (3B,): 1 for true pairs, 0 for wrong pairs, -100 for rows without a negative.
+        fusion_model_output: Output of the fusion encoder for the rows of `vtm_logits`. Its `last_hidden_state` is the
+            CLS token (rows, 1, D); if hidden states or attentions are requested, it holds all tokens
+            (rows, L + 1 + N, D).
     """
 
     loss_vtc: torch.Tensor | None = None
     loss_vtm: torch.Tensor | None = None
     vtm_logits: torch.Tensor | None = None
     vtm_labels: torch.Tensor | None = None
+    fusion_model_output: BaseModelOutput | None = None
 
 
 @dataclass
@@ -303,7 +307,7 @@ class AlproVideoEmbeddings(nn.Module):
         super().__init__()
         self.config = config
         self.grid = config.image_size // config.patch_size
-        self.patch_embed = nn.Conv2d(
+        self.patch_embed: nn.Module = nn.Conv2d(
             config.num_channels, config.hidden_size, kernel_size=config.patch_size, stride=config.patch_size
         )
         self.cls_token = nn.Parameter(torch.empty(1, 1, config.hidden_size))
@@ -314,7 +318,9 @@ class AlproVideoEmbeddings(nn.Module):
     def space_embeddings(self, height: int, width: int) -> torch.Tensor:
         """Return the space embeddings (1, height * width, D) of a grid of `height` x `width` patches."""
         patches = self.position_embeddings[:, 1:]
-        if (height, width) == (self.grid, self.grid):
+        # a size that an exported graph leaves free is not compared, or the graph would be for other sizes alone
+        is_free = isinstance(height, torch.SymInt) or isinstance(width, torch.SymInt)
+        if not is_free and (height, width) == (self.grid, self.grid):
             return patches
         square = patches.reshape(1, self.grid, self.grid, -1).permute(0, 3, 1, 2)  # (1, D, grid, grid)
         # in float32, because not every device interpolates half precision bicubically
@@ -325,7 +331,8 @@ class AlproVideoEmbeddings(nn.Module):
 
     def frame_embeddings(self, num_frames: int) -> torch.Tensor:
         """Return the time embeddings (1, num_frames, D)."""
-        if num_frames == self.time_embeddings.shape[1]:
+        # an exported graph leaves the number free: comparing it would exclude the trained number from its range
+        if not torch.compiler.is_exporting() and num_frames == self.time_embeddings.shape[1]:
             return self.time_embeddings
         # Parity: nearest neighbour. A checkpoint on 4 frames gives each embedding to two neighbouring frames of 8.
         resized = nn.functional.interpolate(self.time_embeddings.transpose(1, 2), size=num_frames, mode="nearest")
@@ -548,6 +555,7 @@ class AlproPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
+    _can_compile_fullgraph = True
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
@@ -598,6 +606,9 @@ class AlproVideoModel(AlproPreTrainedModel):
 
     def get_input_embeddings(self) -> nn.Module:
         return self.embeddings.patch_embed
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.embeddings.patch_embed = value
 
     @merge_with_config_defaults
     @capture_outputs(tie_last_hidden_states=False)
@@ -806,7 +817,7 @@ class AlproScoringLinear(nn.Linear):
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         dtype = torch.promote_types(self.weight.dtype, torch.float32)
         bias = None if self.bias is None else self.bias.to(dtype)
-        with torch.autocast(input.device.type, enabled=False):
+        with maybe_autocast(input.device.type, enabled=False):
             return nn.functional.linear(input.to(dtype), self.weight.to(dtype), bias)
 
 
@@ -1029,8 +1040,8 @@ class AlproModel(AlproPreTrainedModel):
             attention_mask: (B, L) of the texts.
             video_ids, text_ids, gather, rank: As in `forward`.
             generator: Source of randomness; negatives are then drawn in evaluation mode, too. With
-                `negatives="global"` it must be in the same state on every process;
-                the draw then equals that of a single process with the whole batch.
+                `negatives="global"` it must be in the same state on every process; the draw then equals that of a
+                single process with the whole batch.
             negatives: Where wrong videos and texts come from: the batch of this process (`local`, as in the released
                 code) or of all processes (`global`; every process then needs equally many rows and equal L).
 
@@ -1181,7 +1192,73 @@ class AlproModel(AlproPreTrainedModel):
         return model.eval()
 
 
-class AlproForVideoTextRetrieval(AlproPreTrainedModel):
+class AlproWithTowers(AlproPreTrainedModel):
+    """Base class of the models around an `AlproModel`, which is their attribute `alpro`: features of either tower."""
+
+    alpro: AlproModel
+
+    def get_text_features(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutputWithPooling:
+        """Encode texts, see `AlproModel.get_text_features`."""
+        return self.alpro.get_text_features(input_ids, attention_mask, **kwargs)
+
+    def get_video_features(
+        self, pixel_values_videos: torch.Tensor, **kwargs: Unpack[TransformersKwargs]
+    ) -> AlproVideoModelOutput:
+        """Encode clips, see `AlproModel.get_video_features`."""
+        return self.alpro.get_video_features(pixel_values_videos, **kwargs)
+
+    def _tokens_to_fuse(self, needed: int, **kwargs: Unpack[TransformersKwargs]) -> int | None:
+        """Return the number of tokens per row that `fuse` computes, `first_tokens`.
+
+        A head reads the first `needed` ones. Requested hidden states or attentions are those of every token: None.
+        """
+        config = self.alpro.text_model.config
+        wants_hidden_states = kwargs.get("output_hidden_states") or config.output_hidden_states
+        wants_attentions = kwargs.get("output_attentions") or config.output_attentions
+        return None if wants_hidden_states or wants_attentions else needed
+
+
+class AlproWithMatching(AlproWithTowers):
+    """Base class of the models with a matching head; evaluation and re-ranking treat them alike."""
+
+    vtm_head: nn.Module
+
+    def match(
+        self,
+        text_hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        video_hidden_states: torch.Tensor,
+        video_index: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> torch.Tensor:
+        """Score how well text i matches video i.
+
+        Args:
+            text_hidden_states: (B, L, D) from `alpro.get_text_features`.
+            attention_mask: (B, L) of the text. None: nothing is padded.
+            video_hidden_states: (B, 1 + N, D) from `alpro.get_video_features`; (V, 1 + N, D) with `video_index`.
+            video_index: int64 (B,) in [0, V), the video of each text.
+
+        Returns:
+            Logits (B, 2), at least float32; column 1 is "matched".
+        """
+        fused = self.alpro.fuse(
+            text_hidden_states, attention_mask, video_hidden_states, 1, video_index, return_dict=True, **kwargs
+        )
+        return self._matching_logits(fused)
+
+    def _matching_logits(self, fused: BaseModelOutput) -> torch.Tensor:
+        """Classify the CLS token: (B, 2), at least float32."""
+        assert fused.last_hidden_state is not None
+        return at_least_float32(self.vtm_head(fused.last_hidden_state[:, 0]))
+
+
+class AlproForVideoTextRetrieval(AlproWithMatching):
     """Text-video retrieval: contrastive similarity (VTC) and a matching classifier on the fused CLS token (VTM).
 
     Section 3.2 of the paper has the losses, section 4.3 the fine-tuning.
@@ -1221,30 +1298,6 @@ class AlproForVideoTextRetrieval(AlproPreTrainedModel):
         model.alpro.load_state_dict(start.state_dict())
         return model.eval()
 
-    def match(
-        self,
-        text_hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None,
-        video_hidden_states: torch.Tensor,
-        video_index: torch.Tensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> torch.Tensor:
-        """Score how well text i matches video i.
-
-        Args:
-            text_hidden_states: (B, L, D) from `alpro.get_text_features`.
-            attention_mask: (B, L) of the text. None: nothing is padded.
-            video_hidden_states: (B, 1 + N, D) from `alpro.get_video_features`; (V, 1 + N, D) with `video_index`.
-            video_index: int64 (B,) in [0, V), the video of each text.
-
-        Returns:
-            Logits (B, 2), at least float32; column 1 is "matched".
-        """
-        fused = self.alpro.fuse(
-            text_hidden_states, attention_mask, video_hidden_states, 1, video_index, return_dict=True, **kwargs
-        )
-        return at_least_float32(self.vtm_head(fused.last_hidden_state[:, 0]))
-
     @can_return_tuple
     def forward(
         self,
@@ -1283,8 +1336,15 @@ class AlproForVideoTextRetrieval(AlproPreTrainedModel):
                 )
             if attention_mask is not None:
                 attention_mask = attention_mask.expand(rows, -1)
-            logits = self.match(text_BLD.expand(rows, -1, -1), attention_mask, video_BND.expand(rows, -1, -1))
-            return AlproRetrievalOutput(**outputs, vtm_logits=logits)
+            fused = self.alpro.fuse(
+                text_BLD.expand(rows, -1, -1),
+                attention_mask,
+                video_BND.expand(rows, -1, -1),
+                self._tokens_to_fuse(1, **kwargs),
+                return_dict=True,
+                **kwargs,
+            )
+            return AlproRetrievalOutput(**outputs, vtm_logits=self._matching_logits(fused), fusion_model_output=fused)
 
         loss_vtc = self.alpro.contrastive_loss(
             outputs.video_embeds, outputs.text_embeds, video_ids, text_ids, gather, rank
@@ -1292,15 +1352,29 @@ class AlproForVideoTextRetrieval(AlproPreTrainedModel):
         matching = self.alpro.matching_rows(
             outputs, attention_mask, video_ids, text_ids, gather, rank, generator, negatives
         )
-        logits = self.match(matching.text, matching.mask, matching.videos, matching.video_index)
+        fused = self.alpro.fuse(
+            matching.text,
+            matching.mask,
+            matching.videos,
+            self._tokens_to_fuse(1, **kwargs),
+            matching.video_index,
+            return_dict=True,
+            **kwargs,
+        )
+        logits = self._matching_logits(fused)
         loss_vtm = classification_loss(logits, matching.labels)
         outputs.loss = loss_vtc + loss_vtm
         return AlproRetrievalOutput(
-            **outputs, loss_vtc=loss_vtc, loss_vtm=loss_vtm, vtm_logits=logits, vtm_labels=matching.labels
+            **outputs,
+            loss_vtc=loss_vtc,
+            loss_vtm=loss_vtm,
+            vtm_logits=logits,
+            vtm_labels=matching.labels,
+            fusion_model_output=fused,
         )
 
 
-class AlproForVideoQuestionAnswering(AlproPreTrainedModel):
+class AlproForVideoQuestionAnswering(AlproWithTowers):
     """Video question answering as a choice among the answers in `config.id2label` (section 4.3).
 
     The classifier has two layers and reads the fused CLS token, as in the released code.
@@ -1380,15 +1454,11 @@ class AlproForVideoQuestionAnswering(AlproPreTrainedModel):
                     f"{clips - 1}; received {video_index.tolist()}. Take video_index and clips from the same, "
                     "undivided batch."
                 )
-        # The classifier reads the CLS token alone. Requested hidden states or attentions are those of every token.
-        config = self.alpro.text_model.config
-        wants_hidden_states = kwargs.get("output_hidden_states") or config.output_hidden_states
-        wants_attentions = kwargs.get("output_attentions") or config.output_attentions
         fused = self.alpro.fuse(
             text_outputs.last_hidden_state,
             attention_mask,
             video_outputs.last_hidden_state,
-            first_tokens=None if wants_hidden_states or wants_attentions else 1,
+            first_tokens=self._tokens_to_fuse(1, **kwargs),
             video_index=video_index,
             return_dict=True,
             **kwargs,
