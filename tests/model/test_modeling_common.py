@@ -585,9 +585,11 @@ def test_shapes_without_numbers(model_class):
     """On the device "meta", which tools use to plan memory and which has no autocast."""
     with torch.device("meta"):
         model = model_class(build(model_class).config).eval()
-    meta = {name: tensor.to("meta") for name, tensor in inputs_for(model_class).items()}
+    inputs = inputs_for(model_class)
+    inputs.pop("attention_mask", None)  # the library reads its values
+    meta = {name: tensor.to("meta") for name, tensor in inputs.items()}
     shapes = [tuple(tensor.shape) for tensor in tensors(model(**meta))]
-    assert shapes == [tuple(tensor.shape) for tensor in tensors(build(model_class)(**inputs_for(model_class)))]
+    assert shapes == [tuple(tensor.shape) for tensor in tensors(build(model_class)(**inputs))]
 
 
 @pytest.mark.parametrize("traced", [tiny.FRAMES, tiny.FRAMES + 1], ids=["trained", "other"])

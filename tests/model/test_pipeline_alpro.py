@@ -23,13 +23,13 @@ from transformers.utils.logging import enable_progress_bar
 
 import alpro_hf
 from alpro_hf import (
-    bundled_model,
     AlproForVideoQuestionAnswering,
     AlproForVideoTextRetrieval,
     AlproModel,
     AlproProcessor,
     VideoDecodeError,
     VideoIndex,
+    bundled_model,
 )
 from alpro_hf.hub.export import add_remote_code
 from alpro_hf.inference.video_index import SearchResult
