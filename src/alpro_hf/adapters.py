@@ -1,17 +1,16 @@
 """Adapters of PEFT, such as LoRA, on ALPRO models: wrap, load into a model again, and merge into the weights.
 
-The package needs PEFT only here. It imports PEFT where it is used, as it is an extra: `pip install "alpro-hf[peft]"`.
+The package needs PEFT only here, and imports it where it is used, as it is an extra: `pip install "alpro-hf[peft]"`.
 """
 
 import copy
 import os
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from .model.wrappers_alpro import plain_model
+if TYPE_CHECKING:
+    import torch
 
 TARGETS = ("qkv", "proj")  # every attention layer of both towers and of the fusion encoder
 
@@ -43,7 +42,7 @@ def lora_model(model: Any, settings: Mapping[str, Any]) -> Any:
     return get_peft_model(model, config)
 
 
-def has_adapters(model: torch.nn.Module) -> bool:
+def has_adapters(model: "torch.nn.Module") -> bool:
     """Whether layers of a model have adapters, from `peft.get_peft_model` or from `model.add_adapter`."""
     return bool(_adapted_layers(model))
 
@@ -86,6 +85,8 @@ def merged(model: Any) -> Any:
         The plain model itself if it has no adapters. Otherwise a copy with merged weights, on the same device and in
         the same mode.
     """
+    from .model.wrappers_alpro import plain_model
+
     plain = plain_model(model)
     if not has_adapters(plain):
         return plain
@@ -105,7 +106,7 @@ def merged(model: Any) -> Any:
     return merged_copy.requires_grad_(True)
 
 
-def _adapted_layers(model: torch.nn.Module) -> dict[str, Any]:
+def _adapted_layers(model: "torch.nn.Module") -> dict[str, Any]:
     """Layers with adapters and layers that are trained as a whole next to them, by name."""
     if "peft" not in sys.modules:  # nothing has added an adapter
         return {}

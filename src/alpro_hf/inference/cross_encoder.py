@@ -82,10 +82,11 @@ class AlproPairs(nn.Module):
     def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         """Add `scores` (pairs, 1), float32."""
         mask = features["attention_mask"]
-        text = self.model.get_text_features(features["input_ids"], mask)
-        video = self.model.get_video_features(features["pixel_values_videos"])
-        states = text.last_hidden_state, mask, video.last_hidden_state
-        logits = self.model.match(*states, video_index=features["video_index"])
+        text: Any = self.model.get_text_features(features["input_ids"], mask)
+        video: Any = self.model.get_video_features(features["pixel_values_videos"])
+        logits = self.model.match(
+            text.last_hidden_state, mask, video.last_hidden_state, video_index=features["video_index"]
+        )
         features["scores"] = logits[:, 1:] - logits[:, :1]
         return features
 
