@@ -82,7 +82,9 @@ class AlproTextModelTest(ModelTesterMixin, unittest.TestCase):
 
     def setUp(self):
         self.model_tester = TextTester()
-        self.config_tester = ConfigTester(self, config_class=AlproTextConfig, hidden_size=WIDTH)
+        self.config_tester = ConfigTester(
+            self, config_class=AlproTextConfig, hidden_size=WIDTH, num_attention_heads=HEADS
+        )
 
     def test_config(self):
         self.config_tester.run_common_tests()
