@@ -20,7 +20,6 @@ from transformers import (
 from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from .assets import BUNDLED_QA, BUNDLED_RETRIEVAL
 from .model.configuration_alpro import AlproConfig, AlproTextConfig, AlproVideoConfig
 from .model.modeling_alpro import (
     AlproForVideoQuestionAnswering,
@@ -50,10 +49,10 @@ AutoVideoProcessor.register(AlproConfig, AlproVideoProcessor)
 AutoProcessor.register(AlproConfig, AlproProcessor)
 AutoTokenizer.register(AlproConfig, BertTokenizer)
 # Without a model, `pipeline(task)` takes the bundled one, as the commands do, and the library warns that it does. Its
-# folder is not looked at here, because the package must import without it.
+# folder is not looked at here, nor `assets` imported, because the package must import without them.
 for _task, _pipeline, _auto_model, _bundled in (
-    ("video-question-answering", VideoQuestionAnsweringPipeline, AutoModelForVisualQuestionAnswering, BUNDLED_QA),
-    ("text-video-retrieval", TextVideoRetrievalPipeline, AutoModelForNextSentencePrediction, BUNDLED_RETRIEVAL),
+    ("video-question-answering", VideoQuestionAnsweringPipeline, AutoModelForVisualQuestionAnswering, "sprites-qa"),
+    ("text-video-retrieval", TextVideoRetrievalPipeline, AutoModelForNextSentencePrediction, "sprites-retrieval"),
 ):
     PIPELINE_REGISTRY.register_pipeline(
         _task,
