@@ -53,9 +53,18 @@ def model_fingerprint(model: "torch.nn.Module") -> str:
     digest = hashlib.blake2b(digest_size=16)
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        # as bytes, because numpy has no bfloat16
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        for part in _stored(tensor):
+            # as bytes, because numpy has no bfloat16
+            digest.update(part.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _stored(tensor: "torch.Tensor") -> "list[torch.Tensor]":
+    """The tensors that hold the values of a tensor: itself, or the integers and scales of a quantised one."""
+    if not hasattr(tensor, "__tensor_flatten__"):
+        return [tensor]
+    names, _ = tensor.__tensor_flatten__()
+    return [part for name in names for part in _stored(getattr(tensor, name))]
 
 
 def inside(path: str | os.PathLike[str], root: str | os.PathLike[str]) -> bool:

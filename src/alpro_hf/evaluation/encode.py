@@ -24,6 +24,7 @@ from ..model.modeling_alpro import (
     AlproModel,
     AlproPreTrainedModel,
 )
+from ..model.wrappers_alpro import plain_model
 from .metrics import expected_rank
 from .protocols import RetrievalStates
 
@@ -92,7 +93,7 @@ def encode_rows(
     Raises:
         ValueError: No clip can be decoded, or there are no rows.
     """
-    base = cast(AlproModel, model.base_model)
+    base = cast(AlproModel, plain_model(model).base_model)
     clips: dict[int, list[int]] = {}  # id -> numbers of the rows about it
     texts: list[str] = []
     for number, row in enumerate(_bar(rows, title and f"{title}: rows", "row")):
@@ -204,7 +205,7 @@ def encode_batches(
     Raises:
         ValueError: There are no batches.
     """
-    base = cast(AlproModel, model.base_model)
+    base = cast(AlproModel, plain_model(model).base_model)
     device = base.device
     parts: list[RetrievalStates] = []
     seen: set[int] = set()
@@ -356,6 +357,7 @@ def answer_rows(
     Raises:
         ValueError: No clip can be decoded, or there are no rows.
     """
+    model = plain_model(model)
     clips: dict[int, list[int]] = {}
     for number, row in enumerate(_bar(rows, title and f"{title}: rows", "row")):
         clips.setdefault(video_id(row), []).append(number)

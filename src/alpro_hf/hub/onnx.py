@@ -29,6 +29,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
+from ..adapters import merged
 from ..loading import find_model, load_model
 from ..model.configuration_alpro import AlproConfig
 from ..model.modeling_alpro import AlproForVideoQuestionAnswering, AlproForVideoTextRetrieval
@@ -172,7 +173,7 @@ def export_onnx(model: Exportable, processor: AlproProcessor, output: Path, *, p
     if missing := [name for name in ("onnx", "onnxruntime", "onnxscript") if find_spec(name) is None]:
         raise OnnxExportError(f'{", ".join(missing)} must be installed: pip install "alpro-hf[onnx]"')
     output.mkdir(parents=True, exist_ok=True)
-    model = model.eval().float()
+    model = merged(model).eval().float()
     sides = processor.video_processor.size
     size = (sides["height"], sides["width"])
     example = examples(model, size, *CHECKED_SIZES[0])

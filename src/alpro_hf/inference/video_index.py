@@ -32,6 +32,7 @@ from ..model.decoding_types import Frames
 from ..model.matching_alpro import rerank as rerank_candidates
 from ..model.matching_alpro import vtc_scores, vtm_scores
 from ..model.modeling_alpro import AlproForVideoTextRetrieval
+from ..model.wrappers_alpro import plain_model
 from .index_encode import encode_videos
 from .index_shards import (
     MANIFEST,
@@ -107,6 +108,7 @@ class VideoIndex:
         name: str | None = None,
         allow_outside: bool = False,
     ) -> None:
+        model = plain_model(model)
         self.model, self.processor = model.eval(), processor
         self.allow_outside = allow_outside
         settings = json.loads(processor.video_processor.to_json_string())

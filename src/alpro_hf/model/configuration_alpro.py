@@ -1,6 +1,6 @@
 """Configurations of the ALPRO towers and of the composite model (arXiv 2112.09583, section 3.1)."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
@@ -61,6 +61,11 @@ class AlproTextConfig(AlproTowerConfig):
 
     model_type = "alpro_text_model"
     base_config_key = "text_config"
+    # what fully sharded training (FSDP2) shards as one unit; the rest belongs to the unit of the whole model
+    base_model_fsdp_plan: ClassVar[dict[Any, str]] = {
+        "embeddings.word_embeddings": "free_full_weight",
+        "layers.*": "free_full_weight",
+    }
 
     vocab_size: int = 30522
     fusion_layer: int = 6
@@ -114,6 +119,11 @@ class AlproVideoConfig(AlproTowerConfig):
 
     model_type = "alpro_video_model"
     base_config_key = "video_config"
+    base_model_fsdp_plan: ClassVar[dict[Any, str]] = {
+        "embeddings": "free_full_weight",
+        "layers.*": "free_full_weight",
+        "norm": "keep_full_weight",
+    }
 
     image_size: int = 224
     patch_size: int = 16
@@ -170,9 +180,11 @@ class AlproConfig(PreTrainedConfig):
     """
 
     model_type = "alpro"
-    sub_configs = {"text_config": AlproTextConfig, "video_config": AlproVideoConfig}  # noqa: RUF012 (the library's way)
+    # a tower that is missing or a dictionary becomes a configuration
+    sub_configs_defaults = {"text_config": AlproTextConfig, "video_config": AlproVideoConfig}  # type: ignore[dict-item]  # noqa: RUF012 (the library's way)
+    base_model_fsdp_plan: ClassVar[dict[Any, str]] = {}  # the towers have their own
 
-    # `Any`, because a dictionary becomes a configuration in `__post_init__`, and `@strict` checks before that
+    # `Any`, because code from the Hub defines the classes a second time, and `@strict` checks the types of fields
     text_config: Any = None
     video_config: Any = None
     projection_dim: int = 256
@@ -186,17 +198,14 @@ class AlproConfig(PreTrainedConfig):
     training_domain: str | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
-        # by hand, because the library's `sub_configs_defaults` is younger than the oldest supported version
         for name, tower in self.sub_configs.items():
             given = getattr(self, name)
-            if given is None or isinstance(given, dict):
-                setattr(self, name, tower(**(given or {})))
-            # not `isinstance(given, tower)`: remote code defines the same classes a second time
-            elif not isinstance(given, PreTrainedConfig):
+            # the library's own error names neither the class nor the value
+            if not (given is None or isinstance(given, dict | PreTrainedConfig)):
                 raise TypeError(
                     f"{name} must be an {tower.__name__} or a dictionary of its fields; received {given!r}."
                 )
-        super().__post_init__(**kwargs)  # last: it passes settings such as the attention implementation to the towers
+        super().__post_init__(**kwargs)
 
     def validate_architecture(self) -> None:
         """Check the fields that concern both towers or the heads; `@strict` calls this after initialisation.

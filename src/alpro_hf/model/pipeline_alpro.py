@@ -27,8 +27,9 @@ from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 from transformers.utils import logging
 
 from .decoding_formats import is_image_sequence
-from .matching_alpro import encode_clips, rerank, vtm_scores
+from .matching_alpro import encode_clips, rerank, vtc_scores, vtm_scores
 from .video_processing_alpro import is_frame, is_video_source
+from .wrappers_alpro import plain_model
 
 Row = dict[str, Any]
 _TEXTS = 64  # encoded at a time
@@ -57,8 +58,8 @@ class AlproPipeline(Pipeline):
     _load_image_processor = False  # type: ignore[assignment]
     _load_video_processor = False  # type: ignore[assignment]
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, model: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(plain_model(model), *args, **kwargs)
         self.model.eval()
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
@@ -510,7 +511,7 @@ class TextVideoRetrievalPipeline(AlproPipeline):
 
     def _compare(self, query: Row, candidates: _Candidates, k: int) -> Row:
         """Similarity (C,) with all candidates, and their order after the k most similar ones are re-ranked."""
-        similarity = torch.stack(candidates.embeds) @ query["embed"].cpu()
+        similarity = vtc_scores(query["embed"].cpu()[None], torch.stack(candidates.embeds))[0]
 
         def match(places: torch.Tensor) -> torch.Tensor:
             states = [candidates.states[i] for i in places.tolist()]

@@ -5,7 +5,7 @@ from typing import Any
 
 from transformers import AutoImageProcessor, AutoTokenizer
 from transformers.image_processing_utils import BatchFeature
-from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, TextKwargs, VideosKwargs
+from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, TextKwargs
 from transformers.utils import logging
 
 from .decoding_formats import VIDEO_EXTENSIONS, has_video_extension, is_video_file
@@ -22,12 +22,14 @@ _TEXT_KWARGS: TextKwargs = {
     "return_token_type_ids": False,
     "return_tensors": "pt",
 }
-_VIDEOS_KWARGS: VideosKwargs = {"return_tensors": "pt"}
 
 
-class _Kwargs(ProcessingKwargs, total=False):
-    # transformers 5.20 reads the defaults here; later versions read the class attributes of the processor
-    _defaults = {"text_kwargs": _TEXT_KWARGS, "videos_kwargs": _VIDEOS_KWARGS}  # type: ignore[misc]  # noqa: RUF012
+class AlproProcessorKwargs(ProcessingKwargs, total=False):
+    """Arguments of a call of `AlproProcessor`: those of the tokenizer and those of `AlproVideoProcessor`."""
+
+    # The library finds this class by its name. Version 5.20 reads the defaults here; later ones read the class
+    # attributes of the processor. The video processor has its own defaults, `return_tensors="pt"` among them.
+    _defaults = {"text_kwargs": _TEXT_KWARGS}  # type: ignore[misc]  # noqa: RUF012
 
 
 class AlproProcessor(ProcessorMixin):
@@ -55,8 +57,7 @@ class AlproProcessor(ProcessorMixin):
     """
 
     text_kwargs = _TEXT_KWARGS
-    videos_kwargs = _VIDEOS_KWARGS
-    valid_processor_kwargs = _Kwargs
+    valid_processor_kwargs = AlproProcessorKwargs
 
     def __init__(self, video_processor: Any = None, tokenizer: Any = None, **kwargs: Any) -> None:
         super().__init__(video_processor, tokenizer, **kwargs)

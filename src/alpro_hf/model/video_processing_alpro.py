@@ -274,7 +274,7 @@ class AlproVideoProcessor(BaseVideoProcessor):
         rows = setting("sampling_index")
         rows = list(range(len(clips))) if rows is None else [rows] if isinstance(rows, int) else list(rows)
         given = kwargs.pop("video_metadata", None)
-        described = [None] * len(clips) if given is None else given if isinstance(given, list) else [given]
+        described = [None] * len(clips) if given is None else _flat(given)
         if not len(rows) == len(described) == len(clips):
             raise ValueError(
                 f"Got {len(clips)} videos, sampling_index for {len(rows)} and video_metadata for {len(described)}: "
@@ -549,6 +549,13 @@ def _as_clip(video: Any) -> Any:
     if isinstance(video, list | tuple) and video and all(is_frame(item) for item in video):
         return _stack(video)
     return None
+
+
+def _flat(given: Any) -> list[Any]:
+    """Flatten `video_metadata` to one description for each clip. The library nests it as it nests videos."""
+    if isinstance(given, list | tuple):
+        return [description for item in given for description in _flat(item)]
+    return [given]
 
 
 def _stack(frames: Any) -> torch.Tensor:

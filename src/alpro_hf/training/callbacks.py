@@ -8,6 +8,7 @@ from accelerate.utils import gather_object
 from transformers import TrainerCallback
 
 from ..data.rows import NumberedRows
+from ..model.wrappers_alpro import plain_model
 from .distributed import in_parallel
 
 
@@ -19,7 +20,7 @@ class KeepTemperatureInRange(TrainerCallback):
     """
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        base = model.base_model  # the model itself, or the `AlproModel` inside a model with a head
+        base = plain_model(model).base_model  # the model itself, or the `AlproModel` inside a model with a head
         with torch.no_grad():
             base.temperature.clamp_(base.config.temperature_min, base.config.temperature_max)
 

@@ -51,7 +51,15 @@ def checkpoint_problem(checkpoint: str | os.PathLike[str]) -> str | None:
         return "there is no such folder"
     parts: list[tuple[str, Sequence[str], Callable[[Path], str | None]]] = [
         ("the trainer's state", [_STATE], _state_problem),
-        ("weights", ["model.safetensors", "model.safetensors.index.json", "pytorch_model_fsdp*"], _weights_problem),
+        (
+            "weights",
+            # the third: adapters, whose checkpoints do not repeat the frozen weights. Several are in subfolders
+            [
+                *("model.safetensors", "model.safetensors.index.json"),
+                *("adapter_model.safetensors", "*/adapter_model.safetensors", "pytorch_model_fsdp*"),
+            ],
+            _weights_problem,
+        ),
         ("the optimizer", ["optimizer.pt", "optimizer.bin", "optimizer_*"], _archive_problem),
         ("the scheduler", ["scheduler.pt"], _archive_problem),
         ("random numbers", ["rng_state.pth", "rng_state_*.pth"], _archive_problem),
@@ -107,7 +115,7 @@ def _state_problem(path: Path) -> str | None:
 
 
 def _weights_problem(path: Path) -> str | None:
-    if path.name == "model.safetensors":
+    if path.suffix == ".safetensors":
         return _tensors_problem(path)
     if path.suffix != ".json":
         return _archive_problem(path)

@@ -80,6 +80,13 @@ class AlproRecipe:
             "row and does not end the training."
         },
     )
+    lora: dict[str, Any] | None = field(
+        default=None,
+        metadata={
+            "help": "Train low-rank updates (LoRA) instead of the weights: fields of peft.LoraConfig, such as "
+            '{"r": 16}. All attention layers get updates, unless target_modules says otherwise. Needs PEFT.'
+        },
+    )
     mlm_probability: float = field(default=0.15, metadata={"help": "pretrain: share of words to mask."})
     pem_threshold: float | None = field(
         default=None, metadata={"help": "pretrain: lowest top probability of a pseudo-label that is learned from."}

@@ -21,6 +21,7 @@ from typing import Any
 from transformers import set_seed
 from transformers.integrations import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 
+from ..adapters import lora_model, merged
 from ..data.load_rows import is_labelled, load_rows, video_folders
 from ..files import write_text_whole
 from ..loading import find_model
@@ -47,6 +48,7 @@ from .start import (
 from .trainer import DROPPED, AlproTrainer
 
 RECIPE = "recipe.json"
+ADAPTER = "adapter"  # folder in the output folder, with the adapters that a training with `lora` has learned
 # Settings that may change on resume, because they only say how the training is watched, saved or fed. All others must
 # stay, and so must a setting that a later version of transformers adds, unless it has its default.
 MAY_CHANGE_ON_RESUME = (
@@ -213,6 +215,10 @@ def _train(run: TrainingRun) -> bool:
     resolved = resolve(run)
     task, recipe, arguments = resolved.task, resolved.recipe, resolved.arguments
     _check_inputs(run, task)
+    if recipe.lora is not None and importlib.util.find_spec("peft") is None:
+        raise TrainError('lora needs PEFT, which is not installed: pip install "alpro-hf[peft]"')
+    if recipe.lora is not None and run.model is None:
+        raise TrainError("lora leaves the weights as they are, so it needs a trained model to start from: --model.")
     _check_trackers(arguments)
     # a wrong name is reported now, and not after the rows were read
     for name in filter(None, (run.model, run.vision, run.text, run.prompter)):
@@ -250,6 +256,9 @@ def _train(run: TrainingRun) -> bool:
     )
     if checkpoint:
         say(f"continues from {checkpoint}")
+    if recipe.lora is not None:
+        model = lora_model(model, recipe.lora)
+        say(f"LoRA: {model.get_nb_trainable_parameters()[0]} trained weights of {model.num_parameters()}")
     prompter = None
     if entities and run.prompter and not all(map(is_labelled, sources.values())):
         prompter = AlproPrompterModel.from_pretrained(find_model(run.prompter))
@@ -267,7 +276,13 @@ def _train(run: TrainingRun) -> bool:
     # A signal in the last step ends nothing early: the training is complete.
     if stop.terminated and trainer.state.global_step < trainer.state.max_steps:
         return False
-    trainer.save_model()
+    if recipe.lora is None:
+        trainer.save_model()
+    else:  # the folder holds a model like every other one, and the adapters alone have a folder of their own
+        trainer.save_model(str(run.output / ADAPTER))
+        if arguments.process_index == 0:
+            merged(trainer.model).save_pretrained(run.output)
+            processor.save_pretrained(run.output)
     trainer.save_state()
     if eval_rows is not None:
         metrics = _evaluation_at_the_end(trainer)
@@ -322,6 +337,8 @@ def resolve(run: TrainingRun) -> ResolvedSettings:
         values.pop("global_batch_size", None)
     values |= given
     recipe = AlproRecipe(**{name: value for name, value in values.items() if name in FIELDS})
+    if recipe.lora is not None and task == "pretrain":
+        raise RecipeError("lora is for fine-tuning; pre-training learns all weights. Remove it, or name another task.")
     own = {name: value for name, value in values.items() if name not in FIELDS}
     arguments = AlproTrainingArguments(output_dir=str(run.output), **own | _batch(recipe, own))
     rows = arguments.per_device_train_batch_size * arguments.world_size * arguments.gradient_accumulation_steps
@@ -483,6 +500,7 @@ def _evaluation_at_the_end(trainer: AlproTrainer) -> dict[str, float]:
 
 
 __all__ = [
+    "ADAPTER",
     "MAY_CHANGE_ON_RESUME",
     "RECIPE",
     "DataLoadingError",

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from transformers import EvalPrediction, Trainer
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
+from ..adapters import has_adapters, load_adapters
 from ..data.collator import AlproCollator
 from ..data.mixed_rows import MixedRows
 from ..data.rows import NumberedRows
@@ -28,6 +29,7 @@ from ..evaluation.protocols import RetrievalProtocol, retrieval_scores
 from ..model.loss_alpro import IGNORE_INDEX, crop_on_black
 from ..model.modeling_alpro import AlproOutput, AlproPreTrainedModel
 from ..model.pretraining_alpro import AlproPrompterModel
+from ..model.wrappers_alpro import plain_model
 from .arguments import MIN_ROWS_FOR_SHARE, WEIGHT_ARGUMENTS, AlproTrainingArguments
 from .callbacks import KeepTemperatureInRange, SetDatasetEpoch
 from .checkpoints import disk_errors, last_complete_checkpoint, mark_incomplete
@@ -90,7 +92,9 @@ class AlproTrainer(Trainer):
     Rows are numbered on the way to the collator (see `NumberedRows`), so a resumed training draws the same frames.
 
     Args:
-        model: One of the models above, or the same class from the code of a checkpoint (`trust_remote_code`).
+        model: One of the models above, or the same class from the code of a checkpoint (`trust_remote_code`); also
+            in a wrapper, such as that of `peft.get_peft_model`, or with adapters from `add_adapter`. With adapters,
+            checkpoints hold the adapters alone.
         args: Training arguments. None: the defaults, with output folder `alpro_trainer`.
         data_collator: An `AlproCollator`, or an `AlproPreTrainingCollator` for `AlproForPreTraining`.
         train_dataset: Rows, see `AlproCollator`.
@@ -146,7 +150,7 @@ class AlproTrainer(Trainer):
             accelerator_config.dispatch_batches = False  # True decodes every clip in the first process
         trained = None if model is None else _trained_part(model, args)
         if trained is not None and args.ddp_find_unused_parameters is None:
-            args.ddp_find_unused_parameters = _may_leave_parameters_unused(trained)
+            args.ddp_find_unused_parameters = _may_leave_parameters_unused(plain_model(trained))
         # sums over the micro-steps since the last log; tensors, because reading a number would wait for the GPU
         self._parts: dict[str, torch.Tensor] = {}
         self._steps_in_parts = 0
@@ -209,6 +213,21 @@ class AlproTrainer(Trainer):
         with disk_errors(self._get_output_dir(trial=trial)):
             super()._save_checkpoint(model, trial)
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        plain = plain_model(self.model if model is None else model)
+        # the library loads adapters into a PeftModel only, not into a model that got them from `add_adapter`
+        if getattr(plain, "_hf_peft_config_loaded", False):
+            load_adapters(plain, resume_from_checkpoint)
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        plain = plain_model(self.model)
+        if getattr(plain, "_hf_peft_config_loaded", False):
+            load_adapters(plain, self.state.best_model_checkpoint or "")
+        else:
+            super()._load_best_model()
+
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
         # The first process now writes the trainer's state, which marks the checkpoint as complete (see `checkpoints`).
@@ -218,7 +237,7 @@ class AlproTrainer(Trainer):
         # by what it can do, not by its class: remote code defines the class a second time
         if not hasattr(prompter, "pseudo_labels"):
             raise TypeError(f"prompter must be an AlproPrompterModel; received {type(prompter).__name__}.")
-        student: Any = self.model
+        student: Any = plain_model(self.model)
         if "loss_pem" not in student.training_losses:
             raise ValueError(f"A prompter teaches AlproForPreTraining; {type(student).__name__} has no use for it.")
         if student.config.entities != prompter.config.entities:
@@ -251,7 +270,7 @@ class AlproTrainer(Trainer):
             batches = [batch for batch in batches if batch]
             more, _ = super().get_batch_samples(epoch_iterator, num_batches - len(batches), device)
             batches = batches + more if more else []  # a shorter accumulation would be a step of another batch size
-        plain: Any = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        plain: Any = plain_model(self.model)
         self._micro_step = 0
         if not batches:
             return batches, count
@@ -320,7 +339,7 @@ class AlproTrainer(Trainer):
         Raises:
             NonFiniteLossError: A loss is infinite or NaN.
         """
-        plain: Any = self.accelerator.unwrap_model(model, keep_torch_compile=False)
+        plain: Any = plain_model(model)
         batch = {name: inputs[name] for name in self._input_names(plain) if name in inputs}
         cached = inputs.get("contrastive")
         with nullcontext() if cached is None else seeded(self._own_seed_of(self._micro_step), self.args.device):
@@ -425,7 +444,7 @@ class AlproTrainer(Trainer):
 
         `prediction_loss_only` and `ignore_keys` are the library's arguments and have no effect.
         """
-        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        model = plain_model(self.model)
         if not self.is_in_train:  # as the library does: in training, the optimiser holds on to these weights
             dtype = {self.args.bf16_full_eval: torch.bfloat16, self.args.fp16_full_eval: torch.float16}.get(True)
             model = model.to(device=self.args.device, dtype=dtype)
@@ -536,21 +555,24 @@ def _trained_part(model: Any, args: AlproTrainingArguments) -> Any:
         TypeError: The model declares no losses.
         ValueError: The arguments leave the model without a loss, or ask for contrastive accumulation without VTC.
     """
-    if not (hasattr(model, "training_losses") and model.training_losses):
+    plain = plain_model(model)
+    if not getattr(plain, "training_losses", None):
         raise TypeError(
             "AlproTrainer trains AlproModel, AlproPrompterModel, AlproForPreTraining, AlproForVideoTextRetrieval and "
             f"AlproForVideoQuestionAnswering; received {type(model).__name__}."
         )
-    if set(model.training_losses) == {"loss_vtc", "loss_vtm"} and args.vtm_weight == 0:
-        model = model.base_model
-    if args.contrastive_accumulation and not _is_contrastive(model):
+    # what is wrapped stays whole: its wrapper, or the adapters in it, save the model that they were made for
+    towers_alone = set(plain.training_losses) == {"loss_vtc", "loss_vtm"} and args.vtm_weight == 0
+    if towers_alone and model is plain and not has_adapters(plain):
+        model = plain = plain.base_model
+    if args.contrastive_accumulation and not _is_contrastive(plain):
         raise ValueError(
             "contrastive_accumulation is for contrastive training; question answering has none. Set it to False."
         )
     weights = args.loss_weights
-    if not any(weights[loss] for loss in model.training_losses):
-        zeros = ", ".join(f"{WEIGHT_ARGUMENTS[loss]}=0" for loss in model.training_losses)
-        raise ValueError(f"{zeros} leave nothing to learn for {type(model).__name__}. Raise one of them above 0.")
+    if not any(weights[loss] for loss in plain.training_losses):
+        zeros = ", ".join(f"{WEIGHT_ARGUMENTS[loss]}=0" for loss in plain.training_losses)
+        raise ValueError(f"{zeros} leave nothing to learn for {type(plain).__name__}. Raise one of them above 0.")
     return model
 
 
