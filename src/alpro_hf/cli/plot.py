@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from ..files import write_whole
 from ..training.curves import PICTURE, STATE, plot_logs, read_logs
 
 
@@ -38,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     logs = read_logs(args.runs)
     figure = plot_logs(logs)
     output.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(output, format=output.suffix[1:] or "png")
+    write_whole(output, lambda partial: figure.savefig(partial, format=output.suffix[1:] or "png"))
     for name, log in logs.items():
         print(f"{name}: {len(log.curves)} curves up to step {log.step}, from {log.path}")
     print(f"written to {output}")

@@ -21,7 +21,7 @@ from datasets import Dataset, Features, IterableDataset, Value
 from datasets.fingerprint import get_temporary_cache_files_directory
 from tqdm import tqdm
 
-from ..files import inside, is_name
+from ..files import inside, is_name, write_text_whole
 from .annotation_formats import AnnotationFile, AnnotationKind, Entry, read_entries
 from .columns import TABLE_COLUMNS
 from .media_folder import IMAGE_EXTENSIONS, MediaFolder
@@ -430,10 +430,7 @@ def _finish(plan: _Plan, tally: _Tally) -> None:
     where = plan.file.path.parent if plan.folder is None else plan.folder.folder
     if plan.missing is not None:
         plan.missing.parent.mkdir(parents=True, exist_ok=True)
-        # Not `write_whole`: the processes of a training write this list at the same time, so each needs its own draft.
-        draft = plan.missing.with_name(f"{plan.missing.name}.{os.getpid()}")
-        draft.write_text("".join(f"{identity}\n" for identity in tally.missing), encoding="utf-8")
-        draft.replace(plan.missing)
+        write_text_whole(plan.missing, "".join(f"{identity}\n" for identity in tally.missing))
     if not tally.rows and not tally.missing:
         split = "" if plan.file.split is None else f" in the split {plan.file.split!r}"
         raise AnnotationError(

@@ -21,7 +21,7 @@ from typing import Any
 from transformers import set_seed
 
 from ..data.load_rows import is_labelled, load_rows, video_folders
-from ..files import write_text_whole
+from ..files import write_text_whole, write_whole
 from ..model.configuration_alpro import AlproConfig
 from ..model.pretraining_alpro import AlproPrompterModel
 from ..version import __version__
@@ -269,7 +269,8 @@ def _train(run: TrainingRun) -> bool:
         teacher.save_pretrained(run.output)
         say(f"a prompter of {len(names)} entities")
     if run.plot and arguments.process_index == 0:
-        plot_runs([run.output]).savefig(run.output / PICTURE)
+        picture = plot_runs([run.output])
+        write_whole(run.output / PICTURE, lambda partial: picture.savefig(partial, format="png"))
         say(f"curves drawn in {run.output / PICTURE}")
     dropped = max((entry.get("dropped_rows", 0) for entry in trainer.state.log_history), default=0)
     if dropped:
