@@ -1,7 +1,8 @@
 """What is trusted, and what bounds everything else.
 
-Trusted is the user, who passes arguments. Nothing else is: a clip, an index, a model folder, a checkpoint, a table of
-annotations, a result folder, a recipe, an upload and the answer of a server may come from a stranger.
+Trusted is the user: arguments, and what carries the `seal` of this user. Nothing else is: a clip, an index, a model
+folder, a checkpoint, a table of annotations, a result folder, a recipe, an upload and the answer of a server may come
+from a stranger.
 `docs/reliability.md` lists where each of them enters, what bounds it, and the test.
 
 The rules are few:
@@ -13,16 +14,21 @@ The rules are few:
 - Texts: a name is shown with `printable`, so that it cannot steer a terminal or forge a line.
 """
 
+import hashlib
+import hmac
 import json
 import math
 import os
+import secrets
 import stat
+import sys
 from pathlib import Path
 from typing import Any, BinaryIO
 
 JSON_DEPTH = 64  # lists and objects inside each other
 JSON_DIGITS = 40  # of an integer; those of 64 bits have 19
 JSON_BYTES = 1 << 25  # of a file that is read as one JSON value; values take up to twenty times as much memory
+_KEY_BYTES = 32
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -72,11 +78,11 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
         OSError: The file is not there or cannot be read.
     """
     # Opening a pipe would wait for a writer without O_NONBLOCK, which has no meaning for files. Windows has neither.
-    file = open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb")  # noqa: SIM115
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
         raise ValueError(f"{printable(path)} is not a file")
-    return file
+    return open(handle, "rb")
 
 
 def printable(text: object) -> str:
@@ -85,6 +91,57 @@ def printable(text: object) -> str:
     Letters of all languages stay. A byte of a file name that is no text (a lone surrogate) becomes `\\udc..`.
     """
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in str(text))
+
+
+def seal(*texts: str) -> str:
+    """A proof that this user, on this computer, has written some texts; `is_sealed` checks it.
+
+    It is a hash of the texts with a secret key, which is made when it is first needed. The key is a file of the user:
+    `alpro_hf/key` in `XDG_STATE_HOME` (`~/.local/state`) or, on Windows, in `LOCALAPPDATA`. Whoever sends an index
+    does not have it.
+
+    Returns:
+        64 hexadecimal digits.
+
+    Raises:
+        OSError: The key can neither be read nor made.
+    """
+    return _hash(_key(make=True), texts)
+
+
+def is_sealed(proof: object, *texts: str) -> bool:
+    """Whether `proof` is what `seal` returned to this user for the same texts."""
+    try:
+        return isinstance(proof, str) and hmac.compare_digest(proof.encode(), _hash(_key(make=False), texts).encode())
+    except (OSError, UnicodeEncodeError):  # without a key nothing was sealed
+        return False
+
+
+def _hash(key: bytes, texts: tuple[str, ...]) -> str:
+    # as JSON, which shows where one text ends and the next begins
+    return hmac.new(key, json.dumps(texts).encode(), hashlib.sha256).hexdigest()
+
+
+def _key(make: bool) -> bytes:
+    home = os.environ.get("LOCALAPPDATA" if sys.platform == "win32" else "XDG_STATE_HOME")
+    path = Path(home or os.path.expanduser("~/.local/state"), "alpro_hf", "key")
+    if not path.is_absolute():
+        raise OSError(f"There is no home folder for the key {path}. Set XDG_STATE_HOME to a folder of your own.")
+    if make and not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        partial = path.with_name(f".{secrets.token_hex(8)}.partial")
+        with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(secrets.token_hex(_KEY_BYTES).encode())
+        try:
+            os.link(partial, path)  # fails if another process was faster: then both use its key
+        except FileExistsError:
+            pass
+        finally:
+            partial.unlink()
+    key = path.read_bytes()
+    if len(key) != 2 * _KEY_BYTES:  # with an empty key, everybody could seal
+        raise OSError(f"{path} is not a key of {2 * _KEY_BYTES} characters. Delete it; a new one is then made.")
+    return key
 
 
 def _integer(digits: str) -> int:
@@ -104,4 +161,14 @@ def _no_number(text: str) -> float:
     raise ValueError(f"{text[:40]} is not a finite number")
 
 
-__all__ = ["JSON_BYTES", "JSON_DEPTH", "JSON_DIGITS", "open_regular", "parse_json", "printable", "read_json"]
+__all__ = [
+    "JSON_BYTES",
+    "JSON_DEPTH",
+    "JSON_DIGITS",
+    "is_sealed",
+    "open_regular",
+    "parse_json",
+    "printable",
+    "read_json",
+    "seal",
+]
