@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 from ..loading import BUNDLED, CommandError, load_model
+from ..trust import printable
 from .options import nonblank, whole_number
 from .videos import expected_errors
 
@@ -41,5 +42,5 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps({"video": str(args.video), "question": args.question, "answers": listed}, indent=1))
     else:
         for answer in answers:
-            print(f"{answer.probability:6.1%}  {answer.answer}")
+            print(f"{answer.probability:6.1%}  {printable(answer.answer)}")
     return 0

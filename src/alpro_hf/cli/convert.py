@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from ..hub.names import CONVERSION, CONVERTED_TASKS, PROMPTER_FOLDER
+from ..trust import printable
 from .options import whole_number
 
 
@@ -113,14 +114,14 @@ def run(args: argparse.Namespace) -> int:
     )
     record = json.loads((args.output / CONVERSION).read_text(encoding="utf-8"))
     for file in record["files"]:
-        print(f"{file['name']}: {file['size']:,} bytes, sha256 {file['sha256']}")
+        print(f"{printable(file['name'])}: {file['size']:,} bytes, sha256 {file['sha256']}")
     print(f"a {record['task']} checkpoint" + (f" in the layout {record['layout']!r}" if record["layout"] else ""))
     for folder, model in converted_folders(converted, args.output).items():
         video, text = model.config.video_config, model.config.text_config
         print(f"{type(model).__name__}, {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters")
         print(f"video: {video.num_hidden_layers} layers, {video.num_frames} frames of {video.image_size} pixels")
         print(f"text:  {text.fusion_layer} text and {text.num_hidden_layers - text.fusion_layer} fusion layers")
-        print(f"written to {folder}")
+        print(printable(f"written to {folder}"))
     return 0
 
 

@@ -22,6 +22,7 @@ from datasets.fingerprint import get_temporary_cache_files_directory
 from tqdm import tqdm
 
 from ..files import inside, is_name, write_text_whole
+from ..trust import printable
 from .annotation_formats import AnnotationFile, AnnotationKind, Entry, read_entries
 from .columns import TABLE_COLUMNS
 from .media_folder import IMAGE_EXTENSIONS, MediaFolder
@@ -318,7 +319,9 @@ def _build(plan: _Plan, on_duplicate: str, cache_dir: PathLike | None) -> Datase
     try:
         with os.fdopen(handle, "wb") as file, pa.ipc.new_stream(file, schema) as writer:
             batch: list[dict[str, Any]] = []
-            for _, row in tqdm(_rows(plan, tally), desc=f"Reading {plan.file.path.name}", unit=" rows", delay=2):
+            for _, row in tqdm(
+                _rows(plan, tally), desc=f"Reading {printable(plan.file.path.name)}", unit=" rows", delay=2
+            ):
                 digests.append(_digest(row))
                 batch.append(row)
                 if len(batch) == _BATCH:

@@ -13,6 +13,7 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from ..files import inside
+from ..trust import printable
 from .find_videos import VIDEO_EXTENSIONS, is_video_file
 from .rows import stable_id
 from .tables import AnnotationError
@@ -65,7 +66,7 @@ class MediaFolder:
 
         outside: list[str] = []
         files = _files(self.folder, media, recursive)
-        for name in tqdm(files, desc=f"Scanning {self.folder}", unit=" files", delay=2):
+        for name in tqdm(files, desc=f"Scanning {printable(self.folder)}", unit=" files", delay=2):
             path = os.path.join(self.folder, name)
             if not allow_outside and os.path.islink(path) and not inside(path, self.folder):
                 outside.append(path)

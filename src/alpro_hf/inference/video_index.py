@@ -332,8 +332,14 @@ class VideoIndex:
         return self._folder.path / f"{PART}{self._next_shard:05d}-{process:03d}"
 
     def manifest_digest(self) -> str:
-        """A hash over the manifest of a saved index, 64 hexadecimal digits: another one after each change."""
+        """A hash over the manifest of a saved index, 64 hexadecimal digits: another one after each change.
+
+        Raises:
+            VideoIndexError: Another process has changed the index since it was opened.
+        """
         assert self._folder is not None
+        if self._folder.stamp() != self._stamp:
+            raise VideoIndexError(f"Another process has changed the index {self._folder.path}. Open it again.")
         return hashlib.sha256((self._folder.path / MANIFEST).read_bytes()).hexdigest()
 
     def _path(self, entry: VideoEntry) -> Path:

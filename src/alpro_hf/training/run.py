@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from transformers import set_seed
 
@@ -24,6 +24,7 @@ from ..data.load_rows import is_labelled, load_rows, video_folders
 from ..files import write_text_whole, write_whole
 from ..model.configuration_alpro import AlproConfig
 from ..model.pretraining_alpro import AlproPrompterModel
+from ..trust import printable
 from ..version import __version__
 from .arguments import AlproTrainingArguments
 from .callbacks import StopWhenTerminated
@@ -209,7 +210,7 @@ def _train(run: TrainingRun) -> bool:
     resolved = resolve(run)
     task, recipe, arguments = resolved.task, resolved.recipe, resolved.arguments
     _check_inputs(run, task)
-    say = print if arguments.process_index == 0 else _nothing
+    say = _say if arguments.process_index == 0 else _nothing
     outside = {"allow_outside": True} if run.allow_outside else {}
     with arguments.main_process_first(desc="rows"):  # so that the other processes find the rows in the cache
         sources = {
@@ -242,7 +243,7 @@ def _train(run: TrainingRun) -> bool:
         say(f"continues from {checkpoint}")
     prompter = None
     if entities and run.prompter and not all(map(is_labelled, sources.values())):
-        prompter = AlproPrompterModel.from_pretrained(run.prompter)
+        prompter = AlproPrompterModel.from_pretrained(run.prompter, trust_remote_code=False)
     trainer: Any = AlproTrainer(
         model=model,
         args=arguments,
@@ -282,8 +283,13 @@ def _train(run: TrainingRun) -> bool:
     return True
 
 
+def _say(text: str, file: TextIO | None = None) -> None:
+    """Print a text; names in it cannot steer the terminal."""
+    print("\n".join(map(printable, text.split("\n"))), file=file)
+
+
 def _nothing(*args: Any, **kwargs: Any) -> None:
-    """Stands for `print` in all processes but the first."""
+    """Stands for `_say` in all processes but the first."""
 
 
 def resolve(run: TrainingRun) -> ResolvedSettings:
