@@ -397,11 +397,11 @@ def test_code_in_a_model_folder_never_runs_even_if_standard_input_says_yes(tmp_p
     assert "[y/N]" not in done.stdout + done.stderr
     assert len(found["said"]) > 20
     for way, said in found["said"].items():  # no tracebacks of the library for what a stranger sent
-        if way.split(" ", 1)[1].startswith("alpro "):
+        if way.startswith("alpro "):
             assert said in ("exit 0", "exit 1", "exit 2"), (way, said)
     if names == "model":  # the package has this code itself
-        assert found["said"]["model processor"] == found["said"]["model AlproForVideoTextRetrieval"] == "loaded"
-        assert found["said"]["model alpro search INDEX"] == "exit 0"
+        assert found["said"]["processor"] == found["said"]["AlproForVideoTextRetrieval"] == "loaded"
+        assert found["said"]["alpro search INDEX"] == "exit 0"
     elif names != "unknown model":
-        assert "Nothing" in found["said"]["model processor"] or "nothing was run" in found["said"]["model processor"]
-        assert found["said"]["model alpro search INDEX"] == "exit 1"
+        assert "nothing was run" in found["said"]["processor"]
+        assert found["said"]["alpro search INDEX"] == "exit 1"
