@@ -391,13 +391,17 @@ class Manifest:
         return cls(model, video, noted, next_shard, [Shard.read(*shard) for shard in shards], ours)
 
 
-@lru_cache(maxsize=32)
 def _seal_of(root: str, absolute_root: str) -> str | None:
     try:
         return seal(root, absolute_root)
     except OSError as error:
-        logger.warning("A search of this index will have to say where its videos are (--videos): %s", error)
+        _warn_once(f"A search of this index will have to say where its videos are (--videos): {error}")
         return None
+
+
+@lru_cache(maxsize=32)  # a manifest is written after each shard
+def _warn_once(message: str) -> None:
+    logger.warning("%s", message)
 
 
 class IndexFolder:
