@@ -399,9 +399,9 @@ def test_code_in_a_model_folder_never_runs_even_if_standard_input_says_yes(tmp_p
     for way, said in found["said"].items():  # no tracebacks of the library for what a stranger sent
         if way.startswith("alpro "):
             assert said in ("exit 0", "exit 1", "exit 2"), (way, said)
-    if names == "model":  # the package has this code itself
+    if names in ("model", "tokenizer"):  # the package has classes of its own for these
         assert found["said"]["processor"] == found["said"]["AlproForVideoTextRetrieval"] == "loaded"
         assert found["said"]["alpro search INDEX"] == "exit 0"
-    elif names != "unknown model":
+    elif names in ("processor", "everything"):
         assert "nothing was run" in found["said"]["processor"]
         assert found["said"]["alpro search INDEX"] == "exit 1"

@@ -86,7 +86,6 @@ def start(*arguments: object) -> subprocess.Popen:
         ([signal.SIGINT] * 3, 130),
         ([signal.SIGINT] * 8, 130),
         ([signal.SIGTERM] * 3, 143),
-        ([signal.SIGTERM, signal.SIGINT, signal.SIGINT], 143),
     ],
 )
 @pytest.mark.parametrize("pause", [0.0, 0.1])

@@ -137,8 +137,8 @@ def _stoppable(ends: bool) -> Iterator[Callable[[], None]]:
     """Turn SIGTERM into `Terminated`, and hear Ctrl-C once, where Python allows it: in the main thread.
 
     A signal raises an exception, and what is done is then kept. Pressed again meanwhile, Ctrl-C would interrupt that,
-    or the end of the interpreter, whose exit code would then be another one. So signals within a second of one that was
-    heard change nothing. Later ones are heard again: the user has waited.
+    or the end of the interpreter, whose exit code would then be another one. So signals within a second of one that
+    was heard change nothing. Later ones are heard again: the user has waited.
 
     Args:
         ends: Whether the process ends with the command; then a signal after it cannot change the exit code either.
