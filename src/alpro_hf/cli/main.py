@@ -56,8 +56,9 @@ examples:
   alpro COMMAND --help                               all options of a command
 
 The model is the bundled one unless --model names another (a folder or a Hub id). The bundled models know only the
-sprite world they were trained on, a synthetic world of moving pictograms: they show that everything works. For real
-videos use a checkpoint trained on real videos, for instance one made by alpro convert.
+sprite world they were trained on, a synthetic world of moving pictograms: they show that everything works, and the
+commands say when a clip or a word is not of it. For real videos, use a model trained on real videos or images:
+  alpro convert Salesforce/blip-itm-base-coco --output my-alpro
 
 exit codes:
   0    done
