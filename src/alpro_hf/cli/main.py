@@ -32,7 +32,7 @@ COMMANDS = {
     "index": ("index", "encode every video of a folder once, for fast searches"),
     "search": ("search", "find the videos that a text describes"),
     "ask": ("ask", "ask a video a question"),
-    "convert": ("convert", "turn a checkpoint of ALPRO, of the original code or of LAVIS, into a model folder"),
+    "convert": ("convert", "turn a checkpoint of ALPRO, also a published one, or of BLIP into a model folder"),
     "entities": ("entities", "list the most frequent nouns of captions, for the prompter"),
     "pseudo-label": ("pseudo_label", "precompute the labels that a prompter gives to crops of a data set"),
     "train": ("train", "train a model by a recipe: prompter, pre-training, retrieval or question answering"),
