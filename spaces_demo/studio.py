@@ -359,13 +359,13 @@ def bundled_results(task: Literal["retrieval", "qa"]) -> dict[str, Any]:
 
 def _load(kind: Any, source: str, **options: Any) -> tuple[Any, Any]:
     source = find_model(source)
-    model, report = kind.from_pretrained(source, output_loading_info=True, **options)
+    model, report = kind.from_pretrained(source, output_loading_info=True, trust_remote_code=False, **options)
     if report["missing_keys"]:
         raise SystemExit(
             f"{source} is not a checkpoint of {kind.__name__}: "
             f"it lacks {', '.join(sorted(report['missing_keys'])[:5])}."
         )
-    return model.eval(), AlproProcessor.from_pretrained(source)
+    return model.eval(), AlproProcessor.from_pretrained(source, trust_remote_code=False)
 
 
 def _checked(text: str, advice: str) -> str:

@@ -224,11 +224,15 @@ def load_model(
     }[task]
     device = best_device() if device is None else device
     numbers = best_dtype(device) if dtype == "auto" else getattr(torch, dtype or "float32")
-    model, info = model_class.from_pretrained(source, revision=revision, dtype=numbers, output_loading_info=True)
+    model, info = model_class.from_pretrained(
+        source, revision=revision, dtype=numbers, output_loading_info=True, trust_remote_code=False
+    )
     if info["missing_keys"]:
         missing = ", ".join(sorted(info["missing_keys"])[:3])
         raise CommandError(f"{name} was not trained for {task}: it lacks {missing}, ... Name another --model.")
-    return model.to(device), AlproProcessor.from_pretrained(source, revision=revision or "main")
+    return model.to(device), AlproProcessor.from_pretrained(
+        source, revision=revision or "main", trust_remote_code=False
+    )
 
 
 def fast_bfloat16(device: "torch.device | str") -> bool:

@@ -14,6 +14,7 @@ from ..evaluation.settings import (
     Evaluation,
 )
 from ..loading import BUNDLED
+from ..trust import printable
 from .options import DTYPES, whole_number
 
 _DIRECTIONS = {"t2v": "text to video", "v2t": "video to text"}
@@ -223,11 +224,11 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print((args.output / RESULTS).read_text(encoding="utf-8"), end="")
     else:
-        print(report(results))
-        print(f"\nresults in {args.output}")
+        print("\n".join(map(printable, report(results).split("\n"))))
+        print(f"\nresults in {printable(args.output)}")
     skipped = results.details["skipped"]
     for clip in skipped:
-        print(f"failed: {clip['video']} ({clip['rows']} rows): {clip['reason']}", file=sys.stderr)
+        print(printable(f"failed: {clip['video']} ({clip['rows']} rows): {clip['reason']}"), file=sys.stderr)
     return 1 if skipped else 0
 
 

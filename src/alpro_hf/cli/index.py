@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..loading import BUNDLED, load_model
+from ..trust import printable
 from .options import DTYPES, whole_number
 from .videos import (
     WHAT_IS_A_VIDEO,
@@ -117,13 +118,13 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(result, indent=1))
     else:
-        print(f"{args.output}: {len(index)} videos")
+        print(f"{printable(args.output)}: {len(index)} videos")
         print(f"{result['indexed']} indexed, {result['unchanged']} unchanged, {len(gone)} gone, {len(failed)} failed")
     note_unfamiliar(args, unfamiliar)
     for path in gone:
         print(f"gone: {shown(path)}", file=sys.stderr)
     if index.report.failed:
-        print(f"all failures are listed in {args.output / FAILED}", file=sys.stderr)
+        print(f"all failures are listed in {printable(args.output / FAILED)}", file=sys.stderr)
     return list_failed(failed)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..loading import BUNDLED, CommandError, load_model
+from ..trust import printable
 from .options import DTYPES, nonblank, whole_number
 from .videos import (
     add_decoding_options,
@@ -28,6 +29,9 @@ EPILOG = """\
 First all videos are ordered by the cosine similarity of video and query (column "similarity"). Then the best K are
 reordered by the sum of that similarity and the matching logit of a slower model part that reads video and query
 together; column "match" is its probability. An index stores the name of its model, so it rarely needs --model.
+
+An index that somebody else has made, or that you made on another computer, cannot choose the folder of its videos.
+Name it with --videos, or pass --allow-outside if you trust the index.
 
 examples:
   alpro search holiday-index "two people dance" --top-k 5
@@ -58,6 +62,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--ann", action="store_true", help="find candidates with FAISS, for millions of videos")
     parser.add_argument("--model", metavar="M", help="folder, Hub id or 'bundled' (default: the index's own)")
+    parser.add_argument(
+        "--videos",
+        type=Path,
+        metavar="DIR",
+        help="folder of the videos, for an index that somebody else has made (default: as noted when you made it)",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -70,10 +80,12 @@ def run(args: argparse.Namespace) -> int:
 
     failed: list[tuple[Path, str]] = []
     if (args.where / MANIFEST).is_file():
-        made = Manifest.read(args.where).model
+        made = Manifest.read(args.where, root=args.videos, allow_outside=args.allow_outside).model
         name = made["name"] if args.model is None else args.model
         loaded = load_model("retrieval", name, args.dtype or made["dtype"])
-        index = VideoIndex.load(args.where, *loaded, name=name, allow_outside=args.allow_outside)
+        index = VideoIndex.load(args.where, *loaded, root=args.videos, name=name, allow_outside=args.allow_outside)
+    elif args.videos:
+        raise CommandError(f"--videos belongs to an index, and {args.where} holds none.")
     else:
         videos, failed = find_some_videos([args.where])
         name = BUNDLED if args.model is None else args.model
@@ -125,13 +137,15 @@ def _approximate(index: "VideoIndex", where: Path) -> "AnnSearch":
     Raises:
         CommandError: The videos have no index, or FAISS is not installed.
     """
-    from ..inference.index_faiss import FILE, AnnSearch, build_ann
+    from ..inference.index_faiss import FILE, AnnOutdatedError, AnnSearch, build_ann
 
     if index.folder is None:
         raise CommandError(f"--ann needs an index; make one with alpro index {where} --output INDEX.")
     if find_spec("faiss") is None:
         raise CommandError('--ann needs FAISS, which is not installed: pip install "alpro-hf[faiss]"')
-    if not (index.folder / FILE).exists() or (index.folder / FILE).stat().st_mtime_ns < index.changed_ns():
-        print(f"building {index.folder / FILE} ...", file=sys.stderr)
+    try:
+        return AnnSearch(index)
+    except AnnOutdatedError:
+        print(f"building {printable(index.folder / FILE)} ...", file=sys.stderr)
         build_ann(index)
-    return AnnSearch(index)
+        return AnnSearch(index)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..data.find_videos import find_videos
 from ..loading import CommandError
+from ..trust import printable
 from .options import complain, whole_number
 
 # path and reason
@@ -57,9 +58,9 @@ def find_some_videos(paths: Sequence[Path]) -> tuple[list[Path], list[tuple[Path
 
 
 def shown(path: Path) -> str:
-    """A path for people: relative to the working directory if it is inside."""
+    """A path for people: relative to the working directory if it is inside, and on one line."""
     here = Path.cwd()
-    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+    return printable(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def failed_json(failed: Failures) -> list[dict[str, str]]:
@@ -89,5 +90,5 @@ def note_unfamiliar(args: argparse.Namespace, videos: Sequence[Path]) -> None:
 def list_failed(failed: Failures) -> int:
     """Print failures to stderr and return the exit code: 1 if there were any, else 0."""
     for path, reason in failed:
-        print(f"failed: {shown(path)}: {reason}", file=sys.stderr)
+        print(f"failed: {shown(path)}: {printable(reason)}", file=sys.stderr)
     return 1 if failed else 0

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import get_worker_info
 
+from ..files import append_line
 from ..model.decoding import decode
 from ..model.decoding_types import VideoDecodeError
 from ..model.loss_alpro import IGNORE_INDEX
@@ -225,10 +226,7 @@ class AlproCollator:
         if clip not in self._listed:
             self._listed.add(clip)
             os.makedirs(os.path.dirname(os.path.abspath(self.dropped_file)), exist_ok=True)
-            with open(
-                self.dropped_file, "ab", buffering=0
-            ) as file:  # unbuffered: one write a line, so that lines of processes do not mix
-                file.write(json.dumps({"clip": clip, "reason": reason}).encode() + b"\n")
+            append_line(self.dropped_file, json.dumps({"clip": clip, "reason": reason}).encode())
 
     def _frames(self, row: Row) -> torch.Tensor:
         """The frames of a row at their final size, not normalised: uint8 (T, 3, height, width)."""

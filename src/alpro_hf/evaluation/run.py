@@ -7,6 +7,7 @@ Results are metrics with their intervals and everything they depend on, a row fo
 import importlib.util
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from datasets import Dataset
 
 from ..data.load_rows import load_rows, missing_list
+from ..files import write_whole
 from ..loading import BUNDLED, BUNDLED_BY_TASK, best_dtype, find_model, load_model
 from .breakdown import BREAKDOWN_PICTURE, GROUP_COLUMNS, WORDS, break_down, groups_of, plot_breakdown
 from .encode import processes
@@ -191,7 +193,8 @@ def _draw(folder: Path, found: EvaluationOutcome, breakdown: Mapping[str, Any]) 
     if breakdown:
         pictures[BREAKDOWN_PICTURE] = lambda: plot_breakdown(dict(breakdown))
     for name, picture in pictures.items():
-        picture().savefig(folder / name)
+        figure = picture()
+        write_whole(folder / name, partial(figure.savefig, format="png"))
 
 
 __all__ = ["Evaluation", "EvaluationError", "evaluate"]

@@ -159,14 +159,16 @@ def export(
         for file in weights:
             shutil.copyfile(file, output / file.name)
     else:  # old pickled weights; transformers reads them with weights_only=True, so that no code in them runs
-        HEADS[config["architectures"][0]][0].from_pretrained(source, use_safetensors=False).save_pretrained(output)
+        HEADS[config["architectures"][0]][0].from_pretrained(
+            source, use_safetensors=False, trust_remote_code=False
+        ).save_pretrained(output)
     if source is not None:
         for file_name in _FILES_OF_MODEL:
             if (source / file_name).is_file():
                 shutil.copyfile(source / file_name, output / file_name)
     if processor is not None:
         if not isinstance(processor, AlproProcessor):
-            processor = AlproProcessor.from_pretrained(processor)
+            processor = AlproProcessor.from_pretrained(processor, trust_remote_code=False)
         processor.save_pretrained(output)
     add_remote_code(output)
     if picture is None:

@@ -30,6 +30,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from ..adapters import merged
+from ..files import remove_links, write_text_whole, write_whole
 from ..loading import find_model, load_model
 from ..model.configuration_alpro import AlproConfig
 from ..model.modeling_alpro import AlproForVideoQuestionAnswering, AlproForVideoTextRetrieval
@@ -200,7 +201,7 @@ def export_onnx(model: Exportable, processor: AlproProcessor, output: Path, *, p
                 external_data=False,
                 verbose=False,
             )
-        program.save(path)
+        write_whole(path, program.save)
         written.append(path)
     differences = check_onnx(model, output, size)
     source = model.config._name_or_path
@@ -218,8 +219,9 @@ def export_onnx(model: Exportable, processor: AlproProcessor, output: Path, *, p
     if isinstance(model, AlproForVideoQuestionAnswering):
         names: Any = model.config.id2label
         description["answers"] = [names[i] for i in range(len(names))]
+    remove_links(output)  # the library writes to the files behind them
     processor.save_pretrained(output)
-    (output / "onnx.json").write_text(json.dumps(description, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_text_whole(output / "onnx.json", json.dumps(description, indent=2, ensure_ascii=False) + "\n")
     return written
 
 

@@ -13,6 +13,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from ..data.isolated_decoder import IsolatedDecoder
+from ..files import is_link
 from ..model.modeling_alpro import AlproForVideoTextRetrieval
 from .index_shards import IndexFolder, IndexingReport, Manifest
 from .video_index import VideoIndex, VideoPath
@@ -54,7 +55,7 @@ def build_in_processes(
     known: dict[str, Any] = {"name": name, "allow_outside": allow_outside}
     root = Path(os.path.commonpath([file.parent for file in files])) if files else None
     for unfinished in folder.parts():  # of an interrupted run: its entries are relative to the root of that run
-        root = Manifest.read(unfinished).root
+        root = Manifest.read(unfinished, within=root, allow_outside=allow_outside).root
     whole = VideoIndex.open(directory, model, processor, root=root, **known)
     new: list[Path] = []
     unchanged: list[Path] = []
@@ -65,11 +66,14 @@ def build_in_processes(
             new.append(file)
     state.wait_for_everyone()  # no process may write before all have read, or they would share the files differently
 
+    part_folder = whole.part_folder(state.process_index)
+    if is_link(part_folder):  # a part is written into a folder of the index
+        part_folder.unlink()
     part = VideoIndex.build(
         model,
         processor,
         new[state.process_index :: state.num_processes],
-        directory=whole.part_folder(state.process_index),
+        directory=part_folder,
         batch_size=batch_size,
         shard_size=shard_size,
         progress=progress and state.is_main_process,
@@ -80,7 +84,7 @@ def build_in_processes(
     reports: list[IndexingReport] = gather_object([part.report])
     if state.is_main_process:
         for built in folder.parts():  # also those of an interrupted run
-            whole.adopt(VideoIndex.load(built, model, processor, **known))
+            whole.adopt(VideoIndex.load(built, model, processor, root=whole.root, **known))
     state.wait_for_everyone()
     if not state.is_main_process:
         whole = VideoIndex.open(directory, model, processor, root=root, **known)

@@ -11,7 +11,9 @@ interrupted or killed job can be continued. Shards are memory-mapped. A search r
 the tokens of the videos that it re-ranks. It copies at most `KEPT_BYTES` into memory, however large the index is.
 """
 
+import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -33,6 +35,7 @@ from ..model.matching_alpro import rerank as rerank_candidates
 from ..model.matching_alpro import vtc_scores, vtm_scores
 from ..model.modeling_alpro import AlproForVideoTextRetrieval
 from ..model.wrappers_alpro import plain_model
+from .index_bounds import DTYPES, check_finite
 from .index_encode import encode_videos
 from .index_shards import (
     MANIFEST,
@@ -43,6 +46,7 @@ from .index_shards import (
     IndexMismatchError,
     Manifest,
     Shard,
+    ShardGoneError,
     VideoEntry,
     VideoIndexError,
     blocks_of,
@@ -119,6 +123,8 @@ class VideoIndex:
         }
         self.video_settings = {key: settings.get(key) for key in _VIDEO_SETTINGS}
         self.root: Path | None = None
+        self._named: dict[str, Path | None] = {}  # where the user says that the videos are, see `Manifest.read`
+        self._ours = True  # whether this user has noted or named the root
         self._shards: list[Shard] = []
         self._places: dict[str, tuple[Shard, int]] | None = {}  # path -> shard and row; None: not read yet
         self._blocks: list[Block] | None = None
@@ -151,18 +157,20 @@ class VideoIndex:
             directory: Folder to keep the index in, written shard by shard. An index that it already holds is
                 continued. None: the index stays in memory until `save`.
             root: Folder that paths are stored relative to, if the index is new. None: the deepest folder that holds
-                all videos.
+                all videos. If the index in `directory` was made by somebody else, it replaces a root outside of it.
 
         Raises:
             IndexMismatchError: `directory` holds an index of another model.
             VideoIndexError: `directory` holds a damaged index, or as in `add`.
         """
         facts: dict[str, Any] = {"name": name, "allow_outside": allow_outside}
+        paths = list(paths)
         if directory is None:
             index = cls(model, processor, **facts)
             index.root = root
         else:
-            index = cls.open(directory, model, processor, root=root, **facts)
+            within = root or (_folder_of(paths) if paths else None)
+            index = cls.open(directory, model, processor, root=root, within=within, **facts)
         index.add(paths, batch_size=batch_size, shard_size=shard_size, progress=progress, decoder=decoder)
         return index
 
@@ -173,6 +181,7 @@ class VideoIndex:
         model: AlproForVideoTextRetrieval,
         processor: Any,
         *,
+        root: Path | None = None,
         name: str | None = None,
         allow_outside: bool = False,
     ) -> "VideoIndex":
@@ -181,12 +190,15 @@ class VideoIndex:
         Args:
             directory: The folder of the index.
             model, processor, name, allow_outside: As in the class.
+            root: Folder of the videos, for an index that somebody else has made, or whose videos were moved. None: the
+                folder that was noted when this user made the index.
 
         Raises:
-            VideoIndexError: The folder holds no index, or a damaged one.
+            VideoIndexError: The folder holds no index, or a damaged one; or the root in it was not noted by this user.
             IndexMismatchError: The index was made by another model, or with other frames.
         """
         index = cls(model, processor, name=name, allow_outside=allow_outside)
+        index._named = {"root": root}
         index._read(IndexFolder(directory))
         return index
 
@@ -198,6 +210,7 @@ class VideoIndex:
         processor: Any,
         *,
         root: Path | None = None,
+        within: Path | None = None,
         name: str | None = None,
         allow_outside: bool = False,
     ) -> "VideoIndex":
@@ -207,13 +220,15 @@ class VideoIndex:
             directory: The folder; it need not exist.
             model, processor, name, allow_outside: As in the class.
             root: As in `build`.
+            within: Folder that all videos are in. It replaces a root outside of it that this user has not noted.
 
         Raises:
-            VideoIndexError: The folder holds a damaged index.
+            VideoIndexError: The folder holds a damaged index, or one whose root was not noted by this user.
             IndexMismatchError: Its index was made by another model, or with other frames.
         """
         index = cls(model, processor, name=name, allow_outside=allow_outside)
         folder = IndexFolder(directory)
+        index._named = {"within": within or root}
         if folder.stamp() is None:
             index._folder, index.root = folder, root
         else:
@@ -222,7 +237,7 @@ class VideoIndex:
 
     def _read(self, folder: IndexFolder) -> None:
         stamp = folder.stamp()
-        found = Manifest.read(folder.path)
+        found = Manifest.read(folder.path, allow_outside=self.allow_outside, **self._named)
         if found.model["dtype"] != self.model_facts["dtype"]:
             raise IndexMismatchError(
                 f"The index {folder.path} was made in {found.model['dtype']}, but the model computes in "
@@ -240,9 +255,34 @@ class VideoIndex:
                 f"The index {folder.path} was made from other frames, with {', '.join(sorted(was - now))}, and not "
                 f"{', '.join(sorted(now - was))}. Use the processor it was made with, or index again elsewhere."
             )
+        self._check_shards(found.shards)
         self._folder, self.model_facts["name"], self.root = folder, found.model["name"], found.root
+        self._ours = found.ours
         self._stamp, self._next_shard = stamp, found.next_shard
         self._shards, self._places, self._blocks = found.shards, None, None
+
+    def _check_shards(self, shards: Sequence[Shard]) -> None:
+        """Check that the model can read the vectors and tokens of shards, and quickly.
+
+        Raises:
+            VideoIndexError: It cannot: an index of this model has other widths, types or numbers of tokens.
+        """
+        config: Any = self.model.config
+        video = config.video_config
+        size = self.video_settings["size"] or {}
+        sides = [size.get(side, 8 * video.image_size) for side in ("height", "width")]  # else the file decides
+        patches = math.prod(-(-side // video.patch_size) for side in sides)
+        for shard in shards:
+            tokens, width = shard.token_shape
+            if (shard.features.shape[1], width) != (config.projection_dim, video.hidden_size):
+                problem = f"vectors of {shard.features.shape[1]} and tokens of {width} numbers"
+            elif shard.token_dtype != DTYPES[self.model_facts["dtype"]]:
+                problem = f"tokens of the type {shard.token_dtype}"
+            elif tokens > 4 * (1 + patches):  # matching takes time for each
+                problem = f"{tokens} tokens for each video"
+            else:
+                continue
+            raise VideoIndexError(f"{shard.file} is damaged: it has {problem}, which the model never makes.")
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -294,10 +334,16 @@ class VideoIndex:
         # the number of the next shard tells the parts of one run from those of a later one
         return self._folder.path / f"{PART}{self._next_shard:05d}-{process:03d}"
 
-    def changed_ns(self) -> int:
-        """Time of the last change of a saved index, in nanoseconds."""
+    def manifest_digest(self) -> str:
+        """A hash over the manifest of a saved index, 64 hexadecimal digits: another one after each change.
+
+        Raises:
+            VideoIndexError: Another process has changed the index since it was opened.
+        """
         assert self._folder is not None
-        return (self._folder.path / MANIFEST).stat().st_mtime_ns
+        if self._folder.stamp() != self._stamp:
+            raise VideoIndexError(f"Another process has changed the index {self._folder.path}. Open it again.")
+        return hashlib.sha256((self._folder.path / MANIFEST).read_bytes()).hexdigest()
 
     def _path(self, entry: VideoEntry) -> Path:
         assert self.root is not None
@@ -352,7 +398,7 @@ class VideoIndex:
         files = [Path(os.path.abspath(path)) for path in dict.fromkeys(paths)]  # each once, in order
         with self._writing():
             if self.root is None and files:
-                self.root = Path(os.path.commonpath([file.parent for file in files]))
+                self.root = _folder_of(files)
             wanted: dict[Path, VideoEntry] = {}
             for file in files:
                 try:
@@ -450,7 +496,7 @@ class VideoIndex:
         self._blocks = None
         if self._folder and self.root is not None:
             self._folder.write_manifest(
-                Manifest(self.model_facts, self.video_settings, self.root, self._next_shard, self._shards)
+                Manifest(self.model_facts, self.video_settings, self.root, self._next_shard, self._shards, self._ours)
             )
             self._stamp = self._folder.stamp()
 
@@ -516,7 +562,7 @@ class VideoIndex:
                 part = videos[start : start + shard_size]  # new shards hold no removed rows
                 self._store(
                     [
-                        (old.entries()[row], old.features[row], old.tokens_of(row)[0], old.table_of(row))
+                        (old.entries()[row], old.vectors()[row], old.tokens_of(row)[0], old.table_of(row))
                         for old, row in part
                     ]
                 )
@@ -605,12 +651,19 @@ class VideoIndex:
         if any(not query.strip() for query in queries):
             raise VideoIndexError("A query is blank. Describe what to look for, for instance 'a dog runs'.")
         texts = [self._encode_text(query) for query in queries]
-        # re-ranking may bring a video to the top that similarity alone would have cut off
-        found = (nearest or self.nearest)(torch.cat([embed for _, embed in texts]), max(top_k, rerank))
-        return [
-            self._rank(text, embed[0], positions, top_k, rerank)
-            for (text, embed), positions in zip(texts, found, strict=True)
-        ]
+        while True:
+            try:
+                # re-ranking may bring a video to the top that similarity alone would have cut off
+                found = (nearest or self.nearest)(torch.cat([embed for _, embed in texts]), max(top_k, rerank))
+                return [
+                    self._rank(text, embed[0], positions, top_k, rerank)
+                    for (text, embed), positions in zip(texts, found, strict=True)
+                ]
+            except ShardGoneError:
+                # another process may have removed videos; an approximate index counts those that there were
+                if nearest is not None or self._folder is None or self._folder.stamp() == self._stamp:
+                    raise
+                self._read(self._folder)
 
     def _encode_text(self, query: str) -> tuple[torch.Tensor, torch.Tensor]:
         """Tokens (1, L, D) on the model's device and unit vector (1, P) on the CPU.
@@ -660,7 +713,7 @@ class VideoIndex:
             number = int(np.searchsorted(ends, position, side="right"))
             shard = self._shards[number]
             videos.append((shard, shard.live_row(position - int(ends[number]) + len(shard))))
-        features = torch.stack([shard.features[row] for shard, row in videos]).float()
+        features = torch.stack([shard.vectors()[row] for shard, row in videos]).float()
         # not a matrix product, whose last bits would depend on the other videos: a video has the same similarity
         # whether candidates came from an exact or an approximate search
         similarity = (features * embed).sum(dim=1)
@@ -680,6 +733,18 @@ class VideoIndex:
 
     def _match(self, text: torch.Tensor, videos: Sequence[tuple[Shard, int]]) -> torch.Tensor:
         """Matching logits (n, 2) of one text (1, L, D) with n videos, whose tokens are read from the shards."""
-        tokens = torch.cat([shard.tokens_of(row) for shard, row in videos])
+        each = [shard.tokens_of(row) for shard, row in videos]
+        if len({tokens.shape for tokens in each}) > 1:
+            raise VideoIndexError("The videos of the index have different numbers of tokens. Index them again.")
         pairs = torch.tensor([[0, video] for video in range(len(videos))])
-        return vtm_scores(self.model, text, None, tokens, pairs)
+        logits = vtm_scores(self.model, text, None, torch.cat(each), pairs)
+        try:
+            check_finite("the scores of the matching head", logits)  # numbers in tokens may be too large for it
+        except ValueError as error:
+            raise VideoIndexError(f"The index {self.folder} is damaged ({error}). Index again.") from error
+        return logits
+
+
+def _folder_of(paths: Iterable[VideoPath]) -> Path:
+    """The deepest folder that holds all files."""
+    return Path(os.path.commonpath([Path(os.path.abspath(path)).parent for path in paths]))

@@ -1123,13 +1123,15 @@ class AlproModel(AlproPreTrainedModel):
         """
         towers = []
         for name, source, expected in (("vision", vision, "vit"), ("text", text, "bert")):
-            found = AutoConfig.from_pretrained(source).model_type
+            found = AutoConfig.from_pretrained(source, trust_remote_code=False).model_type
             if found != expected:
                 raise ValueError(
                     f"{name}={source!r} holds a model of type {found!r}; from_unimodal_pretrained starts from type "
                     f"{expected!r}."
                 )
-            tower, report = AutoModel.from_pretrained(source, add_pooling_layer=False, output_loading_info=True)
+            tower, report = AutoModel.from_pretrained(
+                source, add_pooling_layer=False, output_loading_info=True, trust_remote_code=False
+            )
             if report["missing_keys"]:
                 raise ValueError(
                     f"{name}={source!r} lacks the weights {', '.join(sorted(report['missing_keys']))}, so it is not "

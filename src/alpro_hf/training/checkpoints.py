@@ -15,6 +15,8 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from ..files import is_link, remove_links
+
 logger = logging.getLogger(__name__)
 
 _STATE = "trainer_state.json"  # the library writes it last, so it marks a checkpoint as complete
@@ -93,8 +95,15 @@ def disk_errors(folder: str) -> Iterator[None]:
 
 
 def mark_incomplete(checkpoint: str | os.PathLike[str]) -> None:
-    """Mark an existing checkpoint as incomplete before a new one of the same name is written over it."""
-    (Path(checkpoint) / _STATE).unlink(missing_ok=True)
+    """Mark an existing checkpoint as incomplete before a new one of the same name is written over it.
+
+    If it is a link, or has links to files, these are removed: nothing outside of it is changed.
+    """
+    checkpoint = Path(checkpoint)
+    if is_link(checkpoint):
+        checkpoint.unlink()
+    remove_links(checkpoint)
+    (checkpoint / _STATE).unlink(missing_ok=True)
 
 
 def _step(checkpoint: Path) -> int | None:

@@ -16,17 +16,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from transformers import set_seed
 from transformers.integrations import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 
 from ..adapters import lora_model, merged
 from ..data.load_rows import is_labelled, load_rows, video_folders
-from ..files import write_text_whole
+from ..files import write_text_whole, write_whole
 from ..loading import find_model
 from ..model.configuration_alpro import AlproConfig
 from ..model.pretraining_alpro import AlproPrompterModel
+from ..trust import printable
 from ..version import __version__
 from .arguments import AlproTrainingArguments
 from .callbacks import StopWhenTerminated
@@ -225,7 +226,7 @@ def _train(run: TrainingRun) -> bool:
         find_model(str(name), "qa" if task == "qa" else "retrieval")
     if run.processor:
         find_model(run.processor, needs=None)
-    say = print if arguments.process_index == 0 else _nothing
+    say = _say if arguments.process_index == 0 else _nothing
     outside = {"allow_outside": True} if run.allow_outside else {}
     with arguments.main_process_first(desc="rows"):  # so that the other processes find the rows in the cache
         sources = {
@@ -261,7 +262,7 @@ def _train(run: TrainingRun) -> bool:
         say(f"LoRA: {model.get_nb_trainable_parameters()[0]} trained weights of {model.num_parameters()}")
     prompter = None
     if entities and run.prompter and not all(map(is_labelled, sources.values())):
-        prompter = AlproPrompterModel.from_pretrained(find_model(run.prompter))
+        prompter = AlproPrompterModel.from_pretrained(find_model(run.prompter), trust_remote_code=False)
     trainer: Any = AlproTrainer(
         model=model,
         args=arguments,
@@ -294,7 +295,8 @@ def _train(run: TrainingRun) -> bool:
         teacher.save_pretrained(run.output)
         say(f"a prompter of {len(names)} entities")
     if run.plot and arguments.process_index == 0:
-        plot_runs([run.output]).savefig(run.output / PICTURE)
+        picture = plot_runs([run.output])
+        write_whole(run.output / PICTURE, lambda partial: picture.savefig(partial, format="png"))
         say(f"curves drawn in {run.output / PICTURE}")
     dropped = max((entry.get("dropped_rows", 0) for entry in trainer.state.log_history), default=0)
     if dropped:
@@ -306,8 +308,13 @@ def _train(run: TrainingRun) -> bool:
     return True
 
 
+def _say(text: str, file: TextIO | None = None) -> None:
+    """Print a text; names in it cannot steer the terminal."""
+    print("\n".join(map(printable, text.split("\n"))), file=file)
+
+
 def _nothing(*args: Any, **kwargs: Any) -> None:
-    """Stands for `print` in all processes but the first."""
+    """Stands for `_say` in all processes but the first."""
 
 
 def resolve(run: TrainingRun) -> ResolvedSettings:

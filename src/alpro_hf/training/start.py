@@ -128,7 +128,7 @@ def pem_entities(
         TrainError: There is no teacher for some rows, or pseudo-labels have another number of entities.
     """
     if prompter:
-        names = AlproConfig.from_pretrained(find_model(str(prompter))).entities
+        names = AlproConfig.from_pretrained(find_model(str(prompter)), trust_remote_code=False).entities
         if not names:
             raise TrainError(
                 f"--prompter {prompter} names no entities. Make one with alpro train --task prompter --entities."
@@ -196,7 +196,9 @@ def start_model(
         # The library would warn about every new weight. `train` prints the new parts of the model instead.
         verbosity = logging.get_verbosity()
         logging.set_verbosity_error()
-        source, info = model_class.from_pretrained(model, dtype=torch.float32, output_loading_info=True)
+        source, info = model_class.from_pretrained(
+            model, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
+        )
         logging.set_verbosity(verbosity)
         new = set(info["missing_keys"])
         if any(name.startswith(("alpro.", "text_model.", "video_model.")) for name in new):
@@ -280,9 +282,9 @@ def start_processor(
         TrainError: `text_length` is more than the model can read.
     """
     if processor:
-        started = AlproProcessor.from_pretrained(find_model(processor, needs=None))
+        started = AlproProcessor.from_pretrained(find_model(processor, needs=None), trust_remote_code=False)
     else:
-        tokenizer = AutoTokenizer.from_pretrained(text)
+        tokenizer = AutoTokenizer.from_pretrained(text, trust_remote_code=False)
         tokenizer.model_max_length = min(tokenizer.model_max_length, config.text_config.max_position_embeddings)
         started = AlproProcessor(video_processor=AlproVideoProcessor(), tokenizer=tokenizer)
     video = started.video_processor

@@ -26,6 +26,7 @@ from ..data.rows import NumberedRows
 from ..evaluation.encode import encode_batches, gather_states, match_pairs, merge_states
 from ..evaluation.metrics import question_answering_metrics, retrieval_metrics
 from ..evaluation.protocols import RetrievalProtocol, retrieval_scores
+from ..files import remove_links
 from ..model.loss_alpro import IGNORE_INDEX, crop_on_black
 from ..model.modeling_alpro import AlproOutput, AlproPreTrainedModel
 from ..model.pretraining_alpro import AlproPrompterModel
@@ -205,7 +206,13 @@ class AlproTrainer(Trainer):
                     f"There is no complete checkpoint in {self.args.output_dir} to resume from. Train without "
                     "resume_from_checkpoint, or pass the path of a checkpoint."
                 )
+        if self.args.should_save and self.args.output_dir:
+            remove_links(self.args.output_dir)  # the library writes to the files behind them
         return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        remove_links(output_dir or self.args.output_dir or "")
+        super()._save(output_dir, state_dict)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         if self.args.should_save:
