@@ -216,6 +216,8 @@ def start_model(
     state = started.state_dict()
     new |= state.keys() - kept.keys()
     started.load_state_dict(state | kept)
+    if "vtm_head.weight" in kept:
+        started.config.matching_trained = source.config.matching_trained
     return started, sorted({name.removeprefix("alpro.").split(".")[0] for name in new})
 
 

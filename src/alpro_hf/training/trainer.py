@@ -26,6 +26,7 @@ from ..evaluation.encode import encode_batches, gather_states, match_pairs, merg
 from ..evaluation.metrics import question_answering_metrics, retrieval_metrics
 from ..evaluation.protocols import RetrievalProtocol, retrieval_scores
 from ..model.loss_alpro import IGNORE_INDEX, crop_on_black
+from ..model.matching_alpro import matching_problem
 from ..model.modeling_alpro import AlproOutput, AlproPreTrainedModel
 from ..model.pretraining_alpro import AlproPrompterModel
 from .arguments import MIN_ROWS_FOR_SHARE, WEIGHT_ARGUMENTS, AlproTrainingArguments
@@ -201,7 +202,15 @@ class AlproTrainer(Trainer):
                     f"There is no complete checkpoint in {self.args.output_dir} to resume from. Train without "
                     "resume_from_checkpoint, or pass the path of a checkpoint."
                 )
-        return super().train(resume_from_checkpoint, *args, **kwargs)
+        output = super().train(resume_from_checkpoint, *args, **kwargs)
+        if self.state.global_step:  # also when a resumed training had no step left
+            self._note_matching(self.accelerator.unwrap_model(self.model, keep_torch_compile=False))
+        return output
+
+    def _note_matching(self, model: Any) -> None:
+        """Note in the configuration that VTM has trained the matching head, if the model learns from it."""
+        if "loss_vtm" in model.training_losses and self.args.loss_weights["loss_vtm"]:
+            model.config.matching_trained = True
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         if self.args.should_save:
@@ -336,6 +345,7 @@ class AlproTrainer(Trainer):
         if plain.training:
             self._refuse_non_finite(losses, inputs)
             self._micro_step += 1
+            self._note_matching(plain)  # now, so that the checkpoints of this training say so
             for name, value in (losses | _statistics_of(plain, losses, outputs, batch)).items():
                 value = value.detach().float()
                 self._parts[name] = self._parts[name] + value if name in self._parts else value
@@ -466,7 +476,7 @@ class AlproTrainer(Trainer):
         self, model: Any, dataloader: DataLoader
     ) -> tuple[torch.Tensor, torch.Tensor, dict[str, float]]:
         """Return scores (texts, clips), the clip of each text (texts,), and metrics."""
-        can_match = "loss_vtm" in model.training_losses
+        can_match = "loss_vtm" in model.training_losses and matching_problem(model) is None
         protocol: RetrievalProtocol = self.args.eval_protocol if can_match else "vtc"
         with self.accelerator.autocast():  # around the model only: similarities in bfloat16 have many ties
             batches = filter(None, dataloader)  # an undecodable batch is empty, see `AlproCollator`
