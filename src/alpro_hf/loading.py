@@ -27,7 +27,8 @@ def load_model(
     """Load a model and its processor for a task, on the GPU if there is one.
 
     Args:
-        task: `retrieval`; `towers`, which is retrieval without the matching head, so every checkpoint has it; or `qa`.
+        task: `retrieval`, whose model has no matching head if the checkpoint is of a bare `AlproModel`; `towers`,
+            which is retrieval without the matching head, so every checkpoint has it; or `qa`.
         name: Folder, Hub id, or `bundled`.
         dtype: `float32`, `bfloat16`, or `auto` for `best_dtype`; None means float32.
         revision: Branch, tag or commit of a Hub id.
@@ -64,6 +65,8 @@ def load_model(
         "towers": AlproModel,
         "qa": AlproForVideoQuestionAnswering,
     }[task]
+    if task == "retrieval" and not set(config.get("architectures") or [""]) - {"AlproModel", "AlproPrompterModel"}:
+        model_class = AlproModel  # it was saved without a matching head, and ranks by similarity alone
     device = best_device() if device is None else device
     numbers = best_dtype(device) if dtype == "auto" else getattr(torch, dtype or "float32")
     model, info = model_class.from_pretrained(source, revision=revision, dtype=numbers, output_loading_info=True)

@@ -5,11 +5,19 @@ import json
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..loading import BUNDLED, CommandError, load_model
 from .options import DTYPES, nonblank, whole_number
-from .videos import add_decoding_options, expected_errors, failed_json, find_some_videos, list_failed, shown
+from .videos import (
+    add_decoding_options,
+    expected_errors,
+    failed_json,
+    find_some_videos,
+    list_failed,
+    say_what_it_is,
+    shown,
+)
 
 if TYPE_CHECKING:
     from ..inference.index_faiss import AnnSearch
@@ -18,7 +26,8 @@ if TYPE_CHECKING:
 EPILOG = """\
 First all videos are ordered by the cosine similarity of video and query (column "similarity"). Then the best K are
 reordered by the sum of that similarity and the matching logit of a slower model part that reads video and query
-together; column "match" is its probability. An index stores the name of its model, so it rarely needs --model.
+together; column "match" is its probability. A model without such a trained part has no column "match". An index
+stores the name of its model, so it rarely needs --model.
 
 examples:
   alpro search holiday-index "two people dance" --top-k 5
@@ -36,16 +45,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rerank",
         type=whole_number(0),
-        default=16,
         metavar="K",
-        help="candidates to reorder by matching, 0 for none (default: 16)",
+        help="candidates to reorder by matching, 0 for none (default: 16, or 0 if the model cannot match)",
     )
     add_decoding_options(parser)
     parser.add_argument(
         "--dtype",
         choices=DTYPES,
         help="data type of the model; auto: bfloat16 where the hardware supports it, else float32 "
-        "(default: that of the index, or float32)",
+        "(default: that of the index, or auto)",
     )
     parser.add_argument("--ann", action="store_true", help="find candidates with FAISS, for millions of videos")
     parser.add_argument("--model", metavar="M", help="folder, Hub id or 'bundled' (default: the index's own)")
@@ -63,11 +71,13 @@ def run(args: argparse.Namespace) -> int:
         made = Manifest.read(args.where).model
         name = args.model or made["name"]
         loaded = load_model("retrieval", name, args.dtype or made["dtype"])
+        say_what_it_is(name, loaded[0])
         index = VideoIndex.load(args.where, *loaded, name=name, allow_outside=args.allow_outside)
     else:
         videos, failed = find_some_videos([args.where])
         name = args.model or BUNDLED
-        model, processor = load_model("retrieval", name, args.dtype)
+        model, processor = load_model("retrieval", name, args.dtype or "auto")  # as `alpro index` would
+        say_what_it_is(name, model)
         with IsolatedDecoder(deadline=args.deadline) as decoder:
             index = VideoIndex.build(model, processor, videos, allow_outside=args.allow_outside, decoder=decoder)
         failed += index.report.failed
@@ -77,23 +87,24 @@ def run(args: argparse.Namespace) -> int:
     nearest = _approximate(index, args.where).nearest if args.ann else None
     results = index.search(args.query, top_k=args.top_k, rerank=args.rerank, nearest=nearest)
     if args.json:
-        found = [
+        found: list[dict[str, Any]] = [
             {
                 "rank": result.rank,
                 "path": str(result.path),
                 "score": result.score,
                 "similarity": result.similarity,
-                "match_probability": result.match_probability,
+                **({"match_probability": result.match_probability} if index.can_match else {}),
             }
             for result in results
         ]
         output = {"query": args.query, "model": name, "results": found, "failed": failed_json(failed)}
         print(json.dumps(output, indent=1))
     else:
-        print("rank   match  similarity  video")
+        print(f"rank{'   match' if index.can_match else ''}  similarity  video")
         for result in results:
             match = "-" if result.match_probability is None else f"{result.match_probability:.1%}"
-            print(f"{result.rank:4}  {match:>6}  {result.similarity:10.3f}  {shown(result.path)}")
+            column = f"  {match:>6}" if index.can_match else ""
+            print(f"{result.rank:4}{column}  {result.similarity:10.3f}  {shown(result.path)}")
     return list_failed(failed)
 
 

@@ -524,7 +524,8 @@ class AlproPreTrainedModel(PreTrainedModel):
             init.constant_(module.temperature, module.config.temperature_init)
         elif module is getattr(self, "vtm_head", None):
             # a copy, because the configuration may be that of another model, whose head is trained
-            self.config = self.base_model.config = copy.copy(self.config)
+            base: Any = self.base_model
+            self.config = base.config = copy.copy(self.config)
             self.config.matching_trained = False
 
 

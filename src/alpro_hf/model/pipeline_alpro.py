@@ -158,7 +158,6 @@ class AlproPipeline(Pipeline):
         return self.processor(text=list(texts), return_tensors="pt").to(self.device)
 
 
-
 class VideoQuestionAnsweringPipeline(AlproPipeline):
     """Answers questions about videos with one of the answers that the model was trained on (`config.id2label`).
 

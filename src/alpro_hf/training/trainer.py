@@ -18,6 +18,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers import EvalPrediction, Trainer
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
+from transformers.utils import logging
 
 from ..data.collator import AlproCollator
 from ..data.mixed_rows import MixedRows
@@ -42,6 +43,8 @@ from .distributed import (
     seeded,
     trim_to_smallest,
 )
+
+logger = logging.get_logger(__name__)
 
 DROPPED = "dropped_rows.jsonl"  # in the output folder
 
@@ -83,10 +86,10 @@ class AlproTrainer(Trainer):
     where the negatives of VTM come from.
 
     Evaluation. Retrieval has metrics such as `eval_t2v_r1` (see `retrieval_metrics`), by the protocol
-    `args.eval_protocol`. If that is not `vtc`, the metrics by `vtc` are added as `eval_vtc_t2v_r1` and so on. Question
-    answering has metrics such as `eval_accuracy` (see `question_answering_metrics`). `eval_dropped_rows` is the number
-    of rows whose clip cannot be decoded. `predict` returns the scores (texts, clips) and the clip of each text, or the
-    logits (rows, answers) and the labels.
+    `args.eval_protocol`, or by `vtc` while the matching head is untrained. If that is not `vtc`, the metrics by `vtc`
+    are added as `eval_vtc_t2v_r1` and so on. Question answering has metrics such as `eval_accuracy` (see
+    `question_answering_metrics`). `eval_dropped_rows` is the number of rows whose clip cannot be decoded. `predict`
+    returns the scores (texts, clips) and the clip of each text, or the logits (rows, answers) and the labels.
 
     Rows are numbered on the way to the collator (see `NumberedRows`), so a resumed training draws the same frames.
 
@@ -476,8 +479,11 @@ class AlproTrainer(Trainer):
         self, model: Any, dataloader: DataLoader
     ) -> tuple[torch.Tensor, torch.Tensor, dict[str, float]]:
         """Return scores (texts, clips), the clip of each text (texts,), and metrics."""
-        can_match = "loss_vtm" in model.training_losses and matching_problem(model) is None
+        can_match = "loss_vtm" in model.training_losses
         protocol: RetrievalProtocol = self.args.eval_protocol if can_match else "vtc"
+        if protocol != "vtc" and (problem := matching_problem(model)):
+            logger.warning("The protocol %s needs a matching head, and %s. Evaluating by vtc.", protocol, problem)
+            protocol = "vtc"
         with self.accelerator.autocast():  # around the model only: similarities in bfloat16 have many ties
             batches = filter(None, dataloader)  # an undecodable batch is empty, see `AlproCollator`
             states = encode_batches(model, batches, keep_states=protocol != "vtc", on_batch=self._on_batch)
