@@ -559,6 +559,12 @@ def _trained_part(model: Any, args: AlproTrainingArguments) -> Any:
         )
     if set(model.training_losses) == {"loss_vtc", "loss_vtm"} and args.vtm_weight == 0:
         model = model.base_model
+    text = model.config.text_config
+    if "loss_vtm" in model.training_losses and args.vtm_weight and text.fusion_layer == text.num_hidden_layers:
+        raise ValueError(
+            f"vtm_weight={args.vtm_weight} trains a matching head on fusion layers, and the model has none. Set "
+            "vtm_weight=0, or start with fusion layers (fusion_layers in a recipe)."
+        )
     if args.contrastive_accumulation and not _is_contrastive(model):
         raise ValueError(
             "contrastive_accumulation is for contrastive training; question answering has none. Set it to False."
