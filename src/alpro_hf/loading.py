@@ -4,6 +4,7 @@ Importing this module imports no library: torch and transformers are imported wh
 can import it before they parse their arguments.
 """
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -65,8 +66,8 @@ def load_model(
         "towers": AlproModel,
         "qa": AlproForVideoQuestionAnswering,
     }[task]
-    if task == "retrieval" and not set(config.get("architectures") or [""]) - {"AlproModel", "AlproPrompterModel"}:
-        model_class = AlproModel  # it was saved without a matching head, and ranks by similarity alone
+    if task == "retrieval" and has_towers_alone(config):
+        model_class = AlproModel
     device = best_device() if device is None else device
     numbers = best_dtype(device) if dtype == "auto" else getattr(torch, dtype or "float32")
     model, info = model_class.from_pretrained(source, revision=revision, dtype=numbers, output_loading_info=True)
@@ -74,6 +75,14 @@ def load_model(
         missing = ", ".join(sorted(info["missing_keys"])[:3])
         raise CommandError(f"{name} was not trained for {task}: it lacks {missing}, ... Name another --model.")
     return model.to(device), AlproProcessor.from_pretrained(source, revision=revision or "main")
+
+
+def has_towers_alone(config: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint was saved without any head, by the content of its `config.json`.
+
+    Such a model is loaded as an `AlproModel`. It compares texts and videos by similarity alone.
+    """
+    return set(config.get("architectures") or ()) in ({"AlproModel"}, {"AlproPrompterModel"})
 
 
 def fast_bfloat16(device: "torch.device | str") -> bool:
@@ -112,4 +121,4 @@ def best_dtype(device: "torch.device | str") -> "torch.dtype":
     return torch.bfloat16 if fast_bfloat16(device) else torch.float32
 
 
-__all__ = ["BUNDLED", "CommandError", "best_device", "best_dtype", "fast_bfloat16", "load_model"]
+__all__ = ["BUNDLED", "CommandError", "best_device", "best_dtype", "fast_bfloat16", "has_towers_alone", "load_model"]
