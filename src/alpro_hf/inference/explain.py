@@ -17,7 +17,6 @@ from typing import Any
 import torch
 
 from ..model.loss_alpro import crop_on_black
-from ..model.matching_alpro import matching_problem
 from ..model.modeling_alpro import AlproForVideoTextRetrieval
 from ..model.pretraining_alpro import AlproPrompterModel, PromptKind
 
@@ -180,8 +179,8 @@ def word_maps(
         pixel_values_videos: (1, T, 3, H, W), normalised frames.
 
     Raises:
-        ValueError: The text is blank, the attention is not eager, there are fewer than two fusion layers, no trained
-            matching head, or more than one clip.
+        ValueError: The text is blank, the attention is not eager, there are fewer than two fusion layers, or there is
+            more than one clip.
     """
     if not text.strip():
         raise ValueError("The sentence is blank. Describe the clip, for instance 'a dog runs'.")
@@ -193,8 +192,6 @@ def word_maps(
     text_config = model.config.text_config
     if text_config.num_hidden_layers - text_config.fusion_layer < 2:
         raise ValueError("word_maps needs at least two fusion layers; the words of the last one are never read.")
-    if problem := matching_problem(model):
-        raise ValueError(f"word_maps needs a matching head, and {problem}.")
     if len(pixel_values_videos) != 1:
         raise ValueError(f"word_maps needs exactly one clip; received {len(pixel_values_videos)}.")
     limit = text_config.max_position_embeddings

@@ -405,6 +405,7 @@ __all__ = [
     "TrainError",
     "answer_labels",
     "first_entities",
+    "is_image_text",
     "make_collator",
     "pem_entities",
     "start_model",
