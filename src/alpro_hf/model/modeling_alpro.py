@@ -761,8 +761,8 @@ class AlproTextModel(AlproPreTrainedModel):
 def _unit_vector(projection: nn.Linear, cls: torch.Tensor) -> torch.Tensor:
     """Project the CLS token (B, D) to a unit vector (B, P), in the dtype of the weights.
 
-    Autocast is off, because close similarities become equal in bfloat16, and ties spoil ranking. The length is computed
-    in float32 at least: rounded to bfloat16, it would change all similarities of a vector by up to 0.4 %.
+    Autocast is off, because close similarities become equal in bfloat16, and ties spoil ranking. The length is
+    computed in float32 at least: rounded to bfloat16, it would change all similarities of a vector by up to 0.4 %.
     """
     with torch.autocast(cls.device.type, enabled=False):
         projected = projection(cls.to(projection.weight.dtype))
