@@ -118,7 +118,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--model",
         metavar="START",
-        help="folder or Hub id to start from: any ALPRO checkpoint, or BLIP for image-text retrieval",
+        help="folder, Hub id or 'bundled' to start from: any ALPRO checkpoint, or BLIP for image-text retrieval",
     )
     parser.add_argument("--vision", metavar="VIT", help="folder or Hub id of a ViT to start from instead")
     parser.add_argument("--text", metavar="BERT", help="folder or Hub id of a BERT with its tokenizer, with --vision")

@@ -26,6 +26,7 @@ from tqdm.auto import tqdm
 
 from ..data.isolated_decoder import IsolatedDecoder
 from ..files import inside, model_fingerprint
+from ..loading import portable_name
 from ..model.decoding import decode
 from ..model.decoding_table import FrameTable
 from ..model.decoding_types import Frames
@@ -116,7 +117,7 @@ class VideoIndex:
     ) -> None:
         self.model, self.allow_outside = model.eval(), allow_outside
         self.can_match = matching_problem(model) is None
-        self.model_facts = self._facts(name or model.config._name_or_path)
+        self.model_facts = self._facts(name or portable_name(model.config._name_or_path))
         self._given = chosen_frames(num_frames, size)
         config: Any = model.config
         self._patch = config.video_config.patch_size

@@ -18,6 +18,7 @@ from ..data.label_lists import read_answers, read_entities
 from ..data.load_rows import is_labelled
 from ..data.mixed_rows import MixedRows
 from ..data.pretraining_collator import AlproPreTrainingCollator
+from ..loading import find_model
 from ..model.configuration_alpro import AlproConfig
 from ..model.modeling_alpro import AlproForVideoQuestionAnswering, AlproForVideoTextRetrieval, AlproModel
 from ..model.pretraining_alpro import AlproForPreTraining
@@ -127,7 +128,7 @@ def pem_entities(
         TrainError: There is no teacher for some rows, or pseudo-labels have another number of entities.
     """
     if prompter:
-        names = AlproConfig.from_pretrained(prompter).entities
+        names = AlproConfig.from_pretrained(find_model(str(prompter))).entities
         if not names:
             raise TrainError(
                 f"--prompter {prompter} names no entities. Make one with alpro train --task prompter --entities."
@@ -174,7 +175,7 @@ def start_model(
             appended to a start that has none.
         entities: Names of the entities of PEM; None: no PEM.
         labels: Answers in the order of their indices; None: those of the checkpoint.
-        model: Folder or Hub id of an ALPRO checkpoint, or of BLIP for image-text retrieval; or else
+        model: Folder or Hub id of an ALPRO checkpoint or of BLIP for image-text retrieval, or `bundled`; or else
         vision, text: folders or Hub ids of a ViT and a BERT.
 
     Returns:
@@ -189,6 +190,8 @@ def start_model(
     source: Any
     video = {"num_frames": recipe.num_frames, "image_size": recipe.image_size}
     video = {name: value for name, value in video.items() if value is not None}
+    if model:
+        model = find_model(model, "qa" if task == "qa" else "retrieval")
     if model and is_image_text(model):
         source, new = _with_towers(model_class, AlproModel.from_image_text_pretrained(model, video_config=video))
         new |= {"temperature"}
@@ -323,6 +326,8 @@ def start_processor(
     Raises:
         TrainError: `text_length` is more than the model can read.
     """
+    if processor:
+        processor = find_model(processor, needs=None)
     if processor and is_image_text(processor):
         started = AlproProcessor.from_image_text_pretrained(processor)
     elif processor:
