@@ -259,7 +259,7 @@ class Endpoints:
                     "title": found.clip.title,
                     "rank_by_similarity": found.rank_before,
                     "similarity": found.similarity,
-                    "match_probability": found.match_probability,
+                    **({"match_probability": found.match_probability} if self.studio.can_match else {}),
                 }
                 for found in self.studio.search(text, visit)
             ]

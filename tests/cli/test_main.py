@@ -84,6 +84,7 @@ def test_index_survives_kill_and_interrupt(tmp_path, models) -> None:
     pipe, index = tmp_path / "pipe.mp4", tmp_path / "index"
     os.mkfifo(pipe)
     common = ["--output", index, "--model", models["retrieval"], "--batch-size", 1, "--shard-size", 1]
+    common += ["--dtype", "float32"]  # to be compared with a model in float32
 
     killed = start("index", *clips[:3], pipe, *clips[3:], *common)
     wait_for_videos(index, 3, killed)

@@ -167,7 +167,7 @@ def test_bundled_recipes_hold_the_values_of_the_paper(name):
 
 
 def test_all_bundled_recipes_are_known_here_and_usable():
-    assert set(recipe_names()) == set(PAPER)
+    assert set(recipe_names()) == {*PAPER, "blip-retrieval"}  # BLIP's is not of the paper, see `test_start.py`
     own = {name: {k: v for k, v in read_recipe(name).items() if hasattr(AlproRecipe(), k)} for name in PAPER}
     assert AlproRecipe(**own["pretrain"]).pem_threshold == 0.2
     assert AlproRecipe(**own["pretrain"]).mlm_probability == 0.15

@@ -215,6 +215,7 @@ def test_evaluation_equals_scoring_every_pair_directly(tmp_path, protocol):
     rows = colours.retrieval_rows(4)
     rows += [{"video": row["video"], "text": f"white {row['text']} ?"} for row in rows[2:7]]  # second captions
     model = build(AlproForVideoTextRetrieval).eval()
+    model.config.matching_trained = True
     trainer = trainer_for(model, arguments(tmp_path, eval_protocol=protocol), rows)
     output = trainer.predict(rows)
 

@@ -120,7 +120,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="tokens after which a text is cut (default: as the model's tokenizer)",
     )
     protocol = parser.add_argument_group("protocol (retrieval only)")
-    protocol.add_argument("--protocol", choices=RETRIEVAL_PROTOCOLS, help=f"see below (default: {DEFAULT_PROTOCOL})")
+    protocol.add_argument(
+        "--protocol",
+        choices=RETRIEVAL_PROTOCOLS,
+        help=f"see below (default: {DEFAULT_PROTOCOL}, or vtc for a model that cannot match)",
+    )
     protocol.add_argument(
         "--rerank-k",
         type=whole_number(1),

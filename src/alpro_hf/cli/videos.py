@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ..data.find_videos import find_videos
 from ..loading import CommandError
@@ -37,10 +38,11 @@ def add_decoding_options(parser: argparse.ArgumentParser) -> None:
 
 def expected_errors() -> tuple[type[Exception], ...]:
     """Errors of videos and indexes that a user can cause; see `cli/main.py`."""
+    from ..hub.card import ModelCardError
     from ..inference.index_shards import VideoIndexError
     from ..model.decoding_types import VideoDecodeError
 
-    return VideoIndexError, VideoDecodeError
+    return VideoIndexError, VideoDecodeError, ModelCardError
 
 
 def find_some_videos(paths: Sequence[Path]) -> tuple[list[Path], list[tuple[Path, str]]]:
@@ -55,6 +57,27 @@ def find_some_videos(paths: Sequence[Path]) -> tuple[list[Path], list[tuple[Path
         list_failed(failed)
         raise CommandError(f"there is no video in {', '.join(map(str, paths))}. {WHAT_IS_A_VIDEO}")
     return videos, failed
+
+
+def say_what_it_is(name: str, model: Any) -> None:
+    """Print to stderr what a model without a trained matching head is, such as BLIP's weights that saw no video.
+
+    Args:
+        name: Folder or Hub id. A folder may hold `training.json`, in which its converter wrote what the weights are.
+        model: The model.
+
+    Raises:
+        ModelCardError: `training.json` cannot be used.
+    """
+    from ..hub.card import FACTS, TrainingFacts
+    from ..model.matching_alpro import matching_problem
+
+    if matching_problem(model) is None:
+        return
+    facts = TrainingFacts.read(Path(name) / FACTS)
+    licence = [f"The licence of the weights is {facts.license}."] if facts.license else []
+    said = [*filter(None, [facts.summary]), *facts.limits, *licence, "Videos are ordered by similarity alone."]
+    print(f"{name}: {' '.join(said)}", file=sys.stderr)
 
 
 def shown(path: Path) -> str:

@@ -162,6 +162,10 @@ class AlproConfig(PreTrainedConfig):
         pem_threshold: Smallest probability that the most probable entity of a crop needs for the crop to carry a PEM
             loss (section 3.3; 0.2 in the paper). 0 keeps all crops. The released code compared the index of
             the entity with the threshold instead of its probability.
+        matching_trained: Whether the weights of the matching head were trained. True: by VTM. False: they are as they
+            were drawn. None: not known, as in the files of earlier versions, whose matching heads count as trained.
+            The model sets False where it draws the head, training and conversion set True. `matching_problem` reads it
+            before anything is ranked by matching.
         initializer_range: Standard deviation of freshly drawn weights of the heads and projections.
         tie_word_embeddings: Whether the MLM head uses the word embeddings as its output matrix.
         training_domain: Name of the closed world that all training clips and texts came from; `sprite-world` for the
@@ -193,6 +197,7 @@ class AlproConfig(PreTrainedConfig):
     temperature_max: float | int = 0.5
     entities: list[str] | None = None
     pem_threshold: float | int = 0.2
+    matching_trained: bool | None = None
     initializer_range: float | int = 0.02
     tie_word_embeddings: bool = True
     training_domain: str | None = None

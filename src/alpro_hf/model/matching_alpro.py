@@ -20,6 +20,29 @@ _PAIRS = 256  # fused at a time where there is no such bound
 _CANDIDATES = 64  # whose tokens `rerank` asks for at a time
 
 
+def matching_problem(model: Any) -> str | None:
+    """Why a model must not rank by its matching head. Everything that re-ranks asks here first.
+
+    Args:
+        model: Any ALPRO model, also of the code that comes with a checkpoint.
+
+    Returns:
+        The end of a sentence such as "rerank=2 needs a matching head, and ..."; None: the matching head may rank.
+    """
+    text = model.config.text_config
+    if not hasattr(model, "vtm_head"):
+        return f"{type(model).__name__} has none"
+    if text.fusion_layer >= text.num_hidden_layers:
+        return "the one of a model without fusion layers does not read text and video together"
+    # the code of an older checkpoint has no such field
+    if getattr(model.config, "matching_trained", None) is False:
+        # what is in the folder, which may be another class than the one it was loaded as
+        holds = ", ".join(model.config.architectures or ()) or type(model).__name__
+        where = f"{model.name_or_path!r} holds {holds}" if model.name_or_path else f"this is a new {holds}"
+        return f"{where}, which has no trained matching head (config.matching_trained is False)"
+    return None
+
+
 class EncodedClip(NamedTuple):
     """Features of one clip, on the model's device.
 

@@ -17,6 +17,7 @@ Inside the video tower a clip is (B, 1 + T * N, D): the CLS token, the patches o
 tower is (B, 1 + N, D), because it averages over time.
 """
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -572,6 +573,11 @@ class AlproPreTrainedModel(PreTrainedModel):
                 init.normal_(embeddings, std=module.config.position_initializer_range)
         elif isinstance(module, AlproModel):
             init.constant_(module.temperature, module.config.temperature_init)
+        elif module is getattr(self, "vtm_head", None):
+            # a copy, because the configuration may be that of another model, whose head is trained
+            base: Any = self.base_model
+            self.config = base.config = copy.copy(self.config)
+            self.config.matching_trained = False
 
 
 class AlproVideoModel(AlproPreTrainedModel):

@@ -27,7 +27,7 @@ from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 from transformers.utils import logging
 
 from .decoding_formats import is_image_sequence
-from .matching_alpro import encode_clips, rerank, vtc_scores, vtm_scores
+from .matching_alpro import encode_clips, matching_problem, rerank, vtc_scores, vtm_scores
 from .video_processing_alpro import is_frame, is_video_source
 from .wrappers_alpro import plain_model
 
@@ -37,7 +37,7 @@ _BAR_AFTER = 2.0  # seconds: short work needs no bar
 
 # Class names instead of classes: remote code defines classes of its own, which `isinstance` would not recognise.
 _ANSWERS = frozenset({"AlproForVideoQuestionAnswering"})
-_MATCHES = frozenset({"AlproForVideoTextRetrieval", "AlproForPreTraining"})
+_COMPARES = frozenset({"AlproForVideoTextRetrieval", "AlproForPreTraining", "AlproModel", "AlproPrompterModel"})
 
 
 class AlproPipeline(Pipeline):
@@ -159,23 +159,6 @@ class AlproPipeline(Pipeline):
     def _tokenize(self, texts: Sequence[str]) -> Any:
         return self.processor(text=list(texts), return_tensors="pt").to(self.device)
 
-    def _refuse_new_head(self, head: torch.nn.Module | None, name: str, holders: frozenset[str]) -> None:
-        """Raise an error if the checkpoint lacks the head: a random head gives meaningless results.
-
-        Args:
-            head: The head of the model, if it has one.
-            name: Name of the head in the error.
-            holders: Names of the classes whose checkpoints hold this head.
-        """
-        made = set(self.model.config.architectures or holders)
-        # A new head has zero biases. So a head that was trained in memory is accepted, whatever its checkpoint was.
-        biases = [] if head is None else [bias for key, bias in head.named_parameters() if key.endswith("bias")]
-        if not made & holders and not any(bias.any() for bias in biases):
-            raise ValueError(
-                f"The checkpoint {self.model.name_or_path!r} holds {', '.join(sorted(made))}, which has no trained "
-                f"{name}. The {self.task} pipeline needs one of {', '.join(sorted(holders))}."
-            )
-
 
 class VideoQuestionAnsweringPipeline(AlproPipeline):
     """Answers questions about videos with one of the answers that the model was trained on (`config.id2label`).
@@ -197,7 +180,14 @@ class VideoQuestionAnsweringPipeline(AlproPipeline):
         super().__init__(*args, **kwargs)
         if (found := type(self.model).__name__) not in _ANSWERS:
             raise ValueError(f"The {self.task} pipeline needs an AlproForVideoQuestionAnswering, not a {found}.")
-        self._refuse_new_head(self.model.classifier, "answer classifier", _ANSWERS)
+        made = set(self.model.config.architectures or _ANSWERS)
+        # A new classifier has zero biases. So one that was trained in memory is accepted, whatever its checkpoint was.
+        trained = any(bias.any() for key, bias in self.model.classifier.named_parameters() if key.endswith("bias"))
+        if not made & _ANSWERS and not trained:
+            raise ValueError(
+                f"The checkpoint {self.model.name_or_path!r} holds {', '.join(sorted(made))}, which has no trained "
+                f"answer classifier. The {self.task} pipeline needs one of {', '.join(sorted(_ANSWERS))}."
+            )
 
     def _sanitize_parameters(self, top_k: int | None = None, **video_options: Any) -> tuple[Row, Row, Row]:
         if top_k is not None and top_k < 1:
@@ -331,23 +321,27 @@ class TextVideoRetrievalPipeline(AlproPipeline):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if (found := type(self.model).__name__) not in _MATCHES | {"AlproModel", "AlproPrompterModel"}:
+        if (found := type(self.model).__name__) not in _COMPARES:
             raise ValueError(f"The {self.task} pipeline needs an AlproForVideoTextRetrieval, not a {found}.")
-        if _ANSWERS & set(self.model.config.architectures or ()):
-            self._refuse_new_head(getattr(self.model, "vtm_head", None), "matching head", _MATCHES)
+        made = set(self.model.config.architectures or ())
+        # training on questions changes the towers and not the projections, so the vectors alone mean nothing either
+        if made & _ANSWERS and matching_problem(self.model) is not None:
+            raise ValueError(
+                f"The checkpoint {self.model.name_or_path!r} holds {', '.join(sorted(made))}, which has no trained "
+                f"matching head and was not trained to compare. The {self.task} pipeline needs one of "
+                f"{', '.join(sorted(_COMPARES))}."
+            )
 
     def _sanitize_parameters(
         self, top_k: int | None = None, rerank: int | None = None, **video_options: Any
     ) -> tuple[Row, Row, Row]:
         if (top_k is not None and top_k < 1) or (rerank or 0) < 0:
             raise ValueError(f"top_k={top_k} must be at least 1 and rerank={rerank} at least 0.")
-        if rerank:
-            if not hasattr(self.model, "vtm_head"):
-                raise ValueError(
-                    f"rerank={rerank} needs a matching head, and {type(self.model).__name__} has none: use a "
-                    "checkpoint of AlproForVideoTextRetrieval, or rerank=0."
-                )
-            self._refuse_new_head(self.model.vtm_head, "matching head (rerank=0 needs none)", _MATCHES)
+        if rerank and (problem := matching_problem(self.model)):
+            raise ValueError(
+                f"rerank={rerank} needs a matching head, and {problem}. Use rerank=0, or a trained checkpoint of "
+                "AlproForVideoTextRetrieval."
+            )
         return (
             self._video_options(video_options),
             {} if rerank is None else {"rerank": rerank},
@@ -391,7 +385,8 @@ class TextVideoRetrievalPipeline(AlproPipeline):
             re-ranked. Re-ranked candidates come before all others.
 
         Raises:
-            ValueError: A text is blank, there are no candidates, or a number is out of range.
+            ValueError: A text is blank, there are no candidates, a number is out of range, or `rerank` is above 0 and
+                the model has no trained matching head.
             TypeError: A video or a text has the wrong type.
             VideoDecodeError: A video cannot be decoded; the message names the file.
             ModuleNotFoundError: `index` is a folder, and `open_index` is None.

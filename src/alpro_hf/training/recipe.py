@@ -53,6 +53,12 @@ class AlproRecipe:
     )
     image_size: int | None = field(default=None, metadata={"help": "Height and width of a frame in pixels."})
     text_length: int | None = field(default=None, metadata={"help": "Longest text in tokens."})
+    fusion_layers: int | None = field(
+        default=None,
+        metadata={
+            "help": "Fusion layers of a start without any, such as BLIP; they begin as copies of its last text layers."
+        },
+    )
     train_sampling: SamplingStrategy = field(
         default="headtail", metadata={"help": "How the frames of a clip are chosen in training."}
     )
@@ -111,6 +117,8 @@ class AlproRecipe:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise RecipeError(f"{name}={value} must be at least 1.")
+        if self.fusion_layers is not None and self.fusion_layers < 0:
+            raise RecipeError(f"fusion_layers={self.fusion_layers} must be at least 0.")
         if self.text_length is not None and self.text_length < 3:
             raise RecipeError(f"text_length={self.text_length} leaves no room for words; it must be at least 3.")
         unknown = [name for name in self.leave_out if name not in OPERATIONS]

@@ -130,7 +130,7 @@ class TrainingRun:
             run, the training continues from there.
         settings: Settings that win over those of the recipe, by name.
         task: `prompter`, `pretrain`, `retrieval` or `qa`; None: the task of the recipe.
-        model: Folder or Hub id of an ALPRO checkpoint, or `bundled`.
+        model: Folder or Hub id of an ALPRO checkpoint or of BLIP for image-text retrieval, or `bundled`.
         vision, text: Folders or Hub ids of a ViT and of a BERT with its tokenizer.
         processor: Folder or Hub id of the processor; None: that of `model`.
         eval_data: Rows to evaluate on during the training and at its end.

@@ -171,27 +171,36 @@ def start_model(
 
     Args:
         task: What the training is for.
-        recipe: Its number and size of frames, and `pem_threshold`, go into the configuration.
+        recipe: Its number and size of frames, and `pem_threshold`, go into the configuration. Its `fusion_layers` are
+            appended to a start that has none.
         entities: Names of the entities of PEM; None: no PEM.
         labels: Answers in the order of their indices; None: those of the checkpoint.
-        model: Folder or Hub id of an ALPRO checkpoint, or `bundled`; or else
+        model: Folder or Hub id of an ALPRO checkpoint or of BLIP for image-text retrieval, or `bundled`; or else
         vision, text: folders or Hub ids of a ViT and a BERT.
 
     Returns:
         The model in float32, and the names of its parts whose weights are new.
 
     Raises:
-        TrainError: There is no starting checkpoint, or it is not an ALPRO model, incomplete, or has unnamed answers.
+        TrainError: There is no starting checkpoint, or it is of another type, incomplete, or has unnamed answers; or
+            it does not fit `fusion_layers`.
+        ValueError: A BLIP checkpoint is incomplete.
     """
     model_class = MODELS[task]
     source: Any
+    video = {"num_frames": recipe.num_frames, "image_size": recipe.image_size}
+    video = {name: value for name, value in video.items() if value is not None}
     if model:
         model = find_model(model, "qa" if task == "qa" else "retrieval")
+    if model and is_image_text(model):
+        source, new = _with_towers(model_class, AlproModel.from_image_text_pretrained(model, video_config=video))
+        new |= {"temperature"}
+    elif model:
         found, _ = AlproConfig.get_config_dict(model)
         if found.get("model_type") != AlproConfig.model_type:
             raise TrainError(
-                f"--model {model} holds a model of type {found.get('model_type')!r}, not an ALPRO model. A ViT and a "
-                "BERT are given with --vision and --text."
+                f"--model {model} holds a model of type {found.get('model_type')!r}, neither an ALPRO model nor BLIP "
+                "for image-text retrieval. A ViT and a BERT are given with --vision and --text."
             )
         # The library would warn about every new weight. `train` prints the new parts of the model instead.
         verbosity = logging.get_verbosity()
@@ -206,21 +215,49 @@ def start_model(
     elif vision is None or text is None:
         raise TrainError("Say what to start from: --model START, or --vision VIT and --text BERT.")
     else:
-        video = {"num_frames": recipe.num_frames, "image_size": recipe.image_size}
-        towers = AlproModel.from_unimodal_pretrained(
-            vision, text, video_config={name: value for name, value in video.items() if value is not None}
-        )
-        source = model_class(copy.deepcopy(towers.config))
-        source.base_model.load_state_dict(towers.state_dict())
-        new = {name for name, _ in source.named_parameters() if not name.startswith("alpro.")}
-        new = (set() if task == "prompter" else new) | {"projections", "temperature"}
+        source, new = _with_towers(model_class, AlproModel.from_unimodal_pretrained(vision, text, video_config=video))
+        new |= {"projections", "temperature"}
     config = _start_config(source.config, task, recipe, entities, labels)
     kept = _fitting(source, config)
+    if added := _add_fusion_layers(kept, source.config, config):
+        new.add(f"{added} fusion layers from the last text layers")
     started = model_class(config)
     state = started.state_dict()
     new |= state.keys() - kept.keys()
     started.load_state_dict(state | kept)
+    if "vtm_head.weight" in kept:
+        started.config.matching_trained = source.config.matching_trained
     return started, sorted({name.removeprefix("alpro.").split(".")[0] for name in new})
+
+
+def is_image_text(source: str | Path) -> bool:
+    """Whether a folder or Hub id holds BLIP, an image-text model that a training can start from."""
+    found, _ = AlproConfig.get_config_dict(source)
+    return found.get("model_type") == "blip"
+
+
+def _with_towers(model_class: Any, towers: AlproModel) -> tuple[Any, set[str]]:
+    """A model with the weights of two towers, and the names of its other weights, which are new."""
+    source = model_class(copy.deepcopy(towers.config))
+    source.base_model.load_state_dict(towers.state_dict())
+    # a model without a head is the towers themselves
+    new = set() if source.base_model is source else {n for n, _ in source.named_parameters() if n[:6] != "alpro."}
+    return source, new
+
+
+def _add_fusion_layers(state: dict[str, torch.Tensor], source: AlproConfig, config: AlproConfig) -> int:
+    """Add fusion layers to the weights of a start that has none, as copies of its last text layers.
+
+    Returns:
+        The number of layers added.
+    """
+    before, after = source.text_config.num_hidden_layers, config.text_config.num_hidden_layers
+    for name in list(state):
+        head, layers, rest = name.partition("text_model.layers.")
+        number, _, tensor = rest.partition(".")
+        if layers and int(number) >= 2 * before - after:
+            state[f"{head}{layers}{int(number) + after - before}.{tensor}"] = state[name].clone()
+    return after - before
 
 
 def _start_config(
@@ -229,6 +266,16 @@ def _start_config(
     config: Any = copy.deepcopy(source)  # Any: the library's `id2label` may be None for its type, and never is
     config.video_config.num_frames = recipe.num_frames or config.video_config.num_frames
     config.video_config.image_size = recipe.image_size or config.video_config.image_size
+    text = config.text_config
+    if recipe.fusion_layers and text.fusion_layer == text.num_hidden_layers:
+        if recipe.fusion_layers > text.fusion_layer or text.hidden_size != config.video_config.hidden_size:
+            raise TrainError(
+                f"--fusion_layers {recipe.fusion_layers} does not fit the start: it needs as many text layers, which "
+                f"are {text.fusion_layer}, and towers of one width, which are {text.hidden_size} (text) and "
+                f"{config.video_config.hidden_size} (video). Fewer layers are possible, or none: --fusion_layers 0 "
+                "--vtm_weight 0."
+            )
+        text.num_hidden_layers += recipe.fusion_layers
     config.entities = entities if task == "pretrain" else None
     if recipe.pem_threshold is not None and task == "pretrain":
         config.pem_threshold = recipe.pem_threshold
@@ -275,14 +322,18 @@ def start_processor(
     Args:
         recipe: Its sizes, `eval_sampling` and `text_length` are set on the processor.
         config: Configuration of the model to train.
-        processor: Folder or Hub id of a processor to start from; or else
+        processor: Folder or Hub id of a processor to start from, or of BLIP; or else
         text: folder or Hub id of a BERT with its tokenizer.
 
     Raises:
         TrainError: `text_length` is more than the model can read.
     """
     if processor:
-        started = AlproProcessor.from_pretrained(find_model(processor, needs=None), trust_remote_code=False)
+        processor = find_model(processor, needs=None)
+    if processor and is_image_text(processor):
+        started = AlproProcessor.from_image_text_pretrained(processor)
+    elif processor:
+        started = AlproProcessor.from_pretrained(processor, trust_remote_code=False)
     else:
         tokenizer = AutoTokenizer.from_pretrained(text, trust_remote_code=False)
         tokenizer.model_max_length = min(tokenizer.model_max_length, config.text_config.max_position_embeddings)
@@ -361,6 +412,7 @@ __all__ = [
     "TrainError",
     "answer_labels",
     "first_entities",
+    "is_image_text",
     "make_collator",
     "pem_entities",
     "start_model",

@@ -18,6 +18,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers import EvalPrediction, Trainer
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
+from transformers.utils import logging
 
 from ..adapters import has_adapters, load_adapters
 from ..data.collator import AlproCollator
@@ -28,6 +29,7 @@ from ..evaluation.metrics import question_answering_metrics, retrieval_metrics
 from ..evaluation.protocols import RetrievalProtocol, retrieval_scores
 from ..files import remove_links
 from ..model.loss_alpro import IGNORE_INDEX, crop_on_black
+from ..model.matching_alpro import matching_problem
 from ..model.modeling_alpro import AlproOutput, AlproPreTrainedModel
 from ..model.pretraining_alpro import AlproPrompterModel
 from ..model.wrappers_alpro import plain_model
@@ -44,6 +46,8 @@ from .distributed import (
     seeded,
     trim_to_smallest,
 )
+
+logger = logging.get_logger(__name__)
 
 DROPPED = "dropped_rows.jsonl"  # in the output folder
 
@@ -85,10 +89,10 @@ class AlproTrainer(Trainer):
     where the negatives of VTM come from.
 
     Evaluation. Retrieval has metrics such as `eval_t2v_r1` (see `retrieval_metrics`), by the protocol
-    `args.eval_protocol`. If that is not `vtc`, the metrics by `vtc` are added as `eval_vtc_t2v_r1` and so on. Question
-    answering has metrics such as `eval_accuracy` (see `question_answering_metrics`). `eval_dropped_rows` is the number
-    of rows whose clip cannot be decoded. `predict` returns the scores (texts, clips) and the clip of each text, or the
-    logits (rows, answers) and the labels.
+    `args.eval_protocol`, or by `vtc` while the matching head is untrained. If that is not `vtc`, the metrics by `vtc`
+    are added as `eval_vtc_t2v_r1` and so on. Question answering has metrics such as `eval_accuracy` (see
+    `question_answering_metrics`). `eval_dropped_rows` is the number of rows whose clip cannot be decoded. `predict`
+    returns the scores (texts, clips) and the clip of each text, or the logits (rows, answers) and the labels.
 
     Rows are numbered on the way to the collator (see `NumberedRows`), so a resumed training draws the same frames.
 
@@ -208,7 +212,16 @@ class AlproTrainer(Trainer):
                 )
         if self.args.should_save and self.args.output_dir:
             remove_links(self.args.output_dir)  # the library writes to the files behind them
-        return super().train(resume_from_checkpoint, *args, **kwargs)
+        output = super().train(resume_from_checkpoint, *args, **kwargs)
+        if self.state.global_step:  # also when a resumed training had no step left
+            self._note_matching(self.accelerator.unwrap_model(self.model, keep_torch_compile=False))
+        return output
+
+    def _note_matching(self, model: Any) -> None:
+        """Note in the configuration that VTM has trained the matching head, if the model learns from it."""
+        model = plain_model(model)
+        if "loss_vtm" in model.training_losses and self.args.loss_weights["loss_vtm"]:
+            model.config.matching_trained = True
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         remove_links(output_dir or self.args.output_dir or "")
@@ -362,6 +375,7 @@ class AlproTrainer(Trainer):
         if plain.training:
             self._refuse_non_finite(losses, inputs)
             self._micro_step += 1
+            self._note_matching(plain)  # now, so that the checkpoints of this training say so
             for name, value in (losses | _statistics_of(plain, losses, outputs, batch)).items():
                 value = value.detach().float()
                 self._parts[name] = self._parts[name] + value if name in self._parts else value
@@ -494,6 +508,9 @@ class AlproTrainer(Trainer):
         """Return scores (texts, clips), the clip of each text (texts,), and metrics."""
         can_match = "loss_vtm" in model.training_losses
         protocol: RetrievalProtocol = self.args.eval_protocol if can_match else "vtc"
+        if protocol != "vtc" and (problem := matching_problem(model)):
+            logger.warning("The protocol %s needs a matching head, and %s. Evaluating by vtc.", protocol, problem)
+            protocol = "vtc"
         with self.accelerator.autocast():  # around the model only: similarities in bfloat16 have many ties
             batches = filter(None, dataloader)  # an undecodable batch is empty, see `AlproCollator`
             states = encode_batches(model, batches, keep_states=protocol != "vtc", on_batch=self._on_batch)
@@ -572,6 +589,12 @@ def _trained_part(model: Any, args: AlproTrainingArguments) -> Any:
     towers_alone = set(plain.training_losses) == {"loss_vtc", "loss_vtm"} and args.vtm_weight == 0
     if towers_alone and model is plain and not has_adapters(plain):
         model = plain = plain.base_model
+    text = plain.config.text_config
+    if "loss_vtm" in plain.training_losses and args.vtm_weight and text.fusion_layer == text.num_hidden_layers:
+        raise ValueError(
+            f"vtm_weight={args.vtm_weight} trains a matching head on fusion layers, and the model has none. Set "
+            "vtm_weight=0, or start with fusion layers (fusion_layers in a recipe)."
+        )
     if args.contrastive_accumulation and not _is_contrastive(plain):
         raise ValueError(
             "contrastive_accumulation is for contrastive training; question answering has none. Set it to False."
