@@ -11,7 +11,7 @@ from conftest import RATE, Encoder
 
 from alpro_hf.model.decoding import decode, probe
 from alpro_hf.model.decoding_transport import read_pictures
-from alpro_hf.model.decoding_types import CorruptVideoError, VideoDecodeError
+from alpro_hf.model.decoding_types import CorruptVideoError
 
 PACKET = 188
 
@@ -84,12 +84,11 @@ def test_lost_packets_are_damage(encode: Encoder) -> None:
     data = encode("h264.ts").read_bytes()
     reference, refused = decode(data), 0
     times = {round(second * RATE): i for i, second in enumerate(reference.timestamps)}
-    for lost in range(20, len(data) // PACKET - 20, 37):
+    for lost in range(6, len(data) // PACKET - 6, 3):
         cut = data[: lost * PACKET] + data[(lost + 2) * PACKET :]
         try:
             frames = decode(cut, allow_truncated=True)
-        except VideoDecodeError as error:
-            assert isinstance(error, CorruptVideoError)
+        except CorruptVideoError:
             refused += 1
             continue
         for pixels, second in zip(frames.pixels, frames.timestamps, strict=True):
@@ -108,5 +107,4 @@ def test_the_list_of_pictures(encode: Encoder) -> None:
     torn = data[:inside] + data[inside + 100 :]  # bytes are missing, and the packets behind begin elsewhere
     again = read_pictures(io.BytesIO(torn), stream)
     assert not again.whole[3] and again.whole[:3] == [True] * 3 and len(again.starts) >= 47
-    assert read_pictures(io.BytesIO(b"G" * 1000), 256).starts == [] or True
     assert read_pictures(io.BytesIO(bytes(1000)), 256).starts == []
