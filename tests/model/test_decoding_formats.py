@@ -17,13 +17,18 @@ from alpro_hf.model.decoding import decode, probe
 from alpro_hf.model.decoding_formats import VIDEO_EXTENSIONS, is_video_file, starts_like_a_video
 from alpro_hf.model.decoding_types import UnsupportedVideoError, VideoDecodeError
 
-# codecs for the containers that do not take MPEG-4
-CODECS = {".gif": ("gif", "rgb8"), ".apng": ("apng", "rgb24"), ".webm": ("libvpx", "yuv420p"), ".ivf": ("libvpx", "yuv420p"),
-          ".ogv": ("libtheora", "yuv420p"), ".mxf": ("mpeg2video", "yuv420p"), ".vob": ("mpeg2video", "yuv420p"),
-          ".mpg": ("mpeg2video", "yuv420p"), ".mpeg": ("mpeg2video", "yuv420p"), ".m2v": ("mpeg2video", "yuv420p"),
-          ".m1v": ("mpeg1video", "yuv420p"), ".y4m": ("wrapped_avframe", "yuv420p"), ".flv": ("flv", "yuv420p"),
-          ".wmv": ("wmv2", "yuv420p"), ".asf": ("wmv2", "yuv420p"), ".rm": ("rv10", "yuv420p"),
-          ".3gp": ("libx264", "yuv420p"), ".3g2": ("libx264", "yuv420p"), ".f4v": ("libx264", "yuv420p")}  # fmt: skip
+# codecs and formats of pixels for the containers that do not take MPEG-4 video
+CODECS = {
+    **dict.fromkeys((".mpg", ".mpeg", ".mpe", ".m2v", ".mxf", ".vob"), ("mpeg2video", "yuv420p")),
+    **dict.fromkeys((".3gp", ".3g2", ".f4v"), ("libx264", "yuv420p")),
+    **dict.fromkeys((".wmv", ".asf"), ("wmv2", "yuv420p")),
+    **dict.fromkeys((".webm", ".ivf", ".ogv"), ("libvpx", "yuv420p")),
+    ".gif": ("gif", "rgb8"),
+    ".apng": ("apng", "rgb24"),
+    ".m1v": ("mpeg1video", "yuv420p"),
+    ".flv": ("flv", "yuv420p"),
+    ".rm": ("rv10", "yuv420p"),
+}
 MUXERS = {".divx": "avi", ".qt": "mov", ".mpe": "mpeg", ".mj2": "mov", ".apng": "apng"}
 UNWRITABLE = {".dv", ".ogm", ".rmvb", ".y4m"}  # read by FFmpeg, and not written by PyAV at any size or at all
 
@@ -78,10 +83,10 @@ def test_tables_and_folders_of_gifs(tmp_path: Path) -> None:
     for name in ("one.gif", "two.gif"):
         frames_of(tmp_path / "clips", name)
     (tmp_path / "rows.csv").write_text("file_name,text\none.gif,a square\ntwo.gif,a square moves\n")
-    rows = load_annotations(tmp_path / "rows.csv", "table", videos=tmp_path / "clips")
+    rows = load_annotations("table", tmp_path / "rows.csv", videos=tmp_path / "clips")
     assert [Path(row["video"]).name for row in rows] == ["one.gif", "two.gif"]
     (tmp_path / "clips" / "metadata.csv").write_text("file_name,text\none.gif,a square\n")
-    assert "video" in load_annotations(tmp_path / "clips" / "metadata.csv", "table").column_names
+    assert "video" in load_annotations("table", tmp_path / "clips" / "metadata.csv").column_names
 
 
 def test_an_animated_webp_is_unsupported_everywhere(tmp_path: Path) -> None:
