@@ -1,6 +1,7 @@
 """Transport streams that were joined, renumbered or damaged: a jump of the packet counter is a hint and no fact."""
 
 import io
+import itertools
 from fractions import Fraction
 
 import av
@@ -86,7 +87,7 @@ def test_lost_packets_are_damage(encode: Encoder) -> None:
     with av.open(io.BytesIO(data)) as container:
         starts = [packet.pos for packet in container.demux(video=0) if packet.size]
     # FFmpeg marks the picture before the damaged one, and before the first there is none
-    for start, end in zip(starts[1:], starts[2:], strict=False):
+    for start, end in itertools.pairwise(starts[1:]):
         if end - start < 3 * PACKET:
             continue
         try:
@@ -96,7 +97,7 @@ def test_lost_packets_are_damage(encode: Encoder) -> None:
             continue
         numbers = [round(second * RATE) for second in frames.timestamps]
         assert torch.equal(frames.pixels, reference.pixels[numbers])
-    assert refused > 3
+    assert refused >= 3
 
 
 def test_the_list_of_pictures(encode: Encoder) -> None:
