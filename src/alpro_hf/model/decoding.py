@@ -471,6 +471,9 @@ class _Video:
             context = self.stream.codec_context
             width, height = square_pixels(context.width, context.height, self._pixel_ratio)
             codec, container = context.codec.canonical_name, self.container.format.name
+            # Matroska writes the names of its tags in capitals
+            comments = (text for tag, text in self.container.metadata.items() if tag.lower() == "comment")
+            comment = next(comments, "")
         duration, times = n / fps if fps else 0.0, None
         if n > 1 and ticks is not None:
             last = float(int(ticks[-1]) * self._time_base)
@@ -491,6 +494,7 @@ class _Video:
             container=container,
             truncated=self.truncated,
             frame_times=times,
+            comment=comment[:200],
         )
 
     def _ticks(self, table: FrameTable) -> np.ndarray | None:

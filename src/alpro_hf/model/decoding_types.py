@@ -112,6 +112,7 @@ class VideoInfo:
         codec: FFmpeg's name, such as `h264`.
         container: FFmpeg's name, such as `mov,mp4,m4a,3gp,3g2,mj2`.
         truncated: the file ends before the video does; the other fields describe the readable part.
+        comment: the comment in the metadata of the file, at most 200 characters of it.
         hdr: `pq` or `hlg` for a video of high dynamic range, whose frames are converted to ordinary brightness and
             colours; `None` for all others. Known once a frame is decoded, like the rotation.
         frame_times: seconds of each frame after the first, if the frame rate varies; `None` if it is constant, so
@@ -127,6 +128,7 @@ class VideoInfo:
     codec: str
     container: str
     truncated: bool = False
+    comment: str = ""
     hdr: str | None = None
     frame_times: tuple[float, ...] | None = field(default=None, repr=False)
 
