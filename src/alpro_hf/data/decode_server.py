@@ -12,6 +12,9 @@ server says `{"ready": true}` first. Then the caller sends one request at a time
 | `do`: "decode" | `info`; the caller replies with `indices`; then `info`, `shape`, `indices`, `timestamps`, `table`, \
 and the pixels, uint8 (T, height, width, 3) |
 
+| `do`: "stream" | as "decode", but part by part; all but the last part have `more`, \
+and the first one `info` |
+
 A request names a file by `path`, or by `size` and the bytes of the file. An answer with `error` reports a failure.
 The server asks for `indices` again if a second attempt finds another number of frames.
 """
@@ -106,6 +109,7 @@ def serve(max_memory: int) -> None:
         max_memory: Bytes of data that this process may hold; 0 for no limit.
     """
     decoding = load_decoding()
+    types = sys.modules[f"{_MODEL_PACKAGE}.decoding_types"]
     _limit_memory(max_memory)
     requests: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(sys.stdin.buffer, requests), daemon=True).start()
@@ -116,7 +120,7 @@ def serve(max_memory: int) -> None:
         _set_alarm(request["deadline"])
         try:
             _answer(decoding, request, requests, answers)
-        except decoding.VideoDecodeError as error:
+        except types.VideoDecodeError as error:
             refusal = {"error": type(error).__name__, "problem": error.problem, "advice": error.advice}
             send_message(answers, refusal)
         except MemoryError:
@@ -168,38 +172,58 @@ def _answer(
     answers: IO[bytes],
 ) -> None:
     source = request["data"] if "data" in request else os.fsdecode(request["path"].encode("latin-1"))
-    limits = decoding.VideoLimits(**request["limits"])
+    # the modules that `load_decoding` has imported
+    types, tables = (sys.modules[f"{_MODEL_PACKAGE}.{name}"] for name in ("decoding_types", "decoding_table"))
+    limits = types.VideoLimits(**request["limits"])
     if request["do"] == "probe":
         info = decoding.probe(source, limits=limits, allow_url=request["allow_url"])
         return send_message(answers, {"info": asdict(info)})
 
     chosen: dict[Any, list[int]] = {}
+    latest: list[int] = []
 
     def choose(info: Any) -> list[int]:
         if info not in chosen:  # a second attempt that finds as many frames does not ask again
             send_message(answers, {"info": asdict(info)})
             chosen[info] = requests.get()["indices"]
-        return list(chosen[info])
+        latest[:] = chosen[info]
+        return list(latest)
 
     kept = request["table"]
-    pixels, indices, timestamps, info, table = decoding.decode_to_array(
-        source,
-        choose,
-        height=request["height"],
-        width=request["width"],
-        limits=limits,
-        allow_url=request["allow_url"],
-        allow_truncated=request["allow_truncated"],
-        table=decoding.FrameTable.from_bytes(base64.b64decode(kept)) if kept else None,
-        threads=request["threads"],
-    )
-    about = {
+    options = {
+        **{name: request[name] for name in ("height", "width", "allow_url", "allow_truncated", "threads")},
+        "limits": limits,
+        "table": tables.FrameTable.from_bytes(base64.b64decode(kept)) if kept else None,
+    }
+    if request["do"] == "decode":
+        return _send_frames(answers, *decoding.decode_to_array(source, choose, **options), more=False)
+    for part in decoding.stream_arrays(source, choose, chunk=request["chunk"], **options):
+        _set_alarm(0)  # the caller may take its time, and reads the next part when it wants it
+        _send_frames(answers, *part, more=part[1][-1] != latest[-1], again=part[1][0] == latest[0])
+        _set_alarm(request["deadline"])
+    return None
+
+
+def _send_frames(
+    answers: IO[bytes],
+    pixels: np.ndarray,
+    indices: list[int],
+    timestamps: list[float],
+    info: Any,
+    table: "FrameTable | None",
+    *,
+    more: bool,
+    again: bool = True,
+) -> None:
+    about: dict[str, Any] = {
         "shape": pixels.shape,
         "indices": indices,
         "timestamps": timestamps,
-        "info": asdict(info),
         "table": table_to_text(table),
+        "more": more,
     }
+    if again:  # the times of all frames may be megabytes, which later parts need not repeat
+        about["info"] = asdict(info)
     send_message(answers, about, np.ascontiguousarray(pixels))
 
 
