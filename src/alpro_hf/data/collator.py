@@ -62,7 +62,8 @@ class AlproCollator:
     Args:
         processor: The processor of the model, which also prepares its inputs at inference.
         task: `retrieval` or `qa`.
-        label2id: Answer to label, for `qa`; an answer outside of it gets the label -100.
+        label2id: Answer to label, for `qa`; an answer outside of it gets the label -100. None: `AlproTrainer` takes
+            those of the model.
         train_sampling: How frames are drawn in training: `headtail` (as in the paper), `random`, `uniform`, `center`.
         augmentation: Random changes in training, `AlproAugmentation("finetune", size)` in the paper; None for none.
         seed: Seed of the drawn frames and the augmentation.
@@ -98,8 +99,6 @@ class AlproCollator:
     ):
         if task not in ("retrieval", "qa"):
             raise ValueError(f"AlproCollator has the tasks 'retrieval' and 'qa'; received task={task!r}.")
-        if task == "qa" and not label2id:
-            raise ValueError("AlproCollator(task='qa') needs label2id, for instance model.config.label2id.")
         if train_sampling not in SAMPLING_STRATEGIES:
             raise ValueError(
                 f"train_sampling={train_sampling!r} is unknown. Use one of {', '.join(SAMPLING_STRATEGIES)}."
@@ -141,6 +140,10 @@ class AlproCollator:
 
     def collate(self, rows: Sequence[Row]) -> Collated:
         """Collate rows like a call, and tell which rows were lost. A batch without rows is not an error."""
+        if self.task == "qa" and not self.label2id:
+            raise ValueError(
+                "AlproCollator(task='qa') needs label2id, for instance model.config.label2id; AlproTrainer sets it."
+            )
         # A clip is decoded and encoded once for all its questions. Contrastive learning needs one for each text.
         keys = [clip_key(row, i) if self.task == "qa" else i for i, row in enumerate(rows)]
         places, clips, failures = self._clips(rows, keys)
@@ -214,6 +217,14 @@ class AlproCollator:
                 continue
             places[key] = len(places)
         return places, clips, failures
+
+    def problem_of(self, row: Row) -> str | None:
+        """Return why the clip of a row cannot be decoded; None if it can. The row is not counted."""
+        try:
+            self._frames(row)
+        except (VideoDecodeError, OSError) as error:
+            return str(error)
+        return None
 
     def _list(self, row: Row, reason: str) -> None:
         """Add a clip to `dropped_file`, unless this process, or an earlier run, has listed it already."""

@@ -55,6 +55,19 @@ class StopWhenTerminated(TrainerCallback):
         signal.signal(signal.SIGTERM, self._previous_handler)
 
 
+class LogLastSteps(TrainerCallback):
+    """Logs the loss of the last steps, which the library leaves out if their number is below `logging_steps`."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if args.logging_strategy != "no" and state.global_step >= state.max_steps:
+            control.should_log = True
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        # the last step of a training may be left out, and then `max_steps` is never reached
+        if args.logging_strategy != "no" and state.epoch is not None and state.epoch > state.num_train_epochs - 1:
+            control.should_log = True
+
+
 class SetDatasetEpoch(TrainerCallback):
     """Passes the epoch to the data set, which draws its frames by epoch and row.
 
@@ -66,4 +79,4 @@ class SetDatasetEpoch(TrainerCallback):
             train_dataloader.dataset.set_epoch(int(state.epoch))
 
 
-__all__ = ["KeepTemperatureInRange", "SetDatasetEpoch", "StopWhenTerminated"]
+__all__ = ["KeepTemperatureInRange", "LogLastSteps", "SetDatasetEpoch", "StopWhenTerminated"]
