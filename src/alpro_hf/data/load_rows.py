@@ -1,5 +1,6 @@
 """Load the rows for a training or evaluation: tables, folders of `save_to_disk`, or published annotations."""
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,9 +9,10 @@ from typing import Any
 from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 from datasets.exceptions import DatasetsError
 
+from ..model.decoding_source import is_url
 from .annotations import load_annotations
 from .columns import MEDIA_COLUMNS, WORD_COLUMNS
-from .rows import undecoded
+from .rows import media_source, undecoded
 
 # Annotations as KIND:PATH. A kind has at least two characters, so that C:\... is a path of Windows.
 _KIND_AND_PATH = re.compile(r"([A-Za-z][\w-]+):(.+)")
@@ -121,6 +123,33 @@ def video_folders(videos: Sequence[Path] | None, sources: int) -> list[Path | No
     return [None] * sources if not videos else [*videos] * (sources if len(videos) == 1 else 1)
 
 
+def refuse_missing_files(spec: str, rows: Dataset) -> None:
+    """Raise an error if none of the files that rows name exists; looks no further than the first that does.
+
+    Args:
+        spec: What the rows were read from, for the message.
+        rows: Rows whose clips and images are paths, or `{"bytes", "path"}`.
+
+    Raises:
+        RowsError: There is none of the files.
+    """
+    columns = [name for name in MEDIA_COLUMNS if name in (rows.features or ())]
+    first = None
+    for batch in rows.select_columns(columns).iter(batch_size=1000):
+        for value in (value for name in columns for value in batch[name]):
+            source = media_source(value) if value is not None else None
+            if source is None:
+                continue
+            if not isinstance(source, str) or is_url(source) or os.path.exists(source):
+                return
+            first = first or source
+    if first is not None:
+        raise RowsError(
+            f"{spec}: none of the files of its {len(rows)} rows exists; the first is {first!r}. Relative paths start "
+            f"at the working directory, {os.getcwd()}. Start the command elsewhere, or write other paths."
+        )
+
+
 def is_labelled(rows: Dataset) -> bool:
     """Whether rows have cached pseudo-labels."""
     return "pem_targets" in (rows.features or ())
@@ -139,4 +168,12 @@ def _check_words(spec: str, rows: Dataset, name: str) -> None:
             place += 1
 
 
-__all__ = ["RowsError", "is_labelled", "load_rows", "missing_list", "read_rows", "video_folders"]
+__all__ = [
+    "RowsError",
+    "is_labelled",
+    "load_rows",
+    "missing_list",
+    "read_rows",
+    "refuse_missing_files",
+    "video_folders",
+]

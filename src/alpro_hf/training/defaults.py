@@ -1,4 +1,4 @@
-"""What `AlproTrainer` chooses by itself from the model: the collator, its answers, and the metric of the best weights."""
+"""What `AlproTrainer` takes from the model: its collator, the answers, and the metric of the best weights."""
 
 from typing import Any
 

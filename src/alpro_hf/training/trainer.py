@@ -214,8 +214,8 @@ class AlproTrainer(Trainer):
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
         """Train as the library does; `resume_from_checkpoint=True` resumes from the newest complete checkpoint.
 
-        The result has the metrics `train_rows`, the rows that the losses were computed from (a row counts in each
-        epoch), `train_rows_left_out`, healthy rows that did not fill a step, and `train_steps`; all of this call alone.
+        The result has metrics of this call: `train_rows`, the rows that the losses were computed from (a row counts
+        in each epoch); `train_rows_left_out`, healthy rows that did not fill a step; and `train_steps`.
 
         Raises:
             ValueError: `output_dir` contains no complete checkpoint to resume from.
