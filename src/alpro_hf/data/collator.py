@@ -12,11 +12,12 @@ import torch
 from torch.utils.data import get_worker_info
 
 from ..model.decoding import decode
+from ..model.decoding_column import file_of
 from ..model.decoding_types import VideoDecodeError
 from ..model.loss_alpro import IGNORE_INDEX
 from ..model.video_processing_alpro import SAMPLING_STRATEGIES, SamplingStrategy
 from .isolated_decoder import IsolatedDecoder
-from .rows import Draw, Row, clip_key, clip_label, is_decoded_clip, media_source, required_field, stable_id, video_id
+from .rows import Draw, Row, clip_key, clip_label, is_decoded_clip, required_field, stable_id, video_id
 
 if TYPE_CHECKING:
     from ..model.processing_alpro import AlproProcessor
@@ -42,10 +43,12 @@ class Collated(NamedTuple):
 class AlproCollator:
     """Collate rows into a batch for retrieval or question answering.
 
-    Rows are `{"video", "text"}` or `{"video", "question", "answer"[, "answer_type"]}`. `video` is a path or the bytes
-    of a file, decoded by the processor; a mapping `{"bytes", "path"}`, as the `datasets` library gives either; or a
-    decoded clip: uint8 (T, height, width, 3). A decoded clip with the frame count and size of the processor is only
-    normalised, which takes a fraction of a millisecond.
+    Rows are `{"video", "text"}` or `{"video", "question", "answer"[, "answer_type"]}`. `video` is one of:
+
+    - a path or the bytes of a file, decoded by the processor;
+    - a value of a column of `datasets.Video`: a mapping `{"bytes", "path"}`, or a decoder of torchcodec;
+    - a decoded clip: uint8 (T, height, width, 3). With the frame count and size of the processor it is only
+      normalised, which takes a fraction of a millisecond.
 
     Optional fields of a row:
 
@@ -243,7 +246,7 @@ class AlproCollator:
 
     def _frames(self, row: Row) -> torch.Tensor:
         """The frames of a row at their final size, not normalised: uint8 (T, 3, height, width)."""
-        return self._prepare(row, media_source(required_field(row, "video", self.task)), self.augmentation)
+        return self._prepare(row, file_of(required_field(row, "video", self.task)), self.augmentation)
 
     def _draw(self, row: Row) -> Draw | None:
         """The draw of the frames and the augmentation of a row; None if nothing is random (evaluation)."""

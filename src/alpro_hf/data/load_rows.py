@@ -9,10 +9,11 @@ from typing import Any
 from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 from datasets.exceptions import DatasetsError
 
+from ..model.decoding_column import file_of
 from ..model.decoding_source import is_url
 from .annotations import load_annotations
 from .columns import MEDIA_COLUMNS, WORD_COLUMNS
-from .rows import media_source, undecoded
+from .rows import undecoded
 
 # Annotations as KIND:PATH. A kind has at least two characters, so that C:\... is a path of Windows.
 _KIND_AND_PATH = re.compile(r"([A-Za-z][\w-]+):(.+)")
@@ -137,7 +138,7 @@ def refuse_missing_files(spec: str, rows: Dataset) -> None:
     first = None
     for batch in rows.select_columns(columns).iter(batch_size=1000):
         for value in (value for name in columns for value in batch[name]):
-            source = media_source(value) if value is not None else None
+            source = file_of(value) if value is not None else None
             if source is None:
                 continue
             if not isinstance(source, str) or is_url(source) or os.path.exists(source):

@@ -21,6 +21,7 @@ from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata
 
 from .decoding import decode
+from .decoding_column import file_of, is_column, is_frame_decoder, sampled_frames
 from .decoding_source import VideoSource
 from .decoding_types import SAMPLING_STRATEGIES, Frames, SamplingStrategy, VideoInfo, VideoLimits
 
@@ -255,6 +256,9 @@ class AlproVideoProcessor(BaseVideoProcessor):
         loaded, metadata = [], []
         for clip, row, description in zip(clips, rows, described, strict=True):
             choose = partial(sample, sampling_index=row) if setting("do_sample_frames") else None
+            if is_frame_decoder(clip):
+                clip, description = sampled_frames(clip, choose)
+                choose = None
             if is_video_source(clip):
                 frames = self._decode(clip, choose, height, width, **options)
                 loaded.append(frames.pixels)
@@ -354,8 +358,11 @@ def is_frame(item: Any) -> bool:
 
 
 def _split(videos: Any) -> list[Any]:
-    """Flatten videos to a list of clips: files, or arrays and tensors with four dimensions."""
-    if is_video_source(videos):
+    """Flatten videos to a list of clips: files, decoders, or arrays and tensors with four dimensions."""
+    videos = file_of(videos)
+    if is_column(videos):
+        videos = list(videos)
+    if is_video_source(videos) or is_frame_decoder(videos):
         return [videos]
     if is_frame(videos):
         return [_stack([videos])]
@@ -367,7 +374,8 @@ def _split(videos: Any) -> list[Any]:
         return [clip for item in videos for clip in _split(item)]
     shape = f" of shape {tuple(videos.shape)}" if hasattr(videos, "shape") else ""
     raise TypeError(
-        "A video is a path, bytes, a binary file object, a list of images, or an array or tensor of shape "
+        "A video is a path, bytes, a binary file object, a value of a column of datasets.Video, a list of images, or "
+        "an array or tensor of shape "
         f"(T, H, W, C) or (T, C, H, W), not {type(videos).__name__}{shape}."
     )
 

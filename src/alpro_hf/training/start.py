@@ -162,6 +162,8 @@ def own_sizes(*, model: str | None = None, vision: str | None = None, processor:
         processor: Folder or Hub id of the processor, which has a `text_length`.
     """
     if model is None:
+        if vision is None:
+            return {}  # `start_model` refuses it
         size = getattr(AutoConfig.from_pretrained(vision), "image_size", None)
         return {"image_size": size} if isinstance(size, int) else {}
     if AlproConfig.get_config_dict(model)[0].get("model_type") != AlproConfig.model_type:

@@ -281,7 +281,8 @@ class AlproTrainer(Trainer):
             else:
                 raise DroppedRowsError(
                     f"None of the {len(rows)} clips of the evaluation set{name and f' {name!r}'} can be decoded, the "
-                    f"first because: {problem} Nothing was trained. Correct the paths, or set eval_strategy='no'."
+                    f"first because: {(problem or '').rstrip('.')}. Nothing was trained. Correct the paths, or set "
+                    "eval_strategy='no'."
                 )
 
     def _refuse_nothing_learned(self) -> None:
@@ -303,12 +304,13 @@ class AlproTrainer(Trainer):
         if not read:
             return "Nothing was learned: the data set gave no rows. Nothing was saved. Check the data set."
         listed = dropped_clips(self._dropped_file() or "")
-        example = f" One of them: {listed[-1]['reason']}" if listed else ""
+        example = f" One of them: {listed[-1]['reason'].rstrip('.')}." if listed else ""
+        steps = self.args.gradient_accumulation_steps
+        rest = f", and the others do not fill a step of {steps} batches" if dropped < read else ""
         return (
             f"Nothing was learned, and nothing was saved: {dropped} of {read} rows were dropped, because their clips "
-            f"cannot be decoded, and the others do not fill a step of {self.args.gradient_accumulation_steps} batches."
-            f"{example} {self._dropped_file()} lists all of them with the reasons. Relative paths start at the "
-            "working directory."
+            f"cannot be decoded{rest}.{example} {self._dropped_file()} lists all of them with the reasons. Relative "
+            "paths start at the working directory."
         )
 
     def _dropped_and_read(self) -> tuple[int, int]:
