@@ -217,8 +217,9 @@ class VideoQuestionAnsweringPipeline(AlproPipeline):
 
         Args:
             video: One video (path, bytes, file object, value of a column of `datasets.Video`, list of images, array or
-                tensor (T, H, W, C) or (T, C, H, W)), a list of videos, or a dataset or generator of videos. Without `question`: rows
-                `{"video": ..., "question": ...}` instead of videos, where `question` may be a list too.
+                tensor (T, H, W, C) or (T, C, H, W)), a list of videos, or a dataset or generator of videos. Without
+                `question`: rows `{"video": ..., "question": ...}` instead of videos, where `question` may be a list
+                too.
             question: One question or a list of questions, asked about every video. Each clip is encoded once.
             batch_size: Clips encoded at a time.
             num_workers: Processes that decode ahead.

@@ -42,6 +42,11 @@ class StopWhenTerminated(TrainerCallback):
         self._previous: dict[int, Any] = {}
         self._own_process = os.getpid()
 
+    @property
+    def terminated(self) -> bool:
+        """Whether a process received a signal."""
+        return bool(self.stopped_by)
+
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if threading.current_thread() is not threading.main_thread():
             return  # Python allows handlers there alone
