@@ -348,6 +348,29 @@ def test_a_model_keeps_its_sizes_and_a_recipe_that_changes_them_says_so(data, tm
     assert AlproForVideoTextRetrieval.from_pretrained(tmp_path / "mine").config.video_config.num_frames == 6
 
 
+def test_a_run_continues_with_the_same_rows_alone(data, tmp_path, capsys):
+    rows = [json.loads(line) for line in (data / "clips.jsonl").read_text().splitlines()]
+    path = write_lines(tmp_path / "rows.jsonl", rows)
+    argv = [
+        "--recipe",
+        "msrvtt-retrieval",
+        "--data",
+        path,
+        "--model",
+        data / "retrieval",
+        "--output",
+        tmp_path / "run",
+    ]
+    assert train(*argv) == 0
+    write_lines(path, [rows[0] | {"text": "another fox"}, *rows[1:]])
+    assert train(*argv) == 1
+    assert "have other texts, or another order" in capsys.readouterr().err.splitlines()[-1]
+    write_lines(path, rows)
+    (tmp_path / "run" / "checkpoint-9").symlink_to(tmp_path / "nowhere")
+    assert train(*argv) == 0
+    assert f"continues from {tmp_path / 'run' / 'checkpoint-2'}" in capsys.readouterr().err
+
+
 def test_the_best_weights_are_those_of_the_best_recall(data, tmp_path):
     rows = data / "clips.jsonl"
     argv = ["--recipe", "msrvtt-retrieval", "--data", rows, "--eval-data", rows, "--model", data / "retrieval"]

@@ -178,3 +178,26 @@ def test_arguments_of_the_library_and_metrics_there_are_not(tmp_path) -> None:
     args = arguments(tmp_path, **best, metric_for_best_model="loss")
     with pytest.raises(ValueError, match=r"no 'loss'.*t2v_r1"):
         AlproTrainer(AlproModel(colours.config()), args, eval_dataset=rows, processing_class=processor)
+
+
+def test_a_resumption_by_others_is_told(tmp_path, caplog) -> None:
+    """With other rows, and from a checkpoint that two processes wrote: it continues, and says what differs."""
+    rows = colours.retrieval_rows() * 3
+    args = arguments(tmp_path, max_steps=2, save_strategy="steps", save_steps=2)
+    processor = colours.processor()
+    AlproTrainer(AlproModel(colours.config()), args, train_dataset=rows, processing_class=processor).train()
+    checkpoint = tmp_path / "checkpoint-2"
+    linked = tmp_path / "linked" / "checkpoint-2"
+    linked.parent.mkdir()
+    linked.symlink_to(checkpoint)
+    args = arguments(tmp_path / "linked", max_steps=3, save_strategy="no")
+    trainer = AlproTrainer(AlproModel(colours.config()), args, train_dataset=rows, processing_class=processor)
+    trainer.train(resume_from_checkpoint=str(linked))
+    assert trainer.state.global_step == 3 and "continue" not in caplog.text
+    for name in ("rng_state_0.pth", "rng_state_1.pth"):
+        (checkpoint / name).write_bytes((checkpoint / "rng_state.pth").read_bytes())
+    trainer = AlproTrainer(AlproModel(colours.config()), args, train_dataset=rows[:4], processing_class=processor)
+    trainer.train(resume_from_checkpoint=str(linked))
+    assert trainer.state.global_step == 3
+    assert "was written by 2 processes, and 1 continue it" in caplog.text
+    assert "made with 9 steps an epoch, and the 4 rows of train_dataset now make 2" in caplog.text

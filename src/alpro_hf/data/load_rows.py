@@ -1,5 +1,7 @@
 """Load the rows for a training or evaluation: tables, folders of `save_to_disk`, or published annotations."""
 
+import hashlib
+import json
 import os
 import re
 from collections.abc import Sequence
@@ -151,6 +153,19 @@ def refuse_missing_files(spec: str, rows: Dataset) -> None:
         )
 
 
+def words_digest(rows: Dataset, task: str) -> str:
+    """Hash the texts of rows in their order, to tell whether another run has the same; clips are not read.
+
+    Args:
+        rows: Rows of a task.
+        task: `prompter`, `pretrain`, `retrieval` or `qa`.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for batch in rows.select_columns(list(WORD_COLUMNS[task])).with_format(None).iter(batch_size=10_000):
+        digest.update(json.dumps(batch, sort_keys=True).encode())
+    return digest.hexdigest()
+
+
 def is_labelled(rows: Dataset) -> bool:
     """Whether rows have cached pseudo-labels."""
     return "pem_targets" in (rows.features or ())
@@ -177,4 +192,5 @@ __all__ = [
     "read_rows",
     "refuse_missing_files",
     "video_folders",
+    "words_digest",
 ]

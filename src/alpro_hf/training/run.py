@@ -26,7 +26,7 @@ from datasets.utils import are_progress_bars_disabled, disable_progress_bars, en
 from transformers import set_seed
 from transformers.utils import logging
 
-from ..data.load_rows import is_labelled, load_rows, refuse_missing_files, video_folders
+from ..data.load_rows import is_labelled, load_rows, refuse_missing_files, video_folders, words_digest
 from ..files import write_text_whole
 from ..model.configuration_alpro import AlproConfig
 from ..model.pretraining_alpro import AlproPrompterModel
@@ -262,6 +262,7 @@ def _train(run: TrainingRun, stop: StopWhenTerminated) -> bool:
     model, fresh = start_model(task, recipe, entities, labels, model=run.model, vision=run.vision, text=run.text)
     processor = start_processor(recipe, model.config, processor=run.processor or run.model, text=run.text)
     facts = _facts(run, arguments, model.config, {source: len(rows) for source, rows in sources.items()})
+    facts["words"] = {source: words_digest(rows, task) for source, rows in sources.items()}
     checkpoint = _write_recipe(run.output, resolved.written, facts, writes=arguments.process_index == 0)
     say(f"{task} by {run.recipe}: {', '.join(f'{source} ({len(rows)} rows)' for source, rows in sources.items())}")
     say(f"start: {facts['start']}" + (f"; new weights: {', '.join(fresh)}" if fresh else ""))
@@ -518,6 +519,10 @@ def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         earlier = before.get(RUN, {}).get(name)
         if earlier != now[RUN][name]:
             changed.append(f"{name} was {earlier!r}, is {now[RUN][name]!r}")
+    words = before.get(RUN, {}).get("words", {})  # earlier versions did not write them
+    for source, digest in now[RUN]["words"].items():
+        if words.get(source, digest) != digest:
+            changed.append(f"the rows of {source} have other texts, or another order")
     return changed
 
 

@@ -6,6 +6,9 @@ the log of every loss, and the evaluation of retrieval and question answering.
 """
 
 import hashlib
+import json
+import logging
+import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -32,7 +35,7 @@ from ..model.modeling_alpro import AlproOutput, AlproPreTrainedModel
 from ..model.pretraining_alpro import AlproPrompterModel
 from .arguments import MIN_ROWS_FOR_SHARE, WEIGHT_ARGUMENTS, AlproTrainingArguments
 from .callbacks import KeepTemperatureInRange, LogLastSteps, SetDatasetEpoch
-from .checkpoints import disk_errors, last_complete_checkpoint, mark_incomplete
+from .checkpoints import disk_errors, last_complete_checkpoint, mark_incomplete, processes_of
 from .defaults import checked_arguments, choose_best_metric, default_collator, fit_collator
 from .distributed import (
     add_counts,
@@ -45,6 +48,8 @@ from .distributed import (
     smallest_of_all,
 )
 from .shares import EqualShares, size_of
+
+logger = logging.getLogger(__name__)
 
 DROPPED = "dropped_rows.jsonl"  # in the output folder
 _NOTHING_TO_EVALUATE = "There is nothing to evaluate: the data set has no rows whose clips can be decoded."
@@ -231,10 +236,12 @@ class AlproTrainer(Trainer):
         self._rows_used = self._rows_left_out = self._labels_seen = 0
         self._resumed = bool(resume_from_checkpoint)
         self._shares = None
+        if resume_from_checkpoint:
+            self._tell_other_start(str(resume_from_checkpoint))
         if in_parallel():
             exchange = partial(smallest_of_all, device=self.args.device)
             self._shares = EqualShares(self.args.per_device_train_batch_size, _is_contrastive(self.model), exchange)
-            if resume_from_checkpoint:
+            if resume_from_checkpoint and processes_of(resume_from_checkpoint) == self.args.world_size:
                 self._restore_waiting_rows(resume_from_checkpoint)
         if self.args.eval_strategy != "no":
             self._refuse_undecodable_evaluation()
@@ -260,6 +267,30 @@ class AlproTrainer(Trainer):
             waiting.unlink(missing_ok=True)
         # The first process now writes the trainer's state, which marks the checkpoint as complete (see `checkpoints`).
         self.accelerator.wait_for_everyone()
+
+    def _tell_other_start(self, checkpoint: str) -> None:
+        """Warn if a training continues from a checkpoint that other processes, or other rows, made."""
+        wrote, now = processes_of(checkpoint), self.args.world_size
+        if wrote not in (0, now):
+            logger.warning(
+                "%s was written by %d processes, and %d continue it: the random numbers of dropout are others, and so "
+                "is the batch of a step, unless per_device_train_batch_size x processes is the same.",
+                *(checkpoint, wrote, now),
+            )
+        rows: Any = self.train_dataset
+        path = Path(checkpoint) / "trainer_state.json"
+        if isinstance(rows, MixedRows) or not isinstance(rows, NumberedRows) or not path.is_file():
+            return
+        state = json.loads(path.read_text(encoding="utf-8"))
+        accumulation = self.args.gradient_accumulation_steps
+        steps = math.ceil(math.ceil(len(rows) / (self.args.train_batch_size * now)) / accumulation)
+        before = round(state["global_step"] / state["epoch"]) if state.get("epoch") else steps
+        if abs(before - steps) > 1:  # an epoch ends between two steps
+            logger.warning(
+                "%s was made with %d steps an epoch, and the %d rows of train_dataset now make %d: the data set or the "
+                "batch is another. The training continues at step %d, and reads other rows than it would have.",
+                *(checkpoint, before, len(rows), steps, state["global_step"]),
+            )
 
     def _restore_waiting_rows(self, checkpoint: str | os.PathLike[str]) -> None:
         waiting = Path(checkpoint) / _WAITING.format(self.args.process_index)
