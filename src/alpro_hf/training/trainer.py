@@ -287,8 +287,8 @@ class AlproTrainer(Trainer):
         before = round(state["global_step"] / state["epoch"]) if state.get("epoch") else steps
         if abs(before - steps) > 1:  # an epoch ends between two steps
             logger.warning(
-                "%s was made with %d steps an epoch, and the %d rows of train_dataset now make %d: the data set or the "
-                "batch is another. The training continues at step %d, and reads other rows than it would have.",
+                "%s was made with %d steps an epoch, and the %d rows of train_dataset now make %d: the data set or "
+                "the batch is another. The training continues at step %d, and reads other rows than it would have.",
                 *(checkpoint, before, len(rows), steps, state["global_step"]),
             )
 
