@@ -37,7 +37,9 @@ from alpro_hf.inference.explain import (
     word_maps,
 )
 from alpro_hf.inference.question_answering import Answer, ask
+from alpro_hf.inference.unfamiliar import knows_only_sprites, unfamiliar_videos, unknown_words
 from alpro_hf.inference.video_index import SearchResult
+from alpro_hf.loading import find_model
 from alpro_hf.model.decoding import decode
 from alpro_hf.model.decoding_types import (
     CorruptVideoError,
@@ -236,19 +238,16 @@ class Studio:
 
     # ------------------------------------------------------------------------------------------------------ the tasks
 
-    def unknown_words(self, text: str) -> list[str]:
-        """Words of a text that the vocabulary of the retrieval model lacks."""
-        tokens = self.processor.tokenizer(text, truncation=True, max_length=self._longest_text)
-        unknown, found = self.processor.tokenizer.unk_token_id, {}
-        for place, word in enumerate(tokens.word_ids(0)):
-            if word is not None and tokens["input_ids"][place] == unknown:
-                start, end = tokens.word_to_chars(word)
-                found[text[start:end]] = None
-        return [word for word in found if any(map(str.isalnum, word))]
+    def unknown_words(self, text: str, *, question: bool = False) -> list[str]:
+        """Words of a text that the retrieval model, or the one that answers questions, cannot know."""
+        return unknown_words(*(self.qa if question else (self.model, self.processor)), text)
 
-    @property
-    def _longest_text(self) -> int:
-        return self.model.config.text_config.max_position_embeddings
+    def unfamiliar(self, visit: Visit) -> list[Clip]:
+        """Clips of a visitor that are not of the world that one of the models knows, and nothing else."""
+        limited = [model for model in (self.model, self.qa[0]) if knows_only_sprites(model)]
+        paths = [clip.path for clip in visit.clips]
+        strange = unfamiliar_videos(limited[0], paths, self.decoder) if limited else []
+        return [clip for clip in visit.clips if clip.path in strange]
 
     def search(self, text: str, visit: Visit) -> list[Found]:
         """All clips, best first: the 16 most similar ones in the order of the matching head, then the others."""
@@ -351,11 +350,12 @@ class Studio:
 
 def bundled_results(task: Literal["retrieval", "qa"]) -> dict[str, Any]:
     """Measured results of a bundled model on the split `test`, from the file next to its weights."""
-    content = json.loads((bundled_model(task) / RESULTS).read_text(encoding="utf-8"))
+    content = json.loads((Path(bundled_model(task)) / RESULTS).read_text(encoding="utf-8"))
     return content["results"]["test"]
 
 
 def _load(kind: Any, source: str, **options: Any) -> tuple[Any, Any]:
+    source = find_model(source)
     model, report = kind.from_pretrained(source, output_loading_info=True, **options)
     if report["missing_keys"]:
         raise SystemExit(

@@ -1,4 +1,7 @@
-"""Errors of exporting and publishing. Each message is one sentence or two: the file or repository, and what to do."""
+"""Errors of downloading, exporting and publishing.
+
+Each message is one sentence or two: the file or repository, and what to do.
+"""
 
 import json
 from collections.abc import Iterator
@@ -17,6 +20,10 @@ from huggingface_hub.errors import (
 
 class ExportError(ValueError):
     """A checkpoint cannot be exported."""
+
+
+class DownloadError(OSError):
+    """A file cannot be downloaded. What has arrived is kept in the cache."""
 
 
 class ModelCardError(ValueError):
@@ -114,4 +121,12 @@ def _explain_connection(error: Exception, api: HfApi) -> str:
     )
 
 
-__all__ = ["ExportError", "ModelCardError", "OnnxExportError", "PublishError", "explained", "read_json_object"]
+__all__ = [
+    "DownloadError",
+    "ExportError",
+    "ModelCardError",
+    "OnnxExportError",
+    "PublishError",
+    "explained",
+    "read_json_object",
+]

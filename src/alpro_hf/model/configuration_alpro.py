@@ -154,6 +154,8 @@ class AlproConfig(PreTrainedConfig):
             the entity with the threshold instead of its probability.
         initializer_range: Standard deviation of freshly drawn weights of the heads and projections.
         tie_word_embeddings: Whether the MLM head uses the word embeddings as its output matrix.
+        training_domain: Name of the closed world that all training clips and texts came from; `sprite-world` for the
+            bundled models. Commands and the demo page then name clips and words from outside. None: no such world.
 
     The answers of a question-answering model are the library's `id2label` and `label2id`.
 
@@ -181,6 +183,7 @@ class AlproConfig(PreTrainedConfig):
     pem_threshold: float | int = 0.2
     initializer_range: float | int = 0.02
     tie_word_embeddings: bool = True
+    training_domain: str | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         # by hand, because the library's `sub_configs_defaults` is younger than the oldest supported version

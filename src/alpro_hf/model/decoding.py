@@ -434,6 +434,10 @@ class _Video:
             codec=context.codec.canonical_name,
             container=self.container.format.name,
             truncated=self.truncated,
+            # Matroska writes the names of its tags in capitals
+            comment=next((text for tag, text in self.container.metadata.items() if tag.lower() == "comment"), "")[
+                :200
+            ],
         )
 
     def _frames(self, packets: Iterator[av.Packet] | None = None, *, late_start: bool = False) -> Iterator[VideoFrame]:

@@ -103,6 +103,7 @@ class VideoInfo:
         codec: FFmpeg's name, such as `h264`.
         container: FFmpeg's name, such as `mov,mp4,m4a,3gp,3g2,mj2`.
         truncated: the file ends before the video does; the other fields describe the readable part.
+        comment: the comment in the metadata of the file, at most 200 characters of it.
     """
 
     source: str
@@ -114,6 +115,7 @@ class VideoInfo:
     codec: str
     container: str
     truncated: bool = False
+    comment: str = ""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from ..files import write_text_whole, write_whole
 from .language import ANSWERS, captions, opposite_caption, questions, reversed_caption, swapped_caption
-from .world import SPLIT_SIZES, SPLITS, WORLD_VERSION, Scene, SpriteWorldError, content, draw_scene, pose
+from .world import MARK, SPLIT_SIZES, SPLITS, WORLD_VERSION, Scene, SpriteWorldError, content, draw_scene, pose
 
 WORTH_PROCESSES = 100  # fewer clips are rendered in less time than processes need to start
 SHAKE = 0.015  # largest camera displacement, as a share of the canvas
@@ -53,6 +53,19 @@ def _padded_tile(sprite: str, side: int) -> Image.Image:
     image = Image.new("RGBA", (side + 2 * pad, side + 2 * pad))
     image.paste(_tile(sprite, side), (pad, pad))
     return image
+
+
+def tile_of(sprite: str, side: int, angle: float = 0) -> Image.Image:
+    """The picture of a sprite as the renderer draws it: RGBA, `side` pixels wide, or wider if it is tilted.
+
+    Args:
+        sprite: Its name.
+        side: Side of the upright picture in pixels.
+        angle: Clockwise tilt in degrees.
+    """
+    if not angle:
+        return _tile(sprite, side)
+    return _padded_tile(sprite, side).rotate(-angle, Image.Resampling.BICUBIC)
 
 
 @cache
@@ -115,10 +128,7 @@ def render(scene: Scene, times: Sequence[float], size: int) -> np.ndarray:
             if opacity == 0:
                 continue
             side = max(1, round(actor.size * scale * size))
-            if angle:
-                tile = _padded_tile(actor.sprite, side).rotate(-angle, Image.Resampling.BICUBIC)
-            else:
-                tile = _tile(actor.sprite, side)
+            tile = tile_of(actor.sprite, side, angle)
             mask = tile
             if opacity < 1:
                 mask = tile.getchannel("A").point([round(level * opacity) for level in range(256)])
@@ -157,6 +167,7 @@ def write_clip(path: str | Path, scene: Scene, *, size: int = 128, num_frames: i
 
 def _encode(path: Path, scene: Scene, size: int, num_frames: int, fps: int) -> None:
     with av.open(str(path), "w", format="mp4") as container:
+        container.metadata["comment"] = MARK
         # For the same bytes on every run: one thread, and no macroblock tree, which in short clips reads memory that
         # x264 never initialised. Clips are encoded in parallel, so threads would gain nothing.
         options = {"crf": "20", "preset": "veryfast", "threads": "1", "x264-params": "mbtree=0"}

@@ -21,6 +21,8 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 WORLD_VERSION = 1  # increased whenever the same arguments give other scenes or pixels
+SPRITE_WORLD = "sprite-world"  # `training_domain` in the configuration of a model that knows nothing else
+MARK = "a clip of the sprite world of alpro-hf"  # comment in the metadata of every rendered file
 Rng = random.Random | np.random.Generator
 T = TypeVar("T")
 

@@ -24,10 +24,12 @@ from typing import Any
 
 from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from transformers import set_seed
+from transformers.integrations import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 from transformers.utils import logging
 
 from ..data.load_rows import is_labelled, load_rows, refuse_missing_files, video_folders, words_digest
 from ..files import write_text_whole
+from ..loading import find_model
 from ..model.configuration_alpro import AlproConfig
 from ..model.pretraining_alpro import AlproPrompterModel
 from ..version import __version__
@@ -121,6 +123,8 @@ MAY_CHANGE_ON_RESUME = (
 )
 # Not written to recipe.json: the batch of a device follows from `global_batch_size`, and a token is a secret.
 _NOT_WRITTEN = ("per_device_train_batch_size", "hub_token")
+# trackers whose package on the index has another name
+_TRACKER_PACKAGES = {"azure_ml": "azureml-mlflow", "comet_ml": "comet-ml"}
 _PACKAGES = ("torch", "torchvision", "transformers", "accelerate", "datasets", "av", "numpy")
 
 
@@ -142,7 +146,7 @@ class TrainingRun:
             run, the training continues from there.
         settings: Settings that win over those of the recipe, by name.
         task: `prompter`, `pretrain`, `retrieval` or `qa`; None: the task of the recipe.
-        model: Folder or Hub id of an ALPRO checkpoint.
+        model: Folder or Hub id of an ALPRO checkpoint, or `bundled`.
         vision, text: Folders or Hub ids of a ViT and of a BERT with its tokenizer.
         processor: Folder or Hub id of the processor; None: that of `model`.
         eval_data: Rows to evaluate on during the training and at its end.
@@ -234,6 +238,12 @@ def _train(run: TrainingRun, stop: StopWhenTerminated) -> bool:
     resolved = resolve(run)
     task, recipe, arguments = resolved.task, resolved.recipe, resolved.arguments
     _check_inputs(run, task)
+    _check_trackers(arguments)
+    # a wrong name is reported now, and not after the rows were read
+    for name in filter(None, (run.model, run.vision, run.text, run.prompter)):
+        find_model(str(name), "qa" if task == "qa" else "retrieval")
+    if run.processor:
+        find_model(run.processor, needs=None)
     say = partial(print, file=sys.stderr, flush=True) if arguments.process_index == 0 else _nothing
     outside = {"allow_outside": True} if run.allow_outside else {}
     with arguments.main_process_first(desc="rows"):  # so that the other processes find the rows in the cache
@@ -254,7 +264,11 @@ def _train(run: TrainingRun, stop: StopWhenTerminated) -> bool:
     entities = None
     if task == "pretrain" and arguments.pem_weight > 0:
         entities = pem_entities(recipe, sources, prompter=run.prompter, entities=run.entities)
-    own = own_sizes(model=run.model, vision=run.vision, processor=run.processor)
+    own = own_sizes(
+        model=run.model and find_model(run.model, "qa" if task == "qa" else "retrieval"),
+        vision=run.vision,
+        processor=run.processor and find_model(run.processor, needs=None),
+    )
     bundled = read_recipe(run.recipe) if str(run.recipe) in recipe_names() else {}
     sizes = choose_sizes(recipe, own, run.settings, bundled)
     resolved.written.update({name: getattr(recipe, name) for name in own})
@@ -276,7 +290,7 @@ def _train(run: TrainingRun, stop: StopWhenTerminated) -> bool:
         say(f"continues from {checkpoint}")
     prompter = None
     if entities and run.prompter and not all(map(is_labelled, sources.values())):
-        prompter = AlproPrompterModel.from_pretrained(run.prompter)
+        prompter = AlproPrompterModel.from_pretrained(find_model(run.prompter))
     trainer: Any = AlproTrainer(
         model=model,
         args=arguments,
@@ -437,6 +451,21 @@ def _check_inputs(run: TrainingRun, task: Task) -> None:
         )
     if run.plot and importlib.util.find_spec("matplotlib") is None:
         raise TrainError('--plot needs matplotlib, which is not installed: pip install "alpro-hf[plot]"')
+
+
+def _check_trackers(arguments: AlproTrainingArguments) -> None:
+    """Refuse trackers that are not installed; the library would find out after everything is loaded."""
+    available = get_available_reporting_integrations()
+    for name in arguments.report_to or ():
+        if name not in INTEGRATION_TO_CALLBACK:
+            raise TrainError(
+                f"--report_to {name} is no tracker. Name one of {', '.join(INTEGRATION_TO_CALLBACK)}, or none."
+            )
+        if name not in available and name != "flyte":  # the library does not tell whether this one is there
+            package = _TRACKER_PACKAGES.get(name, name)
+            raise TrainError(
+                f"--report_to {name} needs {name}, which is not installed: pip install {package}, or leave it out."
+            )
 
 
 # ----------------------------------------------------------------------------------------------------- what is written
