@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
@@ -49,6 +50,7 @@ from alpro_hf.model.decoding_types import (
     NotAVideoError,
     NoVideoStreamError,
     TruncatedVideoError,
+    UnsupportedVideoError,
     VideoInfo,
     VideoTooLargeError,
 )
@@ -76,6 +78,7 @@ PROBLEMS: dict[type[VideoDecodeError], str] = {
     EmptyVideoError: "is empty.",
     TruncatedVideoError: "is incomplete. Upload the whole file.",
     CorruptVideoError: "is damaged and cannot be read.",
+    UnsupportedVideoError: "is of a kind that cannot be decoded here. Upload an mp4, mov, mkv, webm or avi file.",
     DecoderFailedError: "cannot be decoded here: it takes too long or is damaged.",
     VideoTooLargeError: "is too large to be decoded here.",
 }
@@ -416,16 +419,18 @@ def _checked_preview(file: Path, name: str, decoder: IsolatedDecoder) -> bytes:
 
 def _preview(file: Path, info: VideoInfo, decoder: IsolatedDecoder) -> bytes:
     """A small H.264 version in the original speed, without sound."""
-    rate = min(info.fps or PREVIEW_RATE, PREVIEW_RATE, PREVIEW_FRAMES / max(info.duration, 1))
-    count = max(1, min(info.num_frames, round(info.duration * rate)))
+    rate = min(PREVIEW_RATE, PREVIEW_FRAMES / max(info.duration, 1))
+    if info.frame_times is None and info.fps is not None:  # more frames than there are would only repeat some
+        rate = min(rate, info.fps)
+    count = max(1, round(info.duration * rate))
     scale = min(1.0, PREVIEW_SIDE / max(info.width, info.height))
     height, width = (max(16, round(side * scale / 2) * 2) for side in (info.height, info.width))
-    indices = [(2 * i + 1) * info.num_frames // (2 * count) for i in range(count)]
+    indices = info.frames_at([(i + 0.5) / rate for i in range(count)])
     frames = decoder.decode(file, indices, height=height, width=width).pixels
     result = io.BytesIO()
     with av.open(result, "w", format="mp4") as container:
         options = {"crf": "26", "preset": "veryfast", "threads": "1"}
-        stream = container.add_stream("libx264", rate=max(1, round(rate)), options=options)
+        stream = container.add_stream("libx264", rate=Fraction(rate).limit_denominator(1000), options=options)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for pixels in frames:
             picture = pixels.permute(1, 2, 0).contiguous().numpy()

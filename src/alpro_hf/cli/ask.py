@@ -4,6 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
+from ..data.find_videos import find_videos
 from ..loading import BUNDLED, CommandError, load_model
 from .options import nonblank, whole_number
 from .videos import expected_errors, note_unfamiliar, note_unknown_words
@@ -34,6 +35,10 @@ def run(args: argparse.Namespace) -> int:
     from ..inference.question_answering import ask, known_answers
     from ..inference.unfamiliar import unfamiliar_videos, unknown_words
 
+    if args.video.is_dir():
+        found, _ = find_videos([args.video])
+        example = f"{found[0]}, the first of {len(found)} videos in it" if found else "clip.mp4; this one holds none"
+        raise CommandError(f"{str(args.video)!r} is a folder. Name one video, for instance {example}.")
     if not args.video.is_file():
         raise CommandError(f"there is no file {str(args.video)!r}.")
     model, processor = load_model("qa", BUNDLED if args.model is None else args.model)

@@ -13,7 +13,7 @@ from .options import complain, whole_number
 Failures = Sequence[tuple[Path, str]]
 
 WHAT_IS_A_VIDEO = """\
-In a folder, a file is a video if its extension is a well-known one of videos (.mp4, .mkv, .avi, ...) or if its first
+In a folder, a file is a video if its extension is a well-known one of videos (.mp4, .mkv, .gif, ...) or if its first
 bytes are those of a video container, whatever its name. Hidden files and folders are skipped.
 """
 
