@@ -542,9 +542,9 @@ def _split(videos: Any) -> list[Any]:
         return clips
     shape = f" of shape {tuple(videos.shape)}" if hasattr(videos, "shape") else ""
     raise TypeError(
-        "A video is a path, bytes, a binary file object, a value of a column of datasets.Video, a list of images or of "
-        "their paths, or an array or tensor of "
-        f"shape (T, H, W, C) or (T, C, H, W), not {type(videos).__name__}{shape}."
+        "A video is a path, bytes, a binary file object, a value of a column of datasets.Video, a list of images or "
+        "of their paths, or an array or tensor of shape (T, H, W, C) or (T, C, H, W), not "
+        f"{type(videos).__name__}{shape}."
     )
 
 
