@@ -1,13 +1,15 @@
 """A checkpoint in sentence-transformers: its own package, not a double, encodes, evaluates, trains and saves it."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, Video
 
 from alpro_hf import AlproForVideoTextRetrieval, AlproModel, AlproProcessor, bundled_model
+from alpro_hf.model.decoding_column import file_of
 from alpro_hf.sprites.render import write_split
 
 sentence_transformers = pytest.importorskip(
@@ -51,6 +53,15 @@ def test_vectors_are_those_of_the_model(encoder, gallery) -> None:
     assert encoder.get_embedding_dimension() in (None, model.config.projection_dim)
     named = encoder.encode([{"video": path} for path in gallery.values()])
     torch.testing.assert_close(torch.from_numpy(named), expected.video_embeds, atol=1e-5, rtol=0)
+
+
+def test_files_of_a_column_of_videos(encoder, gallery) -> None:
+    paths = [*gallery.values()]
+    expected = encoder.encode(paths)
+    embedded = [{"bytes": Path(path).read_bytes(), "path": None} for path in paths]
+    for videos in (paths, embedded):
+        column = Dataset.from_dict({"video": videos}).cast_column("video", Video(decode=False))["video"]
+        assert (encoder.encode([{"video": file_of(video)} for video in column]) == expected).all()
 
 
 def test_frames_can_be_chosen(encoder, gallery) -> None:

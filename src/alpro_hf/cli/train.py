@@ -154,7 +154,7 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Carry out `alpro train`; 143 when SIGTERM ended it, which saves a checkpoint."""
+    """Carry out `alpro train`; 143 when SIGTERM ended it, which saves a checkpoint, as Ctrl-C does."""
     from ..training.run import TrainingRun, train
 
     finished = train(

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from ..data.collator import AlproCollator, Collated
-from ..data.rows import NumberedRows, video_id
+from ..data.rows import NumberedRows, undecoded, video_id
 from ..model.matching_alpro import encode_clips, vtm_scores
 from ..model.modeling_alpro import (
     AlproForVideoQuestionAnswering,
@@ -93,6 +93,7 @@ def encode_rows(
     Raises:
         ValueError: No clip can be decoded, or there are no rows.
     """
+    rows = undecoded(rows)
     base = cast(AlproModel, plain_model(model).base_model)
     clips: dict[int, list[int]] = {}  # id -> numbers of the rows about it
     texts: list[str] = []
@@ -357,6 +358,7 @@ def answer_rows(
     Raises:
         ValueError: No clip can be decoded, or there are no rows.
     """
+    rows = undecoded(rows)
     model = plain_model(model)
     clips: dict[int, list[int]] = {}
     for number, row in enumerate(_bar(rows, title and f"{title}: rows", "row")):

@@ -26,6 +26,7 @@ from transformers.pipelines.base import Pipeline
 from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 from transformers.utils import logging
 
+from .decoding_column import file_of, is_file_mapping, is_frame_decoder, path_of
 from .decoding_formats import is_image_sequence
 from .matching_alpro import encode_clips, matching_problem, rerank, vtc_scores, vtm_scores
 from .video_processing_alpro import is_frame, is_video_source
@@ -207,9 +208,10 @@ class VideoQuestionAnsweringPipeline(AlproPipeline):
         """Answer questions.
 
         Args:
-            video: One video (path, bytes, file object, array or tensor (T, H, W, C) or (T, C, H, W), list of images),
-                a list of videos, or a dataset or generator of videos. Without `question`: rows
-                `{"video": ..., "question": ...}` instead of videos, where `question` may be a list too.
+            video: One video (path, bytes, file object, value of a column of `datasets.Video`, list of images, array or
+                tensor (T, H, W, C) or (T, C, H, W)), a list of videos, or a dataset or generator of videos. Without
+                `question`: rows `{"video": ..., "question": ...}` instead of videos, where `question` may be a list
+                too.
             question: One question or a list of questions, asked about every video. Each clip is encoded once.
             batch_size: Clips encoded at a time.
             num_workers: Processes that decode ahead.
@@ -229,10 +231,10 @@ class VideoQuestionAnsweringPipeline(AlproPipeline):
         preprocess, forward, postprocess = self._parameters(kwargs)
         params = (*self._size(batch_size, num_workers), preprocess, forward, postprocess)
         if question is None:
-            if isinstance(video, Mapping):
-                return self.run_single(video, *params[2:])
             if isinstance(video, str | os.PathLike) or _is_one_video(video):
                 raise ValueError("There is no question. Ask one: pipe(video, 'what is the dog doing?').")
+            if isinstance(video, Mapping):
+                return self.run_single(video, *params[2:])
             if not isinstance(video, list | tuple):
                 return self.get_iterator(video, *params)
             rows = list(video)
@@ -473,8 +475,7 @@ class TextVideoRetrievalPipeline(AlproPipeline):
     def preprocess(self, input_: Any, kind: str = "text", **video_options: Any) -> Row:  # type: ignore[override]
         if kind == "text":
             return {"name": _text(input_)}
-        name = os.fsdecode(input_) if isinstance(input_, str | os.PathLike) else None
-        return {"name": name, "pixel_values_videos": self._pixels(input_, video_options)}
+        return {"name": path_of(input_), "pixel_values_videos": self._pixels(input_, video_options)}
 
     def _forward(  # type: ignore[override]
         self, input_tensors: list[Row], candidates: _Candidates | None = None, rerank: int = 0
@@ -555,9 +556,9 @@ def _is_one_video(given: Any) -> bool:
     """Whether an argument is one video and not several. A list of images, or of their paths, is one video."""
     if isinstance(given, list | tuple):
         return is_image_sequence(given) or (bool(given) and all(is_frame(item) for item in given))
-    return (
-        is_video_source(given) or is_frame(given) or (isinstance(given, np.ndarray | torch.Tensor) and given.ndim == 4)
-    )
+    if is_video_source(given) or is_frame(given) or is_file_mapping(given) or is_frame_decoder(given):
+        return True
+    return isinstance(given, np.ndarray | torch.Tensor) and given.ndim == 4
 
 
 def _text(text: Any) -> str:
@@ -594,7 +595,8 @@ def _share_clips(rows: Sequence[Any]) -> tuple[list[Row], list[tuple[int, Any]]]
         video, question = _read_row(row)
         questions = [question] if isinstance(question, str) else list(question)
         # an id is safe as a key: the joined row keeps the video alive, so no other object can get its id
-        key = os.fsdecode(video) if isinstance(video, str | os.PathLike) else id(video)
+        source = file_of(video)
+        key = os.fsdecode(source) if isinstance(source, str | os.PathLike) else id(video)
         own = joined.setdefault(key, {"video": video, "question": []})["question"]
         first = len(own)
         own += questions

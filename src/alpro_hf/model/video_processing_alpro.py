@@ -25,6 +25,7 @@ from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata
 
 from .decoding import decode
+from .decoding_column import file_of, is_column, is_frame_decoder, sampled_frames
 from .decoding_formats import is_image_sequence
 from .decoding_source import VideoSource
 from .decoding_types import (
@@ -303,6 +304,9 @@ class AlproVideoProcessor(BaseVideoProcessor):
         loaded, metadata = [], []
         for place, (clip, row, description) in enumerate(zip(clips, rows, described, strict=True)):
             choose = partial(sample, sampling_index=row) if setting("do_sample_frames") else None
+            if is_frame_decoder(clip):
+                clip, description = sampled_frames(clip, choose)
+                choose = None
             if is_video_source(clip):
                 frames = self._decode(clip, choose, height, width, allow_url, limits, decoder, check_size)
                 loaded.append(frames.pixels)
@@ -514,6 +518,11 @@ def _split(videos: Any) -> list[Any]:
 
     A list of videos is flat. A list in it that holds several videos is an error: to which row would they belong?
     """
+    videos = file_of(videos)  # of a value of a column of datasets.Video
+    if is_column(videos):
+        videos = list(videos)
+    if is_frame_decoder(videos):
+        return [videos]
     one = _as_clip(videos)
     if one is not None:
         return [one]
@@ -533,8 +542,9 @@ def _split(videos: Any) -> list[Any]:
         return clips
     shape = f" of shape {tuple(videos.shape)}" if hasattr(videos, "shape") else ""
     raise TypeError(
-        "A video is a path, bytes, a binary file object, a list of images or of their paths, or an array or tensor of "
-        f"shape (T, H, W, C) or (T, C, H, W), not {type(videos).__name__}{shape}."
+        "A video is a path, bytes, a binary file object, a value of a column of datasets.Video, a list of images or "
+        "of their paths, or an array or tensor of shape (T, H, W, C) or (T, C, H, W), not "
+        f"{type(videos).__name__}{shape}."
     )
 
 

@@ -28,7 +28,8 @@ def last_complete_checkpoint(folder: str | os.PathLike[str]) -> str | None:
     A warning names each newer checkpoint that is incomplete, and the reason.
     """
     # by number: names sort "checkpoint-1000" before "checkpoint-900", and copies lose their times
-    found = [path for path in Path(folder).glob("checkpoint-*") if path.is_dir() and _step(path) is not None]
+    named = [path for path in Path(folder).glob("checkpoint-*") if _step(path) is not None]
+    found = [path for path in named if path.is_dir() or path.is_symlink()]  # a link that leads nowhere is named, too
     for checkpoint in sorted(found, key=lambda path: _step(path) or 0, reverse=True):
         problem = checkpoint_problem(checkpoint)
         if problem is None:
@@ -50,7 +51,7 @@ def checkpoint_problem(checkpoint: str | os.PathLike[str]) -> str | None:
     """
     checkpoint = Path(checkpoint)
     if not checkpoint.is_dir():
-        return "there is no such folder"
+        return "it is a link that leads to no folder" if checkpoint.is_symlink() else "there is no such folder"
     parts: list[tuple[str, Sequence[str], Callable[[Path], str | None]]] = [
         ("the trainer's state", [_STATE], _state_problem),
         (
@@ -75,6 +76,13 @@ def checkpoint_problem(checkpoint: str | os.PathLike[str]) -> str | None:
             if problem is not None:
                 return f"{path.name} {problem}"
     return None
+
+
+def processes_of(checkpoint: str | os.PathLike[str]) -> int:
+    """Return the number of processes that wrote a checkpoint; 0 if it holds no random numbers."""
+    checkpoint = Path(checkpoint)
+    # of one process and of several; the first file may be left over from an earlier run
+    return len(list(checkpoint.glob("rng_state_*.pth"))) or int((checkpoint / "rng_state.pth").is_file())
 
 
 @contextmanager
@@ -158,4 +166,4 @@ def _archive_problem(path: Path) -> str | None:
     return None
 
 
-__all__ = ["checkpoint_problem", "disk_errors", "last_complete_checkpoint", "mark_incomplete"]
+__all__ = ["checkpoint_problem", "disk_errors", "last_complete_checkpoint", "mark_incomplete", "processes_of"]

@@ -2,13 +2,13 @@
 
 import copy
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import logging
 
 from ..data.augmentation import OPERATIONS, AlproAugmentation
@@ -152,6 +152,72 @@ def pem_entities(
 
 
 # -------------------------------------------------------------------------------------------- the model and its inputs
+
+
+def own_sizes(*, model: str | None = None, vision: str | None = None, processor: str | None = None) -> dict[str, int]:
+    """The sizes that the start of a training was made for, by the names of settings.
+
+    Args:
+        model: Folder or Hub id of an ALPRO checkpoint; or else
+        vision: folder or Hub id of a ViT, which has an `image_size` alone.
+        processor: Folder or Hub id of the processor, which has a `text_length`.
+    """
+    if model is None:
+        if vision is None:
+            return {}  # `start_model` refuses it
+        size = getattr(AutoConfig.from_pretrained(vision), "image_size", None)
+        return {"image_size": size} if isinstance(size, int) else {}
+    if AlproConfig.get_config_dict(model)[0].get("model_type") != AlproConfig.model_type:
+        return {}  # `start_model` refuses it
+    video = AlproConfig.from_pretrained(model).video_config
+    tokenizer = AlproProcessor.from_pretrained(processor or model).tokenizer
+    return {
+        "num_frames": video.num_frames,
+        "image_size": video.image_size,
+        "text_length": tokenizer.model_max_length,
+    }
+
+
+def choose_sizes(
+    recipe: AlproRecipe, own: Mapping[str, int], given: Collection[str], bundled: Mapping[str, Any]
+) -> list[str]:
+    """Let a model keep its own sizes where nobody asked for others, and say what becomes of them.
+
+    The sizes of a bundled recipe are those of the paper, whose models see frames of 224 pixels. A model that was made
+    for other frames keeps all its sizes. A recipe of one's own and `given` settings always win.
+
+    Args:
+        recipe: Its sizes are set to None where the model keeps its own.
+        own: See `own_sizes`.
+        given: Names of settings besides the recipe.
+        bundled: Values of the recipe if it is a bundled one; else empty.
+
+    Returns:
+        Sentences for the user; none if all sizes stay as they are.
+    """
+    is_papers = own.get("image_size") == bundled.get("image_size", own.get("image_size"))
+    kept, changed = [], []
+    for name, size in own.items():
+        value = getattr(recipe, name)
+        if value in (None, size):
+            continue
+        if name in given or is_papers:
+            changed.append(f"{name} {size} -> {value}")
+        else:
+            setattr(recipe, name, None)
+            kept.append(f"{name} {size} instead of {value}")
+    lines = []
+    if kept:
+        lines.append(
+            f"sizes: the model keeps its own, {', '.join(kept)}: those of the recipe are for models of "
+            f"{bundled['image_size']} pixels. Options such as --{kept[0].split()[0]} change them"
+        )
+    if changed:
+        lines.append(
+            f"sizes: the model was made for others, {', '.join(changed)}. Options such as "
+            f"--{changed[0].split()[0]} {changed[0].split()[1]} keep them"
+        )
+    return lines
 
 
 def start_model(
@@ -411,9 +477,11 @@ __all__ = [
     "MODELS",
     "TrainError",
     "answer_labels",
+    "choose_sizes",
     "first_entities",
     "is_image_text",
     "make_collator",
+    "own_sizes",
     "pem_entities",
     "start_model",
     "start_processor",
