@@ -518,7 +518,7 @@ def test_requests_of_wrong_types_get_a_sentence_and_leave_no_traceback(served) -
     status, text = send(address, "/gradio_api/call/entities", valid, kind)
     event = json.loads(text)["event_id"]
     with urllib.request.urlopen(f"{address}/gradio_api/call/entities/{event}", timeout=60) as answer:
-        assert "lies outside the picture" in answer.read().decode()
+        assert "outside the picture" in answer.read().decode()
     for path in ("call/search/nothing", "queue/data?session_hash=nobody", "run/search", "file=x\0y"):
         try:
             with urllib.request.urlopen(f"{address}/gradio_api/{path.replace(chr(0), '%00')}", timeout=5) as answer:
@@ -526,6 +526,14 @@ def test_requests_of_wrong_types_get_a_sentence_and_leave_no_traceback(served) -
         except (urllib.error.HTTPError, TimeoutError):
             pass
     assert b"Traceback" not in log.read_bytes()[before:], log.read_text()[before:][-3000:]
+
+
+@pytest.mark.parametrize("side", [1e308, -1e308, 1.5, -0.1, float("nan"), float("inf")])
+def test_sides_of_a_box_that_are_no_shares(studio, side) -> None:
+    import app
+
+    with pytest.raises(DemoError, match="outside the picture"):
+        app.Endpoints(studio).entities("01", None, side, 0, 1, 1)
 
 
 def test_the_guard_counts_by_address_and_all_together(monkeypatch) -> None:
