@@ -40,6 +40,7 @@ from studio import (
 from theme import THEME
 
 from alpro_hf import VideoDecodeError
+from alpro_hf.inference.question_answering import known_answers
 
 HERE = Path(__file__).parent
 QUEUE = 32  # waiting requests; further ones are refused
@@ -91,6 +92,11 @@ models may never have seen: upload your own clips.
 BUILT_PROMPTER = (
     "No prompter was trained for this model yet. This one is built from the towers of the retrieval model, which have "
     "never seen a box on a black background: expect frequent mistakes."
+)
+UNFAMILIAR = (
+    "<strong>Do not trust what the page says about {0}.</strong> The model knows a synthetic world of moving "
+    "pictograms and nothing else, and {0} {1} not of it. It answers all the same, often with high percentages. For "
+    "real videos, run the page with a model trained on real videos."
 )
 INSIDE_MAPS = (
     "It is the same in all frames. The maps are also the same for all frames: the model averages patches over time "
@@ -185,6 +191,16 @@ class Page:
         first = self.studio.clips[0].id
         return None, self._shelf(Visit(), first), first, gr.update(visible=False)
 
+    def banner(self, visit: Visit | None) -> str:
+        """A warning if clips of the visitor are not of the world that a model knows; empty otherwise."""
+        strange = self.studio.unfamiliar(visit or Visit())
+        if not strange:
+            return ""
+        titles = ", ".join(f"“{escape(clip.title)}”" for clip in strange)
+        return (
+            f'<div role="alert" class="banner">{UNFAMILIAR.format(titles, "is" if len(strange) == 1 else "are")}</div>'
+        )
+
     def _shelf(self, visit: Visit, chosen: str) -> str:
         return views.shelf([*reversed(visit.clips), *self.studio.clips], chosen)
 
@@ -193,14 +209,17 @@ class Page:
         self._mention_unknown(text)
         return views.results(found)
 
-    def _mention_unknown(self, text: str) -> None:
-        unknown = self.studio.unknown_words(text)
+    def _mention_unknown(self, text: str, *, question: bool = False) -> None:
+        unknown = self.studio.unknown_words(text, question=question)
         if unknown:
             words = ", ".join(f"“{word}”" for word in unknown)
-            gr.Warning(f"The model does not know {words} and ignores it.", title="Unknown words")
+            gr.Warning(f"The model does not know {words}. Do not trust the result.", title="Unknown words")
 
     def ask(self, chosen: str, question: str, visit: Visit | None) -> str:
-        return views.answers(self.studio.ask(self._find(chosen, visit), question))
+        answers = self.studio.ask(self._find(chosen, visit), question)
+        self._mention_unknown(question, question=True)
+        known = len(known_answers(self.studio.qa[0]))
+        return views.answers(answers) + views.note(f"The model chooses among the {known} answers that it knows.")
 
     def box(self, event: gr.EventData, chosen: str, visit: Visit | None) -> str:
         box = _told(event, "box")
@@ -327,6 +346,7 @@ def build(studio: Studio) -> gr.Blocks:
         _add_endpoints(Endpoints(studio), first)  # before the page: gradio numbers later functions of a name
         visit = gr.State(None, time_to_live=AN_HOUR, delete_callback=lambda gone: gone and gone.forget())
         gr.HTML(_header(studio), elem_classes="head")
+        banner = gr.HTML()
         with gr.Accordion("What this model can and cannot do", open=False):
             about = about_bundled(studio) if studio.bundled else OTHER_MODELS.format(*studio.names)
             gr.Markdown(about + WHAT_ALPRO_IS)
@@ -391,8 +411,11 @@ def build(studio: Studio) -> gr.Blocks:
             return event.then(_polite(page.show), [chosen, visit], shown, show_progress="hidden", **work)
 
         then_show(shelf.select(_polite(page.pick), None, chosen, **light))
-        then_show(add.upload(_polite(page.upload), [add, visit], [visit, shelf, chosen, forget], **work))
-        then_show(forget.click(page.forget, visit, [visit, shelf, chosen, forget], **light))
+        added = add.upload(_polite(page.upload), [add, visit], [visit, shelf, chosen, forget], **work)
+        forgotten = forget.click(page.forget, visit, [visit, shelf, chosen, forget], **light)
+        for changed in (added, forgotten):
+            then_show(changed)
+            changed.then(page.banner, visit, banner, show_progress="hidden", **work)
 
         search = (_polite(page.search), [query, visit], found)
         gr.on([query.submit, search_button.click], *search, **work)

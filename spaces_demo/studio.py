@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,7 +38,9 @@ from alpro_hf.inference.explain import (
     word_maps,
 )
 from alpro_hf.inference.question_answering import Answer, ask
+from alpro_hf.inference.unfamiliar import knows_only_sprites, unfamiliar_videos, unknown_words
 from alpro_hf.inference.video_index import SearchResult
+from alpro_hf.loading import find_model
 from alpro_hf.model.decoding import decode
 from alpro_hf.model.decoding_types import (
     CorruptVideoError,
@@ -47,6 +50,7 @@ from alpro_hf.model.decoding_types import (
     NotAVideoError,
     NoVideoStreamError,
     TruncatedVideoError,
+    UnsupportedVideoError,
     VideoInfo,
     VideoTooLargeError,
 )
@@ -74,6 +78,7 @@ PROBLEMS: dict[type[VideoDecodeError], str] = {
     EmptyVideoError: "is empty.",
     TruncatedVideoError: "is incomplete. Upload the whole file.",
     CorruptVideoError: "is damaged and cannot be read.",
+    UnsupportedVideoError: "is of a kind that cannot be decoded here. Upload an mp4, mov, mkv, webm or avi file.",
     DecoderFailedError: "cannot be decoded here: it takes too long or is damaged.",
     VideoTooLargeError: "is too large to be decoded here.",
 }
@@ -236,19 +241,16 @@ class Studio:
 
     # ------------------------------------------------------------------------------------------------------ the tasks
 
-    def unknown_words(self, text: str) -> list[str]:
-        """Words of a text that the vocabulary of the retrieval model lacks."""
-        tokens = self.processor.tokenizer(text, truncation=True, max_length=self._longest_text)
-        unknown, found = self.processor.tokenizer.unk_token_id, {}
-        for place, word in enumerate(tokens.word_ids(0)):
-            if word is not None and tokens["input_ids"][place] == unknown:
-                start, end = tokens.word_to_chars(word)
-                found[text[start:end]] = None
-        return [word for word in found if any(map(str.isalnum, word))]
+    def unknown_words(self, text: str, *, question: bool = False) -> list[str]:
+        """Words of a text that the retrieval model, or the one that answers questions, cannot know."""
+        return unknown_words(*(self.qa if question else (self.model, self.processor)), text)
 
-    @property
-    def _longest_text(self) -> int:
-        return self.model.config.text_config.max_position_embeddings
+    def unfamiliar(self, visit: Visit) -> list[Clip]:
+        """Clips of a visitor that are not of the world that one of the models knows, and nothing else."""
+        limited = [model for model in (self.model, self.qa[0]) if knows_only_sprites(model)]
+        paths = [clip.path for clip in visit.clips]
+        strange = unfamiliar_videos(limited[0], paths, self.decoder) if limited else []
+        return [clip for clip in visit.clips if clip.path in strange]
 
     def search(self, text: str, visit: Visit) -> list[Found]:
         """All clips, best first: the 16 most similar ones in the order of the matching head, then the others."""
@@ -351,11 +353,12 @@ class Studio:
 
 def bundled_results(task: Literal["retrieval", "qa"]) -> dict[str, Any]:
     """Measured results of a bundled model on the split `test`, from the file next to its weights."""
-    content = json.loads((bundled_model(task) / RESULTS).read_text(encoding="utf-8"))
+    content = json.loads((Path(bundled_model(task)) / RESULTS).read_text(encoding="utf-8"))
     return content["results"]["test"]
 
 
 def _load(kind: Any, source: str, **options: Any) -> tuple[Any, Any]:
+    source = find_model(source)
     model, report = kind.from_pretrained(source, output_loading_info=True, **options)
     if report["missing_keys"]:
         raise SystemExit(
@@ -416,16 +419,18 @@ def _checked_preview(file: Path, name: str, decoder: IsolatedDecoder) -> bytes:
 
 def _preview(file: Path, info: VideoInfo, decoder: IsolatedDecoder) -> bytes:
     """A small H.264 version in the original speed, without sound."""
-    rate = min(info.fps or PREVIEW_RATE, PREVIEW_RATE, PREVIEW_FRAMES / max(info.duration, 1))
-    count = max(1, min(info.num_frames, round(info.duration * rate)))
+    rate = min(PREVIEW_RATE, PREVIEW_FRAMES / max(info.duration, 1))
+    if info.frame_times is None and info.fps is not None:  # more frames than there are would only repeat some
+        rate = min(rate, info.fps)
+    count = max(1, round(info.duration * rate))
     scale = min(1.0, PREVIEW_SIDE / max(info.width, info.height))
     height, width = (max(16, round(side * scale / 2) * 2) for side in (info.height, info.width))
-    indices = [(2 * i + 1) * info.num_frames // (2 * count) for i in range(count)]
+    indices = info.frames_at([(i + 0.5) / rate for i in range(count)])
     frames = decoder.decode(file, indices, height=height, width=width).pixels
     result = io.BytesIO()
     with av.open(result, "w", format="mp4") as container:
         options = {"crf": "26", "preset": "veryfast", "threads": "1"}
-        stream = container.add_stream("libx264", rate=max(1, round(rate)), options=options)
+        stream = container.add_stream("libx264", rate=Fraction(rate).limit_denominator(1000), options=options)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for pixels in frames:
             picture = pixels.permute(1, 2, 0).contiguous().numpy()

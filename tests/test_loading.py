@@ -1,7 +1,129 @@
+"""Models by name, devices and data types."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 import torch
+from fixtures.hub_double import File, HubDouble, Repo, simulate_cache
+from huggingface_hub import constants
 
-from alpro_hf.loading import best_device, best_dtype, fast_bfloat16
+from alpro_hf import bundled_model
+from alpro_hf.loading import ModelNotFoundError, best_device, best_dtype, fast_bfloat16, find_model, portable_name
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubDouble]:
+    with HubDouble() as double:
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "ENDPOINT", double.url)
+        yield double
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder, with a model in `alpro-msrvtt` and things that are none."""
+    for folder in ("alpro-msrvtt", "runs/msvd", "empty", "weights"):
+        (tmp_path / folder).mkdir(parents=True)
+    for folder in ("alpro-msrvtt", "runs/msvd"):
+        (tmp_path / folder / "config.json").write_text("{}")
+    (tmp_path / "weights" / "model.pt").write_bytes(b"1")
+    (tmp_path / "notes.txt").write_text("no model")
+    (tmp_path / "alpro-msrvtt" / "model.safetensors").write_bytes(b"1")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_bundled_models_have_names() -> None:
+    assert find_model("bundled") == find_model("bundled", "towers") == find_model("bundled-retrieval", "qa")
+    assert find_model("bundled") == bundled_model("retrieval")
+    assert find_model("bundled", "qa") == find_model("bundled-qa") == bundled_model("qa")
+
+
+def test_a_bundled_model_has_a_name_that_travels() -> None:
+    assert portable_name(bundled_model("qa")) == "bundled-qa"
+    assert portable_name("acme/alpro") == "acme/alpro"
+
+
+def test_there_are_two_bundled_models() -> None:
+    with pytest.raises(ValueError, match=r"no bundled model 'retreival'\. There are two: 'retrieval' and 'qa'"):
+        bundled_model("retreival")  # type: ignore[arg-type]
+    assert type(bundled_model("qa")) is str
+
+
+def test_a_folder_is_itself(here: Path) -> None:
+    assert find_model("alpro-msrvtt") == "alpro-msrvtt"
+    assert find_model(f"{here}/runs/msvd/") == f"{here}/runs/msvd/"
+    assert find_model("empty", needs=None) == "empty"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("nomodel", r"^There is no folder nomodel here, and no such model on the Hub\. A private"),
+        ("acme/nomodel", r"^There is no folder acme/nomodel here, and no such model on the Hub"),
+        ("alpro-msrvt", r"no such model on the Hub\. Did you mean alpro-msrvtt\?"),
+        ("Alpro-MSRVTT", r"no such model on the Hub\. Did you mean alpro-msrvtt\?"),
+        ("runs/msv", r"Did you mean runs/msvd\?"),
+        ("./alpro-msrvt", r"cannot be the id of a model on the Hub\. Did you mean alpro-msrvtt\?"),
+        ("bundeld", r"Did you mean bundled\?"),
+        ("my model!", "There is no folder my model! here, and it cannot be the id of a model on the Hub"),
+        ("a/b/c", "cannot be the id of a model"),
+        ("/nowhere/at/all", "There is no folder /nowhere/at/all here, and it cannot be"),
+        ("müller/modell", "cannot be the id of a model"),
+        ("x" * 300, "cannot be the id of a model"),
+        ("zero\0byte", "cannot be the id of a model"),
+        ("", "is blank"),
+        (" ", "is blank"),
+        ("empty", "The folder empty does not contain a model: there is no config.json in it"),
+        ("runs", r"there is no config.json in it\. There is one in runs/msvd"),
+        ("weights", "alpro convert weights/model.pt --output DIR"),
+        ("notes.txt", "notes.txt is a file, not the folder of a model"),
+        ("weights/model.pt", "weights/model.pt is a file, not .* alpro convert weights/model.pt --output DIR"),
+        ("alpro-msrvtt/config.json", "is a file. Name the folder of the model: alpro-msrvtt"),
+        ("alpro-msrvtt/model.safetensors", "Name the folder of the model: alpro-msrvtt"),
+        ("https://huggingface.co/acme/x", "is a URL. Name a folder or a Hub id"),
+    ],
+)
+def test_what_is_no_model_is_one_sentence(hub: HubDouble, here: Path, name: str, said: str) -> None:
+    with pytest.raises(ModelNotFoundError, match=said) as caught:
+        find_model(name)
+    assert "\n" not in str(caught.value)
+    assert hub.count("GET", "/api/models/") <= 1
+
+
+def publish(hub: HubDouble, *files: str) -> None:
+    repo = hub.repos["model", "acme/alpro"] = Repo("model", "acme/alpro", False, None)
+    repo.commit("main", {name: File(b"{}", False) for name in files}, "first")
+
+
+def test_a_model_on_the_hub_is_found_and_what_is_none_there_is_said(hub: HubDouble, here: Path) -> None:
+    publish(hub, "config.json")
+    assert find_model("acme/alpro") == "acme/alpro"
+    with pytest.raises(ModelNotFoundError, match="acme/alpro on the Hub has no branch, tag or commit 'v9'"):
+        find_model("acme/alpro", revision="v9")
+    publish(hub, "README.md")
+    with pytest.raises(ModelNotFoundError, match=r"acme/alpro on the Hub does not contain a model: .* config\.json"):
+        find_model("acme/alpro")
+
+
+@pytest.mark.parametrize("offline", [False, True])
+def test_without_a_network_the_answer_is_quick_and_honest(
+    hub: HubDouble, here: Path, monkeypatch: pytest.MonkeyPatch, offline: bool
+) -> None:
+    hub.server.shutdown()
+    hub.server.server_close()  # nobody listens there any more
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(here / "cache"))
+    why = "HF_HUB_OFFLINE keeps the Hub from being asked" if offline else "the Hub could not be reached"
+    start = time.monotonic()
+    with pytest.raises(ModelNotFoundError, match=f"no folder alpro-msrvt here, {why}, .*Did you mean alpro-msrvtt"):
+        find_model("alpro-msrvt")
+    assert time.monotonic() - start < 5
+    snapshot = simulate_cache(here / "cache", "acme/alpro", here / "alpro-msrvtt")
+    monkeypatch.setattr("huggingface_hub.file_download.HF_HUB_CACHE", str(here / "cache"), raising=False)
+    assert find_model("acme/alpro") == str(snapshot)
 
 
 @pytest.mark.parametrize(("avx512", "amx"), [(False, False), (True, False), (False, True)])

@@ -70,7 +70,7 @@ def row(label: str, page: str) -> list[list[float]]:
 def test_the_table_is_what_was_measured() -> None:
     """Every number of it is in the files that the measuring script wrote beside the weights."""
     results = {
-        task: json.loads((bundled_model(task) / "results.json").read_text("utf-8"))["results"]
+        task: json.loads(Path(bundled_model(task), "results.json").read_text("utf-8"))["results"]
         for task in ("retrieval", "qa")
     }
     expected: dict[str, list[list[float]]] = {}

@@ -1,8 +1,9 @@
-"""Render splits of the sprite world to mp4 files and annotations."""
+"""Render splits of the sprite world, or films of many scenes, to mp4 files and annotations."""
 
 import argparse
 from pathlib import Path
 
+from alpro_hf.sprites.films import write_films
 from alpro_hf.sprites.render import write_split
 from alpro_hf.sprites.world import SPLIT_SIZES, SPLITS, SpriteWorldError
 
@@ -18,10 +19,14 @@ splits:
 Each split becomes a folder with clips/*.mp4, retrieval.jsonl, qa.jsonl, choices.jsonl and scenes.jsonl. To load one:
   datasets.load_dataset("json", data_files="OUTPUT/test/retrieval.jsonl")
 
+With --films, many scenes follow each other in one file. Each split becomes a folder SPLIT-films with films/*.mp4 and
+moments.jsonl: a caption of each scene, and the seconds between which it is shown.
+
 examples:
   python scripts/sprites/render.py sprite_world                          # the three tests and validation
   python scripts/sprites/render.py sprite_world --split train --count 20000
   python scripts/sprites/render.py gallery --split test-hard --count 40 --size 224
+  python scripts/sprites/render.py films --films --split test --count 60
 
 To continue an interrupted run, start it again with the same arguments.
 """
@@ -36,9 +41,13 @@ def main() -> None:
         "--split",
         action="append",
         choices=SPLITS,
-        help="split to render; repeat for several (default: all but train)",
+        help="split to render; repeat for several (default: all but train; films: validation and test)",
     )
-    parser.add_argument("--count", type=int, help="clips per split (default: the whole split; required for train)")
+    parser.add_argument(
+        "--count",
+        type=int,
+        help="clips per split (default: the whole split; required for train), or films (default: 60)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the clips (default: 0)")
     parser.add_argument(
         "--size", type=int, default=128, help="side of the frames in pixels, an even number (default: 128)"
@@ -48,24 +57,58 @@ def main() -> None:
     parser.add_argument(
         "--captions-per-clip", type=int, help="captions per clip in retrieval.jsonl (default: 4, in the tests 1)"
     )
+    parser.add_argument("--films", action="store_true", help="films of many scenes instead of clips of one")
+    parser.add_argument(
+        "--scenes",
+        type=int,
+        nargs=2,
+        default=(20, 40),
+        metavar=("LEAST", "MOST"),
+        help="with --films: number of scenes of a film (default: 20 40)",
+    )
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        nargs=2,
+        default=(1.5, 6.0),
+        metavar=("LEAST", "MOST"),
+        help="with --films: length of a scene (default: 1.5 6)",
+    )
     parser.add_argument("--workers", type=int, help="processes (default: one per core)")
     arguments = parser.parse_args()
-    for split in arguments.split or SPLIT_SIZES:
+    for split in arguments.split or (("validation", "test") if arguments.films else SPLIT_SIZES):
         try:
-            folder = write_split(
-                arguments.output,
-                split,
-                arguments.count,
-                arguments.seed,
-                size=arguments.size,
-                num_frames=arguments.num_frames,
-                fps=arguments.fps,
-                captions_per_clip=arguments.captions_per_clip,
-                workers=arguments.workers,
-            )
+            print(_films(arguments, split) if arguments.films else _clips(arguments, split))
         except SpriteWorldError as error:
             parser.error(str(error))
-        print(folder)
+
+
+def _clips(arguments: argparse.Namespace, split: str) -> Path:
+    return write_split(
+        arguments.output,
+        split,
+        arguments.count,
+        arguments.seed,
+        size=arguments.size,
+        num_frames=arguments.num_frames,
+        fps=arguments.fps,
+        captions_per_clip=arguments.captions_per_clip,
+        workers=arguments.workers,
+    )
+
+
+def _films(arguments: argparse.Namespace, split: str) -> Path:
+    return write_films(
+        arguments.output,
+        split,
+        60 if arguments.count is None else arguments.count,
+        arguments.seed,
+        scenes=tuple(arguments.scenes),
+        seconds=tuple(arguments.seconds),
+        size=arguments.size,
+        fps=arguments.fps,
+        workers=arguments.workers,
+    )
 
 
 if __name__ == "__main__":

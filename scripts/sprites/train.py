@@ -37,7 +37,7 @@ from alpro_hf.data.collator import AlproCollator
 from alpro_hf.loading import best_device, fast_bfloat16
 from alpro_hf.sprites.language import ANSWERS, captions, questions
 from alpro_hf.sprites.rows import SpriteRows
-from alpro_hf.sprites.world import DIRECTIONS, draw_scene
+from alpro_hf.sprites.world import DIRECTIONS, SPRITE_WORLD, draw_scene
 from alpro_hf.training.arguments import AlproTrainingArguments
 from alpro_hf.training.checkpoints import last_complete_checkpoint
 from alpro_hf.training.trainer import AlproTrainer
@@ -109,6 +109,7 @@ def build_config(vocab_size: int) -> AlproConfig:
         },
         projection_dim=128,
         initializer_range=0.05,
+        training_domain=SPRITE_WORLD,
     )
 
 

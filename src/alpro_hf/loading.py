@@ -4,6 +4,8 @@ Importing this module imports no library: torch and transformers are imported wh
 can import it before they parse their arguments.
 """
 
+import difflib
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,12 +13,166 @@ from .untrusted_json import read_json
 
 if TYPE_CHECKING:
     import torch
+    from huggingface_hub import HfApi
 
 BUNDLED = "bundled"  # as the name of a model: the one that the package contains for the task
+# the bundled models by names that say the task, for commands that work with either
+BUNDLED_BY_TASK: dict[str, Literal["retrieval", "qa"]] = {"bundled-retrieval": "retrieval", "bundled-qa": "qa"}
+_CONFIG, _PROCESSOR = "config.json", "processor_config.json"
+_WEIGHTS = (".bin", ".pt", ".pth", ".safetensors", ".zip")
+_SECONDS = 5.0  # for the Hub to answer whether it has a model
 
 
 class CommandError(Exception):
     """A command cannot do its work with the given arguments; the message says why and what to change."""
+
+
+class ModelNotFoundError(OSError):
+    """No model has the given name: neither a folder, nor a bundled model, nor one that the Hub would give."""
+
+
+def find_model(
+    name: str,
+    task: Literal["retrieval", "towers", "qa"] = "retrieval",
+    revision: str | None = None,
+    *,
+    needs: str | None = _CONFIG,
+    api: "HfApi | None" = None,
+) -> str:
+    """Find a model by its name, before anything is loaded.
+
+    Args:
+        name: Folder, Hub id, `bundled`, `bundled-retrieval` or `bundled-qa`.
+        task: The task that `bundled` is asked for.
+        revision: Branch, tag or commit of a Hub id.
+        needs: File that makes a folder the one of a model. None: not looked at, for folders of processors.
+        api: Client, for an endpoint or a token other than those of the environment.
+
+    Returns:
+        A folder or a Hub id, for `from_pretrained`. If the Hub cannot be reached, the folder of an earlier download.
+
+    Raises:
+        ModelNotFoundError: There is no such model. The message says where it was looked for, and names a similar
+            folder if there is one. Without a network, it says that the Hub could not be asked.
+    """
+    from .assets import bundled_model
+
+    if name == BUNDLED or name in BUNDLED_BY_TASK:
+        return bundled_model(BUNDLED_BY_TASK.get(name, "qa" if task == "qa" else "retrieval"))
+    if not name.strip():
+        raise ModelNotFoundError("The name of the model is blank. Name a folder, a Hub id, or 'bundled'.")
+    if os.path.isdir(name):
+        if needs is not None and not os.path.isfile(os.path.join(name, needs)):
+            raise ModelNotFoundError(_about_folder(Path(name), needs))
+        return name
+    if os.path.exists(name):
+        raise ModelNotFoundError(_about_file(Path(name)))
+    if "://" in name:
+        raise ModelNotFoundError(
+            f"{name} is a URL. Name a folder or a Hub id, such as acme/alpro-msrvtt; alpro convert takes URLs of "
+            "weights."
+        )
+    return _find_on_hub(name, revision, needs, api)
+
+
+def portable_name(source: str) -> str:
+    """The name of a model for a file that may be read on another machine: bundled models have other folders there."""
+    from .assets import bundled_model
+
+    for name, task in BUNDLED_BY_TASK.items():
+        if os.path.realpath(source) == os.path.realpath(bundled_model(task)):
+            return name
+    return source
+
+
+def _about_folder(folder: Path, needs: str) -> str:
+    inner = sorted(path.parent for path in folder.glob(f"*/{needs}"))
+    weights = sorted(path.name for path in folder.iterdir() if path.suffix in _WEIGHTS)
+    problem = f"The folder {folder} does not contain a model: there is no {needs} in it."
+    if inner:
+        problem += f" There is one in {', '.join(map(str, inner[:3]))}."
+    elif weights:
+        problem += f" alpro convert {folder / weights[0]} --output DIR makes a model folder of its weights."
+    return problem
+
+
+def _about_file(path: Path) -> str:
+    if (path.parent / _CONFIG).is_file():
+        return f"{path} is a file. Name the folder of the model: {path.parent}"
+    if path.suffix in _WEIGHTS:
+        return f"{path} is a file, not the folder of a model. alpro convert {path} --output DIR makes one of it."
+    return f"{path} is a file, not the folder of a model."
+
+
+def _similar(name: str) -> str:
+    """A sentence with the model whose name is most like a wrong one; nothing if there is none."""
+    path = Path(name)
+    try:
+        folders = [found.parent.name for found in path.parent.glob(f"*/{_CONFIG}")]
+    except (OSError, ValueError):  # the parent cannot be read, or is no path
+        folders = []
+    known = {str(path.parent / folder): folder for folder in folders}
+    known |= {bundled: bundled for bundled in (BUNDLED, *BUNDLED_BY_TASK)}
+    lowered = {folder.lower(): shown for shown, folder in known.items()}
+    nearest = difflib.get_close_matches(path.name.lower(), lowered, n=1, cutoff=0.75)
+    if nearest:
+        return f" Did you mean {lowered[nearest[0]]}?"
+    if name.startswith("~") and os.path.isdir(os.path.expanduser(name)):
+        return f" Did you mean {os.path.expanduser(name)}? The shell expands ~ only at the start of a word."
+    return ""
+
+
+def _find_on_hub(name: str, revision: str | None, needs: str | None, api: "HfApi | None") -> str:
+    """The id of a model on the Hub, or the folder of its earlier download if the Hub cannot be reached."""
+    from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        HTTPError,
+        OfflineModeIsEnabled,
+        RevisionNotFoundError,
+    )
+    from huggingface_hub.utils import validate_repo_id
+
+    missing = f"There is no folder {name} here"
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        raise ModelNotFoundError(
+            f"{missing}, and it cannot be the id of a model on the Hub.{_similar(name)}"
+        ) from None
+    try:
+        # one request without repetitions: loading would try again for half a minute before it gives up
+        found = (api or HfApi()).model_info(name, revision=revision, timeout=_SECONDS)
+    except GatedRepoError:
+        raise ModelNotFoundError(
+            f"{missing}, and {name} on the Hub gives access only on request. Ask for it on its page, then run hf auth "
+            "login."
+        ) from None
+    except RevisionNotFoundError:
+        raise ModelNotFoundError(f"{name} on the Hub has no branch, tag or commit {revision!r}.") from None
+    except (HTTPError, OfflineModeIsEnabled) as error:
+        if isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 404):
+            raise ModelNotFoundError(
+                f"{missing}, and no such model on the Hub.{_similar(name)} A private model needs hf auth login."
+            ) from None
+        if isinstance(error, HfHubHTTPError) and error.response.status_code < 500:
+            raise ModelNotFoundError(
+                f"{missing}, and the Hub refuses to say whether it has {name}: {' '.join(str(error).split())}"
+            ) from error
+        for file in (_CONFIG, _PROCESSOR) if needs is None else (needs,):
+            cached = try_to_load_from_cache(name, file, revision=revision)
+            if isinstance(cached, str):
+                return str(Path(cached).parent)
+        offline = isinstance(error, OfflineModeIsEnabled)
+        why = "HF_HUB_OFFLINE keeps the Hub from being asked" if offline else "the Hub could not be reached"
+        raise ModelNotFoundError(
+            f"{missing}, {why}, and the cache holds no earlier download of such a model.{_similar(name)}"
+        ) from error
+    if needs and found.siblings is not None and needs not in {file.rfilename for file in found.siblings}:
+        raise ModelNotFoundError(f"{name} on the Hub does not contain a model: there is no {needs} in it.")
+    return name
 
 
 def load_model(
@@ -31,7 +187,7 @@ def load_model(
 
     Args:
         task: `retrieval`; `towers`, which is retrieval without the matching head, so every checkpoint has it; or `qa`.
-        name: Folder, Hub id, or `bundled`.
+        name: Folder, Hub id, or `bundled`, see `find_model`.
         dtype: `float32`, `bfloat16`, or `auto` for `best_dtype`; None means float32.
         revision: Branch, tag or commit of a Hub id.
         device: Device of the model; None means `best_device()`.
@@ -41,12 +197,12 @@ def load_model(
 
     Raises:
         CommandError: The checkpoint is not an ALPRO model, or lacks the weights of the task.
-        OSError: The checkpoint cannot be found or read.
+        ModelNotFoundError: There is no such model.
+        OSError: The checkpoint cannot be read.
     """
     import torch
     from transformers.utils import logging
 
-    from .assets import bundled_model
     from .model.configuration_alpro import AlproConfig
     from .model.modeling_alpro import AlproForVideoQuestionAnswering, AlproForVideoTextRetrieval, AlproModel
     from .model.processing_alpro import AlproProcessor
@@ -55,13 +211,14 @@ def load_model(
     # not use, which is normal: every ALPRO checkpoint serves several tasks.
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    source = str(bundled_model("qa" if task == "qa" else "retrieval")) if name == BUNDLED else name
+    source = find_model(name, task, revision)
+    if os.path.isdir(source):
+        revision = None  # a folder has none
     config = _config_of(source, revision, name)
-    if not config:
-        raise CommandError(f"{name} does not contain a model: there is no config.json in it.")
     kind = config.get("model_type")
     if kind != AlproConfig.model_type:
-        raise CommandError(f"{name} holds a model of type {kind!r}, not an ALPRO model.")
+        advice = f" alpro convert {name} --output DIR makes one of it." if kind == "blip" else ""
+        raise CommandError(f"{name} holds a model of type {kind!r}, not an ALPRO model.{advice}")
     model_class: Any = {
         "retrieval": AlproForVideoTextRetrieval,
         "towers": AlproModel,
@@ -164,4 +321,15 @@ def best_dtype(device: "torch.device | str") -> "torch.dtype":
     return torch.bfloat16 if fast_bfloat16(device) else torch.float32
 
 
-__all__ = ["BUNDLED", "CommandError", "best_device", "best_dtype", "fast_bfloat16", "load_model"]
+__all__ = [
+    "BUNDLED",
+    "BUNDLED_BY_TASK",
+    "CommandError",
+    "ModelNotFoundError",
+    "best_device",
+    "best_dtype",
+    "fast_bfloat16",
+    "find_model",
+    "load_model",
+    "portable_name",
+]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from fixtures.gallery import ANSWERS, load, write_model, write_video
+from huggingface_hub import constants
 from transformers.utils import logging
 
 import alpro_hf
@@ -18,6 +20,7 @@ from alpro_hf.cli.main import COMMANDS, main
 from alpro_hf.cli.options import Terminated
 from alpro_hf.inference.index_shards import Manifest
 from alpro_hf.inference.video_index import VideoIndex
+from alpro_hf.sprites.render import write_split
 
 
 @pytest.fixture(scope="module")
@@ -185,16 +188,98 @@ def test_search_in_a_folder_lists_what_is_broken(capsys, videos, models) -> None
 
 def test_ask(capsys, videos, models) -> None:
     clip = videos / "part-1" / "1.mp4"
-    command = ("ask", clip, "which way is the fox going", "--model", models["qa"])
+    command = ("ask", clip, "which way is the fox", "--model", models["qa"])
     code, out, err = run(capsys, *command, "--top-k", 2)
-    assert (code, err, len(out.splitlines())) == (0, "", 2)
+    assert (code, err, len(out.splitlines())) == (0, "", 3)
+    assert out.splitlines()[2] == f"2 of the {len(ANSWERS)} answers that this model knows"
     code, out, _ = run(capsys, *command, "--json")
     result = json.loads(out)
     assert (code, result["video"]) == (0, str(clip))
+    assert (result["known_answers"], result["unknown_words"], result["unfamiliar"]) == (len(ANSWERS), [], [])
     assert {answer["answer"] for answer in result["answers"]} == set(ANSWERS)
     probabilities = [answer["probability"] for answer in result["answers"]]
     assert probabilities == sorted(probabilities, reverse=True)
     assert sum(probabilities) == pytest.approx(1, abs=1e-5)
+
+
+def test_words_that_no_tokenizer_knows_are_named_once(capsys, videos, models) -> None:
+    code, out, err = run(
+        capsys, "search", videos, "a fox 跳 and a bicycle 跳", "--model", models["retrieval"], "--json"
+    )
+    assert code == 0
+    assert json.loads(out)["unknown_words"] == ["跳", "bicycle"]
+    assert err.splitlines()[-1].startswith("alpro search: note: the model does not know '跳', 'bicycle'")
+
+
+@pytest.fixture(scope="module")
+def sprites(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_split(tmp_path_factory.mktemp("sprites"), "test", 2, progress=False) / "clips"
+
+
+def test_the_bundled_model_says_when_a_clip_is_not_of_its_world(capsys, sprites, tmp_path) -> None:
+    folder = tmp_path / "mixed"
+    own = folder / "own.mp4"
+    write_video(own, seed=1)
+    (folder / "sprite.mp4").write_bytes((sprites / "00000.mp4").read_bytes())
+    index = tmp_path / "index"
+    code, out, err = run(capsys, "index", folder, "--output", index, "--json")
+    assert (code, json.loads(out)["unfamiliar"]) == (0, [str(own)])
+    assert err.count("nothing else") == 1
+    for where in (index, folder):
+        code, out, err = run(capsys, "search", where, "the dog jumps", "--json")
+        found = json.loads(out)
+        assert (code, found["unfamiliar"], found["unknown_words"]) == (0, [str(own)], [])
+        assert len(re.findall("note: this model knows a synthetic world .*own.mp4 is not of it", err)) == 1
+    code, out, err = run(capsys, "ask", own, "what does the astronaut do?", "--top-k", 1)
+    assert code == 0
+    assert out.splitlines()[1] == "1 of the 179 answers that this model knows"
+    assert [line.partition("note: ")[2][:26] for line in err.splitlines()] == [
+        "the model does not know 'a",
+        "this model knows a synthet",
+    ]
+
+
+def test_the_bundled_model_is_silent_about_its_own_world(capsys, sprites) -> None:
+    code, out, err = run(capsys, "ask", sprites / "00000.mp4", "what does the bell do?", "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["unfamiliar"] == json.loads(out)["unknown_words"] == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["search", "{videos}", "a dog", "--model"],
+        ["ask", "{clip}", "what is it", "--model"],
+        ["index", "{videos}", "--output", "{out}", "--model"],
+        ["evaluate", "--task", "retrieval", "--data", "{rows}", "--output", "{out}", "--model"],
+        ["train", "--recipe", "msrvtt-retrieval", "--data", "{rows}", "--output", "{out}", "--model"],
+        ["train", "--recipe", "prompter", "--data", "{rows}", "--output", "{out}", "--text", "BERT", "--vision"],
+        ["train", "--recipe", "pretrain", "--data", "{rows}", "--output", "{out}", "--model", "bundled", "--prompter"],
+        ["pseudo-label", "{rows}", "--output", "{out}", "--prompter"],
+        ["publish", "--repo", "acme/x", "--dry-run"],
+        ["export-onnx", "{out}"],
+    ],
+    ids=lambda arguments: f"{arguments[0]} {arguments[-1]}",
+)
+def test_a_model_that_is_nowhere_is_one_sentence_in_every_command(
+    capsys, videos, tmp_path, monkeypatch, arguments
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # the port of `discard`: nobody listens
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"video": str(videos / "part-1" / "1.mp4"), "text": "a fox"}) + "\n")
+    places = {"videos": videos, "clip": videos / "part-1" / "1.mp4", "rows": rows, "out": tmp_path / "out"}
+    command, *rest = [argument.format(**places) for argument in arguments]
+    words = (
+        [command, "nomodel", *rest] if rest[-1] in ("--dry-run", str(places["out"])) else [command, *rest, "nomodel"]
+    )
+    start = time.monotonic()
+    code, out, err = run(capsys, *words)
+    assert (code, out) == (1, "")
+    assert time.monotonic() - start < 25  # the libraries are imported in it; trying again takes half a minute
+    complaint = err.splitlines()[-1]
+    assert complaint.startswith(f"alpro {command}: There is no folder nomodel here, ")
+    assert not places["out"].exists()
 
 
 @pytest.mark.parametrize(

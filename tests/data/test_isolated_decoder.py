@@ -157,6 +157,40 @@ def test_processes_at_work_do_not_outlive_a_caller_that_is_killed(tmp_path) -> N
     assert [is_alive(pid) for pid in workers] == [False, False]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux kills a stopped process together with its caller")
+def test_stopped_processes_do_not_outlive_a_caller_that_is_killed() -> None:
+    environment = os.environ | {"PYTHONPATH": str(Path(alpro_hf.__file__).parents[1])}
+    command = [sys.executable, "-c", CALLER + "\nimport time; time.sleep(300)"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as caller:
+        assert caller.stdout is not None
+        workers = [int(pid) for pid in caller.stdout.readline().split()]
+        for pid in workers:
+            os.kill(pid, signal.SIGSTOP)
+        time.sleep(0.5)
+        assert [is_alive(pid) for pid in workers] == [True, True]
+        caller.kill()
+    start = time.monotonic()
+    while any(map(is_alive, workers)) and time.monotonic() - start < 20:
+        time.sleep(0.05)
+    alive = [pid for pid in workers if is_alive(pid)]
+    for pid in alive:
+        os.kill(pid, signal.SIGKILL)
+    assert not alive
+
+
+def test_a_process_outlives_the_thread_that_first_used_it(clip) -> None:
+    with IsolatedDecoder(processes=1) as decoder:
+        thread = threading.Thread(target=decoder.probe, args=(clip,))
+        thread.start()
+        thread.join()
+        own = pids(decoder)
+        time.sleep(0.5)
+        assert len(decoder.decode(clip).pixels) == 24 and pids(decoder) == own
+        os.kill(own[0], signal.SIGKILL)  # while it waits for work
+        decoder._idle[0].process.wait()
+        assert len(decoder.decode(clip).pixels) == 24 and pids(decoder) != own
+
+
 def decodes_for_a_minute(path: Path) -> None:
     """A few MB: one black picture of 4000 x 4000, 800 times, in a container without an index to seek by."""
     with av.open(str(path), "w", format="avi") as output:

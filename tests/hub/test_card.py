@@ -137,7 +137,7 @@ def test_the_example_runs_as_it_stands(
 
 def test_results_beside_the_weights_need_not_be_named(tmp_path: Path) -> None:
     _, text = export(bundled_model("retrieval"), tmp_path)
-    measured = json.loads((bundled_model("retrieval") / "results.json").read_text())["results"]["test"]["retrieval"]
+    measured = json.loads(Path(bundled_model("retrieval"), "results.json").read_text())["results"]["test"]["retrieval"]
     found = {
         (entry.dataset_split, entry.metric_args["protocol"]): entry.metric_value
         for entry in ModelCard(text).data.eval_results
@@ -255,6 +255,53 @@ def test_results_of_alpro_evaluate(trained: Path, tmp_path: Path) -> None:
     assert first.dataset_name == "MSR-VTT 1k-A"
     assert first.metric_value == 33.94
     assert read_card_results(path.parent) == read_card_results(path)
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("msrvtt-1ka:annotations/MSRVTT_JSFUSION_test.csv", "msrvtt-1ka"),
+        ("/home/me/holiday/test.jsonl", "test"),
+        ("rows/", "rows"),
+        ("acme/clips", "clips"),
+    ],
+)
+def test_the_data_of_an_evaluation_are_named_without_their_folders(tmp_path: Path, source: str, name: str) -> None:
+    results = Results(
+        task="retrieval",
+        protocol={"name": "vtc"},
+        metrics={"t2v_r1": 50.0},
+        model={"name": "x", "revision": None},
+        data={"fingerprint": "sha256:0", "rows": 10, "source": source, "split": None},
+    )
+    [entry] = read_card_results(write_results(tmp_path / "anything", results, []))
+    assert (entry.dataset, entry.split) == (name, "test")
+
+
+def test_a_card_shows_ten_numbers_and_links_to_all(tmp_path: Path) -> None:
+    out, text = export(bundled_model("retrieval"), tmp_path)
+    section = text.partition("## Results")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| sprite-world .*\|$", section, re.MULTILINE)
+    assert len(rows) == len(ModelCard(text).data.eval_results) == 10
+    assert "All numbers are in [metrics.json](metrics.json)." in section
+    everything = read_card_results(out / "metrics.json")
+    assert everything == read_card_results(Path(bundled_model("retrieval"), "results.json"))
+    # R@1 of every test and protocol comes before any other number
+    first = {(entry.split, entry.protocol) for entry in everything if "t2v_r1" in entry.metrics}
+    shown = {tuple(row.split(" | ")[i] for i in (0, 1)) for row in rows if "R@1 text to video" in row}
+    assert shown == {(f"| sprite-world ({split})", protocol) for split, protocol in first}
+    again = hub.export(out, tmp_path / "again", name="acme/alpro-test")
+    assert section in (again / "README.md").read_text()
+    assert (again / "metrics.json").read_bytes() == (out / "metrics.json").read_bytes()
+
+
+def test_few_numbers_need_no_link(trained: Path, sprites_results: Path, tmp_path: Path) -> None:
+    content = json.loads(sprites_results.read_text())
+    del content["results"]["test"]["qa"]
+    sprites_results.write_text(json.dumps(content))
+    _, text = export(trained, tmp_path, results=[sprites_results])
+    assert len(ModelCard(text).data.eval_results) == 8
+    assert "metrics.json" not in text
 
 
 def test_numbers_of_other_tasks_are_passed_over(trained: Path, sprites_results: Path, tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ from transformers import (
     AutoModelForPreTraining,
     AutoModelForVisualQuestionAnswering,
     AutoProcessor,
-    AutoVideoProcessor,
 )
 
 from alpro_hf.cli.main import main
@@ -225,11 +224,17 @@ def test_tasks_of_one_kind_do_not_pass_for_the_other():
         convert_original_checkpoint(tiny(), "captioning")
 
 
-def test_a_pretraining_checkpoint_without_its_prompter_is_refused():
-    state = {name: tensor for name, tensor in tiny("pretrain").items() if not name.startswith("prompter.")}
-    with pytest.raises(CheckpointError) as caught:
-        convert_original_checkpoint(state, "pretrain", **ARCHITECTURE)
-    assert all(name.startswith("prompter.") for name in caught.value.missing)
+def test_a_pretraining_checkpoint_without_its_prompter_is_converted_alone(files, caplog):
+    state = tiny("pretrain")
+    expected, _ = convert_original_checkpoint(state, "pretrain", **ARCHITECTURE)
+    alone = {name: tensor for name, tensor in state.items() if not name.startswith("prompter.")}
+    torch.save(alone, files / "pretrain.pt")
+    with caplog.at_level(logging.WARNING):
+        student = convert(**options(files, "pretrain", vocab=files / "vocab.txt"))
+    assert "holds no teacher" in caplog.text
+    assert type(student) is AlproForPreTraining
+    assert all(torch.equal(tensor, expected.state_dict()[name]) for name, tensor in student.state_dict().items())
+    assert (files / "out" / "model.safetensors").exists() and not (files / "out" / "prompter").exists()
 
 
 def test_errors_in_the_prompter_bear_the_names_of_the_file():
@@ -571,13 +576,17 @@ def test_a_prompter_folder_returns_the_golden_numbers(files):
     assert not (files / "out" / "prompter").exists()
 
 
-def test_without_a_vocabulary_only_the_video_side_is_written(files, caplog):
-    with caplog.at_level(logging.WARNING):
+def test_without_a_vocabulary_that_fits_nothing_is_written(files):
+    with pytest.raises(ValueError, match=r"embeds 128 words, .* name its vocab\.txt with --vocab"):
         convert(**options(files, "retrieval"))
-    assert "--vocab" in caplog.text
-    video_processor = AutoVideoProcessor.from_pretrained(files / "out")
-    assert (video_processor.num_frames, video_processor.size["height"]) == (4, 32)
-    assert not list((files / "out").glob("token*"))
+    assert not (files / "out").exists()
+
+
+def test_a_vocabulary_with_a_word_twice_is_refused(files):
+    words = (files / "vocab.txt").read_text()
+    (files / "vocab.txt").write_text(words.replace("fox", "runs"))
+    with pytest.raises(ValueError, match=r"'runs' is in it twice"):
+        convert(**options(files, "retrieval", vocab=files / "vocab.txt"))
 
 
 def test_a_vocabulary_that_does_not_fit_is_refused_and_nothing_is_written(files):

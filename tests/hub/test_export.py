@@ -628,11 +628,36 @@ def test_offline_is_one_sentence(double: HubDouble, exported: Path, monkeypatch:
         hub_upload.publish(exported, REPO, api=double.api())
 
 
+@pytest.mark.parametrize("reason", ["unreachable", "offline"])
+def test_a_dry_run_needs_no_network(
+    at_double: HubDouble,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    reason: str,
+) -> None:
+    if reason == "offline":
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    else:
+        at_double.server.shutdown()
+        at_double.server.server_close()
+    assert command("bundled", "--repo", REPO, "--dry-run", "--output", str(tmp_path / "out")) == 0
+    out = capsys.readouterr().out
+    assert f"model {REPO} was not compared: the Hub cannot be reached" in out
+    listed = {line.split(" MB  ")[1] for line in out.splitlines() if " MB  " in line}
+    assert listed == {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"model.safetensors", "README.md", "metrics.json"} <= listed
+    assert command("bundled", "--repo", REPO) == 1  # without --dry-run, the Hub is needed
+    plan = hub_upload.plan_upload(tmp_path / "out", REPO, unreachable_ok=True, api=at_double.api())
+    with pytest.raises(hub_upload.PublishError, match="was not compared with the Hub"):
+        hub_upload.upload(plan, api=at_double.api())
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
         (("bundled-qa", "--repo", REPO, "--metrics", "acme/metrics"), "write NAMESPACE/NAME"),
-        (("no-such-folder", "--repo", REPO), "There is no folder 'no-such-folder'"),
+        (("no-such-folder", "--repo", REPO), "There is no folder no-such-folder here, and no such model on"),
         (("bundled-qa", "--repo", "sprites"), "write NAMESPACE/NAME"),
         (("bundled-qa", "--repo", REPO, "--space", "demo"), "write NAMESPACE/NAME"),
         (("bundled-qa", "--repo", REPO, "--results", "missing.json"), r"missing\.json"),

@@ -16,7 +16,8 @@ from alpro_hf.data.collator import AlproCollator
 from alpro_hf.data.isolated_decoder import IsolatedDecoder
 from alpro_hf.inference.index_shards import VideoIndexError
 from alpro_hf.inference.video_index import VideoIndex
-from alpro_hf.model.decoding import _Video, decode
+from alpro_hf.model.decoding import decode
+from alpro_hf.model.decoding_video import Video
 
 
 @pytest.fixture(scope="module")
@@ -33,13 +34,13 @@ def clips(tmp_path: Path) -> list[Path]:
 def listed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the files whose packets are listed."""
     names: list[str] = []
-    list_packets = _Video._packet_table
+    list_packets = Video._packet_table
 
-    def noting(self: _Video):
+    def noting(self: Video):
         names.append(Path(self.name).name)
         return list_packets(self)
 
-    monkeypatch.setattr(_Video, "_packet_table", noting)
+    monkeypatch.setattr(Video, "_packet_table", noting)
     return names
 
 
@@ -130,14 +131,14 @@ class Threads:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_workers_decode_with_one_thread_each(trained, clips, tmp_path, monkeypatch, workers) -> None:
-    open_it = _Video.open
+    open_it = Video.open
 
-    def noting(self: _Video) -> None:
+    def noting(self: Video) -> None:
         open_it(self)
         with (tmp_path / "threads").open("a") as file:
             file.write(f"{self.threads}\n")
 
-    monkeypatch.setattr(_Video, "open", noting)
+    monkeypatch.setattr(Video, "open", noting)
     collator = AlproCollator(trained[1], "retrieval")
     loader = DataLoader(
         Threads(clips[0]),

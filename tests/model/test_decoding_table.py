@@ -13,9 +13,10 @@ import torch
 from conftest import Encoder
 
 from alpro_hf.data.isolated_decoder import IsolatedDecoder
-from alpro_hf.model.decoding import _Video, decode
+from alpro_hf.model.decoding import decode
 from alpro_hf.model.decoding_table import FrameTable
 from alpro_hf.model.decoding_types import TruncatedVideoError
+from alpro_hf.model.decoding_video import Video
 
 ORIGIN = (1000, "h264", Fraction(1, 12800))
 CLIPS = {
@@ -32,10 +33,10 @@ CLIPS = {
 
 @pytest.fixture
 def no_listing(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(self: _Video) -> None:
+    def refuse(self: Video) -> None:
         raise AssertionError("the packets were listed")
 
-    monkeypatch.setattr(_Video, "_packet_table", refuse)
+    monkeypatch.setattr(Video, "_packet_table", refuse)
 
 
 def made_up(frames: int, order: tuple[int, ...] = (0, 4, 2, 1, 3)) -> FrameTable:

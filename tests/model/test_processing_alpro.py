@@ -1,5 +1,7 @@
+import logging
 from pathlib import Path
 
+import PIL.Image
 import pytest
 import torch
 from conftest import Encoder
@@ -62,9 +64,47 @@ def test_many_of_each(processor: AlproProcessor, clip: Path) -> None:
 def test_text_or_videos_alone(processor: AlproProcessor, clip: Path) -> None:
     assert set(processor(text="a fox")) == {"input_ids", "attention_mask"}
     assert set(processor(videos=clip)) == {"pixel_values_videos"}
-    assert processor(text="").input_ids.tolist() == [[2, 3]]
     with pytest.raises(ValueError, match="at least one input"):
         processor()
+
+
+def test_a_text_or_video_without_its_name_is_refused(processor: AlproProcessor, clip: Path) -> None:
+    image = PIL.Image.new("RGB", (8, 8))
+    for arguments, options in (((str(clip),), {}), (("a dog",), {}), ((), {"images": image}), ((), {"audio": [0.0]})):
+        with pytest.raises(TypeError, match=r"takes text=\.\.\. and videos=\.\.\., by name"):
+            processor(*arguments, **options)
+    assert "input_ids" in processor(None, "a fox")
+
+
+def test_texts_without_words_are_named(processor: AlproProcessor) -> None:
+    for text, error, words in (
+        ("", ValueError, r"text is empty \(''\)"),
+        (["a fox", " "], ValueError, r"text\[1\] is empty"),
+        (["a fox", "a pizza", None], TypeError, r"text\[2\] is None, not a string"),
+        ([7], TypeError, r"text\[0\] is 7"),
+        (float("nan"), TypeError, "text is nan"),
+    ):
+        with pytest.raises(error, match=words):
+            processor(text=text)
+
+
+def test_names_of_videos_among_the_texts(processor: AlproProcessor, encode: Encoder, tmp_path, caplog) -> None:
+    """An existing video is no text; a missing one is perhaps a misspelt path."""
+    gif = encode("animation.gif", codec="gif", pix_fmt="rgb8", num_frames=4)
+    unnamed = tmp_path / "clip.xyz"
+    unnamed.write_bytes(encode("h264_key12.mp4").read_bytes())
+    for path in (gif, unnamed):
+        with pytest.raises(ValueError, match=r"text\[1\]='.*' is a video file.*videos="):
+            processor(text=["a fox", str(path)])
+    (tmp_path / "notes.txt").write_text("a fox")
+    library = logging.getLogger("transformers")
+    library.addHandler(caplog.handler)
+    try:
+        processor(text=["a fox.", "smal.mp4", str(tmp_path / "notes.txt"), "the fox runs to the left. a pizza"])
+    finally:
+        library.removeHandler(caplog.handler)
+    [warning] = caplog.records
+    assert "text[1]='smal.mp4' ends like a video, and there is no such file" in warning.getMessage()
 
 
 def test_long_text_is_truncated(processor: AlproProcessor) -> None:

@@ -1,7 +1,6 @@
 """A checkpoint in sentence-transformers: its own package, not a double, encodes, evaluates, trains and saves it."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,8 +27,8 @@ def gallery(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {row["text"]: str(folder / row["video"]) for row in rows}
 
 
-def open_model(folder: Path) -> Any:
-    return sentence_transformers.SentenceTransformer(str(folder), local_files_only=True, device="cpu")
+def open_model(folder: str) -> Any:
+    return sentence_transformers.SentenceTransformer(folder, local_files_only=True, device="cpu")
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import torch
 from conftest import RATE, Encoder
 from transformers.image_utils import PILImageResampling
 
+from alpro_hf.data.isolated_decoder import IsolatedDecoder
 from alpro_hf.model.decoding import decode
 from alpro_hf.model.decoding_types import NotAVideoError, VideoDecodeError, VideoTooLargeError
 from alpro_hf.model.video_processing_alpro import (
@@ -167,12 +168,121 @@ def test_metadata_of_files(processor: AlproVideoProcessor, encode: Encoder) -> N
     assert (first.total_num_frames, first.height, first.width) == (48, 90, 160)
     assert first.fps == pytest.approx(47 / ((times[-1] - times[0]) / 1000))
     assert first.duration == pytest.approx(48 / first.fps)
-    assert first.frames_indices == CENTERS
-    assert first.timestamps == pytest.approx([(times[i] - 1000) / 1000 for i in CENTERS])
+    middles = [(2 * i + 1) * first.duration / 16 for i in range(8)]  # by time, because the rate varies
+    shown = [max(i for i in range(48) if (times[i] - 1000) / 1000 <= middle) for middle in middles]
+    assert first.frames_indices == shown != CENTERS
+    assert first.timestamps == pytest.approx([(times[i] - 1000) / 1000 for i in shown])
     assert not first.frames_repeated
     assert (second.total_num_frames, second.fps, second.duration) == (5, RATE, 5 / RATE)
     assert second.frames_indices == [0, 0, 1, 2, 2, 3, 4, 4]
     assert second.frames_repeated
+
+
+def test_frames_of_a_variable_rate_are_chosen_by_time(processor: AlproVideoProcessor, encode: Encoder) -> None:
+    """A screen recording: 20 frames a second apart, then 28 in 1.4 seconds."""
+    times = [*range(0, 20_000, 1000), *range(20_000, 21_400, 50)]
+    path = encode("screen.mp4", times=times)
+    for decoder in (None, IsolatedDecoder(processes=1)):
+        [metadata] = processor(
+            path, fps=0.5, return_metadata=True, **({} if decoder is None else {"decoder": decoder.decode})
+        ).video_metadata
+        assert metadata.timestamps == pytest.approx([*range(0, 21, 2)])
+        if decoder is not None:
+            decoder.close()
+    [center] = processor(path, num_frames=7, return_metadata=True).video_metadata
+    assert np.abs(np.diff(center.timestamps) - center.duration / 7).max() <= 1
+    assert 21.3 < center.duration < 21.5
+    [uniform] = processor(path, num_frames=4, frame_sampling="uniform", return_metadata=True).video_metadata
+    assert uniform.frames_indices == sample_indices(48, 4, "uniform")  # by number, as published
+
+
+def test_a_slideshow_is_as_long_as_its_last_slide_says(processor: AlproVideoProcessor, encode: Encoder) -> None:
+    for name in ("slides.mp4", "slides.mkv"):
+        path = encode(name, times=[0, 28_000, 29_000, 57_000], num_frames=4)
+        [metadata] = processor(path, num_frames=6, return_metadata=True).video_metadata
+        assert 57 <= metadata.duration <= 60
+        assert metadata.frames_indices == [0, 0, 0, 2, 2, 2], name  # frame 1 is shown for a second
+
+
+def test_a_clip_as_paths_of_its_frames(processor: AlproVideoProcessor, clip: Path, tmp_path: Path) -> None:
+    whole = decode(clip).pixels
+    paths = [tmp_path / f"{i:03}.png" for i in range(48)]
+    for path, frame in zip(paths, whole.permute(0, 2, 3, 1).numpy(), strict=True):
+        PIL.Image.fromarray(np.ascontiguousarray(frame)).save(path)
+    expected = processor(whole, return_metadata=True)
+    for videos in (paths, [str(path) for path in paths], [paths], [tuple(paths)]):
+        batch = processor(videos, return_metadata=True)
+        assert torch.equal(batch.pixel_values_videos, expected.pixel_values_videos)
+        assert batch.video_metadata[0].frames_indices == CENTERS
+    assert processor([paths[:5], paths[5:], whole]).pixel_values_videos.shape[0] == 3
+    paths[CENTERS[0] + 1].write_text("not read")  # only the frames that are sampled are opened
+    assert torch.equal(processor(paths).pixel_values_videos, expected.pixel_values_videos)
+    paths[CENTERS[0]].write_text("no image")
+    with pytest.raises(NotAVideoError, match=r"003\.png: it is not an image"):
+        processor(paths)
+    with pytest.raises(VideoTooLargeError, match=r"000\.png: the number of pixels of an image is 14,400"):
+        processor(paths, video_limits={"max_pixels": 100})
+
+
+def test_nested_lists_are_not_flattened(processor: AlproVideoProcessor, clip: Path) -> None:
+    with pytest.raises(ValueError, match=r"videos\[1\] is a list of 2 videos. Pass a flat list"):
+        processor([clip, [clip, clip]])
+    with pytest.raises(ValueError, match=r"videos\[0\] is a list of 0 videos"):
+        processor([[]])
+    assert processor([[clip], [clip]]).pixel_values_videos.shape[0] == 2
+
+
+def test_a_folder_or_a_pattern_is_no_video(processor: AlproVideoProcessor, tmp_path: Path) -> None:
+    with pytest.raises(IsADirectoryError, match=r"It is a folder, and a video is one file.*find_videos"):
+        processor(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"pattern is not expanded here.*glob"):
+        processor(str(tmp_path / "*.mp4"))
+
+
+UNBOUNDED = {"max_pixels": None, "max_duration": None, "max_file_size": None, "max_decoded_size": None}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"num_frames": 10**9},
+        {"fps": 10**12, "num_frames": None},
+        {"fps": 1e300, "num_frames": None},
+        {"size": {"height": 30_000, "width": 30_000}},
+        {"size": {"shortest_edge": 30_000}},
+        {"size": {"longest_edge": 60_000}},
+        {"crop_size": {"height": 30_000, "width": 30_000}, "do_center_crop": True},
+    ],
+    ids=str,
+)
+def test_settings_of_a_checkpoint_never_loosen_the_limits(settings: dict, clip: Path, tmp_path: Path) -> None:
+    AlproVideoProcessor().save_pretrained(tmp_path)
+    file = tmp_path / "preprocessor_config.json"
+    file = file if file.exists() else tmp_path / "video_preprocessor_config.json"
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps({**content, **settings, "video_limits": UNBOUNDED}))
+    stranger = AlproVideoProcessor.from_pretrained(tmp_path)
+    whole = torch.zeros(8, 3, 90, 160, dtype=torch.uint8)
+    for video in (clip, whole, [PIL.Image.new("RGB", (160, 90))] * 8):
+        options = {"video_metadata": {"fps": 25.0, "total_num_frames": 8}} if video is not clip else {}
+        with pytest.raises(VideoTooLargeError, match="max_decoded_size"):
+            stranger(video, **options)
+
+
+def test_limits_are_loosened_in_the_call_alone(clip: Path, encode: Encoder) -> None:
+    slow = encode("long.mp4", times=[0, 7 * 3600 * 1000], num_frames=2)
+    with pytest.raises(VideoTooLargeError, match="max_duration"):
+        AlproVideoProcessor(video_limits=UNBOUNDED)(slow)
+    assert AlproVideoProcessor()(slow, video_limits=UNBOUNDED).pixel_values_videos.shape[1] == 8
+    strict = AlproVideoProcessor(video_limits={"max_duration": 1})
+    with pytest.raises(VideoTooLargeError, match="limit is 1"):
+        strict(clip)
+    for wrong in ({"max_frames": 3}, {"max_pixels": "many"}, {"max_pixels": -1}, [1]):
+        with pytest.raises(ValueError, match="video_limits="):
+            AlproVideoProcessor(video_limits=wrong)(clip)
+    for wrong in ({"num_frames": "eight"}, {"num_frames": 0}, {"fps": -1.0}, {"fps": float("nan")}):
+        with pytest.raises(ValueError, match="must be a"):
+            AlproVideoProcessor(**wrong)(clip)
 
 
 def test_metadata_of_arrays(processor: AlproVideoProcessor) -> None:

@@ -96,7 +96,7 @@ def test_what_the_page_says_of_the_models_is_what_was_measured(studio) -> None:
     assert re.findall(r"[\d.]+ %", app.BUNDLED_MODELS) == ["0.1 %", "50 %"]  # chance; all else comes from files
     said = app.about_bundled(studio)
     measured = {
-        task: json.loads((bundled_model(task) / "results.json").read_text())["results"]["test"]
+        task: json.loads(Path(bundled_model(task), "results.json").read_text())["results"]["test"]
         for task in ("retrieval", "qa")
     }
     found, choices = measured["retrieval"]["retrieval"]["rerank"], measured["retrieval"]["choices"]
@@ -214,6 +214,35 @@ def test_labels_of_regions_cover_no_other() -> None:
 
 def test_unknown_words_are_named(studio) -> None:
     assert studio.unknown_words("the squirrel, grows quickly") == ["squirrel", "quickly"]
+    assert studio.unknown_words("why does the tiger grow?", question=True) == ["why", "grow"]
+
+
+def test_a_banner_names_the_clips_that_the_models_cannot_know(studio, upload) -> None:
+    import app
+
+    page, visit = app.Page(studio), Visit()
+    assert page.banner(None) == page.banner(visit) == ""
+    copy = upload("copy.mp4")
+    copy.write_bytes(studio.clips[0].path.read_bytes())
+    studio.add(copy, "copy.mp4", visit)
+    assert page.banner(visit) == ""
+    studio.add(upload("holiday.mp4", seed=7), "<b>holiday.mp4", visit)
+    banner = page.banner(visit)
+    assert 'role="alert"' in banner
+    assert "“&lt;b&gt;holiday” is not of it" in banner
+    assert "copy" not in banner
+    visit.forget()
+    assert page.banner(visit) == ""
+
+
+def test_an_answer_says_how_many_there_are(studio, monkeypatch) -> None:
+    import app
+
+    said: list[str] = []
+    monkeypatch.setattr(app.gr, "Warning", lambda text, **_: said.append(text))
+    html = app.Page(studio).ask(studio.clips[0].id, "what does the astronaut do?", None)
+    assert "among the 179 answers that it knows" in html
+    assert ["astronaut" in text for text in said] == [True]
 
 
 def test_names_of_files_are_text_not_html(studio, upload) -> None:

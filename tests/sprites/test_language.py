@@ -1,6 +1,7 @@
 """Captions and questions of the sprite world."""
 
 import random
+import re
 from collections import Counter
 
 import numpy as np
@@ -18,6 +19,7 @@ from alpro_hf.sprites.language import (
     questions,
     reversed_caption,
     swapped_caption,
+    training_words,
 )
 from alpro_hf.sprites.world import (
     BASIC_ACTIONS,
@@ -211,3 +213,16 @@ def test_where_is_asked_of_clear_places_only():
                 assert max(away, key=away.__getitem__) == row["answer"] and away[row["answer"]] > 0.16
             places[row["answer"]] += 1
     assert set(places) == set(PLACES)
+
+
+def test_training_words_are_those_of_training() -> None:
+    """Exactly: every word of many captions and questions is in the list, and every word of the list occurs."""
+    rng = random.Random(0)
+    scenes = [draw_scene("train", 3, index) for index in range(4000)]
+    said = {
+        "retrieval": [text for scene in scenes for text in captions(scene, rng, 2)],
+        "qa": [row["question"] for scene in scenes for row in questions(scene, rng)],
+    }
+    for task, texts in said.items():
+        words = {word for text in texts for word in re.findall(r"[a-z]+", text)}
+        assert words == training_words(task)

@@ -304,6 +304,35 @@ def test_retrieval(data, tmp_path, capsys):
     assert (tmp_path / "curves.png").stat().st_size > 10_000
 
 
+def test_a_training_starts_from_the_bundled_model(data, tmp_path, capsys):
+    assert (
+        train(
+            "--recipe", "msrvtt-retrieval", "--data", data / "clips.jsonl", "--model", "bundled", "--output", tmp_path
+        )
+        == 0
+    )
+    assert json.loads((tmp_path / "recipe.json").read_text())["run"]["start"] == "bundled"
+    assert "start: bundled\n" in capsys.readouterr().out  # no part of it is new
+    # what the model knows goes with it
+    assert AlproForVideoTextRetrieval.from_pretrained(tmp_path).config.training_domain == "sprite-world"
+
+
+@pytest.mark.parametrize(
+    ("tracker", "said"),
+    [
+        ("mlflow", "--report_to mlflow needs mlflow, which is not installed: pip install mlflow, or leave it out"),
+        ("comet_ml", "pip install comet-ml, or leave it out"),
+        ("tensorbord", "--report_to tensorbord is no tracker. Name one of .*tensorboard"),
+    ],
+)
+def test_a_tracker_that_is_not_there_is_named_before_anything_is_loaded(tmp_path, capsys, tracker, said):
+    argv = ["--data", tmp_path / "gone.jsonl", "--model", tmp_path / "gone", "--output", tmp_path / "out"]
+    assert train("--recipe", "msrvtt-retrieval", *argv, "--report_to", tracker) == 1
+    [complaint] = capsys.readouterr().err.splitlines()
+    assert re.search(said, complaint)
+    assert not (tmp_path / "out").exists()
+
+
 def test_question_answering_with_the_most_frequent_answers(data, tmp_path, capsys):
     argv = ["--recipe", "msvd-qa", "--data", data / "questions.jsonl", "--model", data / "retrieval"]
     assert train(*argv, "--output", tmp_path, num_answers=2) == 0

@@ -4,12 +4,13 @@ import argparse
 import json
 from pathlib import Path
 
+from ..data.find_videos import find_videos
 from ..loading import BUNDLED, CommandError, load_model
 from .options import nonblank, whole_number
-from .videos import expected_errors
+from .videos import expected_errors, note_unfamiliar, note_unknown_words
 
 EPILOG = """\
-The model chooses among the answers that it was trained with.
+The model chooses among the answers that it was trained with, and says how many it knows.
 
 examples:
   alpro ask clip.mp4 "which way does the fox move?"
@@ -30,16 +31,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out `alpro ask`."""
-    from ..inference.question_answering import ask
+    from ..data.isolated_decoder import IsolatedDecoder
+    from ..inference.question_answering import ask, known_answers
+    from ..inference.unfamiliar import unfamiliar_videos, unknown_words
 
+    if args.video.is_dir():
+        found, _ = find_videos([args.video])
+        example = f"{found[0]}, the first of {len(found)} videos in it" if found else "clip.mp4; this one holds none"
+        raise CommandError(f"{str(args.video)!r} is a folder. Name one video, for instance {example}.")
     if not args.video.is_file():
         raise CommandError(f"there is no file {str(args.video)!r}.")
-    model, processor = load_model("qa", args.model or BUNDLED)
-    [answers] = ask(model, processor, args.video, [args.question], top_k=args.top_k)
+    model, processor = load_model("qa", BUNDLED if args.model is None else args.model)
+    with IsolatedDecoder(processes=1) as decoder:
+        [answers] = ask(model, processor, args.video, [args.question], top_k=args.top_k, decoder=decoder)
+        unfamiliar = unfamiliar_videos(model, [args.video], decoder)
+    words, known = unknown_words(model, processor, args.question), len(known_answers(model))
     if args.json:
-        listed = [{"answer": answer.answer, "probability": answer.probability} for answer in answers]
-        print(json.dumps({"video": str(args.video), "question": args.question, "answers": listed}, indent=1))
+        result = {
+            "video": str(args.video),
+            "question": args.question,
+            "answers": [{"answer": answer.answer, "probability": answer.probability} for answer in answers],
+            "known_answers": known,
+            "unknown_words": words,
+            "unfamiliar": [str(path) for path in unfamiliar],
+        }
+        print(json.dumps(result, indent=1))
     else:
         for answer in answers:
             print(f"{answer.probability:6.1%}  {answer.answer}")
+        print(f"{len(answers)} of the {known} answers that this model knows")
+    note_unknown_words(args, words)
+    note_unfamiliar(args, unfamiliar)
     return 0

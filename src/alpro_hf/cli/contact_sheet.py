@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ..inference.question_answering import Answer
 from ..inference.video_index import SearchResult
-from ..model.decoding import decode
+from ..model.decoding import decode, probe
 from ..model.video_processing_alpro import sample_indices
 
 
@@ -106,10 +106,16 @@ class _Canvas:
         if outline:
             self.box(x - 5, y - 5, _strip_width(side) + 10, side + 10, 7, outline=outline, line=3)
         size = side * SCALE
-        frames = decode(clip, lambda info: sample_indices(info.num_frames, FRAMES), height=size, width=size)
+        shown = probe(clip)
+        scale = size / max(
+            shown.height, shown.width
+        )  # the whole picture in its proportions, in the middle of a square
+        height, width = (max(1, round(length * scale)) for length in (shown.height, shown.width))
+        frames = decode(clip, lambda info: sample_indices(info.num_frames, FRAMES), height=height, width=width)
         for i, pixels in enumerate(frames.pixels):
             frame = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
-            self.image.paste(frame, (round((x + i * (side + GAP)) * SCALE), round(y * SCALE)))
+            left, top = round((x + i * (side + GAP)) * SCALE), round(y * SCALE)
+            self.image.paste(frame, (left + (size - width) // 2, top + (size - height) // 2))
 
 
 def draw_contact_sheet(

@@ -16,7 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Captions are read from any number of files and data sets, one at a time: text (one caption a line),\n"
         "CSV, TSV, JSON (a list, or one value a line), each also with .gz; Parquet; a folder written by\n"
         "save_to_disk or laid out for load_dataset; a data set on the Hub (owner/name, streamed). Nouns are found by\n"
-        'a spaCy pipeline: pip install "alpro-hf[entities]", then python -m spacy download ' + DEFAULT_PIPELINE + "."
+        'a spaCy pipeline: pip install "alpro-hf[entities]", then python -m spacy download\n'
+        + DEFAULT_PIPELINE
+        + ", or pip install a wheel of it."
     )
     parser.epilog = (
         "examples:\n"

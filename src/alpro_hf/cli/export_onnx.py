@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "examples:\n  alpro export-onnx retrieval onnx-retrieval\n  alpro export-onnx runs/msrvtt onnx-msrvtt"
     )
     bundled = " or ".join(BUNDLED_TO_ONNX)
-    parser.add_argument("model", metavar="MODEL", help=f"folder or Hub id, or {bundled} for a bundled model")
+    parser.add_argument("model", metavar="MODEL", help=f"folder or Hub id; {bundled} or 'bundled' for a bundled model")
     parser.add_argument("output", metavar="DIR", type=Path, help="folder to write to")
 
 

@@ -16,9 +16,11 @@ from .videos import (
     failed_json,
     find_some_videos,
     list_failed,
+    note_unfamiliar,
     shown,
 )
 
+LOOKED_AT = 16  # videos that are checked against what the model knows
 EPILOG = f"""\
 {WHAT_IS_A_VIDEO}
 Started again, the command applies changes: new and changed videos (other size or modification time) are encoded,
@@ -69,10 +71,11 @@ def run(args: argparse.Namespace) -> int:
     """Carry out `alpro index`; 1 if some videos could not be used."""
     from ..data.isolated_decoder import IsolatedDecoder
     from ..inference.index_shards import FAILED
+    from ..inference.unfamiliar import unfamiliar_videos
     from ..inference.video_index import VideoIndex
 
     videos, failed = find_some_videos(args.paths)
-    name = _lasting_name(args.model or BUNDLED)
+    name = _lasting_name(BUNDLED if args.model is None else args.model)
     model, processor = load_model("retrieval", name, args.dtype)
     first = True
     with IsolatedDecoder(deadline=args.deadline) as decoder:
@@ -93,6 +96,10 @@ def run(args: argparse.Namespace) -> int:
             index = build_in_processes(model.to(state.device), processor, videos, args.output, state, **options)
         else:
             index = VideoIndex.build(model, processor, videos, directory=args.output, **options)
+        # a sample, because each is opened once more
+        indexed = index.report.indexed
+        sample = indexed[:: max(1, len(indexed) // LOOKED_AT)][:LOOKED_AT] if first else []
+        unfamiliar = unfamiliar_videos(model, sample, decoder)
     if not first:  # the first process reports for all
         return 0
     failed += index.report.failed
@@ -105,12 +112,14 @@ def run(args: argparse.Namespace) -> int:
         "unchanged": len(index.report.unchanged),
         "removed": [str(path) for path in gone],
         "failed": failed_json(failed),
+        "unfamiliar": [str(path) for path in unfamiliar],
     }
     if args.json:
         print(json.dumps(result, indent=1))
     else:
         print(f"{args.output}: {len(index)} videos")
         print(f"{result['indexed']} indexed, {result['unchanged']} unchanged, {len(gone)} gone, {len(failed)} failed")
+    note_unfamiliar(args, unfamiliar)
     for path in gone:
         print(f"gone: {shown(path)}", file=sys.stderr)
     if index.report.failed:

@@ -28,7 +28,7 @@ COMMANDS = {
     "index": ("index", "encode every video of a folder once, for fast searches"),
     "search": ("search", "find the videos that a text describes"),
     "ask": ("ask", "ask a video a question"),
-    "convert": ("convert", "turn a checkpoint of ALPRO, of the original code or of LAVIS, into a model folder"),
+    "convert": ("convert", "turn a checkpoint of ALPRO, also a published one, or of BLIP into a model folder"),
     "entities": ("entities", "list the most frequent nouns of captions, for the prompter"),
     "pseudo-label": ("pseudo_label", "precompute the labels that a prompter gives to crops of a data set"),
     "train": ("train", "train a model by a recipe: prompter, pre-training, retrieval or question answering"),
@@ -51,8 +51,9 @@ examples:
   alpro COMMAND --help                               all options of a command
 
 The model is the bundled one unless --model names another (a folder or a Hub id). The bundled models know only the
-sprite world they were trained on, a synthetic world of moving pictograms: they show that everything works. For real
-videos use a checkpoint trained on real videos, for instance one made by alpro convert.
+sprite world they were trained on, a synthetic world of moving pictograms: they show that everything works, and the
+commands say when a clip or a word is not of it. For real videos, use a model trained on real videos or images:
+  alpro convert Salesforce/blip-itm-base-coco --output my-alpro
 
 exit codes:
   0    done

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..data.operations import OPERATIONS
+from ..loading import find_model
 from ..model.decoding_types import SAMPLING_STRATEGIES
 from .options import whole_number
 
@@ -87,8 +88,9 @@ def run(args: argparse.Namespace) -> int:
     from ..model.pretraining_alpro import AlproPrompterModel
     from ..training.pseudo_labels import SKIPPED, pseudo_label, read_skipped, summarise
 
+    source = find_model(args.prompter)  # a wrong name is reported before the rows are read
     dataset = read_rows(args.data, args.split)
-    prompter: Any = AlproPrompterModel.from_pretrained(args.prompter)
+    prompter: Any = AlproPrompterModel.from_pretrained(source)
     prompter.to("cuda" if torch.cuda.is_available() else "cpu")
     labelled = pseudo_label(
         dataset,
@@ -120,7 +122,7 @@ def _collator(args: argparse.Namespace, prompter: "AlproPrompterModel") -> "Alpr
     from ..data.pretraining_collator import AlproPreTrainingCollator
     from ..model.processing_alpro import AlproProcessor
 
-    processor = AlproProcessor.from_pretrained(args.processor or args.prompter)
+    processor = AlproProcessor.from_pretrained(find_model(args.processor or args.prompter, needs=None))
     if args.num_frames is not None:
         processor.video_processor.num_frames = args.num_frames
     size = processor.video_processor.size

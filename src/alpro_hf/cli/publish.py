@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..hub.errors import ExportError, ModelCardError, PublishError
-from ..hub.names import BUNDLED_TO_PUBLISH
+from ..loading import BUNDLED_BY_TASK
 
 if TYPE_CHECKING:
     from ..hub.upload import UploadPlan
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "  alpro publish runs/msrvtt --repo acme/alpro-msrvtt --dry-run --output exported\n"
         "  alpro publish bundled-retrieval --repo acme/alpro-sprites --space acme/alpro-demo --metrics acme"
     )
-    names = " or ".join(BUNDLED_TO_PUBLISH)
+    names = " or ".join(BUNDLED_BY_TASK)
     parser.add_argument("model", metavar="MODEL", help=f"folder of a model, Hub id, {names}")
     parser.add_argument("--repo", required=True, metavar="ID", help="NAMESPACE/NAME of the model on the Hub")
     parser.add_argument("--private", action="store_true", help="make repositories that are created private")
@@ -62,7 +62,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--metrics", metavar="NAMESPACE", help="publish the metrics in this namespace, as Spaces for evaluate.load"
     )
-    parser.add_argument("--dry-run", action="store_true", help="list what would be uploaded, and upload nothing")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="list what would be uploaded, and upload nothing; needs no network"
+    )
     parser.add_argument("--yes", action="store_true", help="replace files of the repository without asking")
 
 
@@ -85,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
         metrics=args.metrics,
     )
     with tempfile.TemporaryDirectory(prefix="alpro-publish-") as temporary:
-        plans = plan_publication(publication, Path(temporary))
+        plans = plan_publication(publication, Path(temporary), unreachable_ok=args.dry_run)
         if args.dry_run:
             if args.output:
                 print(f"exported to {args.output}")
@@ -101,6 +103,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _show(plan: "UploadPlan", private: bool) -> None:
+    if not plan.compared:
+        print(f"{plan.repo_type} {plan.repo_id} was not compared: the Hub cannot be reached. In {plan.folder.name}:")
+        for path in plan.new:
+            print(f"  {(plan.folder / path).stat().st_size / 1e6:8.3f} MB  {path}")
+        return
     created = "" if plan.exists else f", which would be created ({'private' if private else 'public'})"
     print(
         f"{plan.repo_type} {plan.repo_id}, branch {plan.revision}{created}: {plan.bytes_to_send / 1e6:.1f} MB to send"

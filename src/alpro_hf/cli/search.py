@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING
 
 from ..loading import BUNDLED, CommandError, load_model
 from .options import DTYPES, nonblank, whole_number
-from .videos import add_decoding_options, expected_errors, failed_json, find_some_videos, list_failed, shown
+from .videos import (
+    add_decoding_options,
+    expected_errors,
+    failed_json,
+    find_some_videos,
+    list_failed,
+    note_unfamiliar,
+    note_unknown_words,
+    shown,
+)
 
 if TYPE_CHECKING:
     from ..inference.index_faiss import AnnSearch
@@ -56,17 +65,18 @@ def run(args: argparse.Namespace) -> int:
     """Carry out `alpro search`; 1 if some videos of a folder could not be used."""
     from ..data.isolated_decoder import IsolatedDecoder
     from ..inference.index_shards import MANIFEST, Manifest
+    from ..inference.unfamiliar import unfamiliar_videos, unknown_words
     from ..inference.video_index import VideoIndex
 
     failed: list[tuple[Path, str]] = []
     if (args.where / MANIFEST).is_file():
         made = Manifest.read(args.where).model
-        name = args.model or made["name"]
+        name = made["name"] if args.model is None else args.model
         loaded = load_model("retrieval", name, args.dtype or made["dtype"])
         index = VideoIndex.load(args.where, *loaded, name=name, allow_outside=args.allow_outside)
     else:
         videos, failed = find_some_videos([args.where])
-        name = args.model or BUNDLED
+        name = BUNDLED if args.model is None else args.model
         model, processor = load_model("retrieval", name, args.dtype)
         with IsolatedDecoder(deadline=args.deadline) as decoder:
             index = VideoIndex.build(model, processor, videos, allow_outside=args.allow_outside, decoder=decoder)
@@ -76,6 +86,9 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError(f"there is no usable video in {args.where}.")
     nearest = _approximate(index, args.where).nearest if args.ann else None
     results = index.search(args.query, top_k=args.top_k, rerank=args.rerank, nearest=nearest)
+    words = unknown_words(index.model, index.processor, args.query)
+    with IsolatedDecoder(processes=1, deadline=args.deadline) as decoder:
+        unfamiliar = unfamiliar_videos(index.model, [result.path for result in results], decoder)
     if args.json:
         found = [
             {
@@ -87,13 +100,22 @@ def run(args: argparse.Namespace) -> int:
             }
             for result in results
         ]
-        output = {"query": args.query, "model": name, "results": found, "failed": failed_json(failed)}
+        output = {
+            "query": args.query,
+            "model": name,
+            "results": found,
+            "failed": failed_json(failed),
+            "unknown_words": words,
+            "unfamiliar": [str(path) for path in unfamiliar],
+        }
         print(json.dumps(output, indent=1))
     else:
         print("rank   match  similarity  video")
         for result in results:
             match = "-" if result.match_probability is None else f"{result.match_probability:.1%}"
             print(f"{result.rank:4}  {match:>6}  {result.similarity:10.3f}  {shown(result.path)}")
+    note_unknown_words(args, words)
+    note_unfamiliar(args, unfamiliar)
     return list_failed(failed)
 
 

@@ -111,7 +111,9 @@ def add_arguments(parser: Parser) -> None:
         help="folder of the clips of KIND:PATH, or one for each --data",
     )
     parser.add_argument("--eval-videos", type=Path, metavar="DIR", help="the same for --eval-data (default: --videos)")
-    parser.add_argument("--model", metavar="START", help="folder or Hub id of any ALPRO checkpoint to start from")
+    parser.add_argument(
+        "--model", metavar="START", help="folder, Hub id or 'bundled': any ALPRO checkpoint to start from"
+    )
     parser.add_argument("--vision", metavar="VIT", help="folder or Hub id of a ViT to start from instead")
     parser.add_argument("--text", metavar="BERT", help="folder or Hub id of a BERT with its tokenizer, with --vision")
     parser.add_argument("--processor", metavar="DIR", help="folder or Hub id of the processor (default: START's)")

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from ..data.find_videos import find_videos
 from ..loading import CommandError
-from .options import whole_number
+from .options import complain, whole_number
 
 # path and reason
 Failures = Sequence[tuple[Path, str]]
 
 WHAT_IS_A_VIDEO = """\
-In a folder, a file is a video if its extension is a well-known one of videos (.mp4, .mkv, .avi, ...) or if its first
+In a folder, a file is a video if its extension is a well-known one of videos (.mp4, .mkv, .gif, ...) or if its first
 bytes are those of a video container, whatever its name. Hidden files and folders are skipped.
 """
 
@@ -65,6 +65,25 @@ def shown(path: Path) -> str:
 def failed_json(failed: Failures) -> list[dict[str, str]]:
     """Failures as the JSON output has them: `path` and `reason`."""
     return [{"path": str(path), "reason": reason} for path, reason in failed]
+
+
+def note_unknown_words(args: argparse.Namespace, words: Sequence[str]) -> None:
+    """Name the words of a text that the model does not know, in one line on stderr."""
+    if words:
+        listed = ", ".join(map(repr, words))
+        complain(args, f"note: the model does not know {listed}; do not trust what it makes of the rest.")
+
+
+def note_unfamiliar(args: argparse.Namespace, videos: Sequence[Path]) -> None:
+    """Say in one line on stderr that videos are from outside the world that the model knows."""
+    if videos:
+        others = f" and {len(videos) - 1} more" if len(videos) > 1 else ""
+        complain(
+            args,
+            f"note: this model knows a synthetic world of moving pictograms and nothing else, and {shown(videos[0])}"
+            f"{others} {'are' if others else 'is'} not of it. Do not trust the result; name a model trained on real "
+            "videos with --model.",
+        )
 
 
 def list_failed(failed: Failures) -> int:

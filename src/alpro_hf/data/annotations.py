@@ -23,9 +23,10 @@ from datasets.fingerprint import get_temporary_cache_files_directory
 from tqdm import tqdm
 
 from ..files import inside, is_name
+from ..model.decoding_formats import has_image_extension
 from .annotation_formats import AnnotationFile, AnnotationKind, Entry, read_entries
 from .columns import TABLE_COLUMNS
-from .media_folder import IMAGE_EXTENSIONS, MediaFolder
+from .media_folder import MediaFolder
 from .rows import stable_id
 from .spelling import composed, look_alike, other_delimiter, spellings
 from .tables import AnnotationError, name_of, read_lines, read_records
@@ -304,7 +305,7 @@ def _layout(
                 )
         media = "image" if "image" in where else "video"
         # `metadata.csv` of an image folder also names its files in the column file_name
-        if os.path.splitext(str(record[where[media]]))[1].lower() in IMAGE_EXTENSIONS:
+        if has_image_extension(str(record[where[media]])):
             media, where["image"] = "image", where[media]
     names = [media, *(("question", "answer", "answer_type") if asks else ("text",)), "video_id"]
     features = Features({name: Value("string") for name in names})

@@ -12,11 +12,15 @@ server says `{"ready": true}` first. Then the caller sends one request at a time
 | `do`: "decode" | `info`; the caller replies with `indices`; then `info`, `shape`, `indices`, `timestamps`, `table`, \
 and the pixels, uint8 (T, height, width, 3) |
 
+| `do`: "stream" | as "decode", but part by part; all but the last part have `more`, \
+and the first one `info` |
+
 A request names a file by `path`, or by `size` and the bytes of the file. An answer with `error` reports a failure.
 The server asks for `indices` again if a second attempt finds another number of frames.
 """
 
 import base64
+import ctypes
 import importlib
 import importlib.util
 import json
@@ -37,6 +41,7 @@ if TYPE_CHECKING:
     from ..model.decoding_table import FrameTable
 
 MAX_HEADER = 64 * 1024**2  # bytes of JSON in one message; the times and numbers of a million frames fit
+_PR_SET_PDEATHSIG = 1  # of prctl(2)
 _GRACE = 5  # seconds after the deadline before the server ends itself; the caller acts first if it can
 _MODEL_PACKAGE = "alpro_hf_model"  # name of the folder `model/` as a package of this process
 
@@ -104,6 +109,7 @@ def serve(max_memory: int) -> None:
         max_memory: Bytes of data that this process may hold; 0 for no limit.
     """
     decoding = load_decoding()
+    types = sys.modules[f"{_MODEL_PACKAGE}.decoding_types"]
     _limit_memory(max_memory)
     requests: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(sys.stdin.buffer, requests), daemon=True).start()
@@ -114,7 +120,7 @@ def serve(max_memory: int) -> None:
         _set_alarm(request["deadline"])
         try:
             _answer(decoding, request, requests, answers)
-        except decoding.VideoDecodeError as error:
+        except types.VideoDecodeError as error:
             refusal = {"error": type(error).__name__, "problem": error.problem, "advice": error.advice}
             send_message(answers, refusal)
         except MemoryError:
@@ -166,38 +172,58 @@ def _answer(
     answers: IO[bytes],
 ) -> None:
     source = request["data"] if "data" in request else os.fsdecode(request["path"].encode("latin-1"))
-    limits = decoding.VideoLimits(**request["limits"])
+    # the modules that `load_decoding` has imported
+    types, tables = (sys.modules[f"{_MODEL_PACKAGE}.{name}"] for name in ("decoding_types", "decoding_table"))
+    limits = types.VideoLimits(**request["limits"])
     if request["do"] == "probe":
         info = decoding.probe(source, limits=limits, allow_url=request["allow_url"])
         return send_message(answers, {"info": asdict(info)})
 
     chosen: dict[Any, list[int]] = {}
+    latest: list[int] = []
 
     def choose(info: Any) -> list[int]:
         if info not in chosen:  # a second attempt that finds as many frames does not ask again
             send_message(answers, {"info": asdict(info)})
             chosen[info] = requests.get()["indices"]
-        return list(chosen[info])
+        latest[:] = chosen[info]
+        return list(latest)
 
     kept = request["table"]
-    pixels, indices, timestamps, info, table = decoding.decode_to_array(
-        source,
-        choose,
-        height=request["height"],
-        width=request["width"],
-        limits=limits,
-        allow_url=request["allow_url"],
-        allow_truncated=request["allow_truncated"],
-        table=decoding.FrameTable.from_bytes(base64.b64decode(kept)) if kept else None,
-        threads=request["threads"],
-    )
-    about = {
+    options = {
+        **{name: request[name] for name in ("height", "width", "allow_url", "allow_truncated", "threads")},
+        "limits": limits,
+        "table": tables.FrameTable.from_bytes(base64.b64decode(kept)) if kept else None,
+    }
+    if request["do"] == "decode":
+        return _send_frames(answers, *decoding.decode_to_array(source, choose, **options), more=False)
+    for part in decoding.stream_arrays(source, choose, chunk=request["chunk"], **options):
+        _set_alarm(0)  # the caller may take its time, and reads the next part when it wants it
+        _send_frames(answers, *part, more=part[1][-1] != latest[-1], again=part[1][0] == latest[0])
+        _set_alarm(request["deadline"])
+    return None
+
+
+def _send_frames(
+    answers: IO[bytes],
+    pixels: np.ndarray,
+    indices: list[int],
+    timestamps: list[float],
+    info: Any,
+    table: "FrameTable | None",
+    *,
+    more: bool,
+    again: bool = True,
+) -> None:
+    about: dict[str, Any] = {
         "shape": pixels.shape,
         "indices": indices,
         "timestamps": timestamps,
-        "info": asdict(info),
         "table": table_to_text(table),
+        "more": more,
     }
+    if again:  # the times of all frames may be megabytes, which later parts need not repeat
+        about["info"] = asdict(info)
     send_message(answers, about, np.ascontiguousarray(pixels))
 
 
@@ -211,6 +237,22 @@ def _limit_memory(max_memory: int) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (max_memory, max_memory))
 
 
+def end_with_caller(caller: int) -> None:
+    """Let Linux kill this process when the thread that started it ends, however that comes about.
+
+    The end of standard input says the same, but a process that was stopped (SIGSTOP) reads nothing and keeps its
+    alarms. Other systems have no such order.
+
+    Args:
+        caller: Number of the process that started this one.
+    """
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != caller:  # it ended before the order
+        os._exit(1)
+
+
 def _set_alarm(deadline: float) -> None:
     """Let the system end this process some seconds after the deadline, in case the caller cannot."""
     if hasattr(signal, "alarm"):
@@ -218,11 +260,13 @@ def _set_alarm(deadline: float) -> None:
 
 
 if __name__ == "__main__":
+    end_with_caller(int(sys.argv[-2]))
     serve(int(sys.argv[-1]))
 
 
 __all__ = [
     "ConnectionLostError",
+    "end_with_caller",
     "load_decoding",
     "path_to_text",
     "receive_bytes",

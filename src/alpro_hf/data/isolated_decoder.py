@@ -14,13 +14,15 @@ import base64
 import io
 import math
 import os
+import queue
 import shlex
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, replace
 from types import TracebackType
 from typing import Any, NoReturn, cast
@@ -39,6 +41,7 @@ from ..model.decoding_types import (
     NotAVideoError,
     NoVideoStreamError,
     TruncatedVideoError,
+    UnsupportedVideoError,
     VideoDecodeError,
     VideoInfo,
     VideoLimits,
@@ -47,7 +50,10 @@ from ..model.decoding_types import (
 from . import decode_server
 from .decode_server import ConnectionLostError, path_to_text, receive_message, send_message, table_to_text
 
+SLOWEST_DISK = 20e6  # bytes a second
 START_DEADLINE = 120.0  # seconds that a process may take to start
+
+_Answer = tuple[dict[str, Any], np.ndarray]  # the message, and the pixels, uint8 (T, height, width, 3)
 
 _ERRORS: dict[str, type[VideoDecodeError]] = {
     kind.__name__: kind
@@ -57,6 +63,7 @@ _ERRORS: dict[str, type[VideoDecodeError]] = {
         EmptyVideoError,
         TruncatedVideoError,
         CorruptVideoError,
+        UnsupportedVideoError,
         VideoTooLargeError,
     )
 }
@@ -70,19 +77,19 @@ _START = (
 
 
 class IsolatedDecoder:
-    """`decode` and `probe` of `decoding`, run in separate processes.
+    """`decode`, `decode_stream` and `probe` of `decoding`, run in separate processes.
 
     Threads may share a decoder. So may processes: after a fork, or when unpickled, a decoder starts processes of its
     own. Processes start when they are first needed. They end with `close`, or when the process that started them ends,
-    even if it is killed.
+    even if it is killed. On Linux that holds for a stopped process, too (SIGSTOP).
 
     Args:
         processes: How many files are decoded at a time; further callers wait.
-        deadline: Seconds for one file. After that its process is killed.
+        deadline: Seconds for one file, and with `stream` for one part of it. After that its process is killed.
         max_memory: Bytes of data that a process may hold, including those of FFmpeg; None for no limit. Only Linux
             enforces such limits.
 
-    Raises (from `decode` and `probe`, in addition to the errors of `decoding`):
+    Raises (from `decode`, `stream` and `probe`, in addition to the errors of `decoding`):
         DecoderFailedError: The process crashed, or was killed at the deadline.
         VideoTooLargeError: The file needs more than `max_memory`.
     """
@@ -145,26 +152,37 @@ class IsolatedDecoder:
 
         A file object is read completely and its bytes are sent to the process.
         """
-        import torch
-
-        request: dict[str, Any] = {
-            "do": "decode",
-            "height": height,
-            "width": width,
-            "allow_url": allow_url,
-            "allow_truncated": allow_truncated,
-            "table": table_to_text(table),
-            "threads": threads,
-        }
+        request = _request("decode", height, width, allow_url, allow_truncated, table, threads)
         # `indices` may be a function, which stays here: the process sends what it found out and gets numbers back.
         answer, pixels = self._ask(source, request, limits, lambda info: choose_frames(indices, info))
-        info = _video_info(answer["info"], source)
-        stack = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
-        try:
-            found = FrameTable.from_bytes(base64.b64decode(answer["table"])) if answer["table"] else None
-        except ValueError:  # The process may have overwritten its memory; the frames are usable without the table.
-            found = None
-        return Frames(stack, answer["indices"], answer["timestamps"], info, found)
+        return _frames(answer, pixels, source)
+
+    def stream(
+        self,
+        source: VideoSource,
+        indices: FrameChoice = None,
+        *,
+        height: int | None = None,
+        width: int | None = None,
+        limits: VideoLimits | None = None,
+        allow_url: bool = False,
+        allow_truncated: bool = False,
+        table: FrameTable | None = None,
+        threads: int = 0,
+        chunk: int = 32,
+    ) -> Iterator[Frames]:
+        """Decode frames of a long video in one pass, a few at a time; see `decoding.decode_stream`.
+
+        The deadline counts anew for each part. Before the first one, the process reads the whole file once. For that
+        it gets more time, the larger the file is.
+        """
+        request = _request("stream", height, width, allow_url, allow_truncated, table, threads) | {"chunk": chunk}
+        answers = self._answers(source, request, limits, lambda info: choose_frames(indices, info))
+        with closing(answers):
+            about: dict[str, Any] = {}
+            for answer, pixels in answers:
+                about = answer.get("info") or about
+                yield _frames(answer | {"info": about}, pixels, source)
 
     def probe(self, source: VideoSource, *, limits: VideoLimits | None = None, allow_url: bool = False) -> VideoInfo:
         """Describe a video without decoding it; see `decoding.probe`."""
@@ -178,6 +196,16 @@ class IsolatedDecoder:
         limits: VideoLimits | None,
         choose: Callable[[VideoInfo], list[int]] | None = None,
     ) -> tuple[dict[str, Any], np.ndarray]:
+        with closing(self._answers(source, request, limits, choose)) as answers:
+            return next(answers)
+
+    def _answers(
+        self,
+        source: VideoSource,
+        request: dict[str, Any],
+        limits: VideoLimits | None,
+        choose: Callable[[VideoInfo], list[int]] | None,
+    ) -> Generator[_Answer, None, None]:
         limits = limits or DEFAULT_LIMITS
         data = b""
         if isinstance(source, str | os.PathLike):
@@ -192,13 +220,16 @@ class IsolatedDecoder:
         with self._free:
             worker = self._take()
             try:
-                return worker.ask(source, request, data, choose, self.deadline)
+                yield from worker.answers(source, request, data, choose, self.deadline)
             finally:
                 self._put_back(worker)
 
     def _take(self) -> "_Worker":
         with self._lock:
             worker = self._idle.pop() if self._idle else None
+        if worker is not None and worker.process.poll() is not None:  # something else has ended it
+            worker.kill()
+            worker = None
         worker = worker or _Worker(self.max_memory)
         with self._lock:
             self._busy.add(worker)
@@ -221,29 +252,74 @@ def _shown_exit(code: int) -> str:
     return f"{name}, possibly out of memory" if name == "SIGKILL" else name
 
 
+class _Starter:
+    """Starts processes, all in one thread that lives as long as this process.
+
+    Linux ends a process when the thread that started it ends (`decode_server.end_with_caller`), and the threads that
+    use a decoder come and go.
+    """
+
+    def __init__(self) -> None:
+        self._orders: queue.SimpleQueue[tuple[Future[subprocess.Popen[bytes]], list[str]]] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._runs = False
+
+    def start(self, command: list[str]) -> "subprocess.Popen[bytes]":
+        with self._lock:
+            if not self._runs:
+                threading.Thread(target=self._run, name="alpro-decoder-starter", daemon=True).start()
+                self._runs = True
+        started: Future[subprocess.Popen[bytes]] = Future()
+        self._orders.put((started, command))
+        return started.result()
+
+    def _run(self) -> None:
+        while True:
+            started, command = self._orders.get()
+            try:
+                # Not our stderr: a program that reads it to its end would wait for a process that hangs after we were
+                # killed. A session of its own, so that Ctrl-C reaches only us, who then close the process.
+                process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                started.set_exception(error)
+            else:
+                started.set_result(process)
+            del started  # while it waits, this thread keeps no process
+
+
+_starter = _Starter()
+
+
+def _start_anew() -> None:
+    global _starter
+    _starter = _Starter()
+
+
+if hasattr(os, "register_at_fork"):  # a fork has none of the threads, and its locks may be held by them
+    os.register_at_fork(after_in_child=_start_anew)
+
+
 class _Worker:
     """The caller's end of one process."""
 
     def __init__(self, max_memory: int | None) -> None:
         self.ready = False
         # By its path: as a module of the package, it would import torch with the package.
-        command = [sys.executable, "-c", _START, decode_server.__file__, str(max_memory or 0)]
-        # Not our stderr: a program that reads it to its end would wait for a process that hangs after we were killed.
-        # A session of its own, so that Ctrl-C reaches only us, who then close the process.
-        self.process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        command = [sys.executable, "-c", _START, decode_server.__file__, str(os.getpid()), str(max_memory or 0)]
+        self.process = _starter.start(command)
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        self.requests, self.answers = self.process.stdin, self.process.stdout
+        self.requests, self.answers_stream = self.process.stdin, self.process.stdout
         timer = threading.Timer(START_DEADLINE, self.process.kill)
         timer.start()
         try:
-            receive_message(self.answers)
+            receive_message(self.answers_stream)
         except ConnectionLostError as error:
             self.kill()
             raise RuntimeError(
@@ -258,48 +334,62 @@ class _Worker:
         self.ready = False
         self.process.kill()
         self.process.wait()
-        for stream in (self.requests, self.answers):
+        for stream in (self.requests, self.answers_stream):
             with suppress(OSError):  # closing flushes what the process never read
                 stream.close()
 
-    def ask(
+    def answers(
         self,
         source: VideoSource,
         request: dict[str, Any],
         data: bytes,
         choose: Callable[[VideoInfo], list[int]] | None,
         deadline: float,
-    ) -> tuple[dict[str, Any], np.ndarray]:
-        """Send a request and wait for its answer: the message, and the pixels, uint8 (T, height, width, 3)."""
+    ) -> Generator[_Answer, None, None]:
+        """Send a request and wait for its answers, one or as many as the process announces."""
+        # Ready again only after the last answer: whatever interrupts this, even KeyboardInterrupt or an error of
+        # `choose`, would leave the rest of an answer in the pipe for the next request.
+        self.ready = False
+        first = deadline + _seconds_to_read(request)
+        with self._within(first, source):
+            send_message(self.requests, request | {"deadline": first}, data)
+        limit = request["limits"]["max_decoded_size"]
+        more, allowed = True, first
+        while more:
+            with self._within(allowed, source):
+                answer = receive_message(self.answers_stream)
+                while choose is not None and "info" in answer and "shape" not in answer:
+                    chosen = choose(_video_info(answer["info"], source))
+                    send_message(self.requests, {"indices": chosen})
+                    answer = receive_message(self.answers_stream)
+                if "error" in answer:
+                    self.ready = True
+                    _raise(answer, source)
+                shape = answer.get("shape", (0, 0, 0, 3))
+                # checked here too: a process that a file took over could claim any size
+                if limit is not None and math.prod(shape) > limit:
+                    raise ConnectionLostError
+                pixels = np.empty(tuple(shape), np.uint8)
+                if pixels.size and cast(io.BufferedReader, self.answers_stream).readinto(pixels.data) < pixels.nbytes:
+                    raise ConnectionLostError
+            more, allowed = bool(answer.get("more")), deadline
+            self.ready = not more
+            yield answer, pixels
+
+    @contextmanager
+    def _within(self, deadline: float, source: VideoSource) -> Iterator[None]:
+        """Kill the process if the body takes longer, and say so if that, or its own end, breaks the connection."""
         expired = threading.Event()
 
         def end() -> None:
             expired.set()
             self.process.kill()
 
-        # Ready again only after a complete answer: whatever interrupts this, even KeyboardInterrupt or an error of
-        # `choose`, would leave the rest of an answer in the pipe for the next request.
-        self.ready = False
         timer = threading.Timer(deadline, end)
         timer.daemon = True
         timer.start()
         try:
-            send_message(self.requests, request | {"deadline": deadline}, data)
-            answer = receive_message(self.answers)
-            while choose is not None and "info" in answer and "shape" not in answer:
-                chosen = choose(_video_info(answer["info"], source))
-                send_message(self.requests, {"indices": chosen})
-                answer = receive_message(self.answers)
-            if "error" in answer:
-                self.ready = True
-                _raise(answer, source)
-            shape, limit = answer.get("shape", (0, 0, 0, 3)), request["limits"]["max_decoded_size"]
-            # checked here too: a process that a file took over could claim any size
-            if limit is not None and math.prod(shape) > limit:
-                raise ConnectionLostError
-            pixels = np.empty(tuple(shape), np.uint8)
-            if pixels.size and cast(io.BufferedReader, self.answers).readinto(pixels.data) < pixels.nbytes:
-                raise ConnectionLostError
+            yield
         except (ConnectionLostError, BrokenPipeError) as error:
             code = self.process.wait() if expired.is_set() else _exit_code(self.process)
             took_too_long = expired.is_set() or _shown_exit(code) == "SIGALRM"
@@ -314,8 +404,50 @@ class _Worker:
             ) from error
         finally:
             timer.cancel()
-        self.ready = True
-        return answer, pixels
+
+
+def _request(
+    what: str,
+    height: int | None,
+    width: int | None,
+    allow_url: bool,
+    allow_truncated: bool,
+    table: FrameTable | None,
+    threads: int,
+) -> dict[str, Any]:
+    return {
+        "do": what,
+        "height": height,
+        "width": width,
+        "allow_url": allow_url,
+        "allow_truncated": allow_truncated,
+        "table": table_to_text(table),
+        "threads": threads,
+    }
+
+
+def _frames(answer: dict[str, Any], pixels: np.ndarray, source: VideoSource) -> Frames:
+    import torch
+
+    stack = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+    try:
+        found = FrameTable.from_bytes(base64.b64decode(answer["table"])) if answer["table"] else None
+    except ValueError:  # The process may have overwritten its memory; the frames are usable without the table.
+        found = None
+    return Frames(stack, answer["indices"], answer["timestamps"], _video_info(answer["info"], source), found)
+
+
+def _seconds_to_read(request: dict[str, Any]) -> float:
+    """Seconds to allow for reading the whole file of a stream once."""
+    if request["do"] != "stream":
+        return 0.0
+    try:
+        size = (
+            request["size"] if "size" in request else os.stat(os.fsdecode(request["path"].encode("latin-1"))).st_size
+        )
+    except OSError:  # a URL, or a file that is not there, which the process says
+        size = 0
+    return size / SLOWEST_DISK
 
 
 def _content(source: VideoSource, limits: VideoLimits) -> bytes:
@@ -331,7 +463,10 @@ def _content(source: VideoSource, limits: VideoLimits) -> bytes:
 
 def _video_info(fields: dict[str, Any], source: VideoSource) -> VideoInfo:
     """The process knows bytes and relative paths by other names than the caller does."""
-    return replace(VideoInfo(**fields), source=source_name(source))
+    times = fields["frame_times"]
+    return replace(
+        VideoInfo(**fields), source=source_name(source), frame_times=None if times is None else tuple(times)
+    )
 
 
 def _exit_code(process: "subprocess.Popen[bytes]") -> int:

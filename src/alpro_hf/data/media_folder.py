@@ -13,15 +13,13 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from ..files import inside
-from .find_videos import VIDEO_EXTENSIONS, is_video_file
+from ..model.decoding_formats import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, has_image_extension, is_video_file
 from .rows import stable_id
 from .spelling import composed, look_alike
 from .tables import AnnotationError
 
 logger = logging.getLogger(__name__)
 
-_EXTENSIONS = ".avif .bmp .gif .jfif .jpe .jpeg .jpg .png .ppm .tif .tiff .webp"
-IMAGE_EXTENSIONS = frozenset(_EXTENSIONS.split())
 _LOOKED_AT = 100_000  # names, for one that looks like a missing one
 _CHUNK = 1 << 16  # names in a chunk of the Arrow column
 
@@ -192,7 +190,7 @@ def _is_medium(entry: os.DirEntry[str], media: str) -> bool:
     extension = os.path.splitext(entry.name)[1].lower()
     if media == "image":
         return not extension or extension in IMAGE_EXTENSIONS
-    return extension not in IMAGE_EXTENSIONS and is_video_file(entry.path)  # images need not be opened
+    return not has_image_extension(entry.name, still=True) and is_video_file(entry.path)  # photos need not be opened
 
 
 __all__ = ["IMAGE_EXTENSIONS", "MediaFolder", "is_media_extension", "media_id"]

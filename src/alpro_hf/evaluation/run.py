@@ -13,9 +13,8 @@ from typing import Any
 import torch
 from datasets import Dataset
 
-from ..assets import bundled_model
 from ..data.load_rows import load_rows, missing_list
-from ..loading import BUNDLED, best_dtype, load_model
+from ..loading import BUNDLED, BUNDLED_BY_TASK, best_dtype, find_model, load_model
 from .breakdown import BREAKDOWN_PICTURE, GROUP_COLUMNS, WORDS, break_down, groups_of, plot_breakdown
 from .encode import processes
 from .measure import EvaluationOutcome, clip_name, measure_answers, measure_retrieval
@@ -168,8 +167,8 @@ def _inputs(processor: Any) -> dict[str, Any]:
 
 
 def _model(settings: Evaluation, model: Any) -> dict[str, Any]:
-    if settings.model == BUNDLED:
-        return model_source(str(bundled_model(settings.task))) | {"name": BUNDLED}
+    if settings.model == BUNDLED or settings.model in BUNDLED_BY_TASK:
+        return model_source(find_model(settings.model, settings.task)) | {"name": settings.model}
     return dict(model_source(settings.model, getattr(model.config, "_commit_hash", None)))
 
 

@@ -1,8 +1,9 @@
 """Model cards, written from a checkpoint and its result files. A card claims nothing that no file states."""
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from .names import PICTURE
 
 # files next to the weights of a checkpoint: facts from its author, and what a training wrote
 FACTS, RECIPE, ARGUMENTS, STATE = "training.json", "recipe.json", "training_args.bin", "trainer_state.json"
+METRICS = "metrics.json"  # of an exported checkpoint: all its numbers, of which the card shows a few
+SHOWN_NUMBERS = 10
 RUN = "run"  # key of a recipe.json that holds facts about the run
 PAPER = "https://arxiv.org/abs/2112.09583"
 CITATION = """\
@@ -49,6 +52,8 @@ _METRIC_TITLES = {
     "mean_rank": "mean rank",
     "accuracy": "accuracy",
 }
+# the metrics in the order in which a card with little room shows them
+_TELLING = ("t2v_r1", "accuracy", "v2t_r1", "t2v_r10", "t2v_r5", "t2v_median_rank", "v2t_r10", "v2t_r5")
 _DIRECTIONS = {"t2v": "text to video", "v2t": "video to text"}
 _PROTOCOL_MEANINGS = {
     "vtc": "cosine similarity of the two towers",
@@ -184,7 +189,7 @@ class CardResult:
 
 
 def read_card_results(path: str | Path) -> list[CardResult]:
-    """Read the metrics of a result file: of `alpro evaluate`, or of `scripts/sprites/evaluate.py`.
+    """Read the metrics of a result file: of `alpro evaluate`, of `scripts/sprites/measure.py`, or of an export.
 
     Args:
         path: The file, or the folder of a `results.json`.
@@ -204,22 +209,22 @@ def read_card_results(path: str | Path) -> list[CardResult]:
         except ResultsError as error:
             raise ModelCardError(str(error)) from error
         protocol = dict(results.protocol)
-        data, split = results.data, results.data.get("split")
-        name = data.get("name") or Path(str(data.get("path") or path.parent.name)).stem
         return [
             CardResult(
                 results.task,
-                str(name),
-                str(split or "test"),
+                _dataset_name(results.data) or path.parent.name,
+                str(results.data.get("split") or "test"),
                 protocol.pop("name"),
                 results.metrics,
                 {key: value for key, value in protocol.items() if value is not None},
                 results.intervals,
             )
         ]
+    if isinstance(content.get("results"), list):  # of an exported model
+        return _read_exported(content["results"], path)
     if not isinstance(content.get("results"), dict):
         raise ModelCardError(
-            f"{path} is not a result file, neither of alpro evaluate nor of scripts/sprites/evaluate.py."
+            f"{path} is not a result file, neither of alpro evaluate nor of scripts/sprites/measure.py."
         )
     # results of the sprite models: split -> retrieval -> protocol -> metrics, and split -> qa -> metrics
     rerank = {"rerank_k": content.get("settings", {}).get("rerank_k")}
@@ -231,6 +236,72 @@ def read_card_results(path: str | Path) -> list[CardResult]:
         if "qa" in parts:
             measured.append(CardResult("qa", "sprite-world", split, "closed", parts["qa"]))
     return measured
+
+
+def _dataset_name(data: Mapping[str, Any]) -> str:
+    """A name for the rows of an evaluation, without the folders of whoever evaluated; "" if nothing names them."""
+    if data.get("name"):
+        return str(data["name"])
+    source = str(data.get("source") or "")
+    # published annotations are named KIND:PATH; a single letter is a drive of Windows
+    kind = re.match(r"([a-z][\w-]+):", source)
+    return kind[1] if kind else Path(source).stem
+
+
+def _read_exported(entries: list[Any], path: Path) -> list[CardResult]:
+    known = {entry.name for entry in fields(CardResult)}
+    for entry in entries:
+        if (
+            not isinstance(entry, dict)
+            or not {"task", "dataset", "split", "protocol", "metrics"} <= set(entry) <= known
+        ):
+            raise ModelCardError(f"{path}: {entry!r} is not the result of an evaluation.")
+    return [CardResult(**entry) for entry in entries]
+
+
+def write_card_results(folder: str | Path, results: Sequence[str | Path]) -> None:
+    """Write all numbers of result files to the `metrics.json` of an exported checkpoint, where its card links to.
+
+    Paths of the machine that evaluated are left out.
+
+    Args:
+        folder: Exported checkpoint.
+        results: Result files, see `read_card_results`.
+
+    Raises:
+        ModelCardError: A file cannot be used.
+    """
+    measured = [asdict(entry) for path in results for entry in read_card_results(path)]
+    text = json.dumps({"results": measured}, indent=1, sort_keys=True, ensure_ascii=False)
+    (Path(folder) / METRICS).write_text(text + "\n", encoding="utf-8")
+
+
+def result_files(source: str | Path, results: Sequence[str | Path] = ()) -> list[Path]:
+    """The result files of a checkpoint: the given ones, or else those next to its weights."""
+    beside = [Path(source) / name for name in (RESULTS, METRICS)]
+    return [Path(path) for path in results] or [path for path in beside if path.is_file()][:1]
+
+
+def _telling(measured: Sequence[CardResult]) -> list[CardResult]:
+    """The results with the `SHOWN_NUMBERS` metrics that tell most: first R@1 or accuracy of each, then the others."""
+    order = {key: place for place, key in enumerate(_TELLING)}
+    numbers = [
+        (order.get(key, len(order)), place, key)
+        for place, entry in enumerate(measured)
+        for key in entry.metrics
+        if _metric_title(key) is not None
+    ]
+    kept = {(place, key) for _, place, key in sorted(numbers)[:SHOWN_NUMBERS]}
+    shown = [
+        replace(entry, metrics={key: value for key, value in entry.metrics.items() if (place, key) in kept})
+        for place, entry in enumerate(measured)
+    ]
+    return [entry for entry in shown if entry.metrics]
+
+
+def _count(measured: Sequence[CardResult]) -> int:
+    """How many numbers have a place on a card."""
+    return sum(_metric_title(key) is not None for entry in measured for key in entry.metrics)
 
 
 def model_card(
@@ -248,8 +319,8 @@ def model_card(
         source: Folder that it was exported from, with `training.json`, `recipe.json`, `training_args.bin` or
             `trainer_state.json`, if any. None: `folder`.
         name: Title, and id in the example.
-        results: Result files. Metrics of a task that the model does not do are left out. None given: the
-            `results.json` in `source`, if there is one.
+        results: Result files. Metrics of a task that the model does not do are left out, and of many numbers the card
+            shows the ten that tell most. None given: the `results.json` in `source`, if there is one.
         licence: Identifier of the licence of the weights. None: as `training.json` says.
 
     Raises:
@@ -261,8 +332,9 @@ def model_card(
     head_name = config["architectures"][0]
     head = _HEADS[head_name]
     facts = TrainingFacts.read(source / FACTS)
-    files = list(results) or [path for path in [source / RESULTS] if path.is_file()]
+    files = result_files(source, results)
     measured = [entry for path in files for entry in read_card_results(path) if entry.task == head.task]
+    shown = _telling(measured)
     data = ModelCardData(
         language=facts.language,
         license=licence or facts.license or None,
@@ -272,7 +344,7 @@ def model_card(
         datasets=facts.datasets or None,
         metrics=(["recall"] if head.task == "retrieval" else ["accuracy"]) if measured else None,
         model_name=name.rpartition("/")[2] if measured else None,  # the Hub requires it for results
-        eval_results=list(_eval_results(measured)) or None,
+        eval_results=list(_eval_results(shown)) or None,
     )
     sections = (
         f"# {name.rpartition('/')[2]}",
@@ -281,7 +353,7 @@ def model_card(
         _usage(name, head, facts),
         _sizes(config, head_name),
         _training(source, head, facts),
-        _results_table(measured),
+        _results_table(shown, more=_count(shown) < _count(measured) and (folder / METRICS).is_file()),
         _limits(config, head_name, facts),
         _licence(data.license),
         f"## Citation\n\n[Align and Prompt]({PAPER}) (CVPR 2022):\n\n```bibtex\n{CITATION}```",
@@ -424,7 +496,7 @@ def _metric_title(key: str) -> str | None:
     return _METRIC_TITLES.get(key)
 
 
-def _results_table(measured: Sequence[CardResult]) -> str:
+def _results_table(measured: Sequence[CardResult], more: bool) -> str:
     if not measured:
         return ""
     rows = [
@@ -443,6 +515,7 @@ def _results_table(measured: Sequence[CardResult]) -> str:
         "## Results\n\n"
         + _table(("data", "protocol", "metric", "value", "95 % interval"), rows)
         + f"\n\nShares in percent. Protocols: {'; '.join(protocols)}."
+        + (f" All numbers are in [{METRICS}]({METRICS})." if more else "")
     )
 
 
@@ -453,6 +526,8 @@ def _bounds(interval: tuple[float, float] | None) -> str:
 def _limits(config: dict[str, Any], head: str, facts: TrainingFacts) -> str:
     video = config["video_config"]
     points = list(facts.limits)
+    if config.get("training_domain") and not points:
+        points.append(f"It was trained on the {config['training_domain']} alone and knows nothing else.")
     points.append(
         f"It sees {video['num_frames']} frames of a clip, spread over its length, at {video['image_size']} pixels, "
         "and misses what is shorter or smaller. It does not hear sound."
@@ -477,4 +552,12 @@ def _read(path: Path) -> dict[str, Any]:
     return read_json_object(path, ModelCardError)
 
 
-__all__ = ["CardResult", "ModelCardError", "TrainingFacts", "model_card", "read_card_results"]
+__all__ = [
+    "CardResult",
+    "ModelCardError",
+    "TrainingFacts",
+    "model_card",
+    "read_card_results",
+    "result_files",
+    "write_card_results",
+]

@@ -1,15 +1,39 @@
-"""Read a checkpoint file as data: `.pt`, `.pth` and `.bin` without running code from them, and safetensors."""
+"""Read a checkpoint file as data: `.pt`, `.pth` and `.bin` without running code from them, and safetensors.
 
-import pickle
-import re
+Pickles are read in a process of their own, see `checkpoint_reader`, because a file can be made that crashes the
+interpreter or never comes to an end. What comes back are names, shapes and raw bytes.
+"""
+
+import math
+import os
+import struct
+import subprocess
+import sys
+import threading
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 import torch
 from safetensors.torch import load_file
 
+from ..data.decode_server import ConnectionLostError, receive_message
 from ..model.unimodal_alpro import CheckpointError
+from . import checkpoint_reader
+from .checkpoint_reader import DATA_TYPES, RefusedError, check_tensors, some_names
+
+WEIGHTS = (".safetensors", ".pt", ".pth", ".bin")  # in the order of preference, where a repository has several
+START_DEADLINE = 120.0  # seconds that the process may take to start
+READ_DEADLINE = 120.0  # seconds for reading a file, and one more for each _BYTES_A_SECOND
+_BYTES_A_SECOND = 5 << 20
+_MEMORY = 4 << 30  # bytes for the process besides three times the size of the file
+_MAX_DIRECTORY = 64 << 20  # bytes of the directory of an archive, which is read as a whole
+# Runs a script without the working folder in the search path: a `torch.py` there must not be imported.
+_START = (
+    "import sys; sys.path = [path for path in sys.path if path]; "
+    "import runpy; runpy.run_path(sys.argv[1], None, '__main__')"
+)
 
 
 def load_original_checkpoint(path: str | Path) -> dict[str, torch.Tensor]:
@@ -25,48 +49,23 @@ def load_original_checkpoint(path: str | Path) -> dict[str, torch.Tensor]:
     Raises:
         FileNotFoundError: There is no such file.
         CheckpointError: The file is not a checkpoint, is damaged, contains objects that run code when read, unpacks
-            to more than its own size, or has tensors that cannot be weights: sparse, complex, smaller than their
-            shape, infinite or NaN.
+            to more than its own size, takes too long or too much memory to read, or has tensors that cannot be
+            weights: sparse, complex, of an unusual data type, smaller than their shape, infinite or NaN.
     """
     path = Path(path)
-    with path.open("rb") as file:
-        start = file.read(4)
-    if start == b"PK\x03\x04":  # torch.save writes a zip archive since 1.6, and wrote a pickle before
+    start = _start_of(path)
+    if start[:4] == b"PK\x03\x04":  # torch.save writes a zip archive since 1.6, and wrote a pickle before
         _check_archive(path)
     elif start[:1] != b"\x80":
-        raise CheckpointError(f"{path} is not a file written by torch.save (it starts with {start!r}).")
-    try:
-        content = torch.load(path, weights_only=True, map_location="cpu")
-    except pickle.UnpicklingError as error:
-        # torch gives the reason only as text
-        blocked = re.search(r"GLOBAL (\S+)", str(error))
-        detail = re.search(r"WeightsUnpickler error:\s*(.*)", str(error))
-        reason = f"an object of type {blocked[1]}" if blocked else f"more than pure data ({detail and detail[1]})"
-        raise CheckpointError(
-            f"{path} was refused: it holds {reason}, and reading that could run code from the file. If you trust it, "
-            "load it yourself and save only the state dict: torch.save(model.state_dict(), file)."
-        ) from error
-    # types that torch's reader raises for damaged files
-    except (RuntimeError, EOFError, LookupError, UnicodeDecodeError, MemoryError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{path} is damaged or incomplete ({type(error).__name__}: {error}).") from error
-    for wrapper in ("model", "state_dict"):
-        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-            content = content[wrapper]
-            break
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a state dict.")
-    others = sorted(str(key) for key, value in content.items() if not isinstance(value, torch.Tensor))
-    if others:
-        raise CheckpointError(f"{path} is not a state dict: these entries are not tensors: {some_names(others)}.")
-    _check_tensors(path, content)
-    return content
+        raise CheckpointError(f"{path} is not a file written by torch.save (it starts with {start[:4]!r}).")
+    return _read_in_process(path)
 
 
 def load_checkpoint(files: Sequence[Path]) -> dict[str, torch.Tensor]:
     """Read the files of a checkpoint: one, or the parts of a sharded one.
 
     Args:
-        files: Safetensors files, or files that `load_original_checkpoint` reads.
+        files: Safetensors files, or files that `load_original_checkpoint` reads. Their content tells which.
 
     Returns:
         Name to tensor, on the CPU.
@@ -77,9 +76,13 @@ def load_checkpoint(files: Sequence[Path]) -> dict[str, torch.Tensor]:
     """
     state: dict[str, torch.Tensor] = {}
     for path in files:
-        if path.suffix == ".safetensors":
+        # safetensors: the length of the header in 8 bytes, then JSON
+        if path.suffix == ".safetensors" or _start_of(path)[8:9] == b"{":
             part = load_file(path)
-            _check_tensors(path, part)
+            try:
+                check_tensors(path, part)
+            except RefusedError as error:
+                raise CheckpointError(str(error)) from error
         else:
             part = load_original_checkpoint(path)
         if twice := sorted(state.keys() & part.keys()):
@@ -88,14 +91,98 @@ def load_checkpoint(files: Sequence[Path]) -> dict[str, torch.Tensor]:
     return state
 
 
-def _check_tensors(path: Path, content: dict[str, torch.Tensor]) -> None:
-    problems = [f"{name!r} {problem}" for name, tensor in content.items() if (problem := _problem_of(name, tensor))]
-    if problems:
-        raise CheckpointError(f"{path} was refused: these entries cannot be weights: {some_names(problems)}.")
+def _start_of(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(9)
+
+
+def _read_in_process(path: Path) -> dict[str, torch.Tensor]:
+    size = path.stat().st_size
+    deadline = READ_DEADLINE + size / _BYTES_A_SECOND
+    bounds = (str(_MEMORY + 3 * size), str(math.ceil(START_DEADLINE + deadline)))
+    command = [sys.executable, "-c", _START, checkpoint_reader.__file__, os.path.abspath(path), *bounds]
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        start_new_session=True,  # Ctrl-C reaches only us, who then end the process
+    ) as process:
+        assert process.stdout is not None
+        expired = threading.Event()
+        timer = _timer(process, START_DEADLINE, expired)
+        problem = "the process that reads it did not start"
+        try:
+            receive_message(process.stdout)
+            timer.cancel()
+            timer = _timer(process, deadline, expired)
+            problem = "reading it ended the process that reads it, as files do that were made to crash"
+            answer = receive_message(process.stdout)
+            if "error" in answer:
+                raise CheckpointError(str(answer["error"]).replace(os.path.abspath(path), str(path)))
+            return _receive_tensors(path, answer["tensors"], process.stdout, 2 * size + (1 << 20))
+        except ConnectionLostError:
+            if expired.is_set():
+                problem = f"reading it took longer than {deadline:.0f} seconds"
+            raise CheckpointError(f"{path} was refused: {problem}.") from None
+        finally:
+            timer.cancel()
+            process.kill()
+
+
+def _timer(process: "subprocess.Popen[bytes]", seconds: float, expired: threading.Event) -> threading.Timer:
+    """Kill a process after some seconds, and note that."""
+
+    def end() -> None:
+        expired.set()
+        process.kill()
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    return timer
+
+
+def _receive_tensors(path: Path, described: list, stream: IO[bytes], limit: int) -> dict[str, torch.Tensor]:
+    # tied tensors arrive once for each name, so up to twice the size of the file is normal
+    total = sum(math.prod(shape) * DATA_TYPES[dtype].itemsize for _, dtype, shape in described)
+    if total > limit:
+        raise CheckpointError(
+            f"{path} was refused: many of its tensors share one memory, and take {total:,} bytes apart."
+        )
+    state = {}
+    for name, dtype, shape in described:
+        tensor = torch.empty(shape, dtype=DATA_TYPES[dtype])
+        memory = tensor.reshape(-1).view(torch.uint8).numpy().data
+        if memory.nbytes and stream.readinto(memory) < memory.nbytes:  # type: ignore[attr-defined]
+            raise ConnectionLostError
+        state[name] = tensor
+    return state
+
+
+def check_directory(path: Path) -> None:
+    """Refuse a zip archive with a directory that would fill the memory: zipfile reads it as a whole.
+
+    Raises:
+        CheckpointError: The directory is larger than 64 MiB.
+    """
+    with path.open("rb") as file:
+        file.seek(-min(path.stat().st_size, 1 << 17), os.SEEK_END)
+        end = file.read()
+    size, place = 0, end.rfind(b"PK\x05\x06")  # the record at the end, and its successor for large archives
+    if 0 <= place <= len(end) - 16:
+        size = struct.unpack_from("<I", end, place + 12)[0]
+    place = end.rfind(b"PK\x06\x06")
+    if size == 0xFFFFFFFF and 0 <= place <= len(end) - 48:
+        size = struct.unpack_from("<Q", end, place + 40)[0]
+    if size > _MAX_DIRECTORY:
+        raise CheckpointError(f"{path} was refused: the directory of this archive has {size:,} bytes.")
 
 
 def _check_archive(path: Path) -> None:
     """Refuse archives that torch.save does not write, before they are unpacked: a small one could fill the memory."""
+    check_directory(path)
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
@@ -109,36 +196,22 @@ def _check_archive(path: Path) -> None:
     unpacked = sum(member.file_size for member in members)
     if unpacked > path.stat().st_size:
         raise CheckpointError(f"{path} was refused: it has {path.stat().st_size:,} bytes that unpack to {unpacked:,}.")
-    odd = [
-        name for name in (m.filename for m in members) if "\\" in name or name[:1] == "/" or ".." in name.split("/")
-    ]
-    if odd:
+    if odd := [member.filename for member in members if leads_out(member.filename)]:
         raise CheckpointError(
             f"{path} was refused: the names of these members lead out of the archive: {some_names(odd)}."
         )
 
 
-def _problem_of(name: object, tensor: torch.Tensor) -> str | None:
-    """The reason why an entry of a state dict cannot be a weight; None if it can."""
-    if not isinstance(name, str):
-        return "is not a name"
-    if type(tensor) not in (torch.Tensor, torch.nn.Parameter) or tensor.layout != torch.strided or tensor.is_quantized:
-        return f"is not a plain tensor ({type(tensor).__name__}, {tensor.layout}, {tensor.dtype})"
-    if tensor.device.type != "cpu" or tensor.is_complex():
-        return f"has no real values ({tensor.dtype} on {tensor.device.type})"
-    # such as a tensor expanded from one element, which would need far more memory once it is copied
-    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-        shape = " x ".join(map(str, tensor.shape))
-        return f"says it has the shape {shape} but holds {tensor.untyped_storage().nbytes():,} bytes"
-    if not tensor.isfinite().all():
-        return "has values that are infinite or NaN"
-    return None
+def leads_out(name: str) -> bool:
+    """Whether the name of a member of an archive is a path to somewhere else."""
+    return "\\" in name or name[:1] == "/" or ".." in name.split("/") or name[1:2] == ":"
 
 
-def some_names(names: Sequence[str]) -> str:
-    """The first ten names, long ones truncated: names come from the file and could be of any length."""
-    shown = ", ".join(name if len(name) <= 120 else f"{name[:120]}..." for name in names[:10])
-    return shown if len(names) <= 10 else f"{shown}, and {len(names) - 10} more"
-
-
-__all__ = ["load_checkpoint", "load_original_checkpoint", "some_names"]
+__all__ = [
+    "WEIGHTS",
+    "check_directory",
+    "leads_out",
+    "load_checkpoint",
+    "load_original_checkpoint",
+    "some_names",
+]

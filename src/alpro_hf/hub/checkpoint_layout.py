@@ -25,6 +25,15 @@ class CheckpointKind(NamedTuple):
     layout: Literal["original", "lavis", "blip"]
     task: str | None
 
+    @property
+    def has_matching_head(self) -> bool:
+        """Whether the checkpoint holds a trained matching head that the converted model keeps.
+
+        Pre-training and fine-tuning for retrieval train one. The prompter, question answering and the vectors of BLIP
+        have none, and where such a file holds tensors of that name they were never trained.
+        """
+        return self.layout != "blip" and self.task in ("pretrain", "retrieval")
+
     def __str__(self) -> str:
         if self.layout == "blip":
             return "a BLIP model"

@@ -1,4 +1,6 @@
-"""Conversion of a checkpoint of ALPRO, of the original code or of LAVIS, to a model folder, as in `alpro convert`.
+"""Conversion of a checkpoint of ALPRO, of the original code or of LAVIS, or of BLIP to a model folder.
+
+This is what `alpro convert` does.
 
 The sizes of the model are read off the tensors. The number of attention heads and the first fusion layer cannot be, so
 they are arguments. Files are read with `weights_only=True`: a checkpoint is data, and no code in it runs.
@@ -12,27 +14,31 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from ..data.label_lists import read_answers, read_entities
 from ..files import inside, write_text_whole
 from ..model.configuration_alpro import AlproConfig
-from ..model.modeling_alpro import AlproForVideoQuestionAnswering, AlproForVideoTextRetrieval
+from ..model.modeling_alpro import AlproForVideoQuestionAnswering, AlproForVideoTextRetrieval, AlproModel
 from ..model.pretraining_alpro import AlproForPreTraining, AlproPrompterModel
-from ..model.processing_alpro import AlproProcessor
 from ..model.unimodal_alpro import CheckpointError, assemble_state, bert_names
 from ..version import __version__
 from .checkpoint_file import load_checkpoint, load_original_checkpoint
 from .checkpoint_layout import CheckpointKind, mark_of, recognise
 from .checkpoint_sizes import VIDEO_PREFIX, read_config, shape_of
-from .checkpoint_source import find_checkpoint
+from .checkpoint_source import Checkpoint, file_facts, find_checkpoint
+from .convert_blip import convert_blip, write_card
 from .converted_folder import build_processor, check_output, replaced_whole
+from .download import download, is_url, public
 from .names import CONVERSION, CONVERTED_TASKS, PROMPTER_FOLDER
 
 logger = logging.getLogger(__name__)
 
 State = Mapping[str, torch.Tensor]
 PreTrainingPair = tuple[AlproForPreTraining, AlproPrompterModel]
-ConvertedModel = AlproForPreTraining | AlproPrompterModel | AlproForVideoTextRetrieval | AlproForVideoQuestionAnswering
+ConvertedModel = (
+    AlproForPreTraining | AlproPrompterModel | AlproForVideoTextRetrieval | AlproForVideoQuestionAnswering | AlproModel
+)
 
 MODEL_CLASSES = {
     "pretrain": AlproForPreTraining,
@@ -41,6 +47,7 @@ MODEL_CLASSES = {
     "qa": AlproForVideoQuestionAnswering,
 }
 
+_MAX_ANSWERS = 16 << 20  # bytes of a downloaded answer list
 _PROMPTER = "prompter."  # the teacher inside a pre-training checkpoint
 _TIED_HEAD = "text_encoder.cls.predictions."
 # Tensors that the original code saves but does not use for the task: TimeSformer's classifier of 400 actions, buffers
@@ -104,7 +111,8 @@ def convert_original_checkpoint(
             prompts were made from. None: they are called ENTITY_0, ENTITY_1, ..., with a warning.
 
     Returns:
-        The model in float32 and evaluation mode. For `pretrain` a pair: the student and its prompter.
+        The model in float32 and evaluation mode. For `pretrain` a pair, the student and its prompter; the student
+        alone, with a warning, if no tensor of a prompter is there.
 
     Raises:
         CheckpointError: Tensors are missing, unexpected or misshaped (all are listed), or tied tensors differ.
@@ -135,7 +143,14 @@ def convert_original_checkpoint(
     parts: tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]] = ({}, {})
     for name, tensor in state_dict.items():
         parts[name.startswith(_PROMPTER)][name] = tensor
-    return _build(parts[0], task, labels, sizes), _build(parts[1], "prompter", labels, sizes, _PROMPTER)
+    student = _build(parts[0], task, labels, sizes)
+    if not parts[1]:
+        logger.warning(
+            "The checkpoint holds no teacher (prompter.*), so only the student is converted. Retrieval and "
+            "fine-tuning need no teacher; to go on with pre-training, train a prompter first."
+        )
+        return student
+    return student, _build(parts[1], "prompter", labels, sizes, _PROMPTER)
 
 
 def _build(source: State, task: str, labels: dict[str, Any], sizes: dict[str, int], prefix: str = "") -> Any:
@@ -232,88 +247,146 @@ def convert(
     task: str | None,
     output: str | Path,
     *,
-    num_attention_heads: int = 12,
-    fusion_layer: int = 6,
+    num_attention_heads: int | None = None,
+    fusion_layer: int | None = None,
+    fusion_layers: int | None = None,
     answers: str | Path | None = None,
     entities: str | Path | None = None,
     vocab: str | Path | None = None,
+    member: str | None = None,
+    mirror: str | None = None,
     sha256: str | None = None,
     overwrite: bool = False,
 ) -> ConvertedModel | PreTrainingPair:
-    """Convert a checkpoint of the original code or of LAVIS, and write a model folder.
+    """Convert a checkpoint of the original code, of LAVIS or of BLIP, and write a model folder.
 
     The folder receives configuration, weights, processor, and `conversion.json` with the source, its layout and task,
     and the size and sha256 of its files. It is written whole: if anything fails, an older folder stays as it was.
+    What was downloaded stays in the Hub cache.
 
     Args:
         checkpoint: Any source that `find_checkpoint` finds.
         task: As in `convert_original_checkpoint`. None: told from the names of the tensors.
-        num_attention_heads, fusion_layer: As in `convert_original_checkpoint`.
+        num_attention_heads, fusion_layer: As in `convert_original_checkpoint`. None: 12 and 6, as in the released
+            checkpoints. A BLIP model has them in its configuration.
+        fusion_layers: For BLIP, the number of fusion layers to append for fine-tuning, with a new matching head.
+            None: none, and the model compares by its vectors.
         output: Folder to write to; created if it does not exist. For `pretrain` it receives the student, and its
             subfolder `prompter` the teacher.
-        answers: For `qa`, the `ans2label.json` of the data set.
+        answers: For `qa`, the `ans2label.json` of the data set, a file or an address. None: that of the publisher, if
+            the checkpoint is a known name.
         entities: For `pretrain` and `prompter`, the entity list, see `read_entities`.
         vocab: The `vocab.txt` of the BERT that the text encoder was initialized with. None: that of bert-base-uncased,
-            which belongs to the released checkpoints. If the model embeds another number of words, no tokenizer is
-            written then, with a warning.
-        sha256: The hash that the file must have, as 64 hexadecimal digits. None: any.
+            which belongs to the released checkpoints; of a BLIP model, the one in its folder.
+        member: Name of the checkpoint in an archive. None: the only one there is.
+        mirror: Address below which the known checkpoints lie. None: that of their publisher.
+        sha256: The hash that the file, or the archive that holds it, must have, as 64 hexadecimal digits. None: any.
         overwrite: Replace a model folder at `output`, with all files in it.
 
     Returns:
         The model that was written, or for `pretrain` the student and its prompter.
 
     Raises:
-        OSError: A file cannot be read or written, or the output holds files already.
-        CheckpointError: As in `find_checkpoint`, `load_original_checkpoint` and `convert_original_checkpoint`, or the
-            checkpoint is of another task or hash.
-        ValueError: The task, the answers, the entities or the vocabulary do not fit the checkpoint.
+        OSError: A file cannot be read, downloaded or written, or the output holds files already.
+        CheckpointError: As in `find_checkpoint`, `load_original_checkpoint`, `convert_original_checkpoint` and
+            `convert_blip`, or the checkpoint is of another task or hash.
+        ValueError: The task, the answers, the entities, the vocabulary or the fusion layers do not fit the checkpoint.
     """
     output = Path(output)
     check_output(output, overwrite)
-    found = find_checkpoint(checkpoint)
-    if any(inside(path, output) for path in found.files):
-        raise FileExistsError(f"{checkpoint} lies in {output}, which would be replaced. Name another output.")
-    files = found.facts()
-    if sha256 is not None and [file["sha256"] for file in files] != [sha256.lower()]:
-        listed = ", ".join(f"{path} has {file['sha256']}" for path, file in zip(found.files, files, strict=True))
-        raise CheckpointError(f"The sha256 is not {sha256.lower()}: {listed}.")
-    # everything is read and checked before the first file is written
-    state = load_checkpoint(found.files)
-    kind = recognise(state)
-    if kind is not None and kind.layout == "blip":
-        raise CheckpointError(
-            f"{checkpoint} is a BLIP model, which cannot be converted: name a checkpoint of ALPRO, of the original "
-            "code or of LAVIS."
-        )
-    task = _choose_task(str(checkpoint), kind, task)
-    converted = convert_original_checkpoint(
-        state,
-        task,
-        num_attention_heads=num_attention_heads,
-        fusion_layer=fusion_layer,
-        answers=None if answers is None else read_answers(answers),
-        entities=None if entities is None else read_entities(entities),
-    )
-    models = converted_folders(converted, output)
-    processor = build_processor(models[output].config, vocab)
-    if not isinstance(processor, AlproProcessor):
-        logger.warning(
-            "No vocabulary was given, and the one of bert-base-uncased does not fit, so the folder has no tokenizer: "
-            "AutoProcessor cannot load it. Convert again with --vocab and the vocab.txt of the text encoder."
-        )
-    record = {
-        "source": found.source,
-        "layout": kind.layout if kind else None,
+    with find_checkpoint(checkpoint, member, mirror) as found:
+        if any(inside(path, output) for path in found.files):
+            raise FileExistsError(f"{found.source} lies in {output}, which would be replaced. Name another output.")
+        record = found.facts()
+        if sha256 is not None:
+            _check_hash(found, record, sha256.lower())
+        # everything is read and checked before the first file is written
+        state = _load(found)
+        kind = recognise(state)
+        converted: ConvertedModel | PreTrainingPair
+        if kind is not None and kind.layout == "blip":
+            _refuse_options_of_alpro(
+                found.source,
+                {
+                    "task": task,
+                    "answers": answers,
+                    "entities": entities,
+                    "num-attention-heads": num_attention_heads,
+                    "fusion-layer": fusion_layer,
+                },
+            )
+            task = "retrieval"
+            converted, processor = convert_blip(found, state, fusion_layers or 0, vocab)
+        else:
+            task = _choose_task(found.source, kind, task)
+            if fusion_layers is not None:
+                raise ValueError(
+                    f"{found.source} is {kind or 'no BLIP model'}, which has its own fusion layers: leave "
+                    "--fusion-layers out. The index of the first one is --fusion-layer."
+                )
+            kind = kind or CheckpointKind("original", task)
+            if task == "qa" and answers is None:
+                answers = found.answers_url
+            if answers is not None and is_url(str(answers)):
+                address, answers = str(answers), download(str(answers), max_size=_MAX_ANSWERS)
+                record["answers"] = {"url": public(address)} | file_facts(answers)
+            converted = convert_original_checkpoint(
+                state,
+                task,
+                num_attention_heads=12 if num_attention_heads is None else num_attention_heads,
+                fusion_layer=6 if fusion_layer is None else fusion_layer,
+                answers=None if answers is None else read_answers(answers),
+                entities=None if entities is None else read_entities(entities),
+            )
+            processor = build_processor(converted_folders(converted, output)[output].config, vocab)
+    record |= {
+        "layout": kind.layout,
         "task": task,
-        "files": files,
+        "matching_head": kind._replace(task=task).has_matching_head,
         "alpro_hf": __version__,
     }
     with replaced_whole(output) as staged:
         for folder, model in converted_folders(converted, staged).items():
             model.save_pretrained(folder)
             processor.save_pretrained(folder)
+        if kind.layout == "blip":
+            write_card(staged, _name_of(found), output.resolve().name)
         write_text_whole(staged / CONVERSION, json.dumps(record, indent=2) + "\n")
     return converted
+
+
+def _check_hash(found: Checkpoint, record: Mapping[str, Any], sha256: str) -> None:
+    files = [record["archive"]] if "archive" in record else []
+    files += record["files"]
+    # of a sharded checkpoint, one hash says nothing about the other parts
+    if len(record["files"]) > 1 or sha256 not in [file["sha256"] for file in files]:
+        listed = ", ".join(f"{file['name']} has {file['sha256']}" for file in files)
+        kept = f" The download is kept in {(found.archive or found.files)[0].parent}." if found.url else ""
+        raise CheckpointError(f"The sha256 is not {sha256}: {listed}.{kept}")
+
+
+def _load(found: Checkpoint) -> dict[str, torch.Tensor]:
+    """Read the tensors; an error of a downloaded file says how to get it anew."""
+    try:
+        return load_checkpoint(found.files)
+    except (CheckpointError, SafetensorError) as error:
+        if found.url is None:
+            raise
+        path = (found.archive or found.files)[0]
+        raise CheckpointError(
+            f"{' '.join(str(error).split())} It was downloaded from {found.url}; to download it anew, remove {path}."
+        ) from error
+
+
+def _refuse_options_of_alpro(source: str, options: Mapping[str, object]) -> None:
+    if given := [f"--{name}" for name, value in options.items() if value is not None]:
+        raise ValueError(f"{source} is a BLIP model, for which {', '.join(given)} means nothing: leave it out.")
+
+
+def _name_of(found: Checkpoint) -> str:
+    """What the card of a model names as its source: no path on this machine."""
+    path = Path(found.source)
+    return path.resolve().name if path.exists() else found.source
 
 
 def _choose_task(source: str, kind: CheckpointKind | None, task: str | None) -> str:
@@ -330,7 +403,8 @@ def _choose_task(source: str, kind: CheckpointKind | None, task: str | None) -> 
         raise CheckpointError(
             f"{source} is {kind}, so its task is unknown: pass --task."
             if kind
-            else f"{source} is not an ALPRO checkpoint: it lacks text_encoder.* or visual_encoder.model.*."
+            else f"{source} is not an ALPRO checkpoint, nor a BLIP model for image-text retrieval: it lacks "
+            "text_encoder.* or visual_encoder.model.*."
         )
     return task or str(shown)
 

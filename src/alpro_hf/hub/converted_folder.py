@@ -1,5 +1,6 @@
 """Write a converted model as a whole folder: into a folder of its own first, then in the place of an older one."""
 
+import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from pathlib import Path
 from transformers import BertTokenizer
 
 from ..assets import bundled_vocabulary
-from ..model.configuration_alpro import AlproConfig, AlproTextConfig
+from ..model.configuration_alpro import AlproConfig
 from ..model.processing_alpro import AlproProcessor
 from ..model.video_processing_alpro import AlproVideoProcessor
 
@@ -52,48 +53,86 @@ def replaced_whole(output: Path) -> Iterator[Path]:
         os.rename(staged, output)
 
 
-def build_processor(config: AlproConfig, vocab: str | Path | None) -> AlproProcessor | AlproVideoProcessor:
+def build_processor(config: AlproConfig, vocab: str | Path | None) -> AlproProcessor:
     """The processor of a converted model.
 
     Args:
         config: Configuration of the model.
-        vocab: A `vocab.txt`. None: the bundled one of bert-base-uncased if the model embeds that many words.
-
-    Returns:
-        The processor; only its video part if `vocab` is None and the bundled vocabulary does not fit.
+        vocab: A `vocab.txt`. None: the bundled one of bert-base-uncased.
 
     Raises:
         ValueError: The vocabulary does not fit the model.
     """
-    video = config.video_config
+    video, text = config.video_config, config.text_config
     video_processor = AlproVideoProcessor(
         size={"height": video.image_size, "width": video.image_size},
         num_frames=video.num_frames,
         frame_sampling="uniform",  # as in the evaluation of the original code
     )
-    if vocab is None and config.text_config.vocab_size != BUNDLED_WORDS:
-        return video_processor
-    tokenizer = _tokenizer(bundled_vocabulary() if vocab is None else vocab, config.text_config)
+    if vocab is None and text.vocab_size != BUNDLED_WORDS:
+        raise ValueError(
+            f"The checkpoint embeds {text.vocab_size} words, so its vocabulary is not that of bert-base-uncased "
+            f"({BUNDLED_WORDS} entries): name its vocab.txt with --vocab."
+        )
+    path = bundled_vocabulary() if vocab is None else Path(vocab)
+    words = read_words(path)
+    if len(words) != text.vocab_size:
+        raise ValueError(
+            f"{path} has {len(words)} entries, but the checkpoint embeds {text.vocab_size} words: it belongs to "
+            f"another model. The released checkpoints use the one of bert-base-uncased ({BUNDLED_WORDS} entries)."
+        )
+    tokenizer = build_tokenizer(path, words, text.max_position_embeddings)
     return AlproProcessor(video_processor=video_processor, tokenizer=tokenizer)
 
 
-def _tokenizer(vocab: str | Path, config: AlproTextConfig) -> BertTokenizer:
-    """A lower-casing BERT tokenizer with the vocabulary of a file, which must fit the word embeddings."""
+def read_words(path: Path) -> dict[str, int]:
+    """Read the entries of a vocabulary: a `vocab.txt` with one a line, or a `tokenizer.json`.
+
+    Returns:
+        Entry to number. Numbers count from 0 without a gap.
+
+    Raises:
+        ValueError: The file is neither.
+    """
     try:
-        # not splitlines: a word piece may be a character that Python counts as a line end, such as U+0085
-        entries = Path(vocab).read_text(encoding="utf-8").rstrip("\n").split("\n")
+        text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{vocab} is not a text file in utf-8: {error}. Name a vocab.txt.") from error
-    if len(entries) != config.vocab_size:
+        raise ValueError(f"{path} is not a text file in utf-8: {error}. Name a vocab.txt.") from error
+    if path.suffix != ".json":
+        # not splitlines: a word piece may be a character that Python counts as a line end, such as U+0085
+        entries = text.rstrip("\n").split("\n")
+        words = {entry: index for index, entry in enumerate(entries)}
+        if len(words) != len(entries):
+            twice = next(entry for index, entry in enumerate(entries) if words[entry] != index)
+            raise ValueError(f"{path} is not a vocabulary: {twice[:120]!r} is in it twice.")
+        return words
+    try:
+        words = json.loads(text)["model"]["vocab"]
+        numbers = sorted(words.values())
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(
-            f"{vocab} has {len(entries)} entries, but the checkpoint embeds {config.vocab_size} words: it belongs to "
-            "another model. The released checkpoints use the one of bert-base-uncased (30522 entries)."
-        )
-    words = {entry: index for index, entry in enumerate(entries)}
+            f"{path} holds no vocabulary of word pieces ({type(error).__name__}). Name a vocab.txt."
+        ) from None
+    if numbers != list(range(len(numbers))):
+        raise ValueError(f"{path} does not number its {len(numbers)} entries from 0 on. Name a vocab.txt.")
+    return words
+
+
+def build_tokenizer(path: Path, words: dict[str, int], max_length: int) -> BertTokenizer:
+    """A lower-casing BERT tokenizer.
+
+    Args:
+        path: Where the words come from, for errors.
+        words: Entry to number.
+        max_length: Tokens of the longest text.
+
+    Raises:
+        ValueError: A special token of BERT is missing.
+    """
     absent = {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"} - set(words)
     if absent:
-        raise ValueError(f"{vocab} is not a BERT vocabulary: it lacks {', '.join(sorted(absent))}.")
-    return BertTokenizer(vocab=words, do_lower_case=True, model_max_length=config.max_position_embeddings)
+        raise ValueError(f"{path} is not a BERT vocabulary: it lacks {', '.join(sorted(absent))}.")
+    return BertTokenizer(vocab=words, do_lower_case=True, model_max_length=max_length)
 
 
-__all__ = ["build_processor", "check_output", "replaced_whole"]
+__all__ = ["build_processor", "build_tokenizer", "check_output", "read_words", "replaced_whole"]

@@ -1,4 +1,7 @@
-"""Errors of exporting and publishing. Each message is one sentence or two: the file or repository, and what to do."""
+"""Errors of downloading, exporting and publishing.
+
+Each message is one sentence or two: the file or repository, and what to do.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +21,10 @@ from ..untrusted_json import read_json
 
 class ExportError(ValueError):
     """A checkpoint cannot be exported."""
+
+
+class DownloadError(OSError):
+    """A file cannot be downloaded. What has arrived is kept in the cache."""
 
 
 class ModelCardError(ValueError):
@@ -115,4 +122,12 @@ def _explain_connection(error: Exception, api: HfApi) -> str:
     )
 
 
-__all__ = ["ExportError", "ModelCardError", "OnnxExportError", "PublishError", "explained", "read_json_object"]
+__all__ = [
+    "DownloadError",
+    "ExportError",
+    "ModelCardError",
+    "OnnxExportError",
+    "PublishError",
+    "explained",
+    "read_json_object",
+]

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from ..model import modeling_alpro, pretraining_alpro
 from ..model.configuration_alpro import AlproConfig
 from ..model.processing_alpro import AlproProcessor
-from .card import model_card
+from .card import model_card, result_files, write_card_results
 from .errors import ExportError, read_json_object
 from .names import CARD, PICTURE
 from .picture import draw_model
@@ -168,6 +168,8 @@ def export(
         draw_model(config).save(output / PICTURE)
     else:
         shutil.copyfile(picture, output / PICTURE)
+    if measured := result_files(source or output, results):
+        write_card_results(output, measured)
     card = model_card(output, source=source, name=name or output.name, results=results, licence=licence)
     card.save(output / CARD)
     return output

@@ -29,7 +29,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from ..loading import BUNDLED, load_model
+from ..loading import find_model, load_model
 from ..model.configuration_alpro import AlproConfig
 from ..model.modeling_alpro import AlproForVideoQuestionAnswering, AlproForVideoTextRetrieval
 from ..model.processing_alpro import AlproProcessor
@@ -268,7 +268,7 @@ def load_for_onnx(name: str) -> tuple[Exportable, AlproProcessor]:
     """Load a model and its processor for an export.
 
     Args:
-        name: Folder, Hub id, or `retrieval` or `qa` for a bundled model.
+        name: Folder or Hub id; or `retrieval`, `qa` or a name that `find_model` knows, for a bundled model.
 
     Returns:
         The model on the CPU in float32, and its processor. A pre-training checkpoint is loaded as a retrieval model.
@@ -276,11 +276,12 @@ def load_for_onnx(name: str) -> tuple[Exportable, AlproProcessor]:
     Raises:
         OnnxExportError: The model has no head to export.
         CommandError: It is not an ALPRO model.
-        OSError: It cannot be found or read.
+        ModelNotFoundError: There is no such model.
+        OSError: It cannot be read.
     """
-    if name in BUNDLED_TO_ONNX:
-        return load_model(BUNDLED_TO_ONNX[name], BUNDLED, device="cpu")
-    config, _ = AlproConfig.get_config_dict(name)
+    # a folder called `retrieval` was shadowed by the bundled model ever since these short names exist
+    name = BUNDLED_TO_ONNX.get(name, name)
+    config, _ = AlproConfig.get_config_dict(find_model(name))
     classes = config.get("architectures") or []
     answers = "AlproForVideoQuestionAnswering" in classes
     if config and not answers and not {"AlproForVideoTextRetrieval", "AlproForPreTraining"} & set(classes):

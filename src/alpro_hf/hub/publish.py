@@ -8,14 +8,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import HfApi
 from huggingface_hub.errors import EntryNotFoundError
 
-from ..assets import bundled_model
+from ..loading import BUNDLED, BUNDLED_BY_TASK, find_model
 from .errors import PublishError, explained
 from .export import checkpoint_config, export
-from .names import BUNDLED_TO_PUBLISH, CARD
+from .names import CARD
 from .upload import SKIPPED, UploadPlan, check_name, plan_upload, upload
 
 _PACKAGE = Path(__file__).parents[1]
@@ -33,7 +34,7 @@ class Publication:
     """A model to publish, and where; the options of `alpro publish`.
 
     Args:
-        model: Folder, Hub id, `bundled-retrieval` or `bundled-qa`.
+        model: Folder, Hub id, `bundled-retrieval`, `bundled-qa`, or `bundled`, which is the retrieval model.
         repo_id: `namespace/name` of the model on the Hub.
         revision: Branch to commit to.
         private: Visibility of repositories that are created.
@@ -58,19 +59,23 @@ class Publication:
     metrics: str | None = None
 
 
-def plan_publication(publication: Publication, temporary: Path, api: HfApi | None = None) -> list[UploadPlan]:
+def plan_publication(
+    publication: Publication, temporary: Path, api: HfApi | None = None, *, unreachable_ok: bool = False
+) -> list[UploadPlan]:
     """Check, export and compare everything, so that nothing is uploaded if a part of it cannot be.
 
     Args:
         publication: The model and where to publish it.
         temporary: Existing folder for files to upload; needed until `carry_out` is done.
         api: Client, for an endpoint or a token other than those of the environment.
+        unreachable_ok: Plan without a comparison if the Hub cannot be reached, see `plan_upload`.
 
     Returns:
         The plan of the model, then those of the Spaces.
 
     Raises:
-        PublishError: A name is invalid, the model or the demo cannot be found, or the Hub cannot be reached.
+        PublishError: A name is invalid, the demo cannot be found, or the Hub cannot be reached.
+        ModelNotFoundError: There is no such model.
         ExportError, ModelCardError: See `export`.
     """
     api = api or HfApi()
@@ -83,17 +88,19 @@ def plan_publication(publication: Publication, temporary: Path, api: HfApi | Non
         check_name(repo_id)
     if publication.space:
         _write_space(publication.space_folder or _PACKAGE.parents[1] / "spaces_demo", spaces[publication.space])
+    processor = publication.processor
     model = export(
         _find_model(publication.model, api),
         publication.output or temporary / "model",
-        processor=publication.processor,
+        processor=None if processor is None else find_model(str(processor), needs=None, api=api),
         name=publication.repo_id,
         results=publication.results,
         picture=publication.picture,
         licence=publication.licence,
     )
-    plans = [plan_upload(model, publication.repo_id, revision=publication.revision, api=api)]
-    return plans + [plan_upload(folder, repo_id, repo_type="space", api=api) for repo_id, folder in spaces.items()]
+    options: dict[str, Any] = {"api": api, "unreachable_ok": unreachable_ok}
+    plans = [plan_upload(model, publication.repo_id, revision=publication.revision, **options)]
+    return plans + [plan_upload(folder, repo_id, repo_type="space", **options) for repo_id, folder in spaces.items()]
 
 
 def carry_out(
@@ -144,20 +151,20 @@ def _write_space(demo: Path, output: Path) -> None:
 def _run_model_in_demo(publication: Publication, exported: Path, api: HfApi) -> None:
     """Set the variable by which the Space finds the model; bundled models are part of the package that it has."""
     head = checkpoint_config(exported)["architectures"][0]
-    if publication.space and publication.model not in BUNDLED_TO_PUBLISH and head in _DEMO_VARIABLES:
+    if publication.space and not _is_bundled(publication.model) and head in _DEMO_VARIABLES:
         with explained(publication.space, api):
             api.add_space_variable(publication.space, _DEMO_VARIABLES[head], publication.repo_id)
 
 
+def _is_bundled(name: str) -> bool:
+    return name == BUNDLED or name in BUNDLED_BY_TASK
+
+
 def _find_model(name: str, api: HfApi) -> Path:
     """The folder of a model; one of the Hub is downloaded."""
-    if name in BUNDLED_TO_PUBLISH:
-        return bundled_model(BUNDLED_TO_PUBLISH[name])
-    if Path(name).is_dir():
-        return Path(name)
-    if name.count("/") != 1 or name.startswith((".", "/")):
-        known = " or ".join(BUNDLED_TO_PUBLISH)
-        raise PublishError(f"There is no folder {name!r}. Name a folder, a Hub id, {known}.")
+    found = find_model(name, api=api)
+    if Path(found).is_dir():
+        return Path(found)
     patterns = ["*.json", "*.txt", "*.safetensors", "*.bin"]  # not the code: `export` writes it again
     try:
         with explained(name, api):

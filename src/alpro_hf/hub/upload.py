@@ -9,7 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, RepoCard, get_token
-from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 from huggingface_hub.utils.sha import git_hash, sha_fileobj
@@ -35,6 +42,7 @@ class UploadPlan:
         new, changed, unchanged: Local files, as relative paths: not in the repository, in another version, or equal.
         removed: Weights in the repository that would be loaded together with, or instead of, those of `folder`.
         others: Further files of the repository, which stay.
+        compared: Whether the Hub was asked. If not, all files count as new, and `exists` says nothing.
     """
 
     folder: Path
@@ -48,6 +56,7 @@ class UploadPlan:
     unchanged: tuple[str, ...]
     removed: tuple[str, ...]
     others: tuple[str, ...]
+    compared: bool = True
 
     @property
     def name(self) -> str:
@@ -78,6 +87,7 @@ def plan_upload(
     repo_type: str = "model",
     revision: str = "main",
     skip: Sequence[str] = SKIPPED,
+    unreachable_ok: bool = False,
     api: HfApi | None = None,
 ) -> UploadPlan:
     """Compare a folder with a repository of the Hub. Changes nothing.
@@ -89,6 +99,7 @@ def plan_upload(
         revision: Branch; it need not exist.
         skip: Patterns for names of files and folders that are not uploaded. Default: names that start with a dot, and
             compiled Python.
+        unreachable_ok: Make a plan without a comparison if the Hub cannot be reached; `upload` refuses such a plan.
         api: Client, for an endpoint or a token other than those of the environment.
 
     Raises:
@@ -103,7 +114,7 @@ def plan_upload(
     if not local:
         raise PublishError(f"{folder} holds no files; there is nothing to publish.")
     remote: dict[str, RepoFile] = {}
-    head, exists = None, True
+    head, exists, compared = None, True, True
     with explained(repo_id, api):
         try:
             head = api.repo_info(repo_id, repo_type=repo_type, revision=revision).sha
@@ -114,6 +125,12 @@ def plan_upload(
             pass
         except RepositoryNotFoundError:
             exists = False
+        except HfHubHTTPError:  # the Hub was reached
+            raise
+        except (HTTPError, OfflineModeIsEnabled):
+            if not unreachable_ok:
+                raise
+            compared = False
     same = {path for path in local if path in remote and _same_content(folder / path, remote[path])}
     weights = {path for pattern in _WEIGHTS for path in remote if Path(path).match(pattern) and "/" not in path}
     # a folder without weights, such as a corrected card, leaves those of the repository alone
@@ -130,6 +147,7 @@ def plan_upload(
         unchanged=tuple(sorted(same)),
         removed=tuple(sorted(removed)),
         others=tuple(sorted(set(remote) - set(local) - removed)),
+        compared=compared,
     )
 
 
@@ -149,9 +167,12 @@ def upload(plan: UploadPlan, *, private: bool = False, message: str | None = Non
         URL of the repository.
 
     Raises:
-        PublishError: There is no token, the Hub cannot be reached or refuses, or somebody else has committed.
+        PublishError: The plan was made without the Hub, there is no token, the Hub cannot be reached or refuses, or
+            somebody else has committed.
     """
     api = api or HfApi()
+    if not plan.compared:
+        raise PublishError(f"{plan.repo_id} was not compared with the Hub. Make a new plan when it can be reached.")
     if not (api.token or get_token()):
         raise PublishError(
             "There is no token to write to the Hub with: run 'hf auth login', or set HF_TOKEN, and repeat. Nothing "

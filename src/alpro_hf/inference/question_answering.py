@@ -19,6 +19,12 @@ class Answer:
     probability: float
 
 
+def known_answers(model: AlproForVideoQuestionAnswering) -> list[str]:
+    """All answers that a model can give, in the order of their indices. It has no others, whatever is asked."""
+    names: Any = model.config.id2label
+    return [names[index] for index in range(len(names))]
+
+
 @torch.inference_mode()
 def ask(
     model: AlproForVideoQuestionAnswering,
@@ -56,7 +62,7 @@ def ask(
     video_index = torch.zeros(len(questions), dtype=torch.long, device=model.device)
     # a softmax in half precision would round different probabilities to equal ones
     probabilities = model(**inputs, video_index=video_index).logits.float().softmax(dim=1)
-    names: Any = model.config.id2label
+    names = known_answers(model)
     best = probabilities.topk(min(top_k, probabilities.shape[1]), dim=1)
     return [
         [Answer(names[i], p) for i, p in zip(indices, values, strict=True)]

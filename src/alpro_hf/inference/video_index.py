@@ -25,6 +25,7 @@ from tqdm.auto import tqdm
 
 from ..data.isolated_decoder import IsolatedDecoder
 from ..files import inside, model_fingerprint
+from ..loading import portable_name
 from ..model.decoding import decode
 from ..model.decoding_table import FrameTable
 from ..model.decoding_types import Frames
@@ -110,7 +111,7 @@ class VideoIndex:
         self.allow_outside = allow_outside
         settings = json.loads(processor.video_processor.to_json_string())
         self.model_facts = {
-            "name": name or model.config._name_or_path,
+            "name": name or portable_name(model.config._name_or_path),
             "dtype": str(model.dtype).removeprefix("torch."),
             "fingerprint": model_fingerprint(model),
         }

@@ -263,6 +263,8 @@ class AlproConfig(PreTrainedConfig):
             the entity with the threshold instead of its probability.
         initializer_range: Standard deviation of freshly drawn weights of the heads and projections.
         tie_word_embeddings: Whether the MLM head uses the word embeddings as its output matrix.
+        training_domain: Name of the closed world that all training clips and texts came from; `sprite-world` for the
+            bundled models. Commands and the demo page then name clips and words from outside. None: no such world.
 
     The answers of a question-answering model are the library's `id2label` and `label2id`.
 
@@ -290,6 +292,7 @@ class AlproConfig(PreTrainedConfig):
     pem_threshold: float | int = 0.2
     initializer_range: float | int = 0.02
     tie_word_embeddings: bool = True
+    training_domain: str | None = None
 
     @classmethod
     def get_config_dict(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:

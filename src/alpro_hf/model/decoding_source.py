@@ -1,5 +1,7 @@
 """Sources of a video: a path, bytes, a binary file object, or an http(s) URL if allowed."""
 
+import errno
+import glob
 import io
 import os
 import tempfile
@@ -35,7 +37,7 @@ def open_source(source: VideoSource, limits: VideoLimits, allow_url: bool) -> It
             file = io.BytesIO(source)
         else:
             if isinstance(source, str | os.PathLike):
-                file = stack.enter_context(open(source, "rb"))
+                file = stack.enter_context(_opened(source))
             else:
                 file = checked_file(source)
             if not (hasattr(file, "seekable") and file.seekable()):
@@ -45,6 +47,22 @@ def open_source(source: VideoSource, limits: VideoLimits, allow_url: bool) -> It
             raise EmptyVideoError(name, "the file has zero bytes", "Get the file again")
         limits.check("max_file_size", size, name, "the file size in bytes is")
         yield name, file, size
+
+
+def _opened(path: str | os.PathLike[str]) -> IO[bytes]:
+    name = os.fspath(path)
+    if os.path.isdir(path):
+        problem = (
+            "It is a folder, and a video is one file: pass a list of files (alpro_hf.data.find_videos finds them)"
+        )
+        raise IsADirectoryError(errno.EISDIR, problem, name)
+    try:
+        return open(path, "rb")
+    except FileNotFoundError as error:
+        if glob.has_magic(name):
+            problem = "No such file, and a pattern is not expanded here: pass sorted(glob.glob(pattern))"
+            raise FileNotFoundError(error.errno, problem, name) from error
+        raise
 
 
 def is_url(source: object) -> TypeGuard[str]:

@@ -36,6 +36,7 @@ class FrameTable:
         counted: Whether the table was made by decoding, so that frames are identified by position instead of time.
             Such a table is not stored.
         origin: The file it belongs to: size in bytes, codec, seconds of a tick.
+        last_ticks: How long the last frame is shown, in ticks; 0 if the file does not say.
     """
 
     pts: Sequence[int | None]
@@ -44,17 +45,23 @@ class FrameTable:
     seekable: bool
     counted: bool
     origin: tuple[int, str, Fraction]
+    last_ticks: int = 0
 
     @classmethod
     def of_packets(
-        cls, times: np.ndarray, is_key: np.ndarray, seekable: bool, origin: tuple[int, str, Fraction]
+        cls,
+        times: np.ndarray,
+        is_key: np.ndarray,
+        seekable: bool,
+        origin: tuple[int, str, Fraction],
+        last_ticks: int = 0,
     ) -> "FrameTable | None":
         """The table of packets in the order of the file.
 
         Args:
             times: int64 (packets,), presentation times in ticks.
             is_key: bool (packets,), whether decoding can start there.
-            seekable, origin: As in the class.
+            seekable, origin, last_ticks: As in the class.
 
         Returns:
             None if two packets have the same time, or there is none.
@@ -66,7 +73,7 @@ class FrameTable:
         keys = np.flatnonzero(is_key[ranks]).tolist()
         compact = array("q", pts.tobytes()), array("q", ranks.astype(np.int64).tobytes())
         # Some decoders output the frames shown before the first key frame and others do not: only decoding tells.
-        return cls(*compact, keys, seekable and keys[:1] == [0], False, origin)
+        return cls(*compact, keys, seekable and keys[:1] == [0], False, origin, last_ticks)
 
     def to_bytes(self) -> bytes:
         """Pack the table for `from_bytes`.
@@ -81,7 +88,8 @@ class FrameTable:
         times[ranks] = np.array(self.pts, np.int64)
         is_key[ranks[np.array(self.keys, np.int64)]] = True
         size, codec, tick = self.origin
-        head = json.dumps([size, codec, tick.numerator, tick.denominator, self.seekable, len(ranks)]).encode()
+        facts = [size, codec, tick.numerator, tick.denominator, self.seekable, len(ranks), self.last_ticks]
+        head = json.dumps(facts).encode()
         steps = np.diff(times, prepend=np.int64(0))  # differences, because most are equal and so compress well
         return zlib.compress(b"\n".join([head, steps.astype("<i8").tobytes() + np.packbits(is_key).tobytes()]))
 
@@ -95,8 +103,9 @@ class FrameTable:
         try:
             unfolder = zlib.decompressobj()
             head, _, body = unfolder.decompress(kept, _LARGEST).partition(b"\n")
-            size, codec, numerator, denominator, seekable, frames = json.loads(head)
-            numbers = [size, numerator, denominator, frames]
+            # tables of earlier versions end before the duration of the last frame
+            size, codec, numerator, denominator, seekable, frames, last_ticks = [*json.loads(head), 0][:7]
+            numbers = [size, numerator, denominator, frames, last_ticks]
             if not (all(type(number) is int for number in numbers) and type(codec) is str and type(seekable) is bool):
                 raise ValueError(f"its head is {head!r}")
             packed = -(-frames // 8)
@@ -104,7 +113,9 @@ class FrameTable:
                 raise ValueError("it is cut off or longer than it says")
             times = np.frombuffer(body, "<i8", frames).cumsum(dtype=np.int64)
             is_key = np.unpackbits(np.frombuffer(body, np.uint8, packed, 8 * frames), count=frames).astype(bool)
-            table = cls.of_packets(times, is_key, seekable, (size, codec, Fraction(numerator, denominator)))
+            table = cls.of_packets(
+                times, is_key, seekable, (size, codec, Fraction(numerator, denominator)), max(last_ticks, 0)
+            )
             if table is None:
                 raise ValueError("its frames have no times of their own")
             return table

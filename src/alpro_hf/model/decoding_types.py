@@ -1,5 +1,7 @@
 """Types that `decoding.py` and its callers share: facts about a video, limits on its cost, errors of decoding."""
 
+import bisect
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -37,6 +39,10 @@ class NotAVideoError(VideoDecodeError):
 
 class NoVideoStreamError(VideoDecodeError):
     """The media file has no moving pictures: audio, subtitles, or audio with a cover image."""
+
+
+class UnsupportedVideoError(VideoDecodeError):
+    """FFmpeg knows what the file is, and has no decoder for it: an animated WebP, for example."""
 
 
 class EmptyVideoError(VideoDecodeError):
@@ -87,6 +93,7 @@ class VideoLimits:
 
 
 DEFAULT_LIMITS = VideoLimits()
+_ROUNDING = 1e-6  # seconds or frames by which floating-point times may miss a frame that begins exactly then
 
 
 @dataclass(frozen=True)
@@ -97,12 +104,19 @@ class VideoInfo:
         source: path or description of the input.
         num_frames: number of frames.
         fps: average frames per second over the clip; `None` for a single frame without a rate.
-        duration: seconds, `num_frames / fps`; 0 where `fps` is unknown.
-        width, height: pixels of a frame. From `decode` as shown; from `probe` as stored, because the rotation of the
-            camera is only known once a frame is decoded.
+        duration: seconds from the first frame to the end of the last one, which is `num_frames / fps` at a constant
+            rate; 0 where `fps` is unknown. Where the file does not say how long the last frame of a variable rate
+            stays, it is taken to stay for the mean, and for at most a second.
+        width, height: size of a frame as shown, in square pixels. The function `indices` of `decode` gets them
+            before the rotation by the camera, which is only known once a frame is decoded.
         codec: FFmpeg's name, such as `h264`.
         container: FFmpeg's name, such as `mov,mp4,m4a,3gp,3g2,mj2`.
         truncated: the file ends before the video does; the other fields describe the readable part.
+        comment: the comment in the metadata of the file, at most 200 characters of it.
+        hdr: `pq` or `hlg` for a video of high dynamic range, whose frames are converted to ordinary brightness and
+            colours; `None` for all others. Known once a frame is decoded, like the rotation.
+        frame_times: seconds of each frame after the first, if the frame rate varies; `None` if it is constant, so
+            that frame `i` is shown at `i / fps`.
     """
 
     source: str
@@ -114,6 +128,24 @@ class VideoInfo:
     codec: str
     container: str
     truncated: bool = False
+    comment: str = ""
+    hdr: str | None = None
+    frame_times: tuple[float, ...] | None = field(default=None, repr=False)
+
+    def frames_at(self, seconds: Iterable[float]) -> list[int]:
+        """The number of the frame that is shown at each time, in seconds after the first frame.
+
+        Before the first frame that is frame 0, after the last one the last.
+        """
+        if self.frame_times is None:
+            rate = self.fps or 0.0
+            return [min(max(int(time * rate + _ROUNDING), 0), self.num_frames - 1) for time in seconds]
+        return frames_at(self.frame_times, seconds)
+
+
+def frames_at(times: Sequence[float], seconds: Iterable[float]) -> list[int]:
+    """The frame that is shown at each of `seconds`, of frames that begin at the ascending `times`."""
+    return [max(bisect.bisect_right(times, time + _ROUNDING) - 1, 0) for time in seconds]
 
 
 @dataclass(frozen=True)

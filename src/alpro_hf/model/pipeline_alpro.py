@@ -26,6 +26,7 @@ from transformers.pipelines.base import Pipeline
 from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 from transformers.utils import logging
 
+from .decoding_formats import is_image_sequence
 from .matching_alpro import encode_clips, rerank, vtm_scores
 from .video_processing_alpro import is_frame, is_video_source
 
@@ -555,9 +556,9 @@ def _same_shapes(rows: list[Row]) -> list[list[Row]]:
 
 
 def _is_one_video(given: Any) -> bool:
-    """Whether an argument is one video and not several. A list of images is one video."""
+    """Whether an argument is one video and not several. A list of images, or of their paths, is one video."""
     if isinstance(given, list | tuple):
-        return bool(given) and all(is_frame(item) for item in given)
+        return is_image_sequence(given) or (bool(given) and all(is_frame(item) for item in given))
     return (
         is_video_source(given) or is_frame(given) or (isinstance(given, np.ndarray | torch.Tensor) and given.ndim == 4)
     )

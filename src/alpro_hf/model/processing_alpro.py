@@ -1,11 +1,17 @@
 """`AlproProcessor`: turns videos and texts into the inputs of the ALPRO models."""
 
+import os
 from typing import Any
 
 from transformers import AutoImageProcessor, AutoTokenizer
+from transformers.image_processing_utils import BatchFeature
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, TextKwargs, VideosKwargs
+from transformers.utils import logging
 
+from .decoding_formats import VIDEO_EXTENSIONS, has_video_extension, is_video_file
 from .video_processing_alpro import AlproVideoProcessor
+
+logger = logging.get_logger(__name__)
 
 # A tokenizer without a maximum length has a huge number in its place (transformers' VERY_LARGE_INTEGER, 1e30).
 NO_LENGTH_LIMIT = 10**9
@@ -44,7 +50,8 @@ class AlproProcessor(ProcessorMixin):
         tokenizer (`BertTokenizer`): Has a `model_max_length`.
 
     Raises:
-        ValueError: The tokenizer has no maximum length.
+        ValueError: The tokenizer has no maximum length. In a call: a text is blank, or is the name of a video file.
+        TypeError: In a call: an argument is neither `text` nor `videos`, or a text is not a string.
     """
 
     text_kwargs = _TEXT_KWARGS
@@ -58,6 +65,27 @@ class AlproProcessor(ProcessorMixin):
                 "The tokenizer of an AlproProcessor needs a maximum length, because longer texts than the model reads "
                 "must be truncated: set tokenizer.model_max_length to config.text_config.max_position_embeddings."
             )
+
+    def __call__(self, images: Any = None, text: Any = None, videos: Any = None, **kwargs: Any) -> BatchFeature:
+        """See the class. The order of the arguments is that of transformers; pass them by name.
+
+        Args:
+            images: Not taken; here so that a text or video without a name is not lost.
+            text: A text or a list of texts.
+            videos: A video or a list of videos, see `AlproVideoProcessor`.
+            kwargs: Arguments of the tokenizer and of the video processor.
+        """
+        # the library calls with audio=None, too
+        unknown = {"images": images, "audio": kwargs.pop("audio", None)}
+        for name, value in unknown.items():
+            if value is not None:
+                raise TypeError(
+                    f"AlproProcessor takes text=... and videos=..., by name, and no {name}; received "
+                    f"{type(value).__name__} {str(value)[:60]!r}. A single image is a video of one frame."
+                )
+        if text is not None:
+            check_texts(text)
+        return super().__call__(text=text, videos=videos, **kwargs)
 
     @classmethod
     def from_image_text_pretrained(cls, source: str, max_length: int = 35, **video_kwargs: Any) -> "AlproProcessor":
@@ -82,3 +110,42 @@ class AlproProcessor(ProcessorMixin):
     @property
     def unused_input_names(self) -> list[str]:
         return ["token_type_ids"]
+
+
+def check_texts(text: Any) -> None:
+    """Refuse texts that would give a vector without meaning, and warn of a text that looks like a video.
+
+    Args:
+        text: A text or a list of texts. Texts that are split into words already are not looked at.
+
+    Raises:
+        TypeError: A text is not a string.
+        ValueError: A text is blank, or there is a video file of that name.
+    """
+    alone = not isinstance(text, list | tuple)
+    for row, item in enumerate([text] if alone else text):
+        field = "text" if alone else f"text[{row}]"
+        if isinstance(item, list | tuple):
+            continue
+        if not isinstance(item, str):
+            raise TypeError(f"{field} is {item!r:.60}, not a string. Fill it in, or leave out the row.")
+        if not item.strip():
+            raise ValueError(f"{field} is empty ({item!r}). Fill it in, or leave out the row.")
+        extension = os.path.splitext(item)[1]
+        if not 1 < len(extension) <= _LONGEST_EXTENSION:
+            continue
+        if os.path.isfile(item):
+            if is_video_file(item):
+                raise ValueError(
+                    f"{field}={item!r} is a video file, and would be encoded as words. Pass it as videos=..., or as "
+                    "{'video': path} to sentence-transformers."
+                )
+        elif has_video_extension(item):
+            logger.warning(
+                "%s=%r ends like a video, and there is no such file: it is encoded as words. Check the path.",
+                field,
+                item,
+            )
+
+
+_LONGEST_EXTENSION = max(map(len, VIDEO_EXTENSIONS))

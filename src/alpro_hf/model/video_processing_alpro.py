@@ -4,15 +4,19 @@ Video files are decoded by `decoding.py`, which also resizes them (FFmpeg's bicu
 Arrays, tensors and images are resized with torchvision by the base class; its bicubic filter differs slightly.
 """
 
+import math
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 import torch
-from PIL.Image import Image
+from PIL import ImageOps
+from PIL.Image import DecompressionBombError, Image
+from PIL.Image import open as open_image
 from transformers.image_processing_utils import BatchFeature, get_size_dict
 from transformers.image_utils import ChannelDimension, PILImageResampling
 from transformers.processing_utils import Unpack, VideosKwargs
@@ -21,12 +25,24 @@ from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata
 
 from .decoding import decode
+from .decoding_formats import is_image_sequence
 from .decoding_source import VideoSource
-from .decoding_types import SAMPLING_STRATEGIES, Frames, SamplingStrategy, VideoInfo, VideoLimits
+from .decoding_types import (
+    DEFAULT_LIMITS,
+    SAMPLING_STRATEGIES,
+    Frames,
+    NotAVideoError,
+    SamplingStrategy,
+    VideoInfo,
+    VideoLimits,
+    frames_at,
+)
 
 logger = logging.get_logger(__name__)
 
 CHANNELS = (1, 3, 4)  # grey, RGB, RGB with alpha
+_UNCOUNTABLE = 1e15  # more frames than any limit allows
+_EXIF_ORIENTATION = 0x112
 
 # Mean and standard deviation of CLIP, with which the original ALPRO normalises, too.
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -86,16 +102,19 @@ def _draw(generator: np.random.Generator, start: int, stop: int, count: int) -> 
 
 @dataclass
 class AlproVideoMetadata(VideoMetadata):
-    """`VideoMetadata` of transformers with two additional fields.
+    """`VideoMetadata` of transformers with three additional fields. Sizes are those of the pictures as shown.
 
     Args:
         frames_repeated: whether a frame occurs more than once in `frames_indices`, because the clip is too short.
         frames_timestamps: seconds of each sampled frame after the first frame of the clip; exact at a variable frame
-            rate, unlike `index / fps`.
+            rate, unlike `index / fps`. In the metadata that `sample_frames` gets, those of all frames of a file with a
+            variable rate, else None.
+        hdr: `pq` or `hlg` if the file has high dynamic range, which was converted to ordinary brightness; else None.
     """
 
     frames_repeated: bool = False
     frames_timestamps: list[float] | None = None
+    hdr: str | None = None
 
     @property
     def timestamps(self) -> list[float]:
@@ -116,7 +135,8 @@ class AlproVideoProcessorKwargs(VideosKwargs, total=False):
     allow_url (`bool`, *optional*, defaults to `False`):
         Whether http(s) URLs are downloaded. Only in a call: a checkpoint cannot switch it on.
     video_limits (`dict[str, int | float | None]`, *optional*):
-        Fields of `VideoLimits` that differ from its defaults.
+        Fields of `VideoLimits` that differ from its defaults. Those of a processor, which may come with a checkpoint,
+        can only be stricter than the defaults; a call may also loosen them.
     decoder (`Callable`, *optional*):
         Decodes files instead of `decoding.decode`; for example `IsolatedDecoder().decode`. Only in a call.
     """
@@ -133,12 +153,15 @@ class AlproVideoProcessorKwargs(VideosKwargs, total=False):
 class AlproVideoProcessor(BaseVideoProcessor):
     """Turns videos into `pixel_values_videos` of shape (videos, frames, 3, height, width), float32, normalised.
 
-    A video is a path, `bytes`, a binary file object, an http(s) URL (with `allow_url=True`), a list of images, or an
-    array or tensor of shape (T, H, W, C) or (T, C, H, W). A single image is a clip of one frame. `videos` is one video
-    or a list of videos, which may be of different types. Every clip gives `num_frames` frames, whatever its length:
-    frames of shorter clips are repeated, and the metadata (`return_metadata=True`) report it in `frames_repeated`.
-    `fps` samples at that rate instead, and `do_sample_frames=False` keeps every frame; then the clips of a batch must
-    have equal length.
+    A video is a path, `bytes`, a binary file object, an http(s) URL (with `allow_url=True`), a list of images or of
+    the paths of images, or an array or tensor of shape (T, H, W, C) or (T, C, H, W). A single image is a clip of one
+    frame. `videos` is one video or a list of videos, which may be of different types. Every clip gives `num_frames`
+    frames, whatever its length: frames of shorter clips are repeated, and the metadata (`return_metadata=True`) report
+    it in `frames_repeated`. `fps` samples at that rate instead, and `do_sample_frames=False` keeps every frame; then
+    the clips of a batch must have equal length.
+
+    Frames of a file with a variable rate are chosen by their time: `center` takes those shown in the middle of equal
+    spans of time, `fps` one every `1 / fps` seconds from the start. The other strategies count frames.
 
     The default size is 224 x 224, ignoring the aspect ratio, as in the original ALPRO; nothing is cropped.
 
@@ -187,26 +210,39 @@ class AlproVideoProcessor(BaseVideoProcessor):
         """Frame numbers for a video described by `metadata`, int64 (T,), ascending. See `sample_indices`.
 
         `fps` has precedence over `num_frames` and needs a `metadata.fps`. Arguments that are `None` default to the
-        attributes of the processor.
+        attributes of the processor. If `metadata` has the times of all frames, `center` goes by them.
         """
         n = metadata.total_num_frames
-        if fps is not None:
-            if not metadata.fps:
-                raise ValueError(
-                    f"fps={fps} needs the frame rate of the video: pass video_metadata, or use num_frames."
-                )
-            count = max(1, round(n / metadata.fps * fps))
-        else:
-            count = num_frames if num_frames is not None else self.num_frames
+        count = self._count(metadata, num_frames, fps)
+        strategy = frame_sampling or self.frame_sampling
+        times = metadata.frames_timestamps if isinstance(metadata, AlproVideoMetadata) else None
+        if times is not None and len(times) == n and metadata.duration and strategy == "center":
+            steps = np.arange(count) / fps if fps else (np.arange(count) + 0.5) * (metadata.duration / count)
+            return np.array(frames_at(times, steps.tolist()), np.int64)
         indices = sample_indices(
             n,
             count,
-            frame_sampling or self.frame_sampling,
+            strategy,
             seed=self.sampling_seed if sampling_seed is None else sampling_seed,
             epoch=self.sampling_epoch if sampling_epoch is None else sampling_epoch,
             index=sampling_index or 0,
         )
         return np.array(indices, np.int64)
+
+    def _count(self, metadata: VideoMetadata, num_frames: int | None, fps: int | float | None) -> int:
+        """The number of frames to sample, at least 1; see `sample_frames`."""
+        if fps is None:
+            count = num_frames if num_frames is not None else self.num_frames
+            if not isinstance(count, Integral) or count < 1:
+                raise ValueError(f"num_frames={count!r} must be a whole number of at least 1.")
+            return int(count)
+        if not (isinstance(fps, int | float) and math.isfinite(fps) and fps > 0):
+            raise ValueError(f"fps={fps!r} must be a positive number.")
+        if not metadata.fps:
+            raise ValueError(f"fps={fps} needs the frame rate of the video: pass video_metadata, or use num_frames.")
+        times = metadata.frames_timestamps if isinstance(metadata, AlproVideoMetadata) else None
+        seconds = metadata.duration if times and metadata.duration else metadata.total_num_frames / metadata.fps
+        return max(1, round(min(seconds * fps, _UNCOUNTABLE)))
 
     def fetch_videos(self, video_url_or_urls: Any, sample_indices_fn: Any = None) -> Any:
         """Decode one video, or each of a list, at its original size: uint8 (T, 3, H, W) and `AlproVideoMetadata`."""
@@ -248,19 +284,38 @@ class AlproVideoProcessor(BaseVideoProcessor):
         names = ("num_frames", "fps", "frame_sampling", "sampling_seed", "sampling_epoch")
         sample = partial(self.sample_frames, **{name: setting(name) for name in names})
         height, width = self._decoded_size(setting("do_resize"), setting("size"), setting("resample"))
-        options = {name: setting(name) for name in ("allow_url", "video_limits")} | {
-            "decoder": kwargs.pop("decoder", None)
-        }
+        limits = self._limits(kwargs.get("video_limits"))
+        allow_url, decoder = setting("allow_url"), kwargs.pop("decoder", None)
+
+        def check_size(source: str, about: VideoMetadata) -> None:
+            """Refuse frames that are too many or too large before anything is made for them."""
+            count = about.total_num_frames
+            if setting("do_sample_frames"):
+                count = self._count(about, setting("num_frames"), setting("fps"))
+            height, width = _largest_sides(
+                about,
+                setting("size") if setting("do_resize") else None,
+                setting("crop_size") if setting("do_center_crop") else None,
+            )
+            what = f"the size in bytes of {count} frames of up to {height} x {width} pixels, as the settings ask, is"
+            limits.check("max_decoded_size", count * 3 * height * width, source, what)
 
         loaded, metadata = [], []
-        for clip, row, description in zip(clips, rows, described, strict=True):
+        for place, (clip, row, description) in enumerate(zip(clips, rows, described, strict=True)):
             choose = partial(sample, sampling_index=row) if setting("do_sample_frames") else None
             if is_video_source(clip):
-                frames = self._decode(clip, choose, height, width, **options)
+                frames = self._decode(clip, choose, height, width, allow_url, limits, decoder, check_size)
                 loaded.append(frames.pixels)
                 metadata.append(_describe(frames))
             else:
-                pixels, about = _sample_array(_channels_first(clip, setting("input_data_format")), description, choose)
+                pixels, about = _sample_frames(
+                    _Images(clip, limits)
+                    if is_image_sequence(clip)
+                    else _channels_first(clip, setting("input_data_format")),
+                    description,
+                    choose,
+                    partial(check_size, f"videos[{place}]"),
+                )
                 if setting("do_rescale") and pixels.is_floating_point() and pixels.max() <= 1:
                     logger.warning_once(
                         "A video of floating-point values up to 1 is about to be divided by 255. If it is in [0, 1] "
@@ -273,6 +328,24 @@ class AlproVideoProcessor(BaseVideoProcessor):
         kwargs["input_data_format"] = ChannelDimension.FIRST
         return super().preprocess(loaded, video_metadata=metadata, **kwargs)
 
+    def _limits(self, called: dict[str, Any] | None) -> VideoLimits:
+        """The limits of a call; else those of the processor, as far as they are stricter than the defaults.
+
+        A processor may come with a checkpoint from a stranger, and only the caller may take on higher costs.
+        """
+        if called is not None:
+            return _video_limits(called)
+        own, strict = _video_limits(getattr(self, "video_limits", None) or {}), {}
+        for field in fields(VideoLimits):
+            value, default = getattr(own, field.name), getattr(DEFAULT_LIMITS, field.name)
+            strict[field.name] = default if value is None or value > default else value
+        if strict != asdict(own):
+            logger.warning_once(
+                "The video_limits of this processor are looser than the defaults, which are used instead. To loosen "
+                "limits, pass them in the call: processor(videos=..., video_limits={...})."
+            )
+        return VideoLimits(**strict)
+
     def _decode(
         self,
         source: VideoSource,
@@ -280,16 +353,21 @@ class AlproVideoProcessor(BaseVideoProcessor):
         height: int | None,
         width: int | None,
         allow_url: bool | None = None,
-        video_limits: dict[str, Any] | None = None,
+        limits: VideoLimits = DEFAULT_LIMITS,
         decoder: Callable[..., Frames] | None = None,
+        check: Callable[[str, VideoMetadata], None] | None = None,
     ) -> Frames:
         def indices(info: VideoInfo) -> list[int]:
+            times = None if info.frame_times is None else list(info.frame_times)
+            about = AlproVideoMetadata(
+                info.num_frames, info.fps, info.width, info.height, info.duration, "pyav", frames_timestamps=times
+            )
+            if check is not None:
+                check(info.source, about)
             if choose is None:
                 return list(range(info.num_frames))
-            about = VideoMetadata(info.num_frames, info.fps, info.width, info.height, info.duration, "pyav")
             return [int(i) for i in choose(metadata=about)]
 
-        limits = VideoLimits(**video_limits or {})
         return (decoder or decode)(
             source, indices, height=height, width=width, limits=limits, allow_url=bool(allow_url)
         )
@@ -323,24 +401,102 @@ def _describe(frames: Frames) -> AlproVideoMetadata:
         frames_indices=frames.indices,
         frames_repeated=frames.repeated,
         frames_timestamps=frames.timestamps,
+        hdr=info.hdr,
     )
 
 
-def _sample_array(pixels: torch.Tensor, given: Any, choose: Any) -> tuple[torch.Tensor, AlproVideoMetadata]:
-    """The chosen frames of an array (T, 3, H, W), and its metadata: `given`, if the caller has any, else its shape."""
-    held = len(pixels)
-    about = AlproVideoMetadata(held, height=pixels.shape[-2], width=pixels.shape[-1], frames_indices=list(range(held)))
+def _sample_frames(
+    video: "torch.Tensor | _Images", given: Any, choose: Any, check: Callable[[VideoMetadata], None]
+) -> tuple[torch.Tensor, AlproVideoMetadata]:
+    """The chosen frames of an array (T, 3, H, W) or of images, and metadata: `given`, if any, else its shape."""
+    held, (height, width) = len(video), video.shape[-2:]
+    about = AlproVideoMetadata(held, height=height, width=width, frames_indices=list(range(held)))
     if given is not None:
         about.update({key: value for key, value in dict(given).items() if value is not None})
-    if choose is not None:
-        chosen = choose(replace(about, total_num_frames=held)).tolist()
-        numbers = list(about.frames_indices or range(held))  # in the original video, if the caller has sampled before
-        if len(numbers) != held:
-            raise ValueError(f"video_metadata names {len(numbers)} frames_indices, and the video has {held} frames.")
-        about.frames_indices = [numbers[i] for i in chosen]
-        about.frames_repeated = len(set(chosen)) < len(chosen)
-        pixels = pixels[chosen]
-    return pixels, about
+    own = replace(about, total_num_frames=held, height=height, width=width, frames_timestamps=None)
+    check(own)
+    if choose is None:
+        return video[list(range(held))] if isinstance(video, _Images) else video, about
+    chosen = choose(own).tolist()
+    numbers = list(about.frames_indices or range(held))  # in the original video, if the caller has sampled before
+    if len(numbers) != held:
+        raise ValueError(f"video_metadata names {len(numbers)} frames_indices, and the video has {held} frames.")
+    about.frames_indices = [numbers[i] for i in chosen]
+    about.frames_repeated = len(set(chosen)) < len(chosen)
+    if about.frames_timestamps is not None and len(about.frames_timestamps) == held:
+        about.frames_timestamps = [about.frames_timestamps[i] for i in chosen]
+    return video[chosen], about
+
+
+class _Images:
+    """A clip given as the paths of its frames. Only the frames that are asked for are read."""
+
+    def __init__(self, paths: Sequence[str | os.PathLike[str]], limits: VideoLimits) -> None:
+        self.paths, self.limits = paths, limits
+        with self._opened(paths[0]) as first:
+            turned = first.getexif().get(_EXIF_ORIENTATION, 1) > 4  # a quarter turn, with or without a mirror
+            width, height = first.size
+        self.shape = (len(paths), 3, width, height) if turned else (len(paths), 3, height, width)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, chosen: list[int]) -> torch.Tensor:
+        """uint8 (T, 3, H, W), upright."""
+        read: dict[int, Image] = {}
+        for i in chosen:
+            if i not in read:
+                with self._opened(self.paths[i]) as image:
+                    try:
+                        read[i] = ImageOps.exif_transpose(image).convert("RGB")
+                    except (OSError, SyntaxError, ValueError) as error:
+                        raise self._error(self.paths[i], error) from error
+        return _channels_first(_stack([read[i] for i in chosen]), ChannelDimension.LAST)
+
+    def _opened(self, path: str | os.PathLike[str]) -> Image:
+        try:
+            image = open_image(path)
+        except (FileNotFoundError, IsADirectoryError, PermissionError):
+            raise
+        except (OSError, SyntaxError, ValueError, DecompressionBombError) as error:
+            raise self._error(path, error) from error
+        width, height = image.size
+        self.limits.check("max_pixels", width * height, os.fsdecode(path), "the number of pixels of an image is")
+        return image
+
+    @staticmethod
+    def _error(path: str | os.PathLike[str], error: Exception) -> NotAVideoError:
+        advice = "A list of the paths of images is one clip; replace or leave out this file"
+        return NotAVideoError(os.fsdecode(path), f"it is not an image that can be read ({error})", advice)
+
+
+def _video_limits(given: Any) -> VideoLimits:
+    names = [field.name for field in fields(VideoLimits)]
+    numbers = isinstance(given, dict) and all(
+        value is None or (isinstance(value, int | float) and value > 0) for value in given.values()
+    )
+    if not numbers or not set(given) <= set(names):
+        raise ValueError(
+            f"video_limits={given!r} must be a dictionary with the keys {', '.join(names)}, values positive or None."
+        )
+    return VideoLimits(**given)
+
+
+def _largest_sides(about: VideoMetadata, size: Any, crop_size: Any) -> tuple[int, int]:
+    """Height and width that the frames have at most, here or in the base class, before or after they are cropped."""
+    height, width = about.height or 1, about.width or 1
+    if size is not None:
+        sides = dict(get_size_dict(size, default_to_square=True))
+        shortest, longest = sides.get("shortest_edge"), sides.get("longest_edge")
+        if shortest:
+            height, width = (math.ceil(shortest * side / min(height, width)) for side in (height, width))
+        if longest:
+            height, width = (min(longest, side) if shortest else longest for side in (height, width))
+        height, width = sides.get("height") or height, sides.get("width") or width
+    if crop_size is not None:
+        sides = dict(get_size_dict(crop_size))
+        height, width = max(height, sides.get("height") or 0), max(width, sides.get("width") or 0)
+    return height, width
 
 
 def is_video_source(video: Any) -> bool:
@@ -354,22 +510,45 @@ def is_frame(item: Any) -> bool:
 
 
 def _split(videos: Any) -> list[Any]:
-    """Flatten videos to a list of clips: files, or arrays and tensors with four dimensions."""
-    if is_video_source(videos):
-        return [videos]
-    if is_frame(videos):
-        return [_stack([videos])]
-    if isinstance(videos, np.ndarray | torch.Tensor) and videos.ndim in (4, 5):
-        return [videos] if videos.ndim == 4 else list(videos)
+    """The clips of `videos`: files, lists of paths of images, or arrays and tensors with four dimensions.
+
+    A list of videos is flat. A list in it that holds several videos is an error: to which row would they belong?
+    """
+    one = _as_clip(videos)
+    if one is not None:
+        return [one]
+    if isinstance(videos, np.ndarray | torch.Tensor) and videos.ndim == 5:
+        return list(videos)
     if isinstance(videos, list | tuple):
-        if videos and all(is_frame(item) for item in videos):
-            return [_stack(videos)]
-        return [clip for item in videos for clip in _split(item)]
+        clips = []
+        for place, item in enumerate(videos):
+            inner = _split(item)
+            if len(inner) != 1:
+                raise ValueError(
+                    f"videos[{place}] is a {type(item).__name__} of {len(inner)} videos. Pass a flat list of videos. "
+                    "A list inside of it is one clip, and holds its frames: images, or paths of images "
+                    "(.jpg, .png, ...)."
+                )
+            clips += inner
+        return clips
     shape = f" of shape {tuple(videos.shape)}" if hasattr(videos, "shape") else ""
     raise TypeError(
-        "A video is a path, bytes, a binary file object, a list of images, or an array or tensor of shape "
-        f"(T, H, W, C) or (T, C, H, W), not {type(videos).__name__}{shape}."
+        "A video is a path, bytes, a binary file object, a list of images or of their paths, or an array or tensor of "
+        f"shape (T, H, W, C) or (T, C, H, W), not {type(videos).__name__}{shape}."
     )
+
+
+def _as_clip(video: Any) -> Any:
+    """A video that is not a list of videos, as a clip; None for anything else."""
+    if is_video_source(video) or is_image_sequence(video):
+        return video
+    if is_frame(video):
+        return _stack([video])
+    if isinstance(video, np.ndarray | torch.Tensor) and video.ndim == 4:
+        return video
+    if isinstance(video, list | tuple) and video and all(is_frame(item) for item in video):
+        return _stack(video)
+    return None
 
 
 def _stack(frames: Any) -> torch.Tensor:

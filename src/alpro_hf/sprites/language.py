@@ -6,7 +6,7 @@ They are made from the meaning of a scene (`world.content`); questions about pla
 import itertools
 from collections.abc import Sequence
 from functools import cache
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from .world import (
     ACTORS,
@@ -367,3 +367,28 @@ def questions(scene: Scene, rng: Rng, candidates: bool = False) -> list[dict[str
         wordings = (f"which one moves first, {one} or {other}?", f"which one starts first, {one} or {other}?")
         ask("which first", wordings, roles[0][0])
     return rows
+
+
+# --------------------------------------------------------------------------------------------------------------- words
+
+# the words of the questions of `questions` besides the names, phrases and places in them
+_ASKED = """what is the doing does do which way move go spin turn where at start beginning end up how many things are
+there can you see one moves starts first or"""
+
+
+@cache
+def training_words(task: Literal["retrieval", "qa"]) -> frozenset[str]:
+    """Every word that training shows in a text: in captions, or in questions. All in lower case.
+
+    The vocabulary of the tokenizer is no such list: it also holds parts of words, and parts can spell any word.
+    """
+    going = [form[1] for forms in PHRASES.values() for form in forms]
+    verbs = [form[0] for forms in PHRASES.values() for form in forms]
+    said = [*verbs, *itertools.chain.from_iterable(PASSIVE.values())]
+    said += [noun_phrase(sprite, True) for sprite in SEEN_SPRITES]
+    if task == "qa":
+        said += [_ASKED, *_PLURALS.values()]
+    else:
+        said += [*going, *OPENINGS, *ING_OPENINGS, *TOGETHER, *TOGETHER_THREE, *SEQUENCE, "a an"]
+    words = itertools.chain.from_iterable(text.split() for text in said)
+    return frozenset(word for word in words if word.isalpha())

@@ -5,13 +5,13 @@ import math
 import multiprocessing
 import os
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cache, lru_cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import av
 import numpy as np
@@ -20,9 +20,11 @@ from tqdm.auto import tqdm
 
 from ..files import write_text_whole, write_whole
 from .language import ANSWERS, captions, opposite_caption, questions, reversed_caption, swapped_caption
-from .world import SPLIT_SIZES, SPLITS, WORLD_VERSION, Scene, SpriteWorldError, content, draw_scene, pose
+from .world import MARK, SPLIT_SIZES, SPLITS, WORLD_VERSION, Scene, SpriteWorldError, content, draw_scene, pose
 
 WORTH_PROCESSES = 100  # fewer clips are rendered in less time than processes need to start
+Job = TypeVar("Job")
+
 SHAKE = 0.015  # largest camera displacement, as a share of the canvas
 
 
@@ -53,6 +55,19 @@ def _padded_tile(sprite: str, side: int) -> Image.Image:
     image = Image.new("RGBA", (side + 2 * pad, side + 2 * pad))
     image.paste(_tile(sprite, side), (pad, pad))
     return image
+
+
+def tile_of(sprite: str, side: int, angle: float = 0) -> Image.Image:
+    """The picture of a sprite as the renderer draws it: RGBA, `side` pixels wide, or wider if it is tilted.
+
+    Args:
+        sprite: Its name.
+        side: Side of the upright picture in pixels.
+        angle: Clockwise tilt in degrees.
+    """
+    if not angle:
+        return _tile(sprite, side)
+    return _padded_tile(sprite, side).rotate(-angle, Image.Resampling.BICUBIC)
 
 
 @cache
@@ -115,10 +130,7 @@ def render(scene: Scene, times: Sequence[float], size: int) -> np.ndarray:
             if opacity == 0:
                 continue
             side = max(1, round(actor.size * scale * size))
-            if angle:
-                tile = _padded_tile(actor.sprite, side).rotate(-angle, Image.Resampling.BICUBIC)
-            else:
-                tile = _tile(actor.sprite, side)
+            tile = tile_of(actor.sprite, side, angle)
             mask = tile
             if opacity < 1:
                 mask = tile.getchannel("A").point([round(level * opacity) for level in range(256)])
@@ -151,24 +163,28 @@ def write_clip(path: str | Path, scene: Scene, *, size: int = 128, num_frames: i
 
     The file is written completely or not at all. `size` must be even and at least 16.
     """
-    _check_video(size, num_frames, fps)
-    write_whole(Path(path), lambda partial: _encode(partial, scene, size, num_frames, fps))
+    check_video(size, num_frames, fps)
+    pictures = render(scene, frame_times(num_frames), size)
+    write_whole(Path(path), lambda partial: encode(partial, pictures, size, fps))
 
 
-def _encode(path: Path, scene: Scene, size: int, num_frames: int, fps: int) -> None:
+def encode(path: Path, pictures: Iterable[np.ndarray], size: int, fps: int) -> None:
+    """Encode pictures, each uint8 (size, size, 3) in RGB, as H.264 (yuv420p) in an mp4 file."""
     with av.open(str(path), "w", format="mp4") as container:
+        container.metadata["comment"] = MARK
         # For the same bytes on every run: one thread, and no macroblock tree, which in short clips reads memory that
         # x264 never initialised. Clips are encoded in parallel, so threads would gain nothing.
         options = {"crf": "20", "preset": "veryfast", "threads": "1", "x264-params": "mbtree=0"}
         stream = container.add_stream("libx264", rate=fps, options=options)
         stream.width = stream.height = size
         stream.pix_fmt = "yuv420p"
-        for pixels in render(scene, frame_times(num_frames), size):
+        for pixels in pictures:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode())
 
 
-def _check_video(size: int, num_frames: int, fps: int) -> None:
+def check_video(size: int, num_frames: int, fps: int) -> None:
+    """Raise `SpriteWorldError` if a clip cannot have these settings."""
     if size < 16 or size % 2:
         raise SpriteWorldError(f"size is {size}; H.264 in yuv420p needs an even number of pixels, at least 16.")
     if num_frames < 4:
@@ -226,12 +242,17 @@ def _scene_row(clip: _Clip, seed: int) -> dict[str, Any]:
     }
 
 
-def _write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write rows as JSON lines, wholly or not at all."""
     write_text_whole(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
-def _claim(folder: Path, settings: dict[str, Any]) -> None:
-    """Note the settings of the clips in their folder; refuse a folder with clips of other settings."""
+def claim_folder(folder: Path, settings: dict[str, Any], what: str = "clips") -> None:
+    """Note the settings of clips in their folder, and make `folder / what` for them.
+
+    Raises:
+        SpriteWorldError: The folder has clips of other settings.
+    """
     note = folder / "split.json"
     if note.exists():
         found = json.loads(note.read_text(encoding="utf-8"))
@@ -240,10 +261,10 @@ def _claim(folder: Path, settings: dict[str, Any]) -> None:
             was = ", ".join(f"{key}={found.get(key)!r}" for key in differing)
             now = ", ".join(f"{key}={settings[key]!r}" for key in differing)
             raise SpriteWorldError(
-                f"{folder} holds clips made with {was}, not {now}; use another folder or delete it."
+                f"{folder} holds {what} made with {was}, not {now}; use another folder or delete it."
             )
         return
-    (folder / "clips").mkdir(parents=True, exist_ok=True)
+    (folder / what).mkdir(parents=True, exist_ok=True)
     write_text_whole(note, json.dumps(settings, indent=1) + "\n")
 
 
@@ -295,18 +316,18 @@ def write_split(
     if count is None or count < 1 or count > SPLIT_SIZES.get(split, count):
         limit = f"between 1 and {SPLIT_SIZES[split]}" if split in SPLIT_SIZES else "a number of at least 1"
         raise SpriteWorldError(f"count is {count} for split {split!r}; give {limit}.")
-    _check_video(size, num_frames, fps)
+    check_video(size, num_frames, fps)
     folder = Path(output) / split
     settings = {"split": split, "seed": seed, "size": size, "num_frames": num_frames, "fps": fps}
-    _claim(folder, {**settings, "world_version": WORLD_VERSION})
+    claim_folder(folder, {**settings, "world_version": WORLD_VERSION})
     clips = _clips(split, count, seed)
     extra = _out_of_list_clips(count, seed) if split == "test" else []
     paths = ((folder / clip.name, clip.scene) for clip in (*clips, *extra))
     jobs = [(path, scene, size, num_frames, fps) for path, scene in paths if not path.exists()]
-    _run(jobs, os.cpu_count() or 1 if workers is None else workers, f"{split}: clips", progress)
+    run_jobs(_write_job, jobs, os.cpu_count() or 1 if workers is None else workers, f"{split}: clips", progress)
 
     per_clip = captions_per_clip or (4 if split in ("train", "validation") else 1)
-    _write_rows(
+    write_rows(
         folder / "retrieval.jsonl",
         (
             {"video": clip.name, "text": text}
@@ -316,22 +337,41 @@ def write_split(
     )
     asked = [row for clip in clips for row in _question_rows(clip, seed)]
     asked += [row for clip in extra for row in _question_rows(clip, seed) if row["answer"] not in ANSWERS]
-    _write_rows(folder / "qa.jsonl", asked)
-    _write_rows(folder / "choices.jsonl", (row for clip in clips for row in _choice_rows(clip, seed)))
-    _write_rows(folder / "scenes.jsonl", (_scene_row(clip, seed) for clip in (*clips, *extra)))
+    write_rows(folder / "qa.jsonl", asked)
+    write_rows(folder / "choices.jsonl", (row for clip in clips for row in _choice_rows(clip, seed)))
+    write_rows(folder / "scenes.jsonl", (_scene_row(clip, seed) for clip in (*clips, *extra)))
     return folder
 
 
-def _run(jobs: list[tuple[Path, Scene, int, int, int]], workers: int, title: str, progress: bool) -> None:
-    bar = tqdm(total=len(jobs), desc=title, unit="clip", disable=not progress)
-    with bar:
-        if workers <= 1 or len(jobs) < WORTH_PROCESSES:
+def run_jobs(
+    work: Callable[[Job], None],
+    jobs: Sequence[Job],
+    workers: int,
+    title: str,
+    progress: bool,
+    *,
+    unit: str = "clip",
+    worth_processes: int = WORTH_PROCESSES,
+    chunk: int = 8,
+) -> None:
+    """Do jobs in processes; with one worker, or fewer jobs than are worth processes, in this one.
+
+    Args:
+        work: A function at the top of a module, so that processes can import it.
+        jobs: Its arguments, which must be picklable.
+        workers: Number of processes.
+        title, unit, progress: The bar on stderr, and whether to show it.
+        worth_processes: Fewer jobs than this are done here.
+        chunk: Jobs handed to a process at a time.
+    """
+    with tqdm(total=len(jobs), desc=title, unit=unit, disable=not progress) as bar:
+        if workers <= 1 or len(jobs) < worth_processes:
             for job in jobs:
-                _write_job(job)
+                work(job)
                 bar.update()
             return
         # Spawned, not forked: a forked copy of a process with running threads can hang.
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(workers, mp_context=context) as pool:
-            for _ in pool.map(_write_job, jobs, chunksize=8):
+            for _ in pool.map(work, jobs, chunksize=chunk):
                 bar.update()

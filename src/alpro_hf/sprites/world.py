@@ -21,6 +21,8 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 WORLD_VERSION = 1  # increased whenever the same arguments give other scenes or pixels
+SPRITE_WORLD = "sprite-world"  # `training_domain` in the configuration of a model that knows nothing else
+MARK = "a clip of the sprite world of alpro-hf"  # comment in the metadata of every rendered file
 Rng = random.Random | np.random.Generator
 T = TypeVar("T")
 
@@ -475,6 +477,26 @@ def draw_scene(split: str, seed: int, index: int) -> Scene:
     _check(split, index, SPLIT_SIZES.get(split))
     rng = random.Random(f"sprite world/{split}/{seed}/scene/{index}")
     return stage(_draw_content(split, rng) if split == "train" else _fixed_contents(split, seed)[index], rng)
+
+
+def draw_scenes(split: str, seed: int, name: str, count: int) -> list[Scene]:
+    """Scenes of the combinations of a split, no two with the same meaning: as many as wanted, in no split themselves.
+
+    Args:
+        split: One of `SPLITS`.
+        seed, name: Which scenes; the same split, seed, name and count give the same ones.
+        count: Number of scenes, of at least 0. A larger count only adds scenes.
+    """
+    _check(split, 0, None)
+    rng = random.Random(f"sprite world/{split}/{seed}/{name}/contents")
+    contents: dict[Content, Content] = {}
+    while len(contents) < count:
+        drawn = _draw_content(split, rng)
+        contents.setdefault(semantic_key(drawn), drawn)
+    return [
+        stage(drawn, random.Random(f"sprite world/{split}/{seed}/{name}/scene/{index}"))
+        for index, drawn in enumerate(contents.values())
+    ]
 
 
 def draw_group(split: str, seed: int, index: int, kind: str | None = None) -> list[Scene]:

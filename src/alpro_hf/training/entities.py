@@ -121,6 +121,8 @@ def load_tagger(name: str) -> "Language":
         )
     import spacy
 
+    if not Path(name).is_dir():
+        name = name.replace("-", "_")  # pip shows the package en_core_web_sm as en-core-web-sm
     if not spacy.util.is_package(name) and not Path(name).is_dir():
         installed = ", ".join(spacy.util.get_installed_models()) or "none"
         raise TaggerError(

@@ -19,9 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from transformers import set_seed
+from transformers.integrations import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 
 from ..data.load_rows import is_labelled, load_rows, video_folders
 from ..files import write_text_whole
+from ..loading import find_model
 from ..model.configuration_alpro import AlproConfig
 from ..model.pretraining_alpro import AlproPrompterModel
 from ..untrusted_json import read_json
@@ -103,6 +105,8 @@ MAY_CHANGE_ON_RESUME = (
 )
 # Not written to recipe.json: the batch of a device follows from `global_batch_size`, and a token is a secret.
 _NOT_WRITTEN = ("per_device_train_batch_size", "hub_token")
+# trackers whose package on the index has another name
+_TRACKER_PACKAGES = {"azure_ml": "azureml-mlflow", "comet_ml": "comet-ml"}
 _PACKAGES = ("torch", "torchvision", "transformers", "accelerate", "datasets", "av", "numpy")
 
 
@@ -124,7 +128,7 @@ class TrainingRun:
             run, the training continues from there.
         settings: Settings that win over those of the recipe, by name.
         task: `prompter`, `pretrain`, `retrieval` or `qa`; None: the task of the recipe.
-        model: Folder or Hub id of an ALPRO checkpoint.
+        model: Folder or Hub id of an ALPRO checkpoint, or `bundled`.
         vision, text: Folders or Hub ids of a ViT and of a BERT with its tokenizer.
         processor: Folder or Hub id of the processor; None: that of `model`.
         eval_data: Rows to evaluate on during the training and at its end.
@@ -210,6 +214,12 @@ def _train(run: TrainingRun) -> bool:
     resolved = resolve(run)
     task, recipe, arguments = resolved.task, resolved.recipe, resolved.arguments
     _check_inputs(run, task)
+    _check_trackers(arguments)
+    # a wrong name is reported now, and not after the rows were read
+    for name in filter(None, (run.model, run.vision, run.text, run.prompter)):
+        find_model(str(name), "qa" if task == "qa" else "retrieval")
+    if run.processor:
+        find_model(run.processor, needs=None)
     say = print if arguments.process_index == 0 else _nothing
     outside = {"allow_outside": True} if run.allow_outside else {}
     with arguments.main_process_first(desc="rows"):  # so that the other processes find the rows in the cache
@@ -243,7 +253,7 @@ def _train(run: TrainingRun) -> bool:
         say(f"continues from {checkpoint}")
     prompter = None
     if entities and run.prompter and not all(map(is_labelled, sources.values())):
-        prompter = AlproPrompterModel.from_pretrained(run.prompter)
+        prompter = AlproPrompterModel.from_pretrained(find_model(run.prompter))
     trainer: Any = AlproTrainer(
         model=model,
         args=arguments,
@@ -364,6 +374,21 @@ def _check_inputs(run: TrainingRun, task: Task) -> None:
         )
     if run.plot and importlib.util.find_spec("matplotlib") is None:
         raise TrainError('--plot needs matplotlib, which is not installed: pip install "alpro-hf[plot]"')
+
+
+def _check_trackers(arguments: AlproTrainingArguments) -> None:
+    """Refuse trackers that are not installed; the library would find out after everything is loaded."""
+    available = get_available_reporting_integrations()
+    for name in arguments.report_to or ():
+        if name not in INTEGRATION_TO_CALLBACK:
+            raise TrainError(
+                f"--report_to {name} is no tracker. Name one of {', '.join(INTEGRATION_TO_CALLBACK)}, or none."
+            )
+        if name not in available and name != "flyte":  # the library does not tell whether this one is there
+            package = _TRACKER_PACKAGES.get(name, name)
+            raise TrainError(
+                f"--report_to {name} needs {name}, which is not installed: pip install {package}, or leave it out."
+            )
 
 
 # ----------------------------------------------------------------------------------------------------- what is written

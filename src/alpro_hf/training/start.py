@@ -18,6 +18,7 @@ from ..data.label_lists import read_answers, read_entities
 from ..data.load_rows import is_labelled
 from ..data.mixed_rows import MixedRows
 from ..data.pretraining_collator import AlproPreTrainingCollator
+from ..loading import find_model
 from ..model.configuration_alpro import AlproConfig
 from ..model.modeling_alpro import AlproForVideoQuestionAnswering, AlproForVideoTextRetrieval, AlproModel
 from ..model.pretraining_alpro import AlproForPreTraining
@@ -127,7 +128,7 @@ def pem_entities(
         TrainError: There is no teacher for some rows, or pseudo-labels have another number of entities.
     """
     if prompter:
-        names = AlproConfig.from_pretrained(prompter).entities
+        names = AlproConfig.from_pretrained(find_model(str(prompter))).entities
         if not names:
             raise TrainError(
                 f"--prompter {prompter} names no entities. Make one with alpro train --task prompter --entities."
@@ -173,7 +174,7 @@ def start_model(
         recipe: Its number and size of frames, and `pem_threshold`, go into the configuration.
         entities: Names of the entities of PEM; None: no PEM.
         labels: Answers in the order of their indices; None: those of the checkpoint.
-        model: Folder or Hub id of an ALPRO checkpoint; or else
+        model: Folder or Hub id of an ALPRO checkpoint, or `bundled`; or else
         vision, text: folders or Hub ids of a ViT and a BERT.
 
     Returns:
@@ -185,6 +186,7 @@ def start_model(
     model_class = MODELS[task]
     source: Any
     if model:
+        model = find_model(model, "qa" if task == "qa" else "retrieval")
         found, _ = AlproConfig.get_config_dict(model)
         if found.get("model_type") != AlproConfig.model_type:
             raise TrainError(
@@ -278,7 +280,7 @@ def start_processor(
         TrainError: `text_length` is more than the model can read.
     """
     if processor:
-        started = AlproProcessor.from_pretrained(processor)
+        started = AlproProcessor.from_pretrained(find_model(processor, needs=None))
     else:
         tokenizer = AutoTokenizer.from_pretrained(text)
         tokenizer.model_max_length = min(tokenizer.model_max_length, config.text_config.max_position_embeddings)

@@ -1,0 +1,290 @@
+"""Cut a long video into windows while it is decoded: frames come in, windows with the frames that show them go out.
+
+A video is decoded once, forward. `WindowCutter` is fed its frames at a steady rate, and hands out each window as soon
+as its last frame has come. It keeps the frames of the longest window and no more, so memory does not grow with the
+length of the video.
+
+Windows do not reach over cuts, where a caption would have to describe two things. A cut is a change of the picture
+that is large, and large compared with the changes just before it. Fades and dissolves are not found.
+"""
+
+import math
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from ..model.decoding import decode_stream
+from ..model.decoding_source import VideoSource
+from ..model.decoding_types import Frames, VideoDecodeError, VideoInfo
+
+GRID = 8  # cells to a side, over which colours are averaged before two frames are compared
+LARGE = 10.0  # of 255: the mean change of the cells at a cut; chosen on films of the validation split
+SUDDEN = 3.0  # times the mean change of the frames before
+REMEMBERED = 10  # frames before, of which that mean is taken
+
+
+@dataclass(frozen=True)
+class WindowSettings:
+    """How a long video is cut.
+
+    Args:
+        lengths: Seconds of a window; of several lengths, each cuts the whole video. A moment is found best by a window
+            of about its own length, which nobody knows beforehand.
+        stride: Seconds from the start of a window of the greatest length to that of the next one. Shorter windows
+            have the same share of their length between them. None: half of the length.
+        short: Videos up to this many seconds are one clip.
+        shortest: Seconds below which a shot is joined with the next one.
+        cuts: Whether windows end at cuts.
+
+    Raises:
+        ValueError: A number is not above 0, the stride exceeds the length, or `shortest` does.
+    """
+
+    lengths: tuple[float, ...] = (15.0, 7.5)
+    stride: float | None = None
+    short: float = 30.0
+    shortest: float = 1.0
+    cuts: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.lengths:
+            raise ValueError("lengths is empty; give the seconds of a window.")
+        stride = self.longest / 2 if self.stride is None else self.stride
+        named = [("length", length) for length in self.lengths] + [("stride", stride), ("shortest", self.shortest)]
+        for name, seconds in named:
+            if not 0 < seconds < float("inf"):
+                raise ValueError(f"{name} is {seconds}; give a number of seconds above 0.")
+        if not 0 <= self.short < float("inf"):
+            raise ValueError(f"short is {self.short}; give a number of seconds, 0 to cut every video.")
+        if stride > self.longest:
+            raise ValueError(
+                f"stride is {stride} s and the length {self.longest} s: what lies between two windows would be in "
+                "none. Give a stride of at most the length."
+            )
+        if self.shortest > min(self.lengths):
+            raise ValueError(
+                f"shortest is {self.shortest} s, longer than a window of {min(self.lengths)} s. Give at most that."
+            )
+
+    @property
+    def longest(self) -> float:
+        """Seconds of the longest window."""
+        return max(self.lengths)
+
+    def stride_of(self, length: float) -> float:
+        """Seconds between the starts of windows of a length."""
+        return length * (0.5 if self.stride is None else self.stride / self.longest)
+
+    def spacing(self, num_frames: int) -> float:
+        """Seconds between the frames to feed, so that the shortest window has as many frames as a clip."""
+        return min(self.shortest / num_frames, 0.2)
+
+
+@dataclass(frozen=True)
+class Window:
+    """A part of a video.
+
+    Args:
+        start, end: Seconds from the start of the video.
+        pixels: uint8 (T, 3, H, W), the frames shown at the middles of T equal parts of the window.
+    """
+
+    start: float
+    end: float
+    pixels: np.ndarray = field(repr=False, compare=False)
+
+
+class WindowCutter:
+    """Cuts one video. Feed its frames in order, then finish.
+
+    Args:
+        settings: Lengths.
+        num_frames: Frames of a window, T.
+    """
+
+    def __init__(self, settings: WindowSettings, num_frames: int) -> None:
+        if num_frames < 1:
+            raise ValueError(f"num_frames is {num_frames}; a window has at least 1 frame.")
+        self.settings, self.num_frames = settings, num_frames
+        self._lengths = sorted(set(settings.lengths), reverse=True)
+        self._kept: deque[tuple[float, np.ndarray]] = deque()
+        self._grid: np.ndarray | None = None
+        self._changes: deque[float] = deque(maxlen=REMEMBERED)
+        self._begin_shot(0.0)
+
+    def _begin_shot(self, start: float) -> None:
+        self._shot = start
+        self._next = dict.fromkeys(self._lengths, start)  # start of the next window of each length
+        self._reached = dict.fromkeys(self._lengths, start)  # end of the last one
+
+    def feed(self, time: float, pixels: np.ndarray) -> list[Window]:
+        """Take the next frame.
+
+        Args:
+            time: Seconds from the start of the video, more than at the frame before.
+            pixels: uint8 (3, H, W). It is kept, not copied.
+
+        Returns:
+            The windows that end at or before this frame.
+        """
+        finished: list[Window] = []
+        if self.settings.cuts and self._is_sudden(pixels) and time - self._shot >= self.settings.shortest:
+            finished += self._windows_until(time) + self._end_shot(time)
+            self._kept.clear()
+            self._changes.clear()  # what was usual in one shot says nothing of the next
+            self._begin_shot(time)
+        finished += self._windows_until(time)
+        self._kept.append((time, pixels))
+        # the last window of a shot may begin one length before its end, in the time of the frame before that
+        while len(self._kept) > 1 and self._kept[1][0] <= time - self.settings.longest:
+            self._kept.popleft()
+        return finished
+
+    def finish(self, end: float) -> list[Window]:
+        """The windows that remain when the video ends.
+
+        Args:
+            end: Seconds from the start of the video to the end of its last frame.
+        """
+        return self._windows_until(end) + self._end_shot(end) if self._kept else []
+
+    def _windows_until(self, time: float) -> list[Window]:
+        windows = []
+        for length in self._lengths:
+            while time >= self._next[length] + length:
+                windows.append(self._window(self._next[length], self._next[length] + length))
+                self._reached[length] = self._next[length] + length
+                self._next[length] += self.settings.stride_of(length)
+        return windows
+
+    def _end_shot(self, end: float) -> list[Window]:
+        """The last windows of a shot reach its end; a short shot is one window."""
+        starts = {
+            max(self._shot, end - length): None for length in self._lengths if end > self._reached[length]
+        }  # a dictionary keeps the order, and a start that two lengths share once
+        return [self._window(start, end) for start in starts]
+
+    def _window(self, start: float, end: float) -> Window:
+        times = [time for time, _ in self._kept]
+        part = (end - start) / self.num_frames
+        middles = (start + (number + 0.5) * part for number in range(self.num_frames))
+        shown = [self._kept[max(0, bisect_right(times, middle) - 1)][1] for middle in middles]
+        return Window(start, end, np.stack(shown))
+
+    def _is_sudden(self, pixels: np.ndarray) -> bool:
+        """Whether the picture changes as at a cut."""
+        grid, before = _grid_of(pixels), self._grid
+        self._grid = grid
+        if before is None:
+            return False
+        change = float(np.abs(grid - before).mean())
+        usual = fmean(self._changes) if self._changes else 0.0
+        self._changes.append(change)
+        return change > LARGE and change > SUDDEN * usual
+
+
+def stream_windows(
+    source: VideoSource,
+    settings: WindowSettings,
+    num_frames: int,
+    *,
+    stream: Callable[..., Iterator[Frames]] = decode_stream,
+    **options: Any,
+) -> Iterator[Window]:
+    """Decode a video once and hand out its windows on the way.
+
+    Args:
+        source: As in `decoding.decode`.
+        settings: Lengths.
+        num_frames: Frames of a window.
+        stream: `decode_stream`, or `IsolatedDecoder.stream`.
+        options: Further arguments of `decode_stream`, such as `height`, `width` and `limits`.
+
+    Yields:
+        Windows, in the order in which they end.
+
+    Raises:
+        VideoDecodeError, OSError: As `decode_stream`. If damage is met on the way, the windows before it come first.
+    """
+    spacing, duration = settings.spacing(num_frames), 0.0
+
+    def choose(info: VideoInfo) -> list[int]:
+        nonlocal duration
+        duration = info.duration
+        steps = max(1, math.ceil(info.duration / spacing))
+        return sorted(set(info.frames_at(step * spacing for step in range(steps))))
+
+    cutter, before, seen, given, reached = WindowCutter(settings, num_frames), -1, 0, 0, 0.0
+    damage: VideoDecodeError | None = None
+    parts = stream(source, choose, **options)
+    while True:
+        try:
+            frames = next(parts, None)
+        except VideoDecodeError as error:
+            frames, damage = None, error
+        if frames is None:
+            # after damage, nothing is known behind the last frame
+            windows = cutter.finish(reached if damage else max(duration, reached))
+        else:
+            if frames.indices[0] <= before:  # the file is read anew, and gives the same windows once more
+                cutter, seen = WindowCutter(settings, num_frames), 0
+            before, reached = frames.indices[0], frames.timestamps[-1]
+            windows = []
+            for time, pixels in zip(frames.timestamps, frames.pixels.numpy(), strict=True):
+                windows += cutter.feed(time, pixels)
+        for window in windows:
+            seen += 1
+            if seen > given:
+                given = seen
+                yield window
+        if damage is not None:
+            raise damage
+        if frames is None:
+            return
+
+
+def _grid_of(pixels: np.ndarray) -> np.ndarray:
+    """Mean colours of cells: float32 (3, cells, cells)."""
+    cells: np.ndarray = pixels.astype(np.float32)
+    for axis in (1, 2):
+        edges = np.linspace(0, cells.shape[axis], min(GRID, cells.shape[axis]) + 1).astype(int)
+        widths = np.diff(edges).reshape((-1, 1) if axis == 1 else (1, -1))
+        cells = np.add.reduceat(cells, edges[:-1], axis=axis) / widths
+    return cells
+
+
+def overlap(start: float, end: float, other_start: float, other_end: float) -> float:
+    """Intersection over union of two spans of time, in [0, 1]."""
+    union = max(end, other_end) - min(start, other_start)
+    return max(0.0, min(end, other_end) - max(start, other_start)) / union if union > 0 else 1.0
+
+
+def suppress(spans: Sequence[tuple[str, float, float]], *, most: float = 0.5, per_video: int = 0) -> list[int]:
+    """Leave out moments that overlap with a better one.
+
+    Args:
+        spans: (video, start, end) of each moment, best first.
+        most: Largest intersection over union of two moments of one video.
+        per_video: Moments of one video; 0: any number.
+
+    Returns:
+        The places of those that remain, in their order.
+    """
+    remaining: list[int] = []
+    of_video: dict[str, list[tuple[float, float]]] = {}
+    for place, (video, start, end) in enumerate(spans):
+        taken = of_video.setdefault(video, [])
+        if per_video and len(taken) >= per_video:
+            continue
+        if all(overlap(start, end, *other) <= most for other in taken):
+            taken.append((start, end))
+            remaining.append(place)
+    return remaining
+
+
+__all__ = ["Window", "WindowCutter", "WindowSettings", "overlap", "stream_windows", "suppress"]
