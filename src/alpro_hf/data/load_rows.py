@@ -15,7 +15,9 @@ from ..model.decoding_column import file_of
 from ..model.decoding_source import is_url
 from .annotations import load_annotations
 from .columns import MEDIA_COLUMNS, WORD_COLUMNS
+from .parquet_file import check_unfolding
 from .rows import undecoded
+from .spelling import look_alike, other_delimiter
 
 # Annotations as KIND:PATH. A kind has at least two characters, so that C:\... is a path of Windows.
 _KIND_AND_PATH = re.compile(r"([A-Za-z][\w-]+):(.+)")
@@ -62,7 +64,7 @@ def load_rows(
             rows = read_rows(spec, split)
         except RowsError:  # a ValueError whose message names the file already
             raise
-        except (ValueError, DatasetsError) as error:
+        except (ValueError, OverflowError, RecursionError, DatasetsError) as error:
             # the cause is the error of the parser, which names the place
             raise RowsError(f"{spec} cannot be read as rows, or has none: {error.__cause__ or error}") from error
     columns = list(rows.features or ())
@@ -71,9 +73,10 @@ def load_rows(
     if not any(name in columns for name in media):
         lacking.insert(0, " or ".join(media))
     if lacking:
+        alike = next(filter(None, (look_alike(name, columns) for name in lacking)), "")
         raise RowsError(
-            f"{spec} has the columns {', '.join(columns)}; for the task {task!r} it lacks {', '.join(lacking)}. "
-            "Rename the columns of your file, or name its kind (KIND:PATH)."
+            f"{spec} has the columns {', '.join(columns)}; for the task {task!r} it lacks {', '.join(lacking)}."
+            + (other_delimiter(columns) or f"{alike} Rename the columns of your file, or name its kind (KIND:PATH).")
         )
     for name in WORD_COLUMNS[task]:
         _check_words(spec, rows, name)
@@ -90,6 +93,7 @@ def read_rows(path: str | Path, split: str | None = None) -> Dataset:
     Raises:
         FileNotFoundError: There is no such file or folder.
         RowsError: The file has another extension, or the folder has several splits and none was named.
+        ParquetError: A Parquet file unfolds to far more than its size.
     """
     path = Path(path)
     if not path.exists():
@@ -106,6 +110,8 @@ def read_rows(path: str | Path, split: str | None = None) -> Dataset:
         return loaded[split]
     if path.suffix.lower() not in _LOADERS:
         raise RowsError(f"{path}: rows are read from {', '.join(_LOADERS)}, or a folder of save_to_disk.")
+    if path.suffix.lower() == ".parquet":
+        check_unfolding(path)
     return load_dataset(_LOADERS[path.suffix.lower()], data_files=str(path), split="train")
 
 

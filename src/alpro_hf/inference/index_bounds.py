@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ..trust import parse_json
+from ..untrusted_json import parse_json
 
 MAX_TEXT = 4096  # characters of a path or a name; Linux takes no longer paths
 MAX_NUMBER = 2**63  # sizes, times and numbers of shards are below

@@ -22,7 +22,8 @@ import torch
 from datasets.search import FaissIndex
 
 from ..files import write_whole
-from ..trust import is_sealed, open_regular, seal
+from ..trust import is_sealed, seal
+from ..untrusted_json import open_regular
 from .index_shards import IndexFolder, VideoIndexError
 from .video_index import VideoIndex
 

@@ -23,7 +23,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ..files import inside, is_link, remove_partial, write_text_whole, write_whole
-from ..trust import is_sealed, open_regular, read_json, seal
+from ..trust import is_sealed, seal
+from ..untrusted_json import open_regular, read_json
 from .index_bounds import check_finite, check_manifest, check_shapes, check_unit_vectors, read_entries
 
 logger = logging.getLogger(__name__)
@@ -31,6 +32,7 @@ logger = logging.getLogger(__name__)
 MANIFEST = "index.json"
 FAILED = "failed.jsonl"  # files that the last indexing could not read, and the reasons
 PART = "part-"  # folders of an index that several processes build begin with this
+_MANIFEST_BYTES = 1 << 25  # some 300,000 shards
 INDEX_FORMAT = 2  # version of manifest and shards
 BLOCK = 1 << 14  # videos compared at a time; small shards are joined up to this number
 KEPT_BYTES = 1 << 28  # of joined blocks kept in memory; further blocks are joined again in each search
@@ -351,7 +353,7 @@ class Manifest:
     ) -> "Manifest":
         path = directory / MANIFEST
         try:
-            content = read_json(path)
+            content = read_json(path, max_bytes=_MANIFEST_BYTES)
         except FileNotFoundError as error:
             raise VideoIndexError(f"{directory} holds no index: it has no {MANIFEST}.") from error
         except ValueError as error:

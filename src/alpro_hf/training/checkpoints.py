@@ -4,21 +4,22 @@ The library writes a checkpoint file by file into its final folder, and resumes 
 number. A process that is killed while writing leaves the folder with the highest number incomplete.
 """
 
-import json
 import logging
 import os
 import re
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from ..files import is_link, remove_links
+from ..files import inside, is_link, remove_links
+from ..untrusted_json import read_json
 
 logger = logging.getLogger(__name__)
 
+_LARGEST_STATE = 1 << 28  # bytes; a log of a million steps fits
 _STATE = "trainer_state.json"  # the library writes it last, so it marks a checkpoint as complete
 
 
@@ -121,7 +122,7 @@ def _step(checkpoint: Path) -> int | None:
 
 def _state_problem(path: Path) -> str | None:
     try:
-        state = json.loads(path.read_bytes())
+        state = read_json(path, max_bytes=_LARGEST_STATE, nan=True)  # the loss of a step may be NaN
     except ValueError as error:
         return f"is not valid JSON ({error})"
     # A state of another step was copied here, or comes from an older run in the same folder.
@@ -137,9 +138,17 @@ def _weights_problem(path: Path) -> str | None:
     if path.suffix != ".json":
         return _archive_problem(path)
     try:
-        names: Iterable[str] = set(json.loads(path.read_bytes())["weight_map"].values())
-    except (ValueError, KeyError) as error:
+        index = read_json(path)
+    except ValueError as error:
         return f"is not an index of weights ({type(error).__name__}: {error})"
+    files = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(files, dict) or not files:
+        return "is not an index of weights (it has no 'weight_map')"
+    names = set(map(str, files.values()))
+    # the library would open files elsewhere
+    outside = [name for name in names if Path(name).name != name or not inside(path.parent / name, path.parent)]
+    if outside:
+        return f"lists {min(outside)!r:.80}, which is not a file of the same folder"
     for name in sorted(names):
         problem = _tensors_problem(path.parent / name)
         if problem is not None:

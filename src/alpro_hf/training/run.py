@@ -34,6 +34,7 @@ from ..loading import find_model
 from ..model.configuration_alpro import AlproConfig
 from ..model.pretraining_alpro import AlproPrompterModel
 from ..trust import printable
+from ..untrusted_json import read_json
 from ..version import __version__
 from .arguments import AlproTrainingArguments
 from .callbacks import StopWhenTerminated
@@ -545,7 +546,11 @@ def _write_recipe(output: Path, values: Mapping[str, Any], facts: dict[str, Any]
     text = json.dumps({**values, RUN: facts}, indent=2, default=str, ensure_ascii=False) + "\n"
     if path.is_file() and checkpoint:
         # `now` from its text, so that both have the types of JSON
-        changed = _changes(json.loads(path.read_text(encoding="utf-8")), json.loads(text))
+        try:
+            before = read_json(path)
+            changed = _changes(before, json.loads(text)) if isinstance(before, dict) else ["it is no object"]
+        except ValueError as error:
+            raise TrainError(f"{path} is damaged ({error}). For a new run, name another --output.") from error
         if changed:
             raise TrainError(
                 f"{output} holds a run by another recipe: {'; '.join(changed)}. To continue that run, give the same "

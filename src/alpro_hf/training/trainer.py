@@ -53,8 +53,6 @@ from .distributed import (
 )
 from .shares import EqualShares, size_of
 
-logger = logging.getLogger(__name__)
-
 logger = logging.get_logger(__name__)
 
 DROPPED = "dropped_rows.jsonl"  # in the output folder
