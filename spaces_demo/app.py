@@ -261,7 +261,7 @@ class Endpoints:
                     "title": found.clip.title,
                     "rank_by_similarity": found.rank_before,
                     "similarity": found.similarity,
-                    "match_probability": found.match_probability,
+                    **({"match_probability": found.match_probability} if self.studio.can_match else {}),
                 }
                 for found in self.studio.search(text, visit)
             ]
@@ -283,9 +283,12 @@ class Endpoints:
         """The entities that the prompter finds in a box, which is given in shares of height and width."""
         rows, columns = self.studio.grid
         sides = ((top, rows), (left, columns), (bottom, rows), (right, columns))
-        box = [round(share * count) for share, count in sides]
         visit = Visit()
         try:
+            # before they are multiplied, which may be infinite
+            if not all(0 <= share <= 1 for share, _ in sides):
+                raise DemoError("The box lies outside the picture: its sides are shares between 0 and 1.")
+            box = [round(share * count) for share, count in sides]
             found = self.studio.box(self._clip(clip, file, visit), box)
             return {"box": box, "grid": [rows, columns], "entities": dict(found)}
         finally:

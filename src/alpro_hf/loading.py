@@ -6,6 +6,7 @@ can import it before they parse their arguments.
 
 import difflib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -186,7 +187,8 @@ def load_model(
     """Load a model and its processor for a task, on the GPU if there is one.
 
     Args:
-        task: `retrieval`; `towers`, which is retrieval without the matching head, so every checkpoint has it; or `qa`.
+        task: `retrieval`, whose model has no matching head if the checkpoint is of a bare `AlproModel`; `towers`,
+            which is retrieval without the matching head, so every checkpoint has it; or `qa`.
         name: Folder, Hub id, or `bundled`, see `find_model`.
         dtype: `float32`, `bfloat16`, or `auto` for `best_dtype`; None means float32.
         revision: Branch, tag or commit of a Hub id.
@@ -224,14 +226,28 @@ def load_model(
         "towers": AlproModel,
         "qa": AlproForVideoQuestionAnswering,
     }[task]
+    if task == "retrieval" and has_towers_alone(config):
+        model_class = AlproModel
     device = best_device() if device is None else device
     numbers = best_dtype(device) if dtype == "auto" else getattr(torch, dtype or "float32")
     _check_weights(source, model_class, config, name)
-    model, info = model_class.from_pretrained(source, revision=revision, dtype=numbers, output_loading_info=True)
+    model, info = model_class.from_pretrained(
+        source, revision=revision, dtype=numbers, output_loading_info=True, trust_remote_code=False
+    )
     if info["missing_keys"]:
         missing = ", ".join(sorted(info["missing_keys"])[:3])
         raise CommandError(f"{name} was not trained for {task}: it lacks {missing}, ... Name another --model.")
-    return model.to(device), AlproProcessor.from_pretrained(source, revision=revision or "main")
+    return model.to(device), AlproProcessor.from_pretrained(
+        source, revision=revision or "main", trust_remote_code=False
+    )
+
+
+def has_towers_alone(config: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint was saved without any head, by the content of its `config.json`.
+
+    Such a model is loaded as an `AlproModel`. It compares texts and videos by similarity alone.
+    """
+    return set(config.get("architectures") or ()) in ({"AlproModel"}, {"AlproPrompterModel"})
 
 
 def _config_of(source: str, revision: str | None, name: str) -> dict[str, Any]:
@@ -330,6 +346,7 @@ __all__ = [
     "best_dtype",
     "fast_bfloat16",
     "find_model",
+    "has_towers_alone",
     "load_model",
     "portable_name",
 ]

@@ -4,6 +4,7 @@ Python's own reader ends in a `RecursionError` at deep nesting, in a plain `Valu
 files of any size. It also reads NaN and Infinity, which JSON does not have.
 """
 
+import errno
 import json
 import math
 import os
@@ -101,10 +102,15 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
         JsonBoundsError: The path is a pipe or a device, which may never end.
         OSError: It cannot be opened.
     """
-    mode = os.stat(path).st_mode  # before it is opened, because that would wait for the writer of a pipe
-    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # a folder is an OSError of `open`
+    # Opening a pipe would wait for a writer without O_NONBLOCK, which has no meaning for files. Windows has neither.
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    mode = os.fstat(handle).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(handle)
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
         raise JsonBoundsError("it is a pipe or a device, where a plain file is needed")
-    return open(path, "rb")
+    return open(handle, "rb")
 
 
 def _checked(value: Any) -> Any:

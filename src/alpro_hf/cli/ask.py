@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..data.find_videos import find_videos
 from ..loading import BUNDLED, CommandError, load_model
+from ..trust import printable
 from .options import nonblank, whole_number
 from .videos import expected_errors, note_unfamiliar, note_unknown_words
 
@@ -58,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(result, indent=1))
     else:
         for answer in answers:
-            print(f"{answer.probability:6.1%}  {answer.answer}")
+            print(f"{answer.probability:6.1%}  {printable(answer.answer)}")
         print(f"{len(answers)} of the {known} answers that this model knows")
     note_unknown_words(args, words)
     note_unfamiliar(args, unfamiliar)

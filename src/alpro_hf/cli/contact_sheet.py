@@ -6,6 +6,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from ..files import write_whole
 from ..inference.question_answering import Answer
 from ..inference.video_index import SearchResult
 from ..model.decoding import decode, probe
@@ -167,7 +168,7 @@ def draw_contact_sheet(
         card_y = y + i // COLUMNS * (question_height + space)
         canvas.card(x, card_y, card_width, question_height)
         _draw_question(canvas, x + (card_width - _strip_width(SMALL_FRAME)) / 2, card_y + 20, question)
-    canvas.image.reduce(SCALE).save(path, optimize=True)
+    write_whole(path, lambda partial: canvas.image.reduce(SCALE).save(partial, format="PNG", optimize=True))
 
 
 def _draw_heading(canvas: _Canvas, y: float, heading: str, explanation: str) -> None:

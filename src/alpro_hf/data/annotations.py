@@ -22,8 +22,9 @@ from datasets import Dataset, Features, IterableDataset, List, Value
 from datasets.fingerprint import get_temporary_cache_files_directory
 from tqdm import tqdm
 
-from ..files import inside, is_name
+from ..files import inside, is_name, write_text_whole
 from ..model.decoding_formats import has_image_extension
+from ..trust import printable
 from .annotation_formats import AnnotationFile, AnnotationKind, Entry, read_entries
 from .columns import TABLE_COLUMNS
 from .media_folder import MediaFolder
@@ -346,8 +347,9 @@ def _build(plan: _Plan, on_duplicate: str, cache_dir: PathLike | None) -> Datase
     try:
         with os.fdopen(handle, "wb") as file, pa.ipc.new_stream(file, schema) as writer:
             batch: list[dict[str, Any]] = []
+            title = f"Reading {printable(plan.file.path.name)}"
             characters = 0
-            for _, row in tqdm(_rows(plan, tally), desc=f"Reading {plan.file.path.name}", unit=" rows", delay=2):
+            for _, row in tqdm(_rows(plan, tally), desc=title, unit=" rows", delay=2):
                 digests.append(_digest(row))
                 batch.append(row)
                 characters += sum(len(value) for value in row.values() if isinstance(value, str))
@@ -480,10 +482,7 @@ def _finish(plan: _Plan, tally: _Tally) -> None:
     where = plan.file.path.parent if plan.folder is None else plan.folder.folder
     if plan.missing is not None:
         plan.missing.parent.mkdir(parents=True, exist_ok=True)
-        # Not `write_whole`: the processes of a training write this list at the same time, so each needs its own draft.
-        draft = plan.missing.with_name(f"{plan.missing.name}.{os.getpid()}")
-        draft.write_text("".join(f"{identity}\n" for identity in tally.missing), encoding="utf-8")
-        draft.replace(plan.missing)
+        write_text_whole(plan.missing, "".join(f"{identity}\n" for identity in tally.missing))
     if not tally.rows and not tally.missing:
         split = "" if plan.file.split is None else f" in the split {plan.file.split!r}"
         raise AnnotationError(

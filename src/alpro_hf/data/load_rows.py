@@ -1,5 +1,8 @@
 """Load the rows for a training or evaluation: tables, folders of `save_to_disk`, or published annotations."""
 
+import hashlib
+import json
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +11,8 @@ from typing import Any
 from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 from datasets.exceptions import DatasetsError
 
+from ..model.decoding_column import file_of
+from ..model.decoding_source import is_url
 from .annotations import load_annotations
 from .columns import MEDIA_COLUMNS, WORD_COLUMNS
 from .moment_formats import checked_windows
@@ -132,6 +137,46 @@ def video_folders(videos: Sequence[Path] | None, sources: int) -> list[Path | No
     return [None] * sources if not videos else [*videos] * (sources if len(videos) == 1 else 1)
 
 
+def refuse_missing_files(spec: str, rows: Dataset) -> None:
+    """Raise an error if none of the files that rows name exists; looks no further than the first that does.
+
+    Args:
+        spec: What the rows were read from, for the message.
+        rows: Rows whose clips and images are paths, or `{"bytes", "path"}`.
+
+    Raises:
+        RowsError: There is none of the files.
+    """
+    columns = [name for name in MEDIA_COLUMNS if name in (rows.features or ())]
+    first = None
+    for batch in rows.select_columns(columns).iter(batch_size=1000):
+        for value in (value for name in columns for value in batch[name]):
+            source = file_of(value) if value is not None else None
+            if source is None:
+                continue
+            if not isinstance(source, str) or is_url(source) or os.path.exists(source):
+                return
+            first = first or source
+    if first is not None:
+        raise RowsError(
+            f"{spec}: none of the files of its {len(rows)} rows exists; the first is {first!r}. Relative paths start "
+            f"at the working directory, {os.getcwd()}. Start the command elsewhere, or write other paths."
+        )
+
+
+def words_digest(rows: Dataset, task: str) -> str:
+    """Hash the texts of rows in their order, to tell whether another run has the same; clips are not read.
+
+    Args:
+        rows: Rows of a task.
+        task: `prompter`, `pretrain`, `retrieval` or `qa`.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for batch in rows.select_columns(list(WORD_COLUMNS[task])).with_format(None).iter(batch_size=10_000):
+        digest.update(json.dumps(batch, sort_keys=True).encode())
+    return digest.hexdigest()
+
+
 def is_labelled(rows: Dataset) -> bool:
     """Whether rows have cached pseudo-labels."""
     return "pem_targets" in (rows.features or ())
@@ -150,4 +195,13 @@ def _check_words(spec: str, rows: Dataset, name: str) -> None:
             place += 1
 
 
-__all__ = ["RowsError", "is_labelled", "load_rows", "missing_list", "read_rows", "video_folders"]
+__all__ = [
+    "RowsError",
+    "is_labelled",
+    "load_rows",
+    "missing_list",
+    "read_rows",
+    "refuse_missing_files",
+    "video_folders",
+    "words_digest",
+]

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from ..files import inside
 from ..model.decoding_formats import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, has_image_extension, is_video_file
+from ..trust import printable
 from .rows import stable_id
 from .spelling import composed, look_alike
 from .tables import AnnotationError
@@ -65,7 +66,7 @@ class MediaFolder:
 
         outside: list[str] = []
         files = _files(self.folder, media, recursive)
-        for name in tqdm(files, desc=f"Scanning {self.folder}", unit=" files", delay=2):
+        for name in tqdm(files, desc=f"Scanning {printable(self.folder)}", unit=" files", delay=2):
             path = os.path.join(self.folder, name)
             if not allow_outside and os.path.islink(path) and not inside(path, self.folder):
                 outside.append(path)

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from ..data.collator import AlproCollator, Collated
-from ..data.rows import NumberedRows, media_source, video_id
+from ..data.rows import NumberedRows, media_source, undecoded, video_id
 from ..data.windows import Window, WindowSettings, stream_windows
 from ..model.decoding_types import VideoDecodeError
 from ..model.matching_alpro import encode_clips, vtm_scores
@@ -27,6 +27,7 @@ from ..model.modeling_alpro import (
     AlproModel,
     AlproPreTrainedModel,
 )
+from ..model.wrappers_alpro import plain_model
 from .metrics import expected_rank
 from .protocols import RetrievalStates
 
@@ -121,7 +122,8 @@ def encode_rows(
     Raises:
         ValueError: No clip can be decoded, or there are no rows.
     """
-    base = cast(AlproModel, model.base_model)
+    rows = undecoded(rows)
+    base = cast(AlproModel, plain_model(model).base_model)
     clips: dict[int, list[int]] = {}  # id -> numbers of the rows about it
     texts: list[str] = []
     for number, row in enumerate(_bar(rows, title and f"{title}: rows", "row")):
@@ -182,7 +184,8 @@ def encode_windows(
     Raises:
         ValueError: No video can be decoded, or there are no rows.
     """
-    base = cast(AlproModel, model.base_model)
+    rows = undecoded(rows)
+    base = cast(AlproModel, plain_model(model).base_model)
     videos: dict[int, list[int]] = {}
     texts: list[str] = []
     for number, row in enumerate(_bar(rows, title and f"{title}: rows", "row")):
@@ -304,7 +307,7 @@ def encode_batches(
     Raises:
         ValueError: There are no batches.
     """
-    base = cast(AlproModel, model.base_model)
+    base = cast(AlproModel, plain_model(model).base_model)
     device = base.device
     parts: list[RetrievalStates] = []
     seen: set[int] = set()
@@ -456,6 +459,8 @@ def answer_rows(
     Raises:
         ValueError: No clip can be decoded, or there are no rows.
     """
+    rows = undecoded(rows)
+    model = plain_model(model)
     clips: dict[int, list[int]] = {}
     for number, row in enumerate(_bar(rows, title and f"{title}: rows", "row")):
         clips.setdefault(video_id(row), []).append(number)

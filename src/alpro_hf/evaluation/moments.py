@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from ..data.rows import undecoded
 from ..data.windows import WindowSettings, overlap, suppress
 from ..model.matching_alpro import vtc_scores
 from ..model.modeling_alpro import AlproPreTrainedModel
@@ -58,7 +59,7 @@ def measure_moments(
     Raises:
         ValueError: There are no rows, or none of their videos can be decoded.
     """
-    windows = WindowSettings() if windows is None else windows
+    windows, rows = WindowSettings() if windows is None else windows, undecoded(rows)
     with nullcontext() if computing is None else computing:
         states, skipped = encode_windows(model, processor, rows, windows, **work)
     numbers = [number for video in states.videos for number in video.rows]

@@ -9,6 +9,7 @@ import torch
 from ..data.isolated_decoder import IsolatedDecoder
 from ..model.decoding_source import VideoSource
 from ..model.modeling_alpro import AlproForVideoQuestionAnswering
+from ..model.wrappers_alpro import plain_model
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ def ask(
         raise ValueError(
             f"A question is blank, or there is none: {list(questions)}. Ask, for instance, 'what is the dog doing?'."
         )
+    model = plain_model(model)
     options = {} if decoder is None else {"decoder": decoder.decode}
     inputs = processor(text=list(questions), videos=video, return_tensors="pt", **options).to(model.device)
     # every question is about clip 0, so the clip is encoded once however many questions there are

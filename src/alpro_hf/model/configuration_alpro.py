@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
@@ -166,6 +166,11 @@ class AlproTextConfig(AlproTowerConfig):
 
     model_type = "alpro_text_model"
     base_config_key = "text_config"
+    # what fully sharded training (FSDP2) shards as one unit; the rest belongs to the unit of the whole model
+    base_model_fsdp_plan: ClassVar[dict[Any, str]] = {
+        "embeddings.word_embeddings": "free_full_weight",
+        "layers.*": "free_full_weight",
+    }
 
     vocab_size: int = 30522
     fusion_layer: int = 6
@@ -223,6 +228,11 @@ class AlproVideoConfig(AlproTowerConfig):
 
     model_type = "alpro_video_model"
     base_config_key = "video_config"
+    base_model_fsdp_plan: ClassVar[dict[Any, str]] = {
+        "embeddings": "free_full_weight",
+        "layers.*": "free_full_weight",
+        "norm": "keep_full_weight",
+    }
 
     image_size: int = 224
     patch_size: int = 16
@@ -261,6 +271,10 @@ class AlproConfig(PreTrainedConfig):
         pem_threshold: Smallest probability that the most probable entity of a crop needs for the crop to carry a PEM
             loss (section 3.3; 0.2 in the paper). 0 keeps all crops. The released code compared the index of
             the entity with the threshold instead of its probability.
+        matching_trained: Whether the weights of the matching head were trained. True: by VTM. False: they are as they
+            were drawn. None: not known, as in the files of earlier versions, whose matching heads count as trained.
+            The model sets False where it draws the head, training and conversion set True. `matching_problem` reads it
+            before anything is ranked by matching.
         initializer_range: Standard deviation of freshly drawn weights of the heads and projections.
         tie_word_embeddings: Whether the MLM head uses the word embeddings as its output matrix.
         training_domain: Name of the closed world that all training clips and texts came from; `sprite-world` for the
@@ -279,9 +293,11 @@ class AlproConfig(PreTrainedConfig):
     """
 
     model_type = "alpro"
-    sub_configs = {"text_config": AlproTextConfig, "video_config": AlproVideoConfig}  # noqa: RUF012 (the library's way)
+    # a tower that is missing or a dictionary becomes a configuration
+    sub_configs_defaults = {"text_config": AlproTextConfig, "video_config": AlproVideoConfig}  # type: ignore[dict-item]  # noqa: RUF012 (the library's way)
+    base_model_fsdp_plan: ClassVar[dict[Any, str]] = {}  # the towers have their own
 
-    # `Any`, because a dictionary becomes a configuration in `__post_init__`, and `@strict` checks before that
+    # `Any`, because code from the Hub defines the classes a second time, and `@strict` checks the types of fields
     text_config: Any = None
     video_config: Any = None
     projection_dim: int = 256
@@ -290,6 +306,7 @@ class AlproConfig(PreTrainedConfig):
     temperature_max: float | int = 0.5
     entities: list[str] | None = None
     pem_threshold: float | int = 0.2
+    matching_trained: bool | None = None
     initializer_range: float | int = 0.02
     tie_word_embeddings: bool = True
     training_domain: str | None = None
@@ -306,17 +323,14 @@ class AlproConfig(PreTrainedConfig):
         return fields, others
 
     def __post_init__(self, **kwargs: Any) -> None:
-        # by hand, because the library's `sub_configs_defaults` is younger than the oldest supported version
         for name, tower in self.sub_configs.items():
             given = getattr(self, name)
-            if given is None or isinstance(given, dict):
-                setattr(self, name, tower(**(given or {})))
-            # not `isinstance(given, tower)`: remote code defines the same classes a second time
-            elif not isinstance(given, PreTrainedConfig):
+            # the library's own error names neither the class nor the value
+            if not (given is None or isinstance(given, dict | PreTrainedConfig)):
                 raise TypeError(
                     f"{name} must be an {tower.__name__} or a dictionary of its fields; received {given!r}."
                 )
-        super().__post_init__(**kwargs)  # last: it passes settings such as the attention implementation to the towers
+        super().__post_init__(**kwargs)
 
     def validate_architecture(self) -> None:
         """Check the fields that concern both towers or the heads; `@strict` calls this after initialisation.

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from ..files import inside
+from ..files import inside, is_link, remove_links
 from ..untrusted_json import read_json
 
 logger = logging.getLogger(__name__)
@@ -29,7 +29,8 @@ def last_complete_checkpoint(folder: str | os.PathLike[str]) -> str | None:
     A warning names each newer checkpoint that is incomplete, and the reason.
     """
     # by number: names sort "checkpoint-1000" before "checkpoint-900", and copies lose their times
-    found = [path for path in Path(folder).glob("checkpoint-*") if path.is_dir() and _step(path) is not None]
+    named = [path for path in Path(folder).glob("checkpoint-*") if _step(path) is not None]
+    found = [path for path in named if path.is_dir() or path.is_symlink()]  # a link that leads nowhere is named, too
     for checkpoint in sorted(found, key=lambda path: _step(path) or 0, reverse=True):
         problem = checkpoint_problem(checkpoint)
         if problem is None:
@@ -51,10 +52,18 @@ def checkpoint_problem(checkpoint: str | os.PathLike[str]) -> str | None:
     """
     checkpoint = Path(checkpoint)
     if not checkpoint.is_dir():
-        return "there is no such folder"
+        return "it is a link that leads to no folder" if checkpoint.is_symlink() else "there is no such folder"
     parts: list[tuple[str, Sequence[str], Callable[[Path], str | None]]] = [
         ("the trainer's state", [_STATE], _state_problem),
-        ("weights", ["model.safetensors", "model.safetensors.index.json", "pytorch_model_fsdp*"], _weights_problem),
+        (
+            "weights",
+            # the third: adapters, whose checkpoints do not repeat the frozen weights. Several are in subfolders
+            [
+                *("model.safetensors", "model.safetensors.index.json"),
+                *("adapter_model.safetensors", "*/adapter_model.safetensors", "pytorch_model_fsdp*"),
+            ],
+            _weights_problem,
+        ),
         ("the optimizer", ["optimizer.pt", "optimizer.bin", "optimizer_*"], _archive_problem),
         ("the scheduler", ["scheduler.pt"], _archive_problem),
         ("random numbers", ["rng_state.pth", "rng_state_*.pth"], _archive_problem),
@@ -68,6 +77,13 @@ def checkpoint_problem(checkpoint: str | os.PathLike[str]) -> str | None:
             if problem is not None:
                 return f"{path.name} {problem}"
     return None
+
+
+def processes_of(checkpoint: str | os.PathLike[str]) -> int:
+    """Return the number of processes that wrote a checkpoint; 0 if it holds no random numbers."""
+    checkpoint = Path(checkpoint)
+    # of one process and of several; the first file may be left over from an earlier run
+    return len(list(checkpoint.glob("rng_state_*.pth"))) or int((checkpoint / "rng_state.pth").is_file())
 
 
 @contextmanager
@@ -88,8 +104,15 @@ def disk_errors(folder: str) -> Iterator[None]:
 
 
 def mark_incomplete(checkpoint: str | os.PathLike[str]) -> None:
-    """Mark an existing checkpoint as incomplete before a new one of the same name is written over it."""
-    (Path(checkpoint) / _STATE).unlink(missing_ok=True)
+    """Mark an existing checkpoint as incomplete before a new one of the same name is written over it.
+
+    If it is a link, or has links to files, these are removed: nothing outside of it is changed.
+    """
+    checkpoint = Path(checkpoint)
+    if is_link(checkpoint):
+        checkpoint.unlink()
+    remove_links(checkpoint)
+    (checkpoint / _STATE).unlink(missing_ok=True)
 
 
 def _step(checkpoint: Path) -> int | None:
@@ -110,7 +133,7 @@ def _state_problem(path: Path) -> str | None:
 
 
 def _weights_problem(path: Path) -> str | None:
-    if path.name == "model.safetensors":
+    if path.suffix == ".safetensors":
         return _tensors_problem(path)
     if path.suffix != ".json":
         return _archive_problem(path)
@@ -152,4 +175,4 @@ def _archive_problem(path: Path) -> str | None:
     return None
 
 
-__all__ = ["checkpoint_problem", "disk_errors", "last_complete_checkpoint", "mark_incomplete"]
+__all__ = ["checkpoint_problem", "disk_errors", "last_complete_checkpoint", "mark_incomplete", "processes_of"]

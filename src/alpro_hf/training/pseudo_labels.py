@@ -37,7 +37,7 @@ from ..data.collator import Collated
 from ..data.columns import MEDIA_COLUMNS
 from ..data.pretraining_collator import AlproPreTrainingCollator
 from ..data.rows import NumberedRows, Row, undecoded
-from ..files import model_fingerprint, write_text_whole, write_whole
+from ..files import model_fingerprint, remove_partial, write_text_whole, write_whole
 from ..model.loss_alpro import crop_on_black
 from ..model.pretraining_alpro import AlproPrompterModel
 from ..untrusted_json import parse_json, read_json
@@ -280,6 +280,7 @@ class _Folder:
 
     def close(self) -> Dataset:
         """Make the shards one data set, join the lists of what was skipped, and load the data set."""
+        remove_partial(self.path)
         lists = filter(Path.exists, map(self._skipped, range(len(self.files))))
         skipped = "".join(path.read_text(encoding="utf-8") for path in lists)
         write_text_whole(self.path / SKIPPED, skipped)

@@ -57,6 +57,12 @@ class AlproRecipe:
     )
     image_size: int | None = field(default=None, metadata={"help": "Height and width of a frame in pixels."})
     text_length: int | None = field(default=None, metadata={"help": "Longest text in tokens."})
+    fusion_layers: int | None = field(
+        default=None,
+        metadata={
+            "help": "Fusion layers of a start without any, such as BLIP; they begin as copies of its last text layers."
+        },
+    )
     train_sampling: SamplingStrategy = field(
         default="headtail", metadata={"help": "How the frames of a clip are chosen in training."}
     )
@@ -82,6 +88,13 @@ class AlproRecipe:
         metadata={
             "help": "Decode clips in separate processes, so that a clip that crashes or hangs the decoder loses its "
             "row and does not end the training."
+        },
+    )
+    lora: dict[str, Any] | None = field(
+        default=None,
+        metadata={
+            "help": "Train low-rank updates (LoRA) instead of the weights: fields of peft.LoraConfig, such as "
+            '{"r": 16}. All attention layers get updates, unless target_modules says otherwise. Needs PEFT.'
         },
     )
     mlm_probability: float = field(default=0.15, metadata={"help": "pretrain: share of words to mask."})
@@ -110,6 +123,8 @@ class AlproRecipe:
             value = getattr(self, name)
             if value is not None and not 1 <= value <= _MOST:
                 raise RecipeError(f"{name}={value} must be at least 1 and at most {_MOST:,}.")
+        if self.fusion_layers is not None and not 0 <= self.fusion_layers <= _MOST:
+            raise RecipeError(f"fusion_layers={self.fusion_layers} must be at least 0 and at most {_MOST:,}.")
         if self.text_length is not None and self.text_length < 3:
             raise RecipeError(f"text_length={self.text_length} leaves no room for words; it must be at least 3.")
         for name in ("text_length", "prompt_length"):
