@@ -272,8 +272,9 @@ def _table(file: AnnotationFile) -> Iterator[Entry]:
             continue
         name = name_of(record, where[media], place)
         identity = name_of(record, where["video_id"], place) if "video_id" in where else name
+        fields: dict[str, Any]
         if "question" in where:
-            fields = _question({to: value_of(record, at, place) for to, at in where.items()}, place)
+            fields = {**_question({to: value_of(record, at, place) for to, at in where.items()}, place)}
         else:
             fields = {"text": text_of(record, where["text"], place)}
             if "windows" in where or "start" in where:

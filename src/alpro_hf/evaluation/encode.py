@@ -17,8 +17,9 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from ..data.collator import AlproCollator, Collated
-from ..data.rows import NumberedRows, media_source, undecoded, video_id
+from ..data.rows import NumberedRows, undecoded, video_id
 from ..data.windows import Window, WindowSettings, stream_windows
+from ..model.decoding_column import file_of
 from ..model.decoding_types import VideoDecodeError
 from ..model.matching_alpro import encode_clips, vtm_scores
 from ..model.modeling_alpro import (
@@ -195,7 +196,7 @@ def encode_windows(
     lost: dict[int, str] = {}
     for numbers in _bar(_own(list(videos.values())), title and f"{title}: videos", "video"):
         try:
-            source = media_source(rows[numbers[0]]["video"])
+            source = file_of(rows[numbers[0]]["video"])
             found.append(VideoWindows(numbers, *_window_features(base, processor, source, windows, batch_size)))
         except (VideoDecodeError, OSError) as error:
             lost[numbers[0]] = str(error)
