@@ -21,6 +21,8 @@ from ..model.decoding_source import VideoSource, source_name
 from ..model.decoding_types import Frames, TruncatedVideoError, VideoDecodeError, VideoInfo
 from .cuts import CutDetector, SceneChange, SuddenChange
 
+SHORTEST = 0.1  # seconds of a window and between two windows
+
 
 @dataclass(frozen=True)
 class WindowSettings:
@@ -36,7 +38,7 @@ class WindowSettings:
         cuts: What ends a window: `sudden` changes, the `scenes` of PySceneDetect, or None for nothing.
 
     Raises:
-        ValueError: A number is not above 0, the stride exceeds the length, or `shortest` does.
+        ValueError: A number is below `SHORTEST`, the stride exceeds the length, or `shortest` does.
     """
 
     lengths: tuple[float, ...] = (15.0, 7.5)
@@ -51,8 +53,8 @@ class WindowSettings:
         stride = self.longest / 2 if self.stride is None else self.stride
         named = [("length", length) for length in self.lengths] + [("stride", stride), ("shortest", self.shortest)]
         for name, seconds in named:
-            if not 0 < seconds < float("inf"):
-                raise ValueError(f"{name} is {seconds}; give a number of seconds above 0.")
+            if not SHORTEST <= seconds < float("inf"):
+                raise ValueError(f"{name} is {seconds}; give a number of seconds, at least {SHORTEST}.")
         if not 0 <= self.short < float("inf"):
             raise ValueError(f"short is {self.short}; give a number of seconds, 0 to cut every video.")
         if stride > self.longest:
@@ -241,6 +243,8 @@ def stream_windows(
 
 def overlap(start: float, end: float, other_start: float, other_end: float) -> float:
     """Intersection over union of two spans of time, in [0, 1]."""
+    if (start, end) == (other_start, other_end):
+        return 1.0
     union = max(end, other_end) - min(start, other_start)
     return max(0.0, min(end, other_end) - max(start, other_start)) / union if union > 0 else 1.0
 

@@ -213,7 +213,6 @@ class _Source:
                 self.windows,
                 count,
                 stream=noting,
-                allow_truncated=True,
                 height=sides[0],
                 width=sides[1],
                 **limits,
