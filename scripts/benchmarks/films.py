@@ -24,7 +24,9 @@ SHOWN = ("video_r1", "r1_iou_0.3", "r1_iou_0.5", "r1_iou_0.7", "r5_iou_0.5", "me
 
 def settings_of(lengths: Sequence[float], stride: float | None = None, cuts: bool = False) -> WindowSettings:
     """Windows of some lengths, which also cut short films."""
-    return WindowSettings(tuple(lengths), stride, short=0.0, shortest=min(1.0, *lengths), cuts=cuts)
+    return WindowSettings(
+        tuple(lengths), stride, short=0.0, shortest=min(1.0, *lengths), cuts="sudden" if cuts else None
+    )
 
 
 # what is compared -> settings of which the best on validation is reported; scenes last 1.5 to 6 s

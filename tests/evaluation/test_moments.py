@@ -90,7 +90,7 @@ def test_the_result_equals_brute_force(films: Path, results: dict[str, Path], ga
     size, frames = dict(processor.video_processor.size), processor.video_processor.num_frames
     windows = []
     for video in sorted({row["video"] for row in rows}):
-        settings = WindowSettings(LENGTHS, cuts=False)
+        settings = WindowSettings(LENGTHS, cuts=None)
         for window in stream_windows(video, settings, frames, height=size["height"], width=size["width"]):
             pixels = processor.video_processor([window.pixels], do_sample_frames=False, return_tensors="pt")
             with torch.no_grad():

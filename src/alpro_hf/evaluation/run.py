@@ -150,7 +150,8 @@ def _windows(settings: Evaluation) -> WindowSettings:
     lengths = WindowSettings.lengths if settings.window is None else tuple(map(float, settings.window))
     shortest = min([WindowSettings.shortest, *lengths])
     try:
-        return WindowSettings(lengths, settings.stride, shortest=shortest, cuts=settings.cuts)
+        cuts = WindowSettings.cuts if settings.cuts else None
+        return WindowSettings(lengths, settings.stride, shortest=shortest, cuts=cuts)
     except ValueError as error:
         raise EvaluationError(f"window (--window) or stride (--stride): {error}") from error
 
