@@ -56,7 +56,7 @@ def fill(client: QdrantClient, index: VideoIndex, collection: str) -> int:
 def search(client: QdrantClient, index: VideoIndex, collection: str, query: str, top_k: int) -> list[Any]:
     """The best videos as (path, cosine similarity), best first."""
     inputs = index.processor(text=[query], return_tensors="pt").to(index.model.device)
-    embed = index.model.alpro.get_text_features(inputs["input_ids"]).pooler_output[0]
+    embed = index.model.get_text_features(inputs["input_ids"]).pooler_output[0]
     found = client.query_points(collection, query=embed.float().cpu().tolist(), limit=top_k).points
     return [(point.payload["path"], point.score) for point in found if point.payload]
 

@@ -263,7 +263,7 @@ def convert(
 
     The folder receives configuration, weights, processor, and `conversion.json` with the source, its layout and task,
     and the size and sha256 of its files. It is written whole: if anything fails, an older folder stays as it was.
-    What was downloaded stays in the Hub cache.
+    What was downloaded stays in the cache, see `download`.
 
     Args:
         checkpoint: Any source that `find_checkpoint` finds.
