@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 
 import pytest
 import torch
@@ -99,6 +100,27 @@ def test_something_else_is_one_sentence(tmp_path, capsys, command):
     torch.save({"layer.weight": torch.zeros(3)}, tmp_path / "some.pt")
     assert command(tmp_path / "some.pt", "--output", tmp_path / "out") == 1
     assert "is not an ALPRO checkpoint" in capsys.readouterr().err
+
+
+NO_WEIGHTS = {
+    "a web page": (lambda good: b"<!DOCTYPE html><html>sign in</html>", "is a web page"),
+    "a pointer": (lambda good: b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "a pointer of Git LFS"),
+    "a half": (lambda good: good[: len(good) // 2], "is damaged or incomplete"),
+    "nothing": (lambda good: b"", "is damaged or incomplete|is not a file written by torch.save"),
+}
+
+
+@pytest.mark.parametrize("name", ["some.pt", "model.safetensors"])
+@pytest.mark.parametrize("case", NO_WEIGHTS)
+def test_what_lies_in_the_place_of_weights_is_told_and_the_file_is_named(tmp_path, capsys, name, case, command):
+    save_file({name: tensor.contiguous() for name, tensor in tiny().items()}, tmp_path / "model.safetensors")
+    torch.save(tiny(), tmp_path / "some.pt")
+    change, said = NO_WEIGHTS[case]
+    path = tmp_path / name
+    path.write_bytes(change(path.read_bytes()))
+    assert command(path, "--output", tmp_path / "out") == 1
+    [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("alpro convert: ")]
+    assert re.search(f"{re.escape(str(path))} ({said})", line) and not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("arguments", [[], ["a.pt", "--checkpoint", "b.pt"], ["a.pt", "--sha256", "12"]])

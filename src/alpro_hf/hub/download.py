@@ -119,6 +119,11 @@ def is_url(source: str) -> bool:
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", source) is not None
 
 
+def is_web_page(start: bytes) -> bool:
+    """Whether a file that begins so is a web page, as servers send instead of a file that they do not give."""
+    return _PAGE.match(start) is not None
+
+
 class _Transfer:
     """The download of one address to its folder."""
 
@@ -261,7 +266,7 @@ class _Transfer:
         if not offset:
             while len(block) < _START and (more := next(blocks, b"")):
                 block += more
-            if response.headers.get("Content-Type", "").lower().startswith("text/html") or _PAGE.match(block):
+            if response.headers.get("Content-Type", "").lower().startswith("text/html") or is_web_page(block):
                 raise DownloadError(
                     f"{public(self.url)} is a web page and not a file of weights: name the address of the file "
                     "itself, or for a model on the Hub its id (namespace/name)."
@@ -373,4 +378,4 @@ def _bar_disabled() -> bool | None:
     return True if constants.HF_HUB_DISABLE_PROGRESS_BARS else None  # None: shown on a terminal
 
 
-__all__ = ["MAX_SIZE", "download", "is_url", "public"]
+__all__ = ["MAX_SIZE", "download", "is_url", "is_web_page", "public"]
