@@ -3,10 +3,12 @@
 import hashlib
 import json
 import re
+import time
 
 import pytest
 import torch
 from fixtures.golden import cases
+from huggingface_hub import constants
 from safetensors.torch import save_file
 from transformers import AutoProcessor, BlipConfig, BlipForImageTextRetrieval
 
@@ -215,6 +217,15 @@ def test_a_folder_must_hold_one_checkpoint(tmp_path, checkpoint, vocab):
     convert(checkpoint, None, tmp_path / "model", vocab=vocab, **ARCHITECTURE)
     with pytest.raises(CheckpointError, match="is an ALPRO model folder already"):
         convert(tmp_path / "model", None, tmp_path / "out")
+
+
+def test_a_hub_that_cannot_be_reached_is_one_sentence_within_seconds(tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
+    start = time.monotonic()
+    with pytest.raises(CheckpointError, match=r"acme/none does not exist here, and the Hub cannot be reached"):
+        convert("acme/none", None, tmp_path / "out")
+    assert time.monotonic() - start < 5
 
 
 def test_a_hub_that_may_not_be_asked_is_one_sentence(tmp_path, monkeypatch):
