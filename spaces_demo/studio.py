@@ -30,6 +30,7 @@ from alpro_hf import (
 )
 from alpro_hf.data.isolated_decoder import IsolatedDecoder
 from alpro_hf.evaluation.results import RESULTS
+from alpro_hf.evaluation.unfamiliar import knows_only_sprites, unfamiliar_videos, unknown_words
 from alpro_hf.inference.explain import (
     EntityMaps,
     SentenceMaps,
@@ -40,7 +41,6 @@ from alpro_hf.inference.explain import (
     word_maps,
 )
 from alpro_hf.inference.question_answering import Answer, ask
-from alpro_hf.inference.unfamiliar import knows_only_sprites, unfamiliar_videos, unknown_words
 from alpro_hf.inference.video_index import SearchResult
 from alpro_hf.loading import find_model, has_towers_alone
 from alpro_hf.model.decoding import decode

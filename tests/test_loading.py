@@ -6,11 +6,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from fixtures.gallery import write_model
 from fixtures.hub_double import File, HubDouble, Repo, simulate_cache
 from huggingface_hub import constants
 
 from alpro_hf import bundled_model
-from alpro_hf.loading import ModelNotFoundError, best_device, best_dtype, fast_bfloat16, find_model, portable_name
+from alpro_hf.loading import (
+    CommandError,
+    ModelNotFoundError,
+    best_device,
+    best_dtype,
+    fast_bfloat16,
+    find_model,
+    load_model,
+    portable_name,
+)
 
 
 @pytest.fixture
@@ -124,6 +134,14 @@ def test_without_a_network_the_answer_is_quick_and_honest(
     snapshot = simulate_cache(here / "cache", "acme/alpro", here / "alpro-msrvtt")
     monkeypatch.setattr("huggingface_hub.file_download.HF_HUB_CACHE", str(here / "cache"), raising=False)
     assert find_model("acme/alpro") == str(snapshot)
+
+
+def test_damaged_weights_are_one_sentence_with_the_name_of_the_model(tmp_path: Path) -> None:
+    write_model(tmp_path / "model", "retrieval")
+    weights = tmp_path / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(CommandError, match=r"the weights of .*model are damaged or incomplete .*download them again"):
+        load_model("retrieval", str(tmp_path / "model"))
 
 
 @pytest.mark.parametrize(("avx512", "amx"), [(False, False), (True, False), (False, True)])

@@ -7,17 +7,17 @@ The model answers from the closed list of its training, `model.config.id2label`.
 
 import argparse
 
-from alpro_hf import AlproForVideoQuestionAnswering, AlproProcessor, VideoDecodeError, bundled_model
+from alpro_hf import VideoDecodeError
 from alpro_hf.inference.question_answering import ask
+from alpro_hf.loading import load_model
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("video", help="video file")
 parser.add_argument("questions", nargs="+", metavar="question", help="question about the video")
-parser.add_argument("--model", default=bundled_model("qa"), help="folder or Hub id (default: the bundled one)")
+parser.add_argument("--model", default="bundled", help="folder, Hub id or 'bundled' (default: %(default)s)")
 args = parser.parse_args()
 
-model = AlproForVideoQuestionAnswering.from_pretrained(args.model).eval()
-processor = AlproProcessor.from_pretrained(args.model)
+model, processor = load_model("qa", args.model)
 try:
     answers = ask(model, processor, args.video, args.questions, top_k=3)
 except VideoDecodeError as error:

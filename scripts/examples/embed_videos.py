@@ -13,17 +13,17 @@ import torch
 from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
-from alpro_hf import AlproModel, AlproProcessor, VideoDecodeError, bundled_model
+from alpro_hf import VideoDecodeError
 from alpro_hf.data.find_videos import find_videos
+from alpro_hf.loading import load_model
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("folder", type=Path, help="folder of videos")
 parser.add_argument("output", type=Path, help="file to write, such as holiday.safetensors")
-parser.add_argument("--model", default=bundled_model("retrieval"), help="folder or Hub id (default: the bundled one)")
+parser.add_argument("--model", default="bundled", help="folder, Hub id or 'bundled' (default: %(default)s)")
 args = parser.parse_args()
 
-model = AlproModel.from_pretrained(args.model).eval()
-processor = AlproProcessor.from_pretrained(args.model)
+model, processor = load_model("towers", args.model)
 videos, unreadable = find_videos([args.folder])
 for path, reason in unreadable:
     print(f"skipped {path}: {reason}")

@@ -16,28 +16,29 @@ from alpro_hf import (
     AlproProcessor,
     AlproTrainer,
     AlproTrainingArguments,
-    bundled_model,
 )
 from alpro_hf.data.annotations import load_annotations
+from alpro_hf.loading import find_model
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("train", help="training rows: CSV, JSON lines or Parquet")
 parser.add_argument("--test", required=True, help="test rows, in the same format")
-parser.add_argument("--model", default=bundled_model("retrieval"), help="folder or Hub id (default: the bundled one)")
+parser.add_argument("--model", default="bundled", help="folder, Hub id or 'bundled' (default: %(default)s)")
 parser.add_argument("--output", type=Path, required=True, help="folder for the trained model")
 parser.add_argument("--answers", type=int, default=1500, help="size of the answer list (default: %(default)s)")
 parser.add_argument("--batch-size", type=int, default=16, help="rows per step (default: %(default)s)")
 parser.add_argument("--epochs", type=float, default=10, help="passes over the rows (default: %(default)s)")
 args = parser.parse_args()
+source = find_model(args.model)
 
 train_rows = load_annotations("table", args.train)
 answers = [answer for answer, _ in Counter(train_rows["answer"]).most_common(args.answers)]
 label2id = {answer: label for label, answer in enumerate(answers)}
 # MODEL's own classifier, if it has one, has another size: it is dropped, and the new one starts from random weights
 model = AlproForVideoQuestionAnswering.from_pretrained(
-    args.model, label2id=label2id, id2label=dict(enumerate(answers)), ignore_mismatched_sizes=True
+    source, label2id=label2id, id2label=dict(enumerate(answers)), ignore_mismatched_sizes=True
 )
-processor = AlproProcessor.from_pretrained(args.model)
+processor = AlproProcessor.from_pretrained(source)
 trainer = AlproTrainer(
     model=model,
     args=AlproTrainingArguments(

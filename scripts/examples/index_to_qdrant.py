@@ -57,7 +57,7 @@ def fill(client: QdrantClient, index: VideoIndex, collection: str) -> int:
 def search(client: QdrantClient, index: VideoIndex, collection: str, query: str, top_k: int) -> list[Any]:
     """The best videos or moments as (path, start, end, cosine similarity), best first; a whole file has no times."""
     inputs = index.processor(text=[query], return_tensors="pt").to(index.model.device)
-    embed = index.model.alpro.get_text_features(inputs["input_ids"]).pooler_output[0]
+    embed = index.model.get_text_features(inputs["input_ids"]).pooler_output[0]
     found = client.query_points(collection, query=embed.float().cpu().tolist(), limit=top_k).points
     payloads = [(point.payload, point.score) for point in found if point.payload]
     return [(payload["path"], payload["start"], payload["end"], score) for payload, score in payloads]

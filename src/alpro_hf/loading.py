@@ -198,11 +198,12 @@ def load_model(
         The model, in evaluation mode and on its device, and its processor.
 
     Raises:
-        CommandError: The checkpoint is not an ALPRO model, or lacks the weights of the task.
+        CommandError: The checkpoint is not an ALPRO model, is damaged, or lacks the weights of the task.
         ModelNotFoundError: There is no such model.
         OSError: The checkpoint cannot be read.
     """
     import torch
+    from safetensors import SafetensorError
     from transformers.utils import logging
 
     from .model.configuration_alpro import AlproConfig
@@ -231,9 +232,14 @@ def load_model(
     device = best_device() if device is None else device
     numbers = best_dtype(device) if dtype == "auto" else getattr(torch, dtype or "float32")
     _check_weights(source, model_class, config, name)
-    model, info = model_class.from_pretrained(
-        source, revision=revision, dtype=numbers, output_loading_info=True, trust_remote_code=False
-    )
+    try:
+        model, info = model_class.from_pretrained(
+            source, revision=revision, dtype=numbers, output_loading_info=True, trust_remote_code=False
+        )
+    except SafetensorError as error:
+        raise CommandError(
+            f"the weights of {name} are damaged or incomplete ({error}): copy or download them again."
+        ) from error
     if info["missing_keys"]:
         missing = ", ".join(sorted(info["missing_keys"])[:3])
         raise CommandError(f"{name} was not trained for {task}: it lacks {missing}, ... Name another --model.")

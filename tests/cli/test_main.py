@@ -231,6 +231,12 @@ def test_the_bundled_model_says_when_a_clip_is_not_of_its_world(capsys, sprites,
         found = json.loads(out)
         assert (code, found["unfamiliar"], found["unknown_words"]) == (0, [str(own)], [])
         assert len(re.findall("note: this model knows a synthetic world .*own.mp4 is not of it", err)) == 1
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"video": str(clip), "text": "a bell"}) + "\n" for clip in folder.iterdir()))
+    argv = ["evaluate", "--task", "retrieval", "--data", rows, "--no-plot", "--draws", 5, "--output", tmp_path / "out"]
+    code, out, err = run(capsys, *argv, "--json")
+    assert (code, json.loads(out)["details"]["unfamiliar"]) == (0, [str(own)])
+    assert len(re.findall("evaluate: note: this model knows a synthetic world .*own.mp4 is not of it", err)) == 1
     code, out, err = run(capsys, "ask", own, "what does the astronaut do?", "--top-k", 1)
     assert code == 0
     assert out.splitlines()[1] == "1 of the 179 answers that this model knows"

@@ -205,7 +205,7 @@ def test_zero_shot_from_a_pretrained_checkpoint(data, models, tmp_path, capsys):
     assert found["pretrained"].protocol["num_frames"] == 6
     for name in ("t2v_r1", "v2t_mean_rank"):
         assert found["towers"].metrics[name] == found["retrieval"].metrics[f"vtc_{name}"]
-    assert found["towers"].details.keys() == {"breakdown", "skipped", "run"}
+    assert found["towers"].details.keys() == {"breakdown", "skipped", "unfamiliar", "run"}
     argv = retrieval_options(data, models, tmp_path / "no", model="towers")
     code, _, err = evaluate(capsys, *argv, "--protocol", "reference")
     assert code == 1

@@ -225,6 +225,35 @@ def test_a_folder_that_is_not_whole_is_one_sentence(tmp_path, capsys, case):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("wrapped", [False, True], ids=["bare", "in model"])
+def test_a_file_of_the_authors_is_told_by_its_layout_and_names_the_copy_on_the_hub(tmp_path, capsys, wrapped):
+    """As in `model_base_retrieval_coco.pth`, which has no config.json beside it."""
+    state = build_blip().state_dict()
+    parts = {"vision_model.encoder.layers.": "visual_encoder.blocks.", "vision_model.": "visual_encoder."}
+    for ours, theirs in parts.items():
+        state = {name.replace(ours, theirs): tensor for name, tensor in state.items()}
+    torch.save({"model": state, "epoch": 5} if wrapped else state, tmp_path / "model_base_retrieval_coco.pth")
+    assert command(tmp_path / "model_base_retrieval_coco.pth", "--output", tmp_path / "out") == 1
+    said = capsys.readouterr().err
+    assert "the layout of its authors' own code (visual_encoder.blocks.0." in said
+    assert "Salesforce/blip-itm-base-coco" in said and not (tmp_path / "out").exists()
+
+
+def test_fewer_words_than_the_model_embeds_are_fine_in_its_own_folder(tmp_path, capsys):
+    blip = build_blip()
+    folder = save_blip(blip, tmp_path / "blip")
+    BertTokenizer(vocab={word: i for i, word in enumerate(WORDS[:20])}).save_pretrained(folder)
+    assert command(folder, "--output", tmp_path / "out") == 0
+    check_cosines(blip, tmp_path / "out")
+    (tmp_path / "vocab.txt").write_text("\n".join(WORDS[:20]))
+    assert command(folder, "--output", tmp_path / "other", "--vocab", tmp_path / "vocab.txt") == 1
+    assert "it belongs to another model" in capsys.readouterr().err and not (tmp_path / "other").exists()
+    words = {word: i for i, word in enumerate([*WORDS, "one", "two", "three"])}
+    BertTokenizer(vocab=words).save_pretrained(folder)
+    assert command(folder, "--output", tmp_path / "other") == 1
+    assert "has 61 entries, but the model embeds 60 words" in capsys.readouterr().err
+
+
 def test_options_of_the_one_are_refused_for_the_other(tmp_path, capsys):
     folder = save_blip(build_blip(), tmp_path / "blip")
     for option in (("--task", "retrieval"), ("--fusion-layer", 2), ("--num-attention-heads", 4), ("--answers", "a")):

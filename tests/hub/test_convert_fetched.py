@@ -49,10 +49,10 @@ def server():
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_ASSETS_CACHE", str(tmp_path / "assets"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(module, "PAUSE", 0.01)
-    return tmp_path / "hub" / FOLDER
+    return tmp_path.joinpath("assets", *FOLDER)
 
 
 @pytest.fixture
@@ -290,7 +290,7 @@ def test_an_archive_that_is_not_to_be_trusted_is_one_sentence(tmp_path, sentence
     before = {path.name for path in tmp_path.iterdir()}
     options = ("--member", "best.pt") if case == "same name twice" else ()
     assert said in sentence(tmp_path / "some.zip", *options)
-    assert {path.name for path in tmp_path.iterdir()} - {"hub"} == before - {"hub"}
+    assert {path.name for path in tmp_path.iterdir()} - {"assets"} == before - {"assets"}
 
 
 def test_a_member_of_what_is_no_archive(tmp_path, sentence, checkpoints):

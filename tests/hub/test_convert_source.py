@@ -2,10 +2,13 @@
 
 import hashlib
 import json
+import re
+import time
 
 import pytest
 import torch
 from fixtures.golden import cases
+from huggingface_hub import constants
 from safetensors.torch import save_file
 from transformers import AutoProcessor, BlipConfig, BlipForImageTextRetrieval
 
@@ -101,6 +104,27 @@ def test_something_else_is_one_sentence(tmp_path, capsys, command):
     assert "is not an ALPRO checkpoint" in capsys.readouterr().err
 
 
+NO_WEIGHTS = {
+    "a web page": (lambda good: b"<!DOCTYPE html><html>sign in</html>", "is a web page"),
+    "a pointer": (lambda good: b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "a pointer of Git LFS"),
+    "a half": (lambda good: good[: len(good) // 2], "is damaged or incomplete"),
+    "nothing": (lambda good: b"", "is damaged or incomplete|is not a file written by torch.save"),
+}
+
+
+@pytest.mark.parametrize("name", ["some.pt", "model.safetensors"])
+@pytest.mark.parametrize("case", NO_WEIGHTS)
+def test_what_lies_in_the_place_of_weights_is_told_and_the_file_is_named(tmp_path, capsys, name, case, command):
+    save_file({name: tensor.contiguous() for name, tensor in tiny().items()}, tmp_path / "model.safetensors")
+    torch.save(tiny(), tmp_path / "some.pt")
+    change, said = NO_WEIGHTS[case]
+    path = tmp_path / name
+    path.write_bytes(change(path.read_bytes()))
+    assert command(path, "--output", tmp_path / "out") == 1
+    [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("alpro convert: ")]
+    assert re.search(f"{re.escape(str(path))} ({said})", line) and not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("arguments", [[], ["a.pt", "--checkpoint", "b.pt"], ["a.pt", "--sha256", "12"]])
 def test_wrong_usage(arguments, tmp_path, command):
     with pytest.raises(SystemExit) as caught:
@@ -193,6 +217,15 @@ def test_a_folder_must_hold_one_checkpoint(tmp_path, checkpoint, vocab):
     convert(checkpoint, None, tmp_path / "model", vocab=vocab, **ARCHITECTURE)
     with pytest.raises(CheckpointError, match="is an ALPRO model folder already"):
         convert(tmp_path / "model", None, tmp_path / "out")
+
+
+def test_a_hub_that_cannot_be_reached_is_one_sentence_within_seconds(tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
+    start = time.monotonic()
+    with pytest.raises(CheckpointError, match=r"acme/none does not exist here, and the Hub cannot be reached"):
+        convert("acme/none", None, tmp_path / "out")
+    assert time.monotonic() - start < 5
 
 
 def test_a_hub_that_may_not_be_asked_is_one_sentence(tmp_path, monkeypatch):

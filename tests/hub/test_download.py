@@ -40,11 +40,11 @@ def server():
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_ASSETS_CACHE", str(tmp_path / "assets"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 5)
     monkeypatch.setattr(module, "PAUSE", 0.01)
-    return tmp_path / "hub" / FOLDER
+    return tmp_path.joinpath("assets", *FOLDER)
 
 
 def partial(cache):
@@ -143,7 +143,7 @@ def test_a_killed_download_goes_on(server, cache, tmp_path):
     """And on a terminal it shows how far it is."""
     server.files["/a.pt"] = Behaviour(CONTENT, slow=0.05)
     program = f"from alpro_hf.hub.download import download; download({server.url + '/a.pt'!r})"
-    environment = os.environ | {"HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "0"}
+    environment = os.environ | {"HF_ASSETS_CACHE": str(tmp_path / "assets"), "HF_HUB_OFFLINE": "0"}
     terminal, end = pty.openpty()
     fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))  # rows and columns
     with subprocess.Popen([sys.executable, "-c", program], env=environment, stderr=end) as process:
@@ -341,7 +341,7 @@ def test_a_disk_that_takes_no_more(server, cache):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
-    assert "cannot be stored" in said and "set HF_HUB_CACHE" in said
+    assert "cannot be stored" in said and "set HF_ASSETS_CACHE" in said
     assert partial(cache) == CONTENT[:1_000_000]
     server.requests.clear()
     assert download(f"{server.url}/a.pt").read_bytes() == CONTENT

@@ -12,6 +12,7 @@ import pytest
 import torch
 from fixtures.gallery import load, write_model, write_video
 from fixtures.headless import KINDS, write_headless
+from fixtures.hub_double import LARGE, File, HubDouble, Repo
 from safetensors import safe_open
 from transformers import pipeline
 
@@ -183,6 +184,35 @@ def test_what_a_model_is_stands_beside_its_results(capsys, clips, tmp_path) -> N
     (folder / "training.json").write_text('{"sumary": "x"}')
     code, _, err = alpro(capsys, "search", tmp_path / "index", QUERY)
     assert code == 1 and "the key 'sumary' is unknown" in err
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_model_on_the_hub_says_the_same_and_also_without_a_network(clips, tmp_path, told) -> None:
+    write_headless(tmp_path / "model", "blip")
+    if told:
+        facts = image_text_facts("Salesforce/blip-itm-base-coco")
+        (tmp_path / "model" / "training.json").write_text(json.dumps(facts))
+    export(tmp_path / "model", tmp_path / "exported")
+    with HubDouble() as hub:
+        repo = hub.repos["model", "acme/blip"] = Repo("model", "acme/blip", private=False, sdk=None)
+        files = [path for path in (tmp_path / "exported").iterdir() if path.is_file()]
+        contents = {path.name: File(path.read_bytes(), path.name.endswith(LARGE)) for path in files}
+        repo.commit("main", contents, "upload")
+        hub.blobs |= {file.sha256: file.content for file in contents.values()}
+        environment = os.environ | hub.environment(tmp_path / "home") | {"HF_HUB_CACHE": str(tmp_path / "cache")}
+
+        def run(*argv) -> str:
+            done = subprocess.run(
+                [sys.executable, "-m", "alpro_hf", *map(str, argv)], env=environment, capture_output=True, text=True
+            )
+            assert done.returncode == 0, done.stderr
+            return done.stderr
+
+        said = [run("index", clips[0], "--output", tmp_path / "index", "--model", "acme/blip")]
+    said.append(run("search", tmp_path / "index", QUERY))  # the Hub is gone
+    for err in said:
+        assert err.count("acme/blip: ") == 1 and "Videos are ordered by similarity alone." in err
+        assert ("The licence of the weights is bsd-3-clause." in err) == told
 
 
 def test_a_model_of_questions_is_still_refused(capsys, clips, tmp_path) -> None:

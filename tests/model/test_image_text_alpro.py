@@ -16,6 +16,9 @@ from transformers import (
     BlipForImageTextRetrieval,
     BlipImageProcessor,
     BlipProcessor,
+    ChineseCLIPConfig,
+    ChineseCLIPImageProcessor,
+    ChineseCLIPModel,
 )
 
 from alpro_hf.hub.card import TrainingFacts
@@ -443,3 +446,54 @@ def test_the_option_is_saved(tmp_path):
     loaded = AlproVideoModel.from_pretrained(tmp_path)
     assert loaded.config.cls_per_frame
     assert torch.equal(loaded(pixels).last_hidden_state, model(pixels).last_hidden_state)
+
+
+# --- ChineseCLIP ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def chinese(tmp_path_factory):
+    """A small model whose every tensor is random, and its folder."""
+    torch.manual_seed(1)
+    model = ChineseCLIPModel(ChineseCLIPConfig(text_config=TEXT, vision_config=VISION, projection_dim=12)).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.normal_(mean=float(parameter.ndim == 1 and name.endswith("weight")), std=0.2)
+    folder = tmp_path_factory.mktemp("chinese")
+    model.save_pretrained(folder)
+    BertTokenizer(vocab={word: i for i, word in enumerate(WORDS)}, model_max_length=512).save_pretrained(folder)
+    ChineseCLIPImageProcessor(size={"height": 32, "width": 32}, do_center_crop=False).save_pretrained(folder)
+    return model, folder
+
+
+@pytest.mark.parametrize(("dtype", "close"), [(torch.float32, 2e-6), (torch.bfloat16, 0.03)])
+@torch.no_grad()
+def test_chinese_clip_keeps_its_cosines_when_saved_and_loaded_again(chinese, tmp_path, dtype, close):
+    original, folder = chinese
+    AlproModel.from_image_text_pretrained(str(folder)).save_pretrained(tmp_path)
+    model = AlproModel.from_pretrained(tmp_path, dtype=dtype)
+    assert model.config.video_config.norm_embeddings
+    pixels = clips(4)
+    expected = original.get_image_features(pixel_values=pixels.flatten(0, 1)).pooler_output.unflatten(0, (3, 4))
+    videos = torch.nn.functional.normalize(expected.mean(dim=1), dim=-1)
+    sentences = torch.nn.functional.normalize(original.get_text_features(**texts()).pooler_output, dim=-1)
+    torch.testing.assert_close(cosines(model, pixels), videos @ sentences.t(), atol=close, rtol=0)
+    assert (videos @ sentences.t()).std() > 0.02
+    model.video_model.embeddings.norm = torch.nn.Identity()
+    assert (cosines(model, pixels) - videos @ sentences.t()).abs().max() > 0.1  # it is this norm that makes it equal
+
+
+def test_a_processor_and_a_start_with_fusion_layers_from_chinese_clip(chinese, tmp_path):
+    original, folder = chinese
+    processor = AlproProcessor.from_image_text_pretrained(str(folder), max_length=20)
+    images = ChineseCLIPImageProcessor.from_pretrained(folder)
+    assert processor.video_processor.image_mean == images.image_mean and processor.tokenizer.model_max_length == 20
+    model = AlproForVideoTextRetrieval.from_image_text_pretrained(str(folder), fusion_layers=2)
+    assert model.config.matching_trained is False
+    with torch.no_grad():
+        model(**texts(), pixel_values_videos=clips(2))
+    state = {name: tensor for name, tensor in original.state_dict().items() if "pre_layrnorm" not in name}
+    original.config.save_pretrained(tmp_path)
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"lacks the weights vision_model\.pre_layrnorm\.bias, .*ChineseCLIPModel"):
+        AlproModel.from_image_text_pretrained(str(tmp_path))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -63,6 +64,14 @@ def test_search_folder(place: Path) -> None:
     expected = index.search("a fox moves", top_k=5, rerank=16)
     assert [line.split()[0] for line in lines[1:]] == ["1", "2", "3", "4", "5"]
     assert [Path(line.split()[-1]).name for line in lines[1:]] == [result.path.name for result in expected]
+
+
+def test_search_folder_with_a_model_that_cannot_match(place: Path) -> None:
+    model, processor = load(place / "retrieval", "retrieval")
+    model.alpro.save_pretrained(place / "towers")
+    processor.save_pretrained(place / "towers")
+    lines = run(place, "search_folder", "videos", "a fox", "--model", "towers", "--index", "towers-index").splitlines()
+    assert all(re.fullmatch(r"\d  -?\d\.\d{3}  .*\.mp4", line) for line in lines[1:]) and len(lines) == 6
 
 
 def test_embed_videos(place: Path) -> None:

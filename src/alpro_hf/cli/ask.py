@@ -33,8 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Carry out `alpro ask`."""
     from ..data.isolated_decoder import IsolatedDecoder
+    from ..evaluation.unfamiliar import unfamiliar_videos, unknown_words
     from ..inference.question_answering import ask, known_answers
-    from ..inference.unfamiliar import unfamiliar_videos, unknown_words
 
     if args.video.is_dir():
         found, _ = find_videos([args.video])

@@ -23,8 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "a folder that from_pretrained loads.\n\n"
         "Layout, task and sizes of the model are read off the tensors, and every tensor is accounted for: if one is\n"
         "missing, unexpected or misshaped, its name is printed and nothing is written. Files are read as data only;\n"
-        "if reading one would run code, it is refused. Downloads are kept in the Hub cache (HF_HUB_CACHE). One that\n"
-        "was interrupted goes on where it stopped. Size and sha256 are printed, and recorded in conversion.json.\n\n"
+        "if reading one would run code, it is refused. Size and sha256 are printed, and recorded in\n"
+        "conversion.json.\n\n"
+        "Downloads are kept in the cache of the Hub: its models in HF_HUB_CACHE, and files from other addresses in\n"
+        "HF_ASSETS_CACHE. A download that was interrupted goes on where it stopped.\n\n"
         "A converted BLIP model compares texts and clips as BLIP compares texts and images. Its weights are BLIP's,\n"
         "with BLIP's licence (BSD-3-Clause). We have not measured their quality on videos."
     )

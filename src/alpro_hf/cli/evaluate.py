@@ -17,6 +17,7 @@ from ..evaluation.settings import (
 from ..loading import BUNDLED
 from ..trust import printable
 from .options import DTYPES, whole_number
+from .videos import note_unfamiliar
 
 _DIRECTIONS = {"t2v": "text to video", "v2t": "video to text"}
 # prefix of the metrics of a variant -> its description
@@ -269,6 +270,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         print("\n".join(map(printable, report(results).split("\n"))))
         print(f"\nresults in {printable(args.output)}")
+    note_unfamiliar(args, list(map(Path, results.details["unfamiliar"])))
     skipped = results.details["skipped"]
     for clip in skipped:
         print(printable(f"failed: {clip['video']} ({clip['rows']} rows): {clip['reason']}"), file=sys.stderr)

@@ -23,7 +23,6 @@ from .videos import (
 )
 
 DEFAULT_HOURS = 6.0
-LOOKED_AT = 16  # videos that are checked against what the model knows
 EPILOG = f"""\
 {WHAT_IS_A_VIDEO}
 Started again, the command applies changes: new and changed videos (other size or modification time) are encoded,
@@ -112,9 +111,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Carry out `alpro index`; 1 if some videos could not be used."""
     from ..data.isolated_decoder import IsolatedDecoder
+    from ..evaluation.unfamiliar import sample_of, unfamiliar_videos
     from ..inference.index_frames import made_with
     from ..inference.index_shards import FAILED, MANIFEST, Manifest
-    from ..inference.unfamiliar import unfamiliar_videos
     from ..inference.video_index import VideoIndex
     from ..model.decoding_types import VideoLimits
 
@@ -150,10 +149,7 @@ def run(args: argparse.Namespace) -> int:
             index = build_in_processes(model.to(state.device), processor, videos, args.output, state, **options)
         else:
             index = VideoIndex.build(model, processor, videos, directory=args.output, **options)
-        # a sample, because each is opened once more
-        indexed = index.report.indexed
-        sample = indexed[:: max(1, len(indexed) // LOOKED_AT)][:LOOKED_AT] if first else []
-        unfamiliar = unfamiliar_videos(model, sample, decoder)
+        unfamiliar = unfamiliar_videos(model, sample_of(index.report.indexed) if first else [], decoder)
     if not first:  # the first process reports for all
         return 0
     failed += index.report.failed

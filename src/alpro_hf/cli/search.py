@@ -75,8 +75,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Carry out `alpro search`; 1 if some videos of a folder could not be used."""
     from ..data.isolated_decoder import IsolatedDecoder
+    from ..evaluation.unfamiliar import unfamiliar_videos, unknown_words
     from ..inference.index_shards import MANIFEST, Manifest
-    from ..inference.unfamiliar import unfamiliar_videos, unknown_words
     from ..inference.video_index import VideoIndex
 
     failed: list[tuple[Path, str]] = []

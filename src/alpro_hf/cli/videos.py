@@ -63,21 +63,21 @@ def say_what_it_is(name: str, model: Any) -> None:
     """Print to stderr what a model without a trained matching head is, such as BLIP's weights that saw no video.
 
     Args:
-        name: Folder or Hub id. A folder may hold `training.json`, in which its converter wrote what the weights are.
+        name: Folder or Hub id. It may hold `training.json`, in which its converter wrote what the weights are.
         model: The model.
 
     Raises:
         ModelCardError: `training.json` cannot be used.
     """
-    from ..hub.card import FACTS, TrainingFacts
+    from ..hub.card import TrainingFacts
     from ..model.matching_alpro import matching_problem
 
     if matching_problem(model) is None:
         return
-    facts = TrainingFacts.read(Path(name) / FACTS)
+    facts = TrainingFacts.of_model(name)
     licence = [f"The licence of the weights is {facts.license}."] if facts.license else []
     said = [*filter(None, [facts.summary]), *facts.limits, *licence, "Videos are ordered by similarity alone."]
-    print(f"{name}: {' '.join(said)}", file=sys.stderr)
+    print(printable(f"{name}: {' '.join(said)}"), file=sys.stderr)
 
 
 def shown(path: Path) -> str:

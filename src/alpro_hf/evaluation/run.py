@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 
+from ..data.isolated_decoder import IsolatedDecoder
 from ..data.load_rows import load_rows, missing_list
 from ..data.windows import WindowSettings
 from ..files import write_whole
@@ -26,6 +27,7 @@ from .measure import EvaluationOutcome, clip_name, measure_answers, measure_retr
 from .moments import measure_moments
 from .results import RESULTS, Results, data_fingerprint, metric_intervals, model_source, write_results
 from .settings import DEFAULT_PROTOCOL, DEFAULT_RERANK_K, Evaluation, EvaluationError
+from .unfamiliar import knows_only_sprites, sample_of, unfamiliar_videos
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +104,13 @@ def evaluate(settings: Evaluation) -> Results | None:
         data=_data(settings, rows) | found.counts,
         intervals=metric_intervals(found.predictions, settings.draws),
         command=settings.command,
-        details={"breakdown": breakdown, **found.details, "skipped": skipped, "run": how},
+        details={
+            "breakdown": breakdown,
+            **found.details,
+            "skipped": skipped,
+            "unfamiliar": _unfamiliar(model, rows),
+            "run": how,
+        },
     )
     write_results(settings.output, results, found.predictions)
     if settings.plot:
@@ -208,6 +216,15 @@ def _set_inputs(settings: Evaluation, model: Any, processor: Any) -> None:
         processor.tokenizer.model_max_length = settings.text_length
     if settings.num_frames is not None:
         processor.video_processor.num_frames = settings.num_frames
+
+
+def _unfamiliar(model: Any, rows: Dataset) -> list[str]:
+    """Of a sample of the clips, the files from outside the closed world that the model was trained on."""
+    if not knows_only_sprites(model):
+        return []
+    files = list(dict.fromkeys(video for video in rows["video"] if isinstance(video, str)))
+    with IsolatedDecoder(processes=1) as decoder:
+        return list(map(str, unfamiliar_videos(model, sample_of(files), decoder)))
 
 
 def _inputs(processor: Any) -> dict[str, Any]:

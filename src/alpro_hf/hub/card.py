@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from accelerate.state import PartialState
 from accelerate.utils import DistributedType
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import EvalResult, ModelCard, ModelCardData, hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError, HTTPError, OfflineModeIsEnabled
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 from transformers import TrainingArguments
 from transformers.trainer_pt_utils import AcceleratorConfig
@@ -25,6 +26,7 @@ from .names import PICTURE
 FACTS, RECIPE, ARGUMENTS, STATE = "training.json", "recipe.json", "training_args.bin", "trainer_state.json"
 METRICS = "metrics.json"  # of an exported checkpoint: all its numbers, of which the card shows a few
 SHOWN_NUMBERS = 10
+_SECONDS = 5.0  # for the Hub to answer whether it has a file
 RUN = "run"  # key of a recipe.json that holds facts about the run
 PAPER = "https://arxiv.org/abs/2112.09583"
 CITATION = """\
@@ -164,6 +166,27 @@ class TrainingFacts:
             if type(value) is not type(getattr(cls(), key)):
                 raise ModelCardError(f"{path}: {key} must be a {type(getattr(cls(), key)).__name__}; it is {value!r}.")
         return cls(**content)
+
+    @classmethod
+    def of_model(cls, name: str) -> "TrainingFacts":
+        """The facts of a model that was loaded by this name.
+
+        Args:
+            name: Folder or Hub id. The file on the Hub is kept in the cache. If it cannot be fetched, there are no
+                facts: they are no reason to refuse a model that is here.
+
+        Raises:
+            ModelCardError: As in `read`.
+        """
+        if Path(name).is_dir():
+            return cls.read(Path(name) / FACTS)
+        cached = try_to_load_from_cache(name, FACTS)
+        if cached is None:  # neither the file nor the news that there is none
+            try:
+                cached = hf_hub_download(name, FACTS, etag_timeout=_SECONDS)
+            except (EntryNotFoundError, HTTPError, OfflineModeIsEnabled):
+                return cls()
+        return cls.read(Path(cached)) if isinstance(cached, str) else cls()
 
 
 @dataclass(frozen=True)

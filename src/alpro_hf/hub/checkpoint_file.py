@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import IO
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from ..data.decode_server import ConnectionLostError, receive_message
 from ..model.unimodal_alpro import CheckpointError
 from . import checkpoint_reader
 from .checkpoint_reader import DATA_TYPES, RefusedError, check_tensors, some_names
+from .download import is_web_page
 
 WEIGHTS = (".safetensors", ".pt", ".pth", ".bin")  # in the order of preference, where a repository has several
 START_DEADLINE = 120.0  # seconds that the process may take to start
@@ -71,16 +73,20 @@ def load_checkpoint(files: Sequence[Path]) -> dict[str, torch.Tensor]:
         Name to tensor, on the CPU.
 
     Raises:
-        SafetensorError: A safetensors file is damaged.
-        CheckpointError: As in `load_original_checkpoint`, or two parts have a tensor of the same name.
+        CheckpointError: As in `load_original_checkpoint`, also for safetensors files; or two parts have a tensor of
+            the same name.
     """
     state: dict[str, torch.Tensor] = {}
     for path in files:
         # safetensors: the length of the header in 8 bytes, then JSON
-        if path.suffix == ".safetensors" or _start_of(path)[8:9] == b"{":
-            part = load_file(path)
+        if _start_of(path)[8:9] == b"{" or path.suffix == ".safetensors":
             try:
+                part = load_file(path)
                 check_tensors(path, part)
+            except SafetensorError as error:
+                raise CheckpointError(
+                    f"{path} is damaged or incomplete ({error}): copy or download it again."
+                ) from error
             except RefusedError as error:
                 raise CheckpointError(str(error)) from error
         else:
@@ -92,8 +98,16 @@ def load_checkpoint(files: Sequence[Path]) -> dict[str, torch.Tensor]:
 
 
 def _start_of(path: Path) -> bytes:
+    """The first bytes of a file, unless they are of what often lies in the place of weights."""
     with path.open("rb") as file:
-        return file.read(9)
+        start = file.read(64)
+    if is_web_page(start):
+        raise CheckpointError(f"{path} is a web page and not a file of weights: download the file itself.")
+    if start.startswith(b"version https://git-lfs"):
+        raise CheckpointError(
+            f"{path} is a pointer of Git LFS and not the file itself: fetch it with git lfs pull, or name the Hub id."
+        )
+    return start
 
 
 def _read_in_process(path: Path) -> dict[str, torch.Tensor]:

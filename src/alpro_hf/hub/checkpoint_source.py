@@ -23,6 +23,7 @@ from .known_checkpoints import KNOWN
 # files that the conversion of a BLIP model reads besides weights and config.json
 IMAGE_SETTINGS = ("preprocessor_config.json", "processor_config.json")
 VOCABULARIES = ("vocab.txt", "tokenizer.json")
+_SECONDS = 5.0  # for the Hub to answer whether it has a repository
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,9 @@ def _is_hub_id(source: str) -> bool:
 def _from_hub(repo_id: str) -> Path:
     """Download weights, configuration and vocabulary of a repository to the cache, and return their folder."""
     try:
-        names = huggingface_hub.HfApi().list_repo_files(repo_id)
+        # one request without repetitions: listing the files would try again for half a minute before it gives up
+        found = huggingface_hub.HfApi().model_info(repo_id, timeout=_SECONDS)
+        names = [file.rfilename for file in found.siblings or ()]
         wanted = [*_at_the_top(names), "config.json", *IMAGE_SETTINGS, *VOCABULARIES]
         return Path(huggingface_hub.snapshot_download(repo_id, allow_patterns=wanted))
     except OfflineModeIsEnabled:

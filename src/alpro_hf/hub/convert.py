@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
 from ..data.label_lists import read_answers, read_entities
 from ..files import inside, write_text_whole
@@ -263,7 +262,7 @@ def convert(
 
     The folder receives configuration, weights, processor, and `conversion.json` with the source, its layout and task,
     and the size and sha256 of its files. It is written whole: if anything fails, an older folder stays as it was.
-    What was downloaded stays in the Hub cache.
+    What was downloaded stays in the cache, see `download`.
 
     Args:
         checkpoint: Any source that `find_checkpoint` finds.
@@ -304,6 +303,11 @@ def convert(
         # everything is read and checked before the first file is written
         state = _load(found)
         kind = recognise(state)
+        if "vision_model.pre_layrnorm.weight" in state:  # the name that transformers gave the first norm of CLIP
+            raise CheckpointError(
+                f"{found.source} is a CLIP model, of which alpro convert makes none: in Python, "
+                "AlproModel.from_image_text_pretrained starts from ChineseCLIP."
+            )
         converted: ConvertedModel | PreTrainingPair
         if kind is not None and kind.layout == "blip":
             _refuse_options_of_alpro(
@@ -370,7 +374,7 @@ def _load(found: Checkpoint) -> dict[str, torch.Tensor]:
     """Read the tensors; an error of a downloaded file says how to get it anew."""
     try:
         return load_checkpoint(found.files)
-    except (CheckpointError, SafetensorError) as error:
+    except CheckpointError as error:
         if found.url is None:
             raise
         path = (found.archive or found.files)[0]

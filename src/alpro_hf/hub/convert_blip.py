@@ -33,6 +33,7 @@ State = Mapping[str, torch.Tensor]
 MAX_LENGTH = 35  # tokens of the texts on which BLIP was fine-tuned for retrieval
 _EXTRA_WORDS = 2  # [DEC] and [ENC], which BLIP adds to BERT's vocabulary; retrieval by vectors uses neither
 _TEXT, _VISION = "text_encoder.", "vision_model."
+_AUTHORS = "visual_encoder.blocks."  # of the names of the vision tower in the files of BLIP's authors, and of LAVIS
 # (part of the configuration, field, tensor that shows it, its dimension, number of dimensions)
 _SIZES = (
     ("text_config", "vocab_size", f"{_TEXT}embeddings.word_embeddings.weight", 0, 2),
@@ -76,10 +77,15 @@ def convert_blip(
         processor.
 
     Raises:
-        CheckpointError: The configuration is absent, damaged or of other sizes than the tensors, or tensors are
-            missing, unexpected or misshaped.
+        CheckpointError: The tensors have the names of BLIP's authors; the configuration is absent, damaged or of other
+            sizes than the tensors; or tensors are missing, unexpected or misshaped.
         ValueError: The number of fusion layers or the vocabulary does not fit the model.
     """
+    if own := next((name for name in state if name.startswith(_AUTHORS)), None):
+        raise CheckpointError(
+            f"{found.source} is a BLIP model in the layout of its authors' own code ({own}), and only that of "
+            f"transformers ({_VISION}*) is read: name its copy on the Hub, such as Salesforce/blip-itm-base-coco."
+        )
     blip_config = _read_config(found, state)
     config = AlproConfig(**config_from_blip(blip_config, fusion_layers))
     # in this order: the vocabulary is read before the model is built
@@ -225,8 +231,10 @@ def _build_processor(folder: Path | None, config: AlproConfig, vocab: str | Path
 
 def _build_tokenizer(folder: Path | None, config: AlproConfig, vocab: str | Path | None) -> Any:
     text = config.text_config
-    least = text.vocab_size - _EXTRA_WORDS
-    path = _vocabulary_in(folder) if vocab is None else Path(vocab)
+    own = _vocabulary_in(folder) if vocab is None else None
+    # what lies beside the weights belongs to them, also where a model embeds more words than it uses
+    least = 1 if own else text.vocab_size - _EXTRA_WORDS
+    path = own or (None if vocab is None else Path(vocab))
     if path is None and not least <= BUNDLED_WORDS <= text.vocab_size:
         raise ValueError(
             f"The model embeds {text.vocab_size} words and comes without a vocabulary, and that of bert-base-uncased "

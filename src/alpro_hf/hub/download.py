@@ -1,7 +1,7 @@
-"""Download a file by http or https to the Hub cache, and go on where an earlier download stopped.
+"""Download a file by http or https to the cache of huggingface_hub, and go on where an earlier download stopped.
 
-The client is that of huggingface_hub, with its settings: HF_HUB_OFFLINE, HF_HUB_DOWNLOAD_TIMEOUT, HF_HUB_CACHE, and
-proxies. Each address has a folder in the cache:
+The client is that of huggingface_hub, with its settings: HF_HUB_OFFLINE, HF_HUB_DOWNLOAD_TIMEOUT, HF_ASSETS_CACHE, and
+proxies. Files that are in no repository of the Hub belong to its cache of assets, where each address has a folder:
 
     NAME                the file, once it is whole
     NAME.json           its size, and the entity tag and date by which the server knows it
@@ -24,7 +24,7 @@ from typing import Any
 from urllib.parse import unquote, urljoin, urlsplit
 
 from filelock import FileLock
-from huggingface_hub import constants, get_session
+from huggingface_hub import cached_assets_path, constants, get_session
 from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
 from tqdm import tqdm
 
@@ -33,7 +33,7 @@ from .errors import DownloadError
 
 logger = logging.getLogger(__name__)
 
-FOLDER = "alpro-downloads"  # in the Hub cache
+FOLDER = ("alpro-hf", "downloads")  # in the cache of assets: the library, and what the files are
 MAX_SIZE = 32 * 1024**3  # bytes of one download
 ATTEMPTS = 4  # connections in a row that may bring nothing new
 PAUSE = 1.0  # seconds before the second attempt, twice as many before each further one
@@ -93,9 +93,9 @@ def download(url: str, *, max_size: int = MAX_SIZE) -> Path:
         DownloadError: The file cannot be downloaded; the message says why. What has arrived is kept.
     """
     _check(url)
-    folder = Path(constants.HF_HUB_CACHE, FOLDER, hashlib.sha256(url.encode()).hexdigest()[:16])
+    folder = Path(constants.HF_ASSETS_CACHE, *FOLDER, hashlib.sha256(url.encode()).hexdigest()[:16])
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        cached_assets_path(*FOLDER, folder.name, assets_dir=constants.HF_ASSETS_CACHE)
         # two processes must not write one part; the system frees the lock of a process that was killed
         with FileLock(folder / ".lock"):
             return _Transfer(url, folder, max_size).run()
@@ -104,7 +104,7 @@ def download(url: str, *, max_size: int = MAX_SIZE) -> Path:
             raise
         raise DownloadError(
             f"{public(url)} cannot be stored in {folder} ({error.strerror or error}): free some space there, or set "
-            "HF_HUB_CACHE to another folder. What has arrived is kept, and the next download goes on from there."
+            "HF_ASSETS_CACHE to another folder. What has arrived is kept, and the next download goes on from there."
         ) from error
 
 
@@ -117,6 +117,11 @@ def public(url: str) -> str:
 def is_url(source: str) -> bool:
     """Whether a source is written as an address, with any scheme."""
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", source) is not None
+
+
+def is_web_page(start: bytes) -> bool:
+    """Whether a file that begins so is a web page, as servers send instead of a file that they do not give."""
+    return _PAGE.match(start) is not None
 
 
 class _Transfer:
@@ -252,7 +257,7 @@ class _Transfer:
             if about.size - offset > free:
                 raise DownloadError(
                     f"{public(self.url)} has {about.size:,} bytes, and {self.partial.parent} has room for {free:,}: "
-                    "free some space there, or set HF_HUB_CACHE to another folder."
+                    "free some space there, or set HF_ASSETS_CACHE to another folder."
                 )
         blocks = (
             response.iter_raw()
@@ -261,7 +266,7 @@ class _Transfer:
         if not offset:
             while len(block) < _START and (more := next(blocks, b"")):
                 block += more
-            if response.headers.get("Content-Type", "").lower().startswith("text/html") or _PAGE.match(block):
+            if response.headers.get("Content-Type", "").lower().startswith("text/html") or is_web_page(block):
                 raise DownloadError(
                     f"{public(self.url)} is a web page and not a file of weights: name the address of the file "
                     "itself, or for a model on the Hub its id (namespace/name)."
@@ -373,4 +378,4 @@ def _bar_disabled() -> bool | None:
     return True if constants.HF_HUB_DISABLE_PROGRESS_BARS else None  # None: shown on a terminal
 
 
-__all__ = ["MAX_SIZE", "download", "is_url", "public"]
+__all__ = ["MAX_SIZE", "download", "is_url", "is_web_page", "public"]

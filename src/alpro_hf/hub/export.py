@@ -19,7 +19,7 @@ from ..adapters import merged
 from ..model import modeling_alpro, pretraining_alpro
 from ..model.configuration_alpro import AlproConfig
 from ..model.processing_alpro import AlproProcessor
-from .card import model_card, result_files, write_card_results
+from .card import FACTS, model_card, result_files, write_card_results
 from .errors import ExportError, read_json_object
 from .names import CARD, PICTURE
 from .picture import draw_model
@@ -62,6 +62,7 @@ WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
 _FILES_OF_MODEL = (
     *(CONFIG, PROCESSOR, TOKENIZER, "tokenizer.json", "vocab.txt", "special_tokens_map.json", "added_tokens.json"),
     *("video_preprocessor_config.json", "preprocessor_config.json"),
+    FACTS,  # what its users are told about the weights
 )
 
 

@@ -66,7 +66,7 @@ def known_table() -> str:
             *lines,
             "",
             "Sizes: not known before the download begins; it prints size and sha256. No sha256 is published.",
-            "Licence: LAVIS is BSD-3-Clause. We know of no statement about the weights themselves.",
+            "Licence: the code of ALPRO and of LAVIS is BSD-3-Clause. We know of no statement about the weights.",
             "Whether these addresses still answer could not be tried. --mirror names a copy of them elsewhere.",
         ]
     )

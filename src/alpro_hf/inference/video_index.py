@@ -330,7 +330,7 @@ class VideoIndex:
                 problem = f"vectors of {shard.features.shape[1]} and tokens of {width} numbers"
             elif shard.token_dtype != DTYPES[self.model_facts["dtype"]]:
                 problem = f"tokens of the type {shard.token_dtype}"
-            elif tokens > 4 * (1 + patches):  # matching takes time for each
+            elif tokens > 4 * (1 + patches) or (self.can_match and not tokens):  # matching takes time for each
                 problem = f"{tokens} tokens for each video"
             else:
                 continue

@@ -222,6 +222,7 @@ class AlproVideoConfig(AlproTowerConfig):
             last norm, so the output has the same shape. False, as in ALPRO and TimeSformer: one CLS token per clip,
             averaged over the frames in each layer. True for a start from an image-text model, which encodes frames
             one by one.
+        norm_embeddings: Whether a layer norm follows the embeddings, before the first layer, as in CLIP.
 
     The other fields are those of `AlproTowerConfig`.
     """
@@ -244,6 +245,7 @@ class AlproVideoConfig(AlproTowerConfig):
     qkv_bias: bool = True
     position_initializer_range: float | int = 0.02
     cls_per_frame: bool = False
+    norm_embeddings: bool = False
 
     def validate_architecture(self) -> None:
         """Check that patches tile a frame.

@@ -10,6 +10,9 @@ transformers' `BlipForImageTextRetrieval` on which the conversion rests:
 - Its cross-attention is used by the matching head alone; both are left out.
 - The checkpoint has no temperature.
 
+ChineseCLIP (arXiv 2211.01335) has the same parts and one more norm, before the layers of the ViT: `norm_embeddings`.
+`blip_names_of_chinese_clip` gives its tensors the names of BLIP.
+
 The time attention starts as a copy of the space attention behind a projection that is zero in **every** layer.
 `from_unimodal_pretrained` draws that of the first layer, as the released code does; here it would change the vectors.
 """
@@ -41,6 +44,8 @@ _REST = {
     "video_model.embeddings.position_embeddings": "vision_model.embeddings.position_embedding",
     "video_model.embeddings.patch_embed.weight": "vision_model.embeddings.patch_embedding.weight",
     "video_model.embeddings.patch_embed.bias": "vision_model.embeddings.patch_embedding.bias",
+    "video_model.embeddings.norm.weight": "vision_model.pre_layrnorm.weight",  # sic; of ChineseCLIP alone
+    "video_model.embeddings.norm.bias": "vision_model.pre_layrnorm.bias",
     "video_model.norm.weight": "vision_model.post_layernorm.weight",
     "video_model.norm.bias": "vision_model.post_layernorm.bias",
     "video_projection.weight": "vision_proj.weight",
@@ -55,11 +60,19 @@ _ZERO_AT_START = re.compile(
     r"video_model\.embeddings\.time_embeddings$|video_model\.layers\.\d+\.temporal_fc\."
     r"|text_model\.embeddings\.token_type_embeddings\."
 )
+# name in ChineseCLIP -> name in BLIP
+_CHINESE_CLIP = {
+    "text_model.": "text_encoder.",
+    "text_projection.": "text_proj.",
+    "visual_projection.": "vision_proj.",
+    "self_attn.out_proj.": "self_attn.projection.",
+    "position_embedding.weight": "position_embedding",
+}
 _NAMES_IN_ERRORS = 10  # of another architecture hundreds are missing
 
 
 def load_blip(source: str) -> tuple[PreTrainedConfig, dict[str, torch.Tensor]]:
-    """Load a BLIP checkpoint for image-text retrieval.
+    """Load a checkpoint of BLIP for image-text retrieval, or of ChineseCLIP.
 
     The library reads safetensors, and `.bin` files with `weights_only=True`.
 
@@ -67,21 +80,22 @@ def load_blip(source: str) -> tuple[PreTrainedConfig, dict[str, torch.Tensor]]:
         source: Folder that `save_pretrained` wrote, or Hub id.
 
     Returns:
-        The `BlipConfig`, and the tensors by the names of `BlipForImageTextRetrieval`.
+        The configuration, and the tensors by the names of `BlipForImageTextRetrieval`.
 
     Raises:
         ValueError: The model is of another type, or lacks tensors; the message names them.
     """
-    from transformers import AutoConfig, BlipForImageTextRetrieval  # needed here alone, and slow to import
+    from transformers import AutoConfig, BlipForImageTextRetrieval, ChineseCLIPModel  # here alone, slow to import
 
     found = AutoConfig.from_pretrained(source, trust_remote_code=False).model_type
-    if found != "blip":
+    model_class: Any = {"blip": BlipForImageTextRetrieval, "chinese_clip": ChineseCLIPModel}.get(found)
+    if model_class is None:
         raise ValueError(
             f"source={source!r} holds a model of type {found!r}; from_image_text_pretrained starts from type 'blip', "
-            "such as Salesforce/blip-itm-base-coco."
+            "such as Salesforce/blip-itm-base-coco, or 'chinese_clip'."
         )
     # with `output_loading_info` the library returns a pair, which its annotation does not say
-    loaded: Any = BlipForImageTextRetrieval.from_pretrained(
+    loaded: Any = model_class.from_pretrained(
         source, output_loading_info=True, ignore_mismatched_sizes=True, trust_remote_code=False
     )
     blip, report = loaded
@@ -93,16 +107,49 @@ def load_blip(source: str) -> tuple[PreTrainedConfig, dict[str, torch.Tensor]]:
         more = f" and {len(unfit) - _NAMES_IN_ERRORS} more" if len(unfit) > _NAMES_IN_ERRORS else ""
         raise ValueError(
             f"source={source!r} lacks the weights {names}{more}, or has them in other shapes, so it is not a complete "
-            "BlipForImageTextRetrieval; pass a BLIP model for image-text retrieval as `save_pretrained` wrote it."
+            f"{model_class.__name__}; pass a model for image-text retrieval as `save_pretrained` wrote it."
         )
-    return blip.config, blip.state_dict()
+    state = blip.state_dict()
+    return blip.config, state if found == "blip" else blip_names_of_chinese_clip(state)
+
+
+def blip_names_of_chinese_clip(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Convert the state of a `ChineseCLIPModel` to the names and shapes of BLIP, without changing a vector.
+
+    ChineseCLIP has no bias behind patches and projections, so it becomes zero. Its texts are all of the first token
+    type, whose embedding is added to those of the positions. Its scale of the similarities is left out.
+
+    Args:
+        state: State of the model.
+
+    Returns:
+        Tensors for `model_state_from_blip`.
+    """
+    named = {}
+    for name, tensor in state.items():
+        for theirs, blips in _CHINESE_CLIP.items():
+            name = name.replace(theirs, blips)
+        named[name] = tensor
+    for query in [name for name in named if ".self_attn.q_proj." in name]:
+        parts = [named.pop(query.replace("q_proj", f"{part}_proj")) for part in "qkv"]
+        named[query.replace("q_proj", "qkv")] = torch.cat(parts)
+    vision, text = "vision_model.embeddings.", "text_encoder.embeddings."
+    named[vision + "class_embedding"] = named[vision + "class_embedding"][None, None]
+    named[vision + "position_embedding"] = named[vision + "position_embedding"][None]
+    for module in ("text_proj", "vision_proj", vision + "patch_embedding"):
+        named[f"{module}.bias"] = named[f"{module}.weight"].new_zeros(len(named[f"{module}.weight"]))
+    named[text + "position_embeddings.weight"] = (
+        named[text + "position_embeddings.weight"] + named.pop(text + "token_type_embeddings.weight")[0]
+    )
+    del named["logit_scale"]
+    return named
 
 
 def config_from_blip(blip_config: Any, fusion_layers: int = 0) -> dict[str, Any]:
     """Return the fields of the `AlproConfig` of a model that starts from BLIP.
 
     Args:
-        blip_config: The `BlipConfig`.
+        blip_config: The `BlipConfig` or `ChineseCLIPConfig`.
         fusion_layers: Number of fusion layers behind the text layers.
 
     Returns:
@@ -113,6 +160,7 @@ def config_from_blip(blip_config: Any, fusion_layers: int = 0) -> dict[str, Any]
             differ in width and `fusion_layers` is not 0.
     """
     text, vision = blip_config.text_config, blip_config.vision_config
+    is_chinese_clip = blip_config.model_type == "chinese_clip"
     depth = text.num_hidden_layers
     if not 0 <= fusion_layers <= depth:
         raise ValueError(
@@ -132,8 +180,12 @@ def config_from_blip(blip_config: Any, fusion_layers: int = 0) -> dict[str, Any]
         "text_config": {name: getattr(text, name) for name in text_fields}
         | {"num_hidden_layers": depth + fusion_layers, "fusion_layer": depth, "type_vocab_size": 1},
         "video_config": {name: getattr(vision, name) for name in video_fields}
-        | {"attention_probs_dropout_prob": vision.attention_dropout, "cls_per_frame": True},
-        "projection_dim": blip_config.image_text_hidden_size,
+        | {
+            "attention_probs_dropout_prob": vision.attention_dropout,
+            "cls_per_frame": True,
+            "norm_embeddings": is_chinese_clip,
+        },
+        "projection_dim": blip_config.projection_dim if is_chinese_clip else blip_config.image_text_hidden_size,
     }
 
 

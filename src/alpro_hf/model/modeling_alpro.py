@@ -315,6 +315,9 @@ class AlproVideoEmbeddings(nn.Module):
         self.position_embeddings = nn.Parameter(torch.empty(1, 1 + self.grid**2, config.hidden_size))
         self.time_embeddings = nn.Parameter(torch.empty(1, config.num_frames, config.hidden_size))
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.norm = (
+            nn.LayerNorm(config.hidden_size, config.layer_norm_eps) if config.norm_embeddings else nn.Identity()
+        )
 
     def space_embeddings(self, height: int, width: int) -> torch.Tensor:
         """Return the space embeddings (1, height * width, D) of a grid of `height` x `width` patches."""
@@ -372,7 +375,7 @@ class AlproVideoEmbeddings(nn.Module):
         if self.config.cls_per_frame:
             cls = cls.expand(-1, num_frames, -1)
         cls = self.dropout(cls).expand(batch, -1, -1)
-        return torch.cat([cls, self.dropout(patches_BTND).flatten(1, 2)], dim=1)
+        return self.norm(torch.cat([cls, self.dropout(patches_BTND).flatten(1, 2)], dim=1))
 
 
 class AlproVideoLayer(GradientCheckpointingLayer):
@@ -1178,7 +1181,7 @@ class AlproModel(AlproPreTrainedModel):
 
         Args:
             source: Folder or Hub id of a `BlipForImageTextRetrieval` checkpoint, such as
-                "Salesforce/blip-itm-base-coco".
+                "Salesforce/blip-itm-base-coco"; or of a `ChineseCLIPModel`, whose vectors are kept likewise.
             fusion_layers: Number of fusion layers to append for fine-tuning. They start as copies of the last text
                 layers and do not change the vectors. They need towers of one width.
             config_kwargs: Fields of `AlproConfig`, as in `from_unimodal_pretrained`. `cls_per_frame` is on unless

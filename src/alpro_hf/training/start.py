@@ -297,9 +297,9 @@ def start_model(
 
 
 def is_image_text(source: str | Path) -> bool:
-    """Whether a folder or Hub id holds BLIP, an image-text model that a training can start from."""
+    """Whether a folder or Hub id holds an image-text model that a training can start from: BLIP or ChineseCLIP."""
     found, _ = AlproConfig.get_config_dict(source)
-    return found.get("model_type") == "blip"
+    return found.get("model_type") in ("blip", "chinese_clip")
 
 
 def _with_towers(model_class: Any, towers: AlproModel) -> tuple[Any, set[str]]:

@@ -3,9 +3,9 @@
 A model of a closed world answers everything, and with confidence. So whoever shows its results asks here first.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..data.isolated_decoder import IsolatedDecoder
 from ..model.decoding_types import VideoDecodeError
@@ -14,6 +14,9 @@ from ..sprites.language import training_words
 from ..sprites.recognise import FRAMES, SHARE, SIDE, sprite_share
 from ..sprites.world import MARK, SPRITE_WORLD
 
+Video = TypeVar("Video", bound=str | Path)
+
+LOOKED_AT = 16  # videos of a sample
 MOVEMENT = 32  # levels of 256 by which some pixel changes in every clip of the sprite world
 
 
@@ -43,6 +46,11 @@ def unfamiliar_videos(model: Any, paths: Iterable[str | Path], decoder: Isolated
         except (VideoDecodeError, OSError):  # whoever reads the video for its own sake reports this
             continue
     return found
+
+
+def sample_of(paths: Sequence[Video]) -> Sequence[Video]:
+    """Up to `LOOKED_AT` of many videos, evenly chosen: each that is asked about is opened once more."""
+    return paths[:: max(1, len(paths) // LOOKED_AT)][:LOOKED_AT]
 
 
 def is_sprite_clip(path: str | Path, decoder: IsolatedDecoder) -> bool:
@@ -99,4 +107,4 @@ def unknown_words(model: Any, processor: Any, text: str) -> list[str]:
     return list(found)
 
 
-__all__ = ["is_sprite_clip", "knows_only_sprites", "unfamiliar_videos", "unknown_words"]
+__all__ = ["LOOKED_AT", "is_sprite_clip", "knows_only_sprites", "sample_of", "unfamiliar_videos", "unknown_words"]

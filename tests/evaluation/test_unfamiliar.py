@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 
 from alpro_hf import AlproForVideoQuestionAnswering, AlproForVideoTextRetrieval, AlproProcessor, bundled_model
 from alpro_hf.data.isolated_decoder import IsolatedDecoder
-from alpro_hf.inference.unfamiliar import is_sprite_clip, knows_only_sprites, unfamiliar_videos, unknown_words
+from alpro_hf.evaluation.unfamiliar import is_sprite_clip, knows_only_sprites, unfamiliar_videos, unknown_words
 from alpro_hf.sprites.render import tile_of, write_clip, write_split
 from alpro_hf.sprites.world import draw_scene
 
