@@ -290,7 +290,10 @@ def test_a_model_that_is_nowhere_is_one_sentence_in_every_command(
         (["index", "{empty}", "--output", "{index}", "--model", "{retrieval}"], "there is no video in"),
         (["ask", "{nowhere}", "what is it", "--model", "{qa}"], "there is no file"),
         (["ask", "{videos}/*", "what is it", "--model", "{qa}"], "A pattern with * or ? is not expanded here"),
-        (["search", "{videos}/*.mp4", "a dog", "--model", "{retrieval}"], "A pattern with * or ? is not expanded here"),
+        (
+            ["search", "{videos}/*.mp4", "a dog", "--model", "{retrieval}"],
+            "A pattern with * or ? is not expanded here",
+        ),
         (["ask", "{videos}", "what is it", "--model", "{qa}"], "is a folder. Name one video, for instance"),
         (["ask", "{text}", "what is it", "--model", "{qa}"], "notes.mp4: "),
         (["search", "{videos}", "a dog", "--model", "{qa}"], "was not trained for retrieval: it lacks vtm_head"),
