@@ -67,17 +67,23 @@ class AlproProcessor(ProcessorMixin):
                 "must be truncated: set tokenizer.model_max_length to config.text_config.max_position_embeddings."
             )
 
-    def __call__(self, images: Any = None, text: Any = None, videos: Any = None, **kwargs: Any) -> BatchFeature:
-        """See the class. The order of the arguments is that of transformers; pass them by name.
+    # `images` is not in the signature: the library's tests pass what a signature names
+    def __call__(self, *unnamed: Any, text: Any = None, videos: Any = None, **kwargs: Any) -> BatchFeature:
+        """See the class. Pass all arguments by name.
 
         Args:
-            images: Not taken; here so that a text or video without a name is not lost.
+            unnamed: In the order of transformers: images, text, videos. Images are refused, so that neither a text nor
+                a video is lost without its name.
             text: A text or a list of texts.
             videos: A video or a list of videos, see `AlproVideoProcessor`.
             kwargs: Arguments of the tokenizer and of the video processor.
         """
-        # the library calls with audio=None, too
-        unknown = {"images": images, "audio": kwargs.pop("audio", None)}
+        if len(unnamed) > 3:
+            raise TypeError(f"AlproProcessor takes text=... and videos=..., by name; received {len(unnamed)} unnamed.")
+        images, second, third = (*unnamed, None, None, None)[:3]
+        text, videos = second if text is None else text, third if videos is None else videos
+        # the library calls with images=None and audio=None, too
+        unknown = {"images": kwargs.pop("images", images), "audio": kwargs.pop("audio", None)}
         for name, value in unknown.items():
             if value is not None:
                 raise TypeError(
