@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 from ..data.find_videos import about_pattern, find_videos
+from ..data.spelling import existing
 from ..loading import BUNDLED, CommandError, load_model
 from ..trust import printable
 from .options import nonblank, whole_number
@@ -36,6 +37,7 @@ def run(args: argparse.Namespace) -> int:
     from ..inference.question_answering import ask, known_answers
     from ..inference.unfamiliar import unfamiliar_videos, unknown_words
 
+    args.video = Path(existing(str(args.video)))
     if args.video.is_dir():
         found, _ = find_videos([args.video])
         example = f"{found[0]}, the first of {len(found)} videos in it" if found else "clip.mp4; this one holds none"

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..model.decoding_formats import VIDEO_EXTENSIONS, is_video_file, starts_like_a_video
+from .spelling import existing
 
 
 def find_videos(paths: Iterable[str | Path]) -> tuple[list[Path], list[tuple[Path, str]]]:
@@ -26,7 +27,7 @@ def find_videos(paths: Iterable[str | Path]) -> tuple[list[Path], list[tuple[Pat
     def note(error: OSError) -> None:
         unreadable.append((Path(error.filename), error.strerror or str(error)))
 
-    for start in map(Path, paths):
+    for start in (Path(existing(str(path))) for path in paths):
         if not start.exists():
             raise FileNotFoundError(f"There is no file or folder {str(start)!r}.{about_pattern(start)}")
         if not start.is_dir():
