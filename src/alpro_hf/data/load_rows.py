@@ -196,7 +196,7 @@ def is_labelled(rows: Dataset) -> bool:
 def _with_existing_paths(rows: Dataset, columns: Sequence[str]) -> Dataset:
     """The same rows, with the spelling of paths under which there is a file; see `spelling.existing`."""
     columns = [name for name in columns if getattr((rows.features or {}).get(name), "dtype", None) in _STRINGS]
-    other = {}
+    other: dict[str, str] = {}
     for batch in rows.select_columns(columns).with_format(None).iter(batch_size=10_000):
         named = (path for name in columns for path in batch[name] if path is not None and not is_url(path))
         other.update((path, found) for path in named if (found := existing(path)) != path)
