@@ -52,7 +52,7 @@ class AlproProcessor(ProcessorMixin):
         tokenizer (`BertTokenizer`): Has a `model_max_length`.
 
     Raises:
-        ValueError: The tokenizer has no maximum length. In a call: a text is blank, or is the name of a video or image.
+        ValueError: The tokenizer has no maximum length. In a call: a text is blank, or names a video or image.
         TypeError: In a call: an argument is neither `text` nor `videos`, or a text is not a string.
     """
 
