@@ -145,7 +145,7 @@ def test_its_evaluator_trainer_and_saving(gallery, tmp_path) -> None:
     assert not [name for name in changed if name.startswith(f"text_model.layers.{fusion}.")]  # no part of a vector
 
     encoder.save_pretrained(str(tmp_path / "saved"))
-    again = open_model(tmp_path / "saved")
+    again = open_model(str(tmp_path / "saved"))
     videos = [*gallery.values()]
     assert (again.encode(videos) == encoder.encode(videos)).all()
     model = AlproModel.from_pretrained(tmp_path / "saved")
@@ -164,6 +164,11 @@ def test_matching_as_a_cross_encoder(gallery, tmp_path) -> None:
     other_way = encoder.predict([*zip(videos, texts, strict=True)])  # a video, then a text
     torch.testing.assert_close(other_way, found, atol=1e-5, rtol=1e-4)
     assert encoder.predict((texts[0], {"video": videos[0]})) == pytest.approx(found[0], abs=1e-5)
+    column = Dataset.from_dict({"video": videos}).cast_column("video", Video(decode=False))["video"]
+    of_column = encoder.predict([*zip(texts, column, strict=True)])
+    torch.testing.assert_close(of_column, found, atol=1e-5, rtol=1e-4)
+    named = encoder.predict([(text, {"video": video}) for text, video in zip(texts, column, strict=True)])
+    torch.testing.assert_close(named, found, atol=1e-5, rtol=1e-4)
     for number, text in enumerate(texts):
         assert encoder.rank(text, videos)[0]["corpus_id"] == number
         assert encoder.rank(videos[number], texts)[0]["corpus_id"] == number
