@@ -20,6 +20,7 @@ import alpro_hf
 from alpro_hf import bundled_model
 from alpro_hf.cli import main as cli
 from alpro_hf.hub import publish as hub_publish
+from alpro_hf.sprites.films import write_films
 from alpro_hf.sprites.render import write_split
 
 ROOT = Path(__file__).parents[1]
@@ -41,6 +42,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("docs")
     test = write_split(folder / "alpro-demo", "test", 6, progress=False)
     (folder / "holiday").symlink_to(test / "clips")
+    films = write_films(folder / "alpro-films", count=1, scenes=(2, 2), seconds=(0.5, 1.0), size=64, progress=False)
+    (folder / "films").symlink_to(films)
     (folder / "my-model").symlink_to(bundled_model("retrieval"))
     (folder / "my-qa-model").symlink_to(bundled_model("qa"))
     rows = [json.loads(line) for line in (test / "retrieval.jsonl").read_text("utf-8").splitlines()]
@@ -72,7 +75,7 @@ def quiet_library() -> Iterator[None]:
 def run_commands(code: str) -> list[list[str]]:
     """The `alpro` commands of a block, run in this process, but what takes the network or draws the demo."""
     ran = []
-    for line in code.splitlines():
+    for line in code.replace("\\\n", " ").splitlines():
         program, *arguments = shlex.split(line)
         if (program, arguments[0]) in (("pip", "install"), ("alpro", "demo")):
             continue

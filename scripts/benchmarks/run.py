@@ -5,6 +5,7 @@
     python scripts/benchmarks/run.py index                    10^3 to 10^6 videos
     python scripts/benchmarks/run.py training                 a training step, and its share of waiting for data
     python scripts/benchmarks/run.py decoding                 other decoders: PyAV, decord, OpenCV, torchcodec
+    python scripts/benchmarks/run.py films --data DIR         moments of films of the sprite world, by kind of windows
     python scripts/benchmarks/run.py gpu                      inference and training on a GPU
     python scripts/benchmarks/run.py report                   write docs/performance.md and its plots
 
@@ -18,6 +19,7 @@ import argparse
 import os
 
 import decoding
+import films
 import index
 import models
 import report
@@ -31,6 +33,7 @@ def main() -> None:
         models.add_arguments,
         index.add_arguments,
         decoding.add_arguments,
+        films.add_arguments,
         report.add_arguments,
     ):
         add(commands)

@@ -31,22 +31,23 @@ def client_of(database: str) -> QdrantClient:
 
 
 def fill(client: QdrantClient, index: VideoIndex, collection: str) -> int:
-    """Put all videos of an index into a collection, and create it if it is missing. Returns its number of videos."""
+    """Put an index into a collection, which is created if it is missing. Returns its number of points."""
     blocks = index.features()
     width = next(blocks).shape[1]
     if not client.collection_exists(collection):
         cosine = models.VectorParams(size=width, distance=models.Distance.COSINE)
         client.create_collection(collection, vectors_config=cosine)
-    paths = iter(index.paths)
-    with tqdm(total=len(index), unit="video") as bar:
+    moments = iter(index.moments)  # of a long video, each window is a point
+    with tqdm(total=len(index), unit="point") as bar:
         for block in index.features():
             for rows in block.float().split(BATCH):
                 points = []
                 for vector in rows:
-                    path = str(next(paths))
-                    # the id follows from the path, so that a second run replaces the same points
-                    point_id = str(uuid.uuid5(uuid.NAMESPACE_URL, path))
-                    points.append(models.PointStruct(id=point_id, vector=vector.tolist(), payload={"path": path}))
+                    path, start, end = next(moments)
+                    # the id follows from path and time, so that a second run replaces the same points
+                    point_id = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{path}@{start}"))
+                    payload = {"path": str(path), "start": start, "end": end}
+                    points.append(models.PointStruct(id=point_id, vector=vector.tolist(), payload=payload))
                 client.upsert(collection, points)
                 bar.update(len(points))
     return client.count(collection).count
@@ -54,11 +55,12 @@ def fill(client: QdrantClient, index: VideoIndex, collection: str) -> int:
 
 @torch.inference_mode()
 def search(client: QdrantClient, index: VideoIndex, collection: str, query: str, top_k: int) -> list[Any]:
-    """The best videos as (path, cosine similarity), best first."""
+    """The best videos or moments as (path, start, end, cosine similarity), best first; a whole file has no times."""
     inputs = index.processor(text=[query], return_tensors="pt").to(index.model.device)
     embed = index.model.alpro.get_text_features(inputs["input_ids"]).pooler_output[0]
     found = client.query_points(collection, query=embed.float().cpu().tolist(), limit=top_k).points
-    return [(point.payload["path"], point.score) for point in found if point.payload]
+    payloads = [(point.payload, point.score) for point in found if point.payload]
+    return [(payload["path"], payload["start"], payload["end"], score) for payload, score in payloads]
 
 
 def main() -> None:
@@ -73,10 +75,10 @@ def main() -> None:
     made = Manifest.read(arguments.index).model
     index = VideoIndex.load(arguments.index, *load_model("retrieval", made["name"], made["dtype"]))
     client = client_of(arguments.database)
-    print(f"{fill(client, index, arguments.collection)} videos in {arguments.collection} of {arguments.database}")
+    print(f"{fill(client, index, arguments.collection)} points in {arguments.collection} of {arguments.database}")
     if arguments.query:
-        for path, score in search(client, index, arguments.collection, arguments.query, arguments.top_k):
-            print(f"{score:.3f}  {path}")
+        for path, start, end, score in search(client, index, arguments.collection, arguments.query, arguments.top_k):
+            print(f"{score:.3f}  {path}{'' if start is None else f'  {start:.1f} to {end:.1f} s'}")
     client.close()
 
 

@@ -130,6 +130,23 @@ def test_intervals_hold_their_metrics_and_group_by_video():
     assert row_metrics(list(question_rows(**{**ANSWERS, "videos": None})))["accuracy"].groups is None
 
 
+def test_only_rows_that_may_lack_a_rank_are_read_without_one(tmp_path):
+    """An answer that the model does not know, or a moment that was not found, has none."""
+    moment = {"query": "a fox", "video": "a", "iou": 0.0, "iou_at_5": 0.0, "video_found": False, "rank": None}
+    answer = {"question": "what?", "answer": "owl", "prediction": "fox", "correct": False, "rank": None}
+    write_results(tmp_path, results(), [moment, answer])
+    assert read_predictions(tmp_path) == [moment, answer]
+    for row, message in (
+        ({"direction": "v2t", "video": "a", "rank": None}, "line 1: the row lacks rank"),
+        ({name: value for name, value in moment.items() if name != "video"}, "line 1: the row lacks video"),
+        (moment | {"iou": "much"}, "line 1, field 'iou'"),
+        (moment | {"video_found": 1}, "line 1, field 'video_found'"),
+    ):
+        write_results(tmp_path, results(), [row])
+        with pytest.raises(ResultsError, match=message):
+            read_predictions(tmp_path)
+
+
 def test_rows_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="received 30, 30 and 8"):
         next(retrieval_rows("v2t", SCORES, np.ones(30), range(8)))

@@ -550,7 +550,7 @@ def test_command(
     printed = capsys.readouterr().out.splitlines()
     assert printed[0].startswith(f"{at_double.url}/{REPO}  (")
     spaces = {name for kind, name in at_double.repos if kind == "space"}
-    assert spaces == {"acme/video_qa", "acme/video_text_retrieval"}
+    assert spaces == {"acme/video_moment_retrieval", "acme/video_qa", "acme/video_text_retrieval"}
     assert "video_qa.py" in at_double.repos["space", "acme/video_qa"].files()
 
     assert command(*words) == 0  # nothing changed, nothing asked

@@ -1,5 +1,10 @@
 """Both sides of a benchmark compute the same result, and docs/performance.md agrees with the stored results."""
 
+import json
+from argparse import Namespace
+
+import common
+import films
 import models
 import pytest
 import report
@@ -7,6 +12,7 @@ import torch
 from fixtures import tiny
 
 from alpro_hf import AlproForVideoTextRetrieval
+from alpro_hf.sprites.films import write_films
 
 
 @pytest.fixture(scope="module")
@@ -53,3 +59,32 @@ def test_an_evaluation_counts_how_often_each_part_runs() -> None:
 
 def test_the_page_is_that_of_the_results() -> None:
     assert report.PAGE.read_text() == report.page()
+
+
+def test_films_are_cut_as_validation_says_and_measured_on_the_test(tmp_path, monkeypatch, capsys) -> None:
+    def few(output, split, count, *, size):
+        return write_films(
+            output, split, count, scenes=(3, 3), seconds=(1.5, 2.0), size=size, workers=1, progress=False
+        )
+
+    candidates = {
+        films.WHOLE: [films.settings_of((films.ENDLESS,))],
+        films.ONE: [films.settings_of((2.0,)), films.settings_of((1.0,))],
+        films.SEVERAL: [films.settings_of((2.0, 0.1))],
+        films.AT_CUTS: [films.settings_of((3.0,), cuts=True)],
+    }
+    monkeypatch.setattr(films, "write_films", few)
+    monkeypatch.setattr(films, "CANDIDATES", candidates)
+    monkeypatch.setattr(common, "RESULTS_FOLDER", tmp_path)
+    films.run(Namespace(data=tmp_path / "films", count=2, size=64, model="bundled"))
+    written = json.loads((tmp_path / "films.json").read_text())
+    test, validation = (written["tables"][split] for split in ("test", "validation"))
+    assert [row["cut"] for row in test] == list(candidates)
+    assert [row["windows"] for row in validation] == ["one window", "2 s", "1 s", "2 and 0.1 s", "3 s, at cuts"]
+    whole, one, _, at_cuts = test
+    assert whole["number of windows"] == 2  # one a film
+    best = max(validation[1:3], key=lambda row: row["r1_iou_0.5"])
+    assert one["windows"] == best["windows"]
+    # a window a scene: the cuts of these films are where their scenes change
+    assert at_cuts["number of windows"] == 6 and at_cuts["mean_iou"] > one["mean_iou"] > whole["mean_iou"]
+    assert "| whole files | one window | 2 |" in capsys.readouterr().out

@@ -10,6 +10,7 @@ from ..evaluation.settings import (
     DEFAULT_PROTOCOL,
     DEFAULT_RERANK_K,
     EVALUATED_TASKS,
+    MOMENT_GALLERIES,
     RETRIEVAL_PROTOCOLS,
     Evaluation,
 )
@@ -20,6 +21,8 @@ from .options import DTYPES, whole_number
 _DIRECTIONS = {"t2v": "text to video", "v2t": "video to text"}
 # prefix of the metrics of a variant -> its description
 _VARIANTS = {"": "", "vtc": "towers alone", "with_prior": "with similarity", "without_prior": "without similarity"}
+# task -> the metric of a group, and its name
+_LEADING = {"retrieval": ("t2v_r1", "R@1"), "qa": ("accuracy", "accuracy"), "moments": ("r1_iou_0.5", "R@1, IoU 0.5")}
 _RETRIEVAL_TITLES = {
     "r1": "R@1",
     "r5": "R@5",
@@ -43,13 +46,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "row for every query or question) and pictures: recall against rank, R@1 against the number of re-ranked\n"
         "candidates, metrics by group. alpro compare tests whether two such folders differ by more than chance.\n\n"
         "ROWS are a file or folder: JSON lines, CSV, Parquet, or a folder written by save_to_disk. The columns are\n"
-        "video and text, or video, question and answer (optional: answer_type). Paths are relative to the working\n"
-        "directory.\n"
+        "video and text; or video, question, answer (optional: answer_type); for moments, video, text and windows,\n"
+        "a list of [start, end] in seconds. Paths are relative to the working directory.\n"
         "Or ROWS are KIND:PATH, annotations in a published format; --videos names the folder of the clips:\n"
         "  released-retrieval, released-qa            the files released with ALPRO\n"
         "  msrvtt-1ka, msrvtt, msvd, didemo, webvid   captions\n"
         "  msrvtt-qa, msvd-qa                         questions\n"
-        "  table                                      CSV, JSON lines, Parquet, or a folder with metadata.csv"
+        "  qvhighlights, charades-sta,\n"
+        "  didemo-moments, activitynet-captions       moments\n"
+        "  table                                      CSV, JSON lines, Parquet, or a folder with metadata.csv; with\n"
+        "                                             columns start and end (seconds) also for moments"
     )
     parser.epilog = (
         "protocols of retrieval:\n"
@@ -62,19 +68,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "With reference and rerank, the results also contain the metrics of vtc (prefix vtc_) and of re-ranking with\n"
         "or without the similarity (prefix with_prior_ or without_prior_).\n"
         "Question answering has one protocol: the most probable of the answers that the model knows. A question\n"
-        "whose answer the model does not know counts as wrong.\n\n"
+        "whose answer the model does not know counts as wrong.\n"
+        "Moments are windows of the videos, ranked by cosine similarity; of two that overlap by more than half, the\n"
+        "better one stays. With --gallery own, they are those of the video that the text is about, as the data sets\n"
+        "define the task; with --gallery all, those of all videos. r5_iou_0.5 is the share of texts of which one of\n"
+        "the first 5 moments overlaps with a right one by at least 0.5 (intersection over union).\n\n"
         "examples:\n"
         "  alpro evaluate --task retrieval --data released-retrieval:txt/test.jsonl --videos videos \\\n"
         "      --model alpro-msrvtt --protocol reference --text-length 40 --output results/msrvtt\n"
         "  alpro evaluate --task qa --data msvd-qa:test_qa.json --video-names youtube_mapping.txt --videos videos \\\n"
         "      --model alpro-msvd-qa --output results/msvd-qa\n"
+        "  alpro evaluate --task moments --data qvhighlights:highlight_val_release.jsonl --videos videos \\\n"
+        "      --model alpro-msrvtt --window 30 10 --output results/qvhighlights\n"
         "  alpro evaluate --task retrieval --data my.jsonl --model my-model --by camera --output results/my\n"
         "on 8 GPUs, with the same result, either of:\n"
         "  torchrun --nproc_per_node 8 -m alpro_hf evaluate ...\n"
         "  accelerate launch --num_processes 8 -m alpro_hf evaluate ..."
     )
     parser.add_argument(
-        "--task", required=True, choices=EVALUATED_TASKS, help="text-video retrieval, or question answering (qa)"
+        "--task",
+        required=True,
+        choices=EVALUATED_TASKS,
+        help="text-video retrieval, question answering (qa), or moments",
     )
     parser.add_argument("--data", required=True, metavar="ROWS", help="a file or folder, or KIND:PATH; see above")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder for the results")
@@ -134,13 +149,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     protocol.add_argument(
         "--no-prior", action="store_true", help="rerank: order by the matching logit alone, without the similarity"
     )
+    moments = parser.add_argument_group("moments only")
+    moments.add_argument(
+        "--gallery",
+        choices=MOMENT_GALLERIES,
+        help="windows that a text is compared with: of its own video, or of all (default: own)",
+    )
+    moments.add_argument(
+        "--window",
+        nargs="+",
+        type=float,
+        metavar="SECONDS",
+        help="length of a window; of several lengths, each cuts the whole video (default: 15 7.5)",
+    )
+    moments.add_argument(
+        "--stride",
+        type=float,
+        metavar="SECONDS",
+        help="time between the starts of the longest windows; shorter ones have the same share (default: half)",
+    )
+    moments.add_argument("--no-cuts", action="store_true", help="let windows reach over sudden changes of the picture")
     work = parser.add_argument_group("work")
     work.add_argument(
         "--batch-size",
         type=whole_number(1),
         default=Evaluation.batch_size,
         metavar="N",
-        help="clips encoded at a time (default: %(default)s)",
+        help="clips, or windows, encoded at a time (default: %(default)s)",
     )
     work.add_argument(
         "--pair-batch-size",
@@ -200,6 +235,10 @@ def settings_of(args: argparse.Namespace) -> Evaluation:
         protocol=args.protocol,
         rerank_k=args.rerank_k,
         prior=not args.no_prior,
+        gallery=args.gallery,
+        window=args.window,
+        stride=args.stride,
+        cuts=not args.no_cuts,
         batch_size=args.batch_size,
         pair_batch_size=args.pair_batch_size,
         workers=args.workers,
@@ -239,18 +278,20 @@ def run(args: argparse.Namespace) -> int:
 def report(results: Results) -> str:
     """Results as text: model, data and protocol, a table with intervals, the groups, and what is missing."""
     protocol, data = dict(results.protocol), results.data
-    size = f"{data['questions']} questions" if results.task == "qa" else f"{data['texts']} texts"
-    named = [key for key in ("rerank_k", "prior", "num_frames", "text_length") if key in protocol]
+    counted = {"qa": ("questions",), "moments": ("queries", "windows")}.get(results.task, ("texts",))
+    size = ", ".join(f"{data[name]} {name}" for name in counted)
+    settings_of_task = ("rerank_k", "prior", "gallery", "windows", "stride", "cuts", "num_frames", "text_length")
+    named = [key for key in settings_of_task if key in protocol]
     settings = "".join(f", {key} {protocol[key]}" for key in named)
     lines = [
         f"{results.model['name']} on {data['source']}: {size}, {data['videos']} videos",
         f"protocol {protocol['name']}{settings}",
         "",
     ]
-    lines += _retrieval_lines(results) if results.task == "retrieval" else _answer_lines(results)
+    lines += _retrieval_lines(results) if results.task == "retrieval" else _metric_lines(results)
     for column, groups in results.details["breakdown"].items():
         lines += ["", f"by {column}"]
-        name, shown = ("accuracy", "accuracy") if results.task == "qa" else ("t2v_r1", "R@1")
+        name, shown = _LEADING[results.task]
         for group, found in groups.items():
             low, high = found["interval"]
             lines.append(f"  {group:20} n {found['n']:6}  {shown} {found[name]:5.1f}  [{low:.1f}, {high:.1f}]")
@@ -276,7 +317,7 @@ def _retrieval_lines(results: Results) -> list[str]:
     return lines
 
 
-def _answer_lines(results: Results) -> list[str]:
+def _metric_lines(results: Results) -> list[str]:
     lines = []
     for name, value in results.metrics.items():
         interval = results.intervals.get(name)

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..loading import BUNDLED, load_model
 from ..trust import printable
-from .options import DTYPES, whole_number
+from .options import DTYPES, positive_number, whole_number
 from .videos import (
     WHAT_IS_A_VIDEO,
     add_decoding_options,
@@ -22,6 +22,7 @@ from .videos import (
     shown,
 )
 
+DEFAULT_HOURS = 6.0
 LOOKED_AT = 16  # videos that are checked against what the model knows
 EPILOG = f"""\
 {WHAT_IS_A_VIDEO}
@@ -30,13 +31,18 @@ deleted ones are removed, and all others are left alone. An interrupted run cont
 cannot be decoded are listed at the end, and with their reasons in INDEX/failed.jsonl; the next run tries them again.
 Videos are decoded in separate processes, so a video that crashes or hangs its decoder only counts as failed.
 
-An index may be moved, and it may cover several folders. It notes its model, data type, frames and size; later runs and
-searches use the same. On a CPU most of the time goes into the model: fewer and smaller frames shorten it.
+A video of more than 30 s is cut into windows of 15 and 7.5 s that end at cuts, so that a search says when something
+happens. It is decoded once, forward, and memory does not grow with its length.
+
+An index may be moved, and it may cover several folders. It notes its model, data type, frames, size and windows; later
+runs and searches use the same. On a CPU most of the time goes into the model: fewer and smaller frames shorten it.
 
 examples:
   alpro index holiday --output holiday-index
   alpro index talks films/*.mkv --output my-index --model my-alpro --batch-size 16
   alpro index films --output my-index --model my-alpro --num-frames 4 --size 224
+  alpro index match.mp4 --output match-index --window 10 --stride 2
+  alpro index films --output my-index --window scenes       with pip install "alpro-hf[scenes]"
   accelerate launch --num_processes 4 -m alpro_hf index films --output my-index    four processes, one index
 """
 
@@ -75,6 +81,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "as for --num-frames)",
     )
     parser.add_argument(
+        "--window",
+        type=_window,
+        metavar="SECONDS|scenes|none",
+        help="length of the windows that long videos are cut into, or several, such as 4,8; scenes: at the shot "
+        "boundaries that PySceneDetect finds; none: each video is one clip (default: that of the index, or 15,7.5)",
+    )
+    parser.add_argument(
+        "--stride",
+        type=positive_number,
+        metavar="SECONDS",
+        help="from one window to the next (default: half of the length)",
+    )
+    parser.add_argument(
+        "--max-duration",
+        type=positive_number,
+        metavar="HOURS",
+        help=f"longest video; longer ones are refused (default: {DEFAULT_HOURS:g})",
+    )
+    parser.add_argument(
         "--dtype",
         choices=DTYPES,
         help="data type of the model; auto: bfloat16 where the hardware supports it, else float32 (default: that of "
@@ -91,6 +116,7 @@ def run(args: argparse.Namespace) -> int:
     from ..inference.index_shards import FAILED, MANIFEST, Manifest
     from ..inference.unfamiliar import unfamiliar_videos
     from ..inference.video_index import VideoIndex
+    from ..model.decoding_types import VideoLimits
 
     videos, failed = find_some_videos(args.paths)
     name = _lasting_name(BUNDLED if args.model is None else args.model)
@@ -110,6 +136,9 @@ def run(args: argparse.Namespace) -> int:
             "name": name,
             "num_frames": args.num_frames,
             "size": args.size,
+            "window": args.window,
+            "stride": args.stride,
+            "limits": None if args.max_duration is None else VideoLimits(max_duration=3600 * args.max_duration),
         }
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # started by accelerate launch or torchrun
             from accelerate import PartialState
@@ -132,7 +161,8 @@ def run(args: argparse.Namespace) -> int:
     index.remove(gone)
     result = {
         "index": str(args.output),
-        "videos": len(index),
+        "videos": len(index.paths),
+        "windows": len(index),
         "dtype": index.model_facts["dtype"],
         **{name: made_with(index.video_settings, name) for name in ("num_frames", "size")},
         "indexed": len(index.report.indexed),
@@ -144,7 +174,8 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(result, indent=1))
     else:
-        print(f"{printable(args.output)}: {len(index)} videos")
+        cut = f", {len(index)} windows" if len(index) > len(index.paths) else ""
+        print(f"{printable(args.output)}: {len(index.paths)} videos{cut}")
         print(f"{result['indexed']} indexed, {result['unchanged']} unchanged, {len(gone)} gone, {len(failed)} failed")
     note_unfamiliar(args, unfamiliar)
     for path in gone:
@@ -152,6 +183,16 @@ def run(args: argparse.Namespace) -> int:
     if index.report.failed:
         print(f"all failures are listed in {printable(args.output / FAILED)}", file=sys.stderr)
     return list_failed(failed)
+
+
+def _window(text: str) -> str | tuple[float, ...]:
+    """What `--window` says: a word, or seconds."""
+    if text in ("auto", "scenes", "none"):
+        return text
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not auto, scenes, none, or seconds such as 10 or 4,8") from None
 
 
 def _lasting_name(model: str) -> str:

@@ -79,6 +79,17 @@ def whole_number(least: int) -> Callable[[str], int]:
     return parse
 
 
+def positive_number(text: str) -> float:
+    """A type for `argparse`: a finite number above 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = float("nan")
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return number
+
+
 def nonblank(text: str) -> str:
     """Argument type: a text with more in it than white space."""
     if not text.strip():

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from zlib import crc32
 
 from .media_folder import media_id
+from .moment_formats import read_moments, table_windows
 from .tables import AnnotationError, Record, name_of, read_lines, read_records, read_whole, text_of, value_of
 
 AnnotationKind = Literal[
@@ -21,6 +22,10 @@ AnnotationKind = Literal[
     "didemo",
     "webvid",
     "cc3m",
+    "qvhighlights",
+    "charades-sta",
+    "didemo-moments",
+    "activitynet-captions",
     "table",
 ]
 _LONGEST_FILM = 1e9  # seconds, more than 30 years
@@ -90,6 +95,11 @@ def read_entries(file: AnnotationFile) -> Iterator[Entry]:
             return _webvid(file)
         case "cc3m":
             return _cc3m_urls(file) if ".tsv" in file.path.suffixes else _captions(file, "image", "caption")
+        case "qvhighlights" | "charades-sta" | "didemo-moments" | "activitynet-captions":
+            return (
+                Entry(place, media_id(video), (video,), {"text": text, "windows": windows})
+                for place, video, text, windows in read_moments(file.kind, file.path, file.encoding)
+            )
         case "table":
             return _table(file)
 
@@ -262,10 +272,13 @@ def _table(file: AnnotationFile) -> Iterator[Entry]:
             continue
         name = name_of(record, where[media], place)
         identity = name_of(record, where["video_id"], place) if "video_id" in where else name
+        fields: dict[str, Any]
         if "question" in where:
-            fields = _question({to: value_of(record, at, place) for to, at in where.items()}, place)
+            fields = {**_question({to: value_of(record, at, place) for to, at in where.items()}, place)}
         else:
             fields = {"text": text_of(record, where["text"], place)}
+            if "windows" in where or "start" in where:
+                fields["windows"] = table_windows(record, where, place)
         yield Entry(place, identity, (name,), fields)
 
 

@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import pyarrow as pa
-from datasets import Dataset, Features, IterableDataset, Value
+from datasets import Dataset, Features, IterableDataset, List, Value
 from datasets.fingerprint import get_temporary_cache_files_directory
 from tqdm import tqdm
 
@@ -28,6 +28,7 @@ from ..trust import printable
 from .annotation_formats import AnnotationFile, AnnotationKind, Entry, read_entries
 from .columns import TABLE_COLUMNS
 from .media_folder import MediaFolder
+from .moment_formats import MomentKind, has_times
 from .rows import stable_id
 from .spelling import composed, look_alike, other_delimiter, spellings
 from .tables import AnnotationError, name_of, read_lines, read_records
@@ -43,6 +44,10 @@ SPLIT_FILES: dict[str, tuple[str, ...]] = {
     "msvd-qa": ("{split}_qa.json",),
     "didemo": ("{split}_data.json",),
     "webvid": ("results_2M_{split}.csv", "results_10M_{split}.csv"),
+    "qvhighlights": ("highlight_{split}_release.jsonl",),
+    "charades-sta": ("charades_sta_{split}.txt",),
+    "didemo-moments": ("{split}_data.json",),
+    "activitynet-captions": ("{split}.json",),
     "table": ("{split}/metadata.csv", "{split}/metadata.jsonl", "{split}/metadata.parquet"),
 }
 # Kind -> files that hold all splits, or the only one.
@@ -53,7 +58,8 @@ WHOLE_FILES: dict[str, tuple[str, ...]] = {
     "table": ("metadata.csv", "metadata.jsonl", "metadata.parquet"),
 }
 # Kinds in which annotators wrote, or a program generated, the same words for a clip more than once.
-REPEATS = ("released-retrieval", "released-qa", "msrvtt", "msrvtt-qa", "msvd", "msvd-qa")
+MOMENTS = get_args(MomentKind)
+REPEATS = ("released-retrieval", "released-qa", "msrvtt", "msrvtt-qa", "msvd", "msvd-qa", *MOMENTS)
 _BATCH, _BATCH_CHARACTERS = 10_000, 1 << 25  # rows written to Arrow at a time; fewer if their texts are long
 _LOOKED_AT = 100_000  # files of a folder, for a name that looks like a missing one
 _WORDS = ("text", "question", "answer")
@@ -115,7 +121,7 @@ def load_annotations(
 
     Rows are `{"video", "text", "video_id"}`, or for questions `{"video", "question", "answer", "answer_type",
     "video_id"}`; images have `image` instead of `video`. `msrvtt` adds `category` (0 to 19) and `duration` (seconds),
-    if the file has them.
+    if the file has them. Kinds of moments add `windows`: `[start, end]` in seconds, all that annotators gave.
 
     | kind | file | split |
     | --- | --- | --- |
@@ -132,6 +138,12 @@ of the file | F: `<split>_data.json` |
     | `webvid` | CSV `videoid,contentUrl,duration,page_dir,name`; or any table of `video_id`, `text` | \
 F: `results_2M_<split>.csv` |
     | `cc3m` | JSON list `image`, `caption`; or TSV of caption and URL without a header | |
+    | `qvhighlights` | JSON lines `query`, `vid`, `duration`, `relevant_windows` | \
+F: `highlight_<split>_release.jsonl` |
+    | `charades-sta` | lines `VID start end##sentence` | F: `charades_sta_<split>.txt` |
+    | `didemo-moments` | JSON list, `video`, `description`, `times`: first and last segment of 5 s | \
+F: `<split>_data.json` |
+    | `activitynet-captions` | JSON object `{id: {duration, timestamps, sentences}}` | F: `<split>.json` |
     | `table` | your own CSV, TSV, JSON, JSON lines or Parquet | F: `<split>/metadata.csv`; or a column `split` |
 
     F: the file is one split; to choose by `split`, give the folder. `path` may also be the folder that contains the
@@ -155,7 +167,8 @@ F: `results_2M_<split>.csv` |
         video_names: Names of clips that differ from their ids: a mapping from id to name, or a text file with
             `<name> <id>` on each line, such as the `youtube_mapping.txt` of MSVD-QA.
         columns: For `table`, from a field of the row to its column in the file: `{"text": "description"}`. Recognised
-            without it: `file_name`, `clip_name` or `video_id` for `video`, `caption` or `sentence` for `text`.
+            without it: `file_name`, `clip_name` or `video_id` for `video`, `caption` or `sentence` for `text`. If the
+            first row has a list `windows`, or numbers in `start` and `end`, rows have `windows`.
         recursive: Whether to look for clips in subfolders, too.
         missing: File for the ids of missing clips, one a line; it is empty if none is missing. A stream writes it at
             the end of each pass.
@@ -308,10 +321,17 @@ def _layout(
         # `metadata.csv` of an image folder also names its files in the column file_name
         if has_image_extension(str(record[where[media]])):
             media, where["image"] = "image", where[media]
+        named = [name for name in ("windows", "start", "end") if name in columns]
+        if asks or media == "image" or not (named or has_times(record, where)):
+            where = {name: column for name, column in where.items() if name not in ("windows", "start", "end")}
+        elif "windows" not in where and not ("start" in where and "end" in where):
+            raise AnnotationError(f"{place}: a moment needs a start and an end, and columns names only {named[0]!r}.")
     names = [media, *(("question", "answer", "answer_type") if asks else ("text",)), "video_id"]
     features = Features({name: Value("string") for name in names})
     if kind == "msrvtt":
         features["category"], features["duration"] = Value("int64"), Value("float64")
+    if kind in MOMENTS or "windows" in where or "start" in where:
+        features["windows"] = List(List(Value("float64")))
     return media, features, where
 
 
@@ -497,8 +517,9 @@ def _finish(plan: _Plan, tally: _Tally) -> None:
 
 
 def _digest(row: Mapping[str, Any]) -> int:
-    """A hash that is equal for rows with the same clip and words."""
-    return stable_id("\0".join((row["video_id"], *(row[name] for name in _WORDS if name in row))).encode())
+    """A hash that is equal for rows with the same clip and words; the same may happen at two times."""
+    moments = [repr(row["windows"])] if "windows" in row else []
+    return stable_id("\0".join((row["video_id"], *(row[name] for name in _WORDS if name in row), *moments)).encode())
 
 
 def _repeated(digests: np.ndarray) -> np.ndarray:

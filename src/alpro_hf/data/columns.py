@@ -4,7 +4,13 @@
 MEDIA_COLUMNS = ("video", "image")
 
 # Task -> columns of text that its rows must have.
-WORD_COLUMNS = {"prompter": ("text",), "pretrain": ("text",), "retrieval": ("text",), "qa": ("question", "answer")}
+WORD_COLUMNS = {
+    "prompter": ("text",),
+    "pretrain": ("text",),
+    "retrieval": ("text",),
+    "moments": ("text",),
+    "qa": ("question", "answer"),
+}
 
 # Columns of a table that are taken for its captions when none is named.
 CAPTION_COLUMNS = ("text", "caption", "sentence")
@@ -18,6 +24,9 @@ TABLE_COLUMNS: dict[str, tuple[str, ...]] = {
     "question": ("question",),
     "answer": ("answer",),
     "answer_type": ("answer_type",),
+    "windows": ("windows",),
+    "start": ("start",),
+    "end": ("end",),
 }
 
 

@@ -17,6 +17,7 @@ from ..model.decoding_column import file_of
 from ..model.decoding_source import is_url
 from .annotations import load_annotations
 from .columns import MEDIA_COLUMNS, WORD_COLUMNS
+from .moment_formats import checked_windows
 from .parquet_file import check_unfolding
 from .rows import undecoded
 from .spelling import existing, look_alike, other_delimiter
@@ -48,7 +49,7 @@ def load_rows(
 
     Args:
         spec: A file or folder of rows, see `read_rows`; or KIND:PATH, see `load_annotations`.
-        task: `prompter`, `pretrain`, `retrieval` or `qa`.
+        task: `prompter`, `pretrain`, `retrieval`, `moments` or `qa`.
         videos: The folder of the clips of KIND:PATH.
         split: The split to read, if the file or folder has several.
         output: Folder for a list of the missing clips of KIND:PATH; None for no list.
@@ -78,6 +79,7 @@ def load_rows(
     columns = list(rows.features or ())
     media = MEDIA_COLUMNS if task in ("prompter", "pretrain") else ("video",)
     lacking = [name for name in WORD_COLUMNS[task] if name not in columns]
+    lacking += ["windows"] if task == "moments" and "windows" not in columns else []
     if not any(name in columns for name in media):
         lacking.insert(0, " or ".join(media))
     if lacking:
@@ -88,6 +90,9 @@ def load_rows(
         )
     for name in WORD_COLUMNS[task]:
         _check_words(spec, rows, name)
+    if task == "moments":
+        for place, windows in enumerate(rows["windows"]):
+            checked_windows(windows, f"{spec}: row {place} (counted from 0), field 'windows'")
     if match:
         return undecoded(rows)
     if videos is not None:

@@ -4,28 +4,24 @@ A video is decoded once, forward. `WindowCutter` is fed its frames at a steady r
 as its last frame has come. It keeps the frames of the longest window and no more, so memory does not grow with the
 length of the video.
 
-Windows do not reach over cuts, where a caption would have to describe two things. A cut is a change of the picture
-that is large, and large compared with the changes just before it. Fades and dissolves are not found.
+Windows do not reach over cuts, where a caption would have to describe two things, see `data.cuts`.
 """
 
 import math
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
-from statistics import fmean
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from ..model.decoding import decode_stream
-from ..model.decoding_source import VideoSource
-from ..model.decoding_types import Frames, VideoDecodeError, VideoInfo
+from ..model.decoding_source import VideoSource, source_name
+from ..model.decoding_types import Frames, TruncatedVideoError, VideoDecodeError, VideoInfo
+from .cuts import CutDetector, SceneChange, SuddenChange
 
-GRID = 8  # cells to a side, over which colours are averaged before two frames are compared
-LARGE = 10.0  # of 255: the mean change of the cells at a cut; chosen on films of the validation split
-SUDDEN = 3.0  # times the mean change of the frames before
-REMEMBERED = 10  # frames before, of which that mean is taken
+SHORTEST = 0.1  # seconds of a window and between two windows
 
 
 @dataclass(frozen=True)
@@ -39,17 +35,17 @@ class WindowSettings:
             have the same share of their length between them. None: half of the length.
         short: Videos up to this many seconds are one clip.
         shortest: Seconds below which a shot is joined with the next one.
-        cuts: Whether windows end at cuts.
+        cuts: What ends a window: `sudden` changes, the `scenes` of PySceneDetect, or None for nothing.
 
     Raises:
-        ValueError: A number is not above 0, the stride exceeds the length, or `shortest` does.
+        ValueError: A number is below `SHORTEST`, the stride exceeds the length, or `shortest` does.
     """
 
     lengths: tuple[float, ...] = (15.0, 7.5)
     stride: float | None = None
     short: float = 30.0
     shortest: float = 1.0
-    cuts: bool = True
+    cuts: Literal["sudden", "scenes"] | None = "sudden"
 
     def __post_init__(self) -> None:
         if not self.lengths:
@@ -57,8 +53,8 @@ class WindowSettings:
         stride = self.longest / 2 if self.stride is None else self.stride
         named = [("length", length) for length in self.lengths] + [("stride", stride), ("shortest", self.shortest)]
         for name, seconds in named:
-            if not 0 < seconds < float("inf"):
-                raise ValueError(f"{name} is {seconds}; give a number of seconds above 0.")
+            if not SHORTEST <= seconds < float("inf"):
+                raise ValueError(f"{name} is {seconds}; give a number of seconds, at least {SHORTEST}.")
         if not 0 <= self.short < float("inf"):
             raise ValueError(f"short is {self.short}; give a number of seconds, 0 to cut every video.")
         if stride > self.longest:
@@ -66,6 +62,8 @@ class WindowSettings:
                 f"stride is {stride} s and the length {self.longest} s: what lies between two windows would be in "
                 "none. Give a stride of at most the length."
             )
+        if self.cuts not in ("sudden", "scenes", None):
+            raise ValueError(f"cuts is {self.cuts!r}; use 'sudden', 'scenes' or None.")
         if self.shortest > min(self.lengths):
             raise ValueError(
                 f"shortest is {self.shortest} s, longer than a window of {min(self.lengths)} s. Give at most that."
@@ -113,8 +111,8 @@ class WindowCutter:
         self.settings, self.num_frames = settings, num_frames
         self._lengths = sorted(set(settings.lengths), reverse=True)
         self._kept: deque[tuple[float, np.ndarray]] = deque()
-        self._grid: np.ndarray | None = None
-        self._changes: deque[float] = deque(maxlen=REMEMBERED)
+        kinds: dict[str | None, Callable[[], CutDetector]] = {"sudden": SuddenChange, "scenes": SceneChange}
+        self._detector = kinds[settings.cuts]() if settings.cuts else None
         self._begin_shot(0.0)
 
     def _begin_shot(self, start: float) -> None:
@@ -133,10 +131,10 @@ class WindowCutter:
             The windows that end at or before this frame.
         """
         finished: list[Window] = []
-        if self.settings.cuts and self._is_sudden(pixels) and time - self._shot >= self.settings.shortest:
+        is_cut = self._detector is not None and self._detector.is_cut(pixels)
+        if is_cut and time - self._shot >= self.settings.shortest:
             finished += self._windows_until(time) + self._end_shot(time)
             self._kept.clear()
-            self._changes.clear()  # what was usual in one shot says nothing of the next
             self._begin_shot(time)
         finished += self._windows_until(time)
         self._kept.append((time, pixels))
@@ -176,17 +174,6 @@ class WindowCutter:
         shown = [self._kept[max(0, bisect_right(times, middle) - 1)][1] for middle in middles]
         return Window(start, end, np.stack(shown))
 
-    def _is_sudden(self, pixels: np.ndarray) -> bool:
-        """Whether the picture changes as at a cut."""
-        grid, before = _grid_of(pixels), self._grid
-        self._grid = grid
-        if before is None:
-            return False
-        change = float(np.abs(grid - before).mean())
-        usual = fmean(self._changes) if self._changes else 0.0
-        self._changes.append(change)
-        return change > LARGE and change > SUDDEN * usual
-
 
 def stream_windows(
     source: VideoSource,
@@ -195,7 +182,7 @@ def stream_windows(
     *,
     stream: Callable[..., Iterator[Frames]] = decode_stream,
     **options: Any,
-) -> Iterator[Window]:
+) -> Generator[Window, None, None]:
     """Decode a video once and hand out its windows on the way.
 
     Args:
@@ -209,7 +196,8 @@ def stream_windows(
         Windows, in the order in which they end.
 
     Raises:
-        VideoDecodeError, OSError: As `decode_stream`. If damage is met on the way, the windows before it come first.
+        VideoDecodeError, OSError: As `decode_stream`. If damage is met on the way, or the file ends early, the windows
+            before that come first.
     """
     spacing, duration = settings.spacing(num_frames), 0.0
 
@@ -221,7 +209,8 @@ def stream_windows(
 
     cutter, before, seen, given, reached = WindowCutter(settings, num_frames), -1, 0, 0, 0.0
     damage: VideoDecodeError | None = None
-    parts = stream(source, choose, **options)
+    ends_early = False
+    parts = stream(source, choose, allow_truncated=True, **options)
     while True:
         try:
             frames = next(parts, None)
@@ -230,10 +219,14 @@ def stream_windows(
         if frames is None:
             # after damage, nothing is known behind the last frame
             windows = cutter.finish(reached if damage else max(duration, reached))
+            if ends_early:
+                problem = f"the file ends early, after {reached:.1f} s"
+                damage = TruncatedVideoError(source_name(source), problem, "Get the whole file")
         else:
             if frames.indices[0] <= before:  # the file is read anew, and gives the same windows once more
                 cutter, seen = WindowCutter(settings, num_frames), 0
             before, reached = frames.indices[0], frames.timestamps[-1]
+            ends_early = frames.info.truncated
             windows = []
             for time, pixels in zip(frames.timestamps, frames.pixels.numpy(), strict=True):
                 windows += cutter.feed(time, pixels)
@@ -248,18 +241,10 @@ def stream_windows(
             return
 
 
-def _grid_of(pixels: np.ndarray) -> np.ndarray:
-    """Mean colours of cells: float32 (3, cells, cells)."""
-    cells: np.ndarray = pixels.astype(np.float32)
-    for axis in (1, 2):
-        edges = np.linspace(0, cells.shape[axis], min(GRID, cells.shape[axis]) + 1).astype(int)
-        widths = np.diff(edges).reshape((-1, 1) if axis == 1 else (1, -1))
-        cells = np.add.reduceat(cells, edges[:-1], axis=axis) / widths
-    return cells
-
-
 def overlap(start: float, end: float, other_start: float, other_end: float) -> float:
     """Intersection over union of two spans of time, in [0, 1]."""
+    if (start, end) == (other_start, other_end):
+        return 1.0
     union = max(end, other_end) - min(start, other_start)
     return max(0.0, min(end, other_end) - max(start, other_start)) / union if union > 0 else 1.0
 

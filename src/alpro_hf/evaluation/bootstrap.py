@@ -17,6 +17,11 @@ def recall_at(k: int) -> Statistic:
     return lambda ranks: 100.0 * float(np.mean(ranks <= k))
 
 
+def reaching(threshold: float) -> Statistic:
+    """The share of values (n,) that are at least `threshold`, in percent."""
+    return lambda values: 100.0 * float(np.mean(values >= threshold))
+
+
 def percentage(hits: np.ndarray) -> float:
     """The share of hits (n,) that are true, in percent: an accuracy."""
     return 100.0 * float(np.mean(hits))
@@ -163,5 +168,6 @@ __all__ = [
     "bootstrap_interval",
     "paired_bootstrap",
     "percentage",
+    "reaching",
     "recall_at",
 ]

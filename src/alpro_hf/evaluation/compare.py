@@ -6,7 +6,7 @@ from .bootstrap import PairedDifference, paired_bootstrap
 from .results import ResultsError, Row, read_predictions, read_results, row_metrics
 
 # fields of a prediction that must be equal in both evaluations: they say what the row is about
-_ROW_IDENTITY = ("direction", "text", "video", "question", "answer", "answer_type")
+_ROW_IDENTITY = ("direction", "text", "video", "question", "answer", "answer_type", "query", "windows")
 
 
 def compare_results(

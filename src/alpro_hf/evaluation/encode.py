@@ -1,4 +1,4 @@
-"""The work of an evaluation: encode rows, match pairs and answer questions, in one process or several.
+"""The work of an evaluation: encode rows and windows, match pairs and answer questions, in one process or several.
 
 Work is cut into the same batches whatever the number of processes. The processes take batches in turn and then
 exchange the results. So several processes compute the same as one, to the last bit, and each has all results. Every
@@ -6,6 +6,7 @@ clip is decoded and encoded once, however many captions it has. Questions about 
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
@@ -17,6 +18,9 @@ from tqdm.auto import tqdm
 
 from ..data.collator import AlproCollator, Collated
 from ..data.rows import NumberedRows, undecoded, video_id
+from ..data.windows import Window, WindowSettings, stream_windows
+from ..model.decoding_column import file_of
+from ..model.decoding_types import VideoDecodeError
 from ..model.matching_alpro import encode_clips, vtm_scores
 from ..model.modeling_alpro import (
     AlproForVideoQuestionAnswering,
@@ -63,6 +67,32 @@ class Answers(NamedTuple):
     labels: torch.Tensor
     probabilities: torch.Tensor
     ranks: torch.Tensor
+
+
+class VideoWindows(NamedTuple):
+    """The windows of one video.
+
+    Args:
+        rows: Numbers of the rows about it.
+        spans: Start and end of each window, in seconds.
+        embeds: float32 (windows, P), their unit vectors, on the CPU.
+    """
+
+    rows: list[int]
+    spans: list[tuple[float, float]]
+    embeds: torch.Tensor
+
+
+class WindowStates(NamedTuple):
+    """Encoded rows of moments.
+
+    Args:
+        text_embeds: float32 (rows, P), unit vectors on the CPU.
+        videos: Those that can be decoded, in the order of their first rows.
+    """
+
+    text_embeds: torch.Tensor
+    videos: list[VideoWindows]
 
 
 @torch.inference_mode()
@@ -127,6 +157,78 @@ def encode_rows(
 
     parts, skipped = gather_states(parts), _skipped(lost, clips)
     return _without(merge_states(parts).to(base.device), [ids[skip.row] for skip in skipped]), skipped
+
+
+@torch.inference_mode()
+def encode_windows(
+    model: AlproPreTrainedModel,
+    processor: Any,
+    rows: Sequence[Mapping[str, Any]],
+    windows: WindowSettings,
+    *,
+    batch_size: int = 16,
+    title: str | None = None,
+) -> tuple[WindowStates, list[Skipped]]:
+    """Encode the texts of rows, and their videos as windows. Each video is decoded once, by one of the processes.
+
+    Args:
+        model: Any ALPRO model with both towers, in evaluation mode and on its device.
+        processor: Its `AlproProcessor`, which decides on the frames of a window and on the length of texts.
+        rows: `{"video", "text"}`; a `Dataset` or a list.
+        windows: How videos are cut.
+        batch_size: Windows encoded at a time.
+        title: Title of the progress bars; None: no bars.
+
+    Returns:
+        The encoded rows, and the videos that cannot be decoded.
+
+    Raises:
+        ValueError: No video can be decoded, or there are no rows.
+    """
+    rows = undecoded(rows)
+    base = cast(AlproModel, plain_model(model).base_model)
+    videos: dict[int, list[int]] = {}
+    texts: list[str] = []
+    for number, row in enumerate(_bar(rows, title and f"{title}: rows", "row")):
+        videos.setdefault(video_id(row), []).append(number)
+        texts.append(row["text"])
+    found: list[VideoWindows] = []
+    lost: dict[int, str] = {}
+    for numbers in _bar(_own(list(videos.values())), title and f"{title}: videos", "video"):
+        try:
+            source = file_of(rows[numbers[0]]["video"])
+            found.append(VideoWindows(numbers, *_window_features(base, processor, source, windows, batch_size)))
+        except (VideoDecodeError, OSError) as error:
+            lost[numbers[0]] = str(error)
+    embeds = []
+    for batch in _cut(texts, _TEXTS):
+        words = processor(text=list(batch), return_tensors="pt").to(base.device)
+        text = base.get_text_features(words["input_ids"], words["attention_mask"])
+        embeds.append(text.pooler_output.float().cpu())
+    found, skipped = _together(found), _skipped(lost, videos)
+    return WindowStates(torch.cat(embeds), sorted(found, key=lambda video: video.rows[0])), skipped
+
+
+def _window_features(
+    model: AlproModel, processor: Any, source: Any, windows: WindowSettings, batch_size: int
+) -> tuple[list[tuple[float, float]], torch.Tensor]:
+    """Start and end of the windows of a video, and their unit vectors (n, P)."""
+    video_processor = processor.video_processor
+    size = dict(video_processor.size) if video_processor.do_resize else {}
+    stream = stream_windows(
+        source, windows, video_processor.num_frames, height=size.get("height"), width=size.get("width")
+    )
+    spans: list[tuple[float, float]] = []
+    embeds: list[torch.Tensor] = []
+    batch: list[Window]
+    while batch := list(islice(stream, batch_size)):
+        clips = [torch.from_numpy(window.pixels) for window in batch]
+        inputs = video_processor(
+            clips, do_sample_frames=False, input_data_format="channels_first", return_tensors="pt"
+        )
+        embeds += [clip.embed.cpu() for clip in encode_clips(model, inputs["pixel_values_videos"])]
+        spans += [(window.start, window.end) for window in batch]
+    return spans, torch.stack(embeds)
 
 
 def gather_states(parts: list[RetrievalStates]) -> list[RetrievalStates]:
@@ -444,9 +546,12 @@ def _bar(items: Iterable[T], title: str | None, unit: str, total: int | None = N
 __all__ = [
     "Answers",
     "Skipped",
+    "VideoWindows",
+    "WindowStates",
     "answer_rows",
     "encode_batches",
     "encode_rows",
+    "encode_windows",
     "gather_states",
     "match_pairs",
     "merge_states",

@@ -1,4 +1,4 @@
-"""Figures of a retrieval evaluation: recall over rank, and recall over the number of re-ranked candidates."""
+"""Figures of an evaluation: recall over rank, over the number of re-ranked candidates, and over overlap."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 RANKS_PICTURE = "ranks.png"
 RERANK_PICTURE = "rerank.png"
+OVERLAPS_PICTURE = "overlaps.png"
 _DIRECTIONS = {"t2v": "text to video", "v2t": "video to text"}
 _QUERIES = _DIRECTIONS | {"qa": "question to answer"}
 _MARKED = (1, 5, 10, 50)
@@ -171,6 +172,31 @@ def plot_ranks(ranks: Mapping[str, Any], candidates: Mapping[str, int] | None = 
     return figure
 
 
+def plot_overlaps(overlaps: Mapping[str, np.ndarray]) -> "Figure":
+    """Draw the recall of moments over the overlap that it asks for. Save the figure with `savefig`.
+
+    Args:
+        overlaps: Name of a line, such as `R@1`, -> (queries,) overlaps with the right moments, in [0, 1].
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError: There are no overlaps.
+    """
+    if not overlaps or not all(map(len, overlaps.values())):
+        raise ValueError("plot_overlaps needs the overlaps of at least one query.")
+    figure, axes = new_figure("Recall over overlap", "temporal intersection over union", "queries found (%)")
+    least = np.linspace(0.01, 1, 100)
+    for name, values in overlaps.items():
+        recall = 100.0 * np.mean(np.asarray(values)[:, None] >= least, axis=0)
+        axes.plot(least, recall, label=f"{name}, {len(values)} queries")
+    for threshold in (0.3, 0.5, 0.7):
+        axes.axvline(threshold, color="grey", linestyle=":", linewidth=1)
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 102)
+    axes.legend(fontsize=8)
+    return figure
+
+
 def new_figure(title: str, x: str, y: str) -> tuple["Figure", "Axes"]:
     """A figure with labelled axes. It needs no display.
 
@@ -197,10 +223,12 @@ def new_figure(title: str, x: str, y: str) -> tuple["Figure", "Axes"]:
 
 
 __all__ = [
+    "OVERLAPS_PICTURE",
     "RANKS_PICTURE",
     "RERANK_PICTURE",
     "RerankCurve",
     "new_figure",
+    "plot_overlaps",
     "plot_ranks",
     "plot_rerank_curve",
     "rerank_curve",

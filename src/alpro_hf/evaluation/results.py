@@ -26,7 +26,7 @@ from huggingface_hub.errors import StrictDataclassError
 from ..files import inside, is_name, write_whole
 from ..untrusted_json import JsonBoundsError, open_regular, parse_json, read_json
 from ..version import __version__
-from .bootstrap import Statistic, bootstrap_interval, percentage, recall_at
+from .bootstrap import Statistic, bootstrap_interval, percentage, reaching, recall_at
 
 RESULTS = "results.json"
 PREDICTIONS = "predictions.jsonl"
@@ -35,12 +35,16 @@ _LONGEST_ROW = 1 << 22  # bytes of a row of predictions
 # fields that metrics are computed from -> their types, and these in words
 _ROW_TYPES: dict[str, tuple[tuple[type, ...], str]] = {
     "direction": ((str,), "a text"),
-    "rank": ((int, float), "a number"),
+    "rank": ((int, float, NoneType), "a number"),
+    "iou": ((int, float), "a number"),
+    "iou_at_5": ((int, float), "a number"),
+    "video_found": ((bool,), "true or false"),
     "correct": ((bool,), "true or false"),
     "answer_type": ((str, NoneType), "a text"),
     "video": ((str, int, NoneType), "a name or a number"),
 }
 _RECALL_AT = (1, 5, 10, 50)
+_OVERLAPS = (0.3, 0.5, 0.7)  # temporal intersection over union, from which on a moment is found
 
 Row = dict[str, Any]
 
@@ -69,7 +73,9 @@ def row_metrics(rows: Sequence[Row]) -> dict[str, RowMetric]:
     Returns:
         Name of the metric in `results.json` to its values and statistic. For retrieval: recall at 1, 5, 10 and 50,
         median and mean rank in each direction that the rows have; captions are grouped by their video. For question
-        answering: accuracy, overall and by type; questions are grouped by their video, if all rows name one.
+        answering: accuracy, overall and by type; questions are grouped by their video, if all rows name one. For
+        moments: recall at 1 and 5 from an overlap of 0.3, 0.5 and 0.7 on, mean overlap, and recall of the video;
+        queries are grouped by their video.
     """
     found: dict[str, RowMetric] = {}
     for direction in ("t2v", "v2t"):
@@ -90,6 +96,18 @@ def row_metrics(rows: Sequence[Row]) -> dict[str, RowMetric]:
             found[f"accuracy_{kind.replace(' ', '_')}"] = _accuracy(
                 [row for row in answered if row.get("answer_type") == kind]
             )
+    return found | _overlap_metrics([row for row in rows if "iou" in row])
+
+
+def _overlap_metrics(rows: Sequence[Row]) -> dict[str, RowMetric]:
+    if not rows:
+        return {}
+    groups = np.array([str(row["video"]) for row in rows])
+    first, best = (np.array([row[name] for row in rows], float) for name in ("iou", "iou_at_5"))
+    found = {f"r1_iou_{least:g}": RowMetric(first, reaching(least), groups) for least in _OVERLAPS}
+    found |= {f"r5_iou_{least:g}": RowMetric(best, reaching(least), groups) for least in _OVERLAPS}
+    found["mean_iou"] = RowMetric(first, percentage, groups)
+    found["video_r1"] = RowMetric(np.array([row["video_found"] for row in rows], bool), percentage, groups)
     return found
 
 
@@ -213,8 +231,9 @@ def question_rows(
 def data_fingerprint(rows: Iterable[Mapping[str, Any]]) -> str:
     """A hash of annotation rows: equal if the same questions are asked about the same files, in the same order.
 
-    It covers `text`, `question`, `answer`, `answer_type`, and the file names of `video` and `image`. Folders do not
-    count, so the data may lie anywhere; encoded bytes without a name count by their content. Nothing is decoded.
+    It covers `text`, `question`, `answer`, `answer_type`, `windows`, and the file names of `video` and `image`.
+    Folders do not count, so the data may lie anywhere; encoded bytes without a name count by their content. Nothing is
+    decoded.
 
     Returns:
         `sha256:` and 64 hexadecimal digits.
@@ -226,7 +245,7 @@ def data_fingerprint(rows: Iterable[Mapping[str, Any]]) -> str:
     for number, row in enumerate(rows):
         # absent and None are the same: tables fill missing columns with None
         seen: Row = {}
-        for name in ("text", "question", "answer", "answer_type"):
+        for name in ("text", "question", "answer", "answer_type", "windows"):
             if row.get(name) is not None:
                 seen[name] = row[name]
         for name in ("video", "image"):
@@ -290,7 +309,7 @@ class Results:
     """The content of `results.json`.
 
     Args:
-        task: `retrieval` or `qa`.
+        task: `retrieval`, `qa` or `moments`.
         protocol: `name` of the protocol, and its settings, such as `rerank_k`.
         metrics: Name to value. Shares are in percent.
         model: `name` and `revision`, see `model_source`.
@@ -472,7 +491,7 @@ def _has_keys_of(schema: Any) -> Callable[[Mapping[str, Any]], None]:
 
 
 class _ResultsFile(TypedDict):
-    task: Literal["retrieval", "qa"]
+    task: Literal["retrieval", "qa", "moments"]
     protocol: Annotated[dict[str, Any], _has_keys_of(_Protocol)]
     metrics: Annotated[dict[str, int | float], _finite_numbers]
     model: Annotated[dict[str, Any], _has_keys_of(_Model)]
@@ -550,7 +569,9 @@ def _row(line: bytes, place: str) -> Row:
     if not isinstance(row, dict):
         raise ResultsError(f"{place}: a row is an object with named fields; received {row!r:.60}.")
     needed = {"t2v": ("rank", "video"), "v2t": ("rank",)}.get(str(row.get("direction")), ())
-    if missing := [name for name in needed if name not in row]:
+    needed = ("video", "iou_at_5", "video_found") if "iou" in row else needed
+    # an answer that the model does not know, or a moment that was not found, has no rank
+    if missing := [name for name in needed if name not in row or (name == "rank" and row[name] is None)]:
         raise ResultsError(f"{place}: the row lacks {', '.join(missing)}.")
     for name, (types, said) in _ROW_TYPES.items():
         # by `type`, because a bool is an int for `isinstance`

@@ -16,12 +16,14 @@ import torch
 from datasets import Dataset
 
 from ..data.load_rows import load_rows, missing_list
+from ..data.windows import WindowSettings
 from ..files import write_whole
 from ..loading import BUNDLED, BUNDLED_BY_TASK, best_dtype, find_model, load_model
 from ..model.matching_alpro import matching_problem
 from .breakdown import BREAKDOWN_PICTURE, GROUP_COLUMNS, WORDS, break_down, groups_of, plot_breakdown
 from .encode import processes
 from .measure import EvaluationOutcome, clip_name, measure_answers, measure_retrieval
+from .moments import measure_moments
 from .results import RESULTS, Results, data_fingerprint, metric_intervals, model_source, write_results
 from .settings import DEFAULT_PROTOCOL, DEFAULT_RERANK_K, Evaluation, EvaluationError
 
@@ -57,7 +59,7 @@ def evaluate(settings: Evaluation) -> Results | None:
     columns = _columns(settings, rows)
     protocol: Any = settings.protocol or DEFAULT_PROTOCOL
     # the protocol vtc uses the two towers alone, so it must not refuse a model without a matching head
-    kind: Any = "towers" if protocol == "vtc" else settings.task
+    kind: Any = "towers" if protocol == "vtc" or settings.task == "moments" else settings.task
     model, processor = load_model(kind, settings.model, revision=settings.revision, device=state.device)
     if settings.task == "retrieval":
         protocol = _possible_protocol(settings, model)
@@ -67,14 +69,15 @@ def evaluate(settings: Evaluation) -> Results | None:
         # weights stay float32: autocast keeps sums and normalizations exact
         "computing": torch.autocast(state.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16),
         "batch_size": settings.batch_size,
-        "workers": settings.workers,
         "title": settings.task,
     }
-    if settings.task == "qa":
-        found = measure_answers(model, processor, rows, **work)
+    if settings.task == "moments":
+        found = measure_moments(model, processor, rows, _windows(settings), settings.gallery or "own", **work)
+    elif settings.task == "qa":
+        found = measure_answers(model, processor, rows, workers=settings.workers, **work)
     else:
         work |= {"rerank_k": settings.rerank_k or DEFAULT_RERANK_K, "prior": settings.prior}
-        work |= {"pair_batch_size": settings.pair_batch_size}
+        work |= {"pair_batch_size": settings.pair_batch_size, "workers": settings.workers}
         found = measure_retrieval(model, processor, rows, protocol, **work)
     if not state.is_main_process:
         return None
@@ -113,10 +116,25 @@ def _check(settings: Evaluation) -> None:
     for name, given in {"protocol (--protocol)": settings.protocol is not None, **of_rerank}.items():
         if given and settings.task == "qa":
             raise EvaluationError(f"{name} belongs to retrieval; questions are answered by a classifier. Remove it.")
+        if given and settings.task == "moments":
+            raise EvaluationError(f"{name} belongs to retrieval; moments are ranked by similarity. Remove it.")
     for name, given in of_rerank.items():
         if given and settings.protocol != "rerank":
             protocol = settings.protocol or DEFAULT_PROTOCOL
             raise EvaluationError(f"{name} belongs to the protocol rerank, but the protocol is {protocol}. Remove it.")
+    of_moments = {
+        "gallery (--gallery)": settings.gallery is not None,
+        "window (--window)": settings.window is not None,
+        "stride (--stride)": settings.stride is not None,
+        "cuts (--no-cuts)": not settings.cuts,
+    }
+    for name, given in of_moments.items():
+        if given and settings.task != "moments":
+            raise EvaluationError(f"{name} belongs to moments, but the task is {settings.task}. Remove it.")
+    if settings.task == "moments":
+        _windows(settings)
+        if settings.workers:
+            raise EvaluationError("workers (--workers): each video is decoded once, in this process. Remove it.")
     if settings.output.exists() and not settings.output.is_dir():
         raise EvaluationError(f"The output {settings.output} is a file. Name a folder.")
     if (settings.output / RESULTS).exists() and not settings.overwrite:
@@ -125,6 +143,16 @@ def _check(settings: Evaluation) -> None:
         )
     if settings.plot and importlib.util.find_spec("matplotlib") is None:
         raise EvaluationError('Pictures need matplotlib: pip install "alpro-hf[plot]". Or draw none (--no-plot).')
+
+
+def _windows(settings: Evaluation) -> WindowSettings:
+    """How videos are cut for moments."""
+    lengths = WindowSettings.lengths if settings.window is None else tuple(map(float, settings.window))
+    shortest = min([WindowSettings.shortest, *lengths])
+    try:
+        return WindowSettings(lengths, settings.stride, shortest=shortest, cuts=settings.cuts)
+    except ValueError as error:
+        raise EvaluationError(f"window (--window) or stride (--stride): {error}") from error
 
 
 def _possible_protocol(settings: Evaluation, model: Any) -> Any:
@@ -194,7 +222,8 @@ def _inputs(processor: Any) -> dict[str, Any]:
 
 def _model(settings: Evaluation, model: Any) -> dict[str, Any]:
     if settings.model == BUNDLED or settings.model in BUNDLED_BY_TASK:
-        return model_source(find_model(settings.model, settings.task)) | {"name": settings.model}
+        task: Any = "towers" if settings.task == "moments" else settings.task
+        return model_source(find_model(settings.model, task)) | {"name": settings.model}
     return dict(model_source(settings.model, getattr(model.config, "_commit_hash", None)))
 
 

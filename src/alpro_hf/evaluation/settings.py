@@ -12,8 +12,10 @@ from huggingface_hub.dataclasses import strict
 
 from ..loading import BUNDLED
 
-EVALUATED_TASKS = ("retrieval", "qa")
+EVALUATED_TASKS = ("retrieval", "qa", "moments")
 RETRIEVAL_PROTOCOLS = ("reference", "rerank", "vtc")
+MOMENT_GALLERIES = ("own", "all")
+MomentGallery = Literal["own", "all"]
 DEFAULT_PROTOCOL = "reference"
 DEFAULT_RERANK_K = 16
 
@@ -28,7 +30,7 @@ class Evaluation:
     """Settings of `evaluate`; the options of `alpro evaluate` have the same names.
 
     Args:
-        task: `retrieval` or `qa` (question answering).
+        task: `retrieval`, `qa` (question answering) or `moments` (when a video shows what a text says).
         data: A file or folder of rows, or KIND:PATH for annotations in a published format, see `load_rows`.
         output: Folder for the results.
         overwrite: Replace results that `output` already holds.
@@ -47,7 +49,12 @@ class Evaluation:
             the model has no trained matching head.
         rerank_k: For `rerank`, candidates per query that are re-ranked. None: 16.
         prior: For `rerank`, whether to add the similarity to the matching logit.
-        batch_size: Clips to encode at a time.
+        gallery: For moments, the windows that a text is compared with, `own` (of its own video) or `all` (of all
+            videos), see `measure_moments`. None: `own`.
+        window: For moments, seconds of a window; several lengths each cut the whole video. None: as `WindowSettings`.
+        stride: For moments, seconds between the starts of windows of the greatest length. None: half of it.
+        cuts: For moments, whether windows end where the picture changes suddenly.
+        batch_size: Clips, or windows, to encode at a time.
         pair_batch_size: Pairs to match at a time. None: chosen for the device, see `vtm_scores`.
         workers: Processes that decode ahead of the model; 0 decodes in the main process.
         dtype: `float32`; `bfloat16`, which rounds; or `auto`, which is bfloat16 if the device has it in hardware.
@@ -59,7 +66,7 @@ class Evaluation:
         StrictDataclassError: A setting has the wrong type, or is none of the values above.
     """
 
-    task: Literal["retrieval", "qa"]
+    task: Literal["retrieval", "qa", "moments"]
     data: str
     output: Path
     overwrite: bool = False
@@ -76,6 +83,10 @@ class Evaluation:
     protocol: Literal["reference", "rerank", "vtc"] | None = None
     rerank_k: int | None = None
     prior: bool = True
+    gallery: MomentGallery | None = None
+    window: list[float | int] | None = None
+    stride: float | int | None = None
+    cuts: bool = True
     batch_size: int = 16
     pair_batch_size: int | None = None
     workers: int = 0
@@ -89,7 +100,9 @@ __all__ = [
     "DEFAULT_PROTOCOL",
     "DEFAULT_RERANK_K",
     "EVALUATED_TASKS",
+    "MOMENT_GALLERIES",
     "RETRIEVAL_PROTOCOLS",
     "Evaluation",
     "EvaluationError",
+    "MomentGallery",
 ]

@@ -15,6 +15,7 @@ import torch
 from ..untrusted_json import parse_json
 
 MAX_TEXT = 4096  # characters of a path or a name; Linux takes no longer paths
+MAX_SECONDS = 1e9  # some thirty years
 MAX_NUMBER = 2**63  # sizes, times and numbers of shards are below
 DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}  # in a manifest and in a shard
 UNIT_TOLERANCE = 1e-2  # how far from 1 the length of a vector may be whose numbers a model rounded to 16 bits
@@ -80,26 +81,37 @@ def check_shapes(shapes: Mapping[str, Sequence[int]], dtypes: Mapping[str, str],
             raise ValueError(f"{name} has the shape {shape}, which holds nothing")
 
 
-def read_entries(listed: str, rows: int) -> list[tuple[str, int, int]]:
+def read_entries(listed: str, rows: int) -> list[tuple[Any, ...]]:
     """Read the list of a shard's videos: path, size in bytes and modification time in nanoseconds of each.
 
+    For a window follow its start and end in seconds, and whether it is the last of its file.
+
     Raises:
-        ValueError: The list is no JSON of this form, has another length or names a path twice, or a path is empty or
-            longer than `MAX_TEXT`.
+        ValueError: The list is no JSON of this form, has another length or names a window twice, a path is empty or
+            longer than `MAX_TEXT`, or a window ends before it starts.
     """
     found = parse_json(listed)
     if not isinstance(found, list) or len(found) != rows:
         raise ValueError(f"it names {len(found) if isinstance(found, list) else 'no'} videos, not {rows}")
-    entries = []
+    entries: list[tuple[Any, ...]] = []
     for entry in found:
-        if not isinstance(entry, list) or len(entry) != 3:
-            raise ValueError("an entry is not a path, a size and a time")
-        path, size, time = entry
+        if not isinstance(entry, list) or len(entry) not in (3, 6):
+            raise ValueError("an entry is not a path, a size and a time, with or without a window")
+        path, size, time, *window = entry
         size = _whole("a size", size, 0, MAX_NUMBER)
-        entries.append((_text("a path", path), size, _whole("a time", time, -MAX_NUMBER, MAX_NUMBER)))
-    if len({path for path, *_ in entries}) != rows:
-        raise ValueError("it names a video twice")
+        file = (_text("a path", path), size, _whole("a time", time, -MAX_NUMBER, MAX_NUMBER))
+        entries.append((*file, *(_window(*window) if window else ())))
+    if len({(entry[0], *entry[3:5]) for entry in entries}) != rows:
+        raise ValueError("it names a video or a window twice")
     return entries
+
+
+def _window(start: Any, end: Any, final: Any) -> tuple[float, float, bool]:
+    if type(final) is not bool or not all(type(time) in (int, float) for time in (start, end)):
+        raise ValueError("a window is not a start, an end, and whether it is the last")
+    if not 0 <= start < end < MAX_SECONDS:
+        raise ValueError(f"a window goes from {start!r:.40} to {end!r:.40}")
+    return float(start), float(end), final
 
 
 def check_unit_vectors(features: torch.Tensor) -> None:

@@ -1,8 +1,15 @@
-"""Encode video files for an index: threads decode ahead while the model encodes batches."""
+"""Encode video files for an index: threads decode ahead while the model encodes batches.
 
+A long file is decoded once and cut into windows on the way, see `data.windows`. What is decoded ahead is bounded: a
+few clips of each of the files that threads work on.
+"""
+
+import queue
+import threading
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,26 +17,31 @@ from typing import Any
 import torch
 
 from ..data.isolated_decoder import IsolatedDecoder
-from ..model.decoding import decode
+from ..data.windows import Window, WindowSettings, stream_windows
+from ..model.decoding import decode, decode_stream, probe
 from ..model.decoding_table import FrameTable
-from ..model.decoding_types import Frames, VideoDecodeError
+from ..model.decoding_types import Frames, VideoDecodeError, VideoLimits
 from ..model.matching_alpro import encode_clips
 from ..model.modeling_alpro import AlproPreTrainedModel
 
 _DECODERS = 2  # threads that decode ahead; FFmpeg itself uses all cores for one video
+_WAIT = 0.2  # seconds between two looks at whether the work has been given up
 
 
 @dataclass(frozen=True)
 class EncodedVideo:
-    """Features of one file, on the CPU, or the reason why there are none.
+    """Features of one file or of one window of it, on the CPU, or the reason why there are none.
 
     Args:
         path: The file.
         embed: float32 unit vector (P,); None for a file that cannot be decoded.
-        tokens: (1 + N, D), what the fusion layers read, or (0, D) if they are not kept; None for a file that cannot
+        tokens: (1 + N, D), what the fusion layers read, or empty if they are not kept; None for a file that cannot
             be decoded.
-        table: Where its frames are, which makes the next decoding quick; None if the file gives no table.
-        problem: Why it cannot be decoded.
+        table: Where its frames are, which makes the next decoding quick; None if the file gives no table, and for all
+            windows of a file but the last one.
+        problem: Why it cannot be decoded. If windows of the file came before, it cannot be decoded from there on.
+        start, end: Seconds of the window; None for a whole file.
+        final: Whether it is the last of its file.
     """
 
     path: Path
@@ -37,9 +49,25 @@ class EncodedVideo:
     tokens: torch.Tensor | None = None
     table: FrameTable | None = None
     problem: str | None = None
+    start: float | None = None
+    end: float | None = None
+    final: bool = True
 
 
-_Loaded = tuple[torch.Tensor, FrameTable | None]  # (T, 3, H, W)
+@dataclass(frozen=True)
+class _Clip:
+    """What a thread has decoded: `pixels` (T, 3, H, W), or a `problem`."""
+
+    pixels: torch.Tensor | None = None
+    table: FrameTable | None = None
+    problem: str | None = None
+    start: float | None = None
+    end: float | None = None
+    final: bool = True
+
+
+class _GivenUpError(Exception):
+    """Nobody reads the clips any more."""
 
 
 def encode_videos(
@@ -49,8 +77,12 @@ def encode_videos(
     batch_size: int,
     decoder: IsolatedDecoder | None = None,
     keep_tokens: bool = True,
+    *,
+    windows: WindowSettings | None = None,
+    known: Mapping[Path, int] | None = None,
+    limits: VideoLimits | None = None,
 ) -> Generator[list[EncodedVideo], None, None]:
-    """Encode files batch by batch, in their order. The next batch is decoded while the model encodes.
+    """Encode files batch by batch, in their order. The next clips are decoded while the model encodes.
 
     A file that cannot be decoded (`VideoDecodeError`) or read (`OSError`) is returned with its problem. With a
     `decoder` this includes files that crash or hang FFmpeg.
@@ -59,30 +91,49 @@ def encode_videos(
         model: Any ALPRO model with both towers, in evaluation mode and on its device.
         processor: Its `AlproProcessor`.
         files: Video files.
-        batch_size: Files encoded at a time.
+        batch_size: Clips encoded at a time.
         decoder: Decodes in processes of its own. It is closed if the generator is closed early.
         keep_tokens: Whether the tokens are needed. They are much larger than the vectors.
+        windows: How longer files are cut. None: each file is one clip.
+        known: How many windows of a file are there already and are left out.
+        limits: Limits on the cost of a video; None: the defaults.
 
     Yields:
-        One `EncodedVideo` for each file of a batch.
+        Batches of one `EncodedVideo` for each clip or problem.
     """
+    source = _Source(processor, decoder, windows, known or {}, limits)
     finished = False
-    ahead: deque[list[tuple[Path, Future[_Loaded | str]]]] = deque()
     pool = ThreadPoolExecutor(_DECODERS)
+    ahead: deque[tuple[Path, queue.Queue[_Clip], Future[None]]] = deque()
+    waiting = iter(files)
+
+    def submit() -> None:
+        file = next(waiting, None)
+        if file is not None:
+            clips: queue.Queue[_Clip] = queue.Queue(batch_size)
+            ahead.append((file, clips, pool.submit(source.decode, file, clips)))
+
     try:
-        for start in range(0, len(files), batch_size):
-            batch = files[start : start + batch_size]
-            ahead.append([(file, pool.submit(_load, processor, file, decoder)) for file in batch])
-            if len(ahead) == 2:
-                yield _encode_next(model, ahead, keep_tokens)
+        for _ in range(2 * batch_size):
+            submit()
+        batch: list[tuple[Path, _Clip]] = []
         while ahead:
-            yield _encode_next(model, ahead, keep_tokens)
+            file, clips, work = ahead[0]
+            clip = _next_clip(clips, work)
+            batch.append((file, clip))
+            if clip.final:
+                ahead.popleft()
+                submit()
+            if len(batch) == batch_size or not ahead:
+                yield _encode(model, batch, keep_tokens)
+                batch = []
         finished = True
     finally:
         # first, or a thread would begin the next file after its decoder was closed
+        source.given_up.set()
         pool.shutdown(wait=False, cancel_futures=True)
         if decoder is not None and not finished:
-            running = [future for batch in ahead for _, future in batch if not future.cancelled()]
+            running = [work for _, _, work in ahead if not work.cancelled()]
             decoder.close()
             # A thread may have been about to start a process for its file, so closing once is not enough.
             while wait(running, timeout=0.1).not_done:
@@ -90,45 +141,130 @@ def encode_videos(
         pool.shutdown()
 
 
-def _encode_next(
-    model: AlproPreTrainedModel, ahead: deque[list[tuple[Path, Future[_Loaded | str]]]], keep_tokens: bool
-) -> list[EncodedVideo]:
-    encoded = _encode(model, ahead[0], keep_tokens)
-    ahead.popleft()  # not before: an interruption while its files are decoded must find them here
-    return encoded
+def _next_clip(clips: "queue.Queue[_Clip]", work: "Future[None]") -> _Clip:
+    while True:
+        try:
+            return clips.get(timeout=_WAIT)
+        except queue.Empty:
+            if work.done() and clips.empty():
+                work.result()  # raises what the thread did not expect
+                raise RuntimeError("A thread that decodes ended without a last clip.") from None
 
 
-def _load(processor: Any, file: Path, decoder: IsolatedDecoder | None) -> _Loaded | str:
-    """Pixels of a file and its frame table, or the problem."""
-    tables: list[FrameTable | None] = []
+@dataclass
+class _Source:
+    """Decodes files for the model, in threads."""
 
-    def decode_and_note(*source: Any, **options: Any) -> Frames:
-        frames = (decoder.decode if decoder else decode)(*source, **options)
-        tables.append(frames.table)
-        return frames
+    processor: Any
+    decoder: IsolatedDecoder | None
+    windows: WindowSettings | None
+    known: Mapping[Path, int]
+    limits: VideoLimits | None
 
-    try:
-        seen = processor.video_processor(file, return_tensors="pt", decoder=decode_and_note)
-        return seen["pixel_values_videos"][0], tables[-1]
-    except VideoDecodeError as error:
-        return f"{error.problem}. {error.advice}"
-    except OSError as error:
-        return error.strerror or str(error)
+    def __post_init__(self) -> None:
+        self.given_up = threading.Event()
+
+    def decode(self, file: Path, clips: "queue.Queue[_Clip]") -> None:
+        """Put the clips of a file into a queue; the last one is `final`."""
+        try:
+            for clip in self._clips(file):
+                self._put(clips, clip)
+        except VideoDecodeError as error:
+            self._put(clips, _Clip(problem=f"{error.problem}. {error.advice}"))
+        except OSError as error:
+            self._put(clips, _Clip(problem=error.strerror or str(error)))
+        except _GivenUpError:
+            pass
+
+    def _put(self, clips: "queue.Queue[_Clip]", clip: _Clip) -> None:
+        while not self.given_up.is_set():
+            try:
+                return clips.put(clip, timeout=_WAIT)
+            except queue.Full:
+                continue
+        raise _GivenUpError
+
+    def _clips(self, file: Path) -> Generator[_Clip, None, None]:
+        limits: dict[str, Any] = {} if self.limits is None else {"limits": self.limits}
+        if self.windows is None:
+            yield self._whole(file)
+            return
+        info = (self.decoder.probe if self.decoder else probe)(file, **limits)
+        if info.duration <= self.windows.short:
+            yield self._whole(file)
+            return
+        tables: list[FrameTable | None] = []
+        stream = self.decoder.stream if self.decoder else decode_stream
+
+        def noting(*source: Any, **options: Any) -> Generator[Frames, None, None]:
+            with closing(stream(*source, **options)) as parts:  # type: ignore[type-var]
+                for frames in parts:
+                    tables[:] = [frames.table]
+                    yield frames
+
+        video = self.processor.video_processor
+        count = video.num_frames if video.fps is None else max(1, round(video.fps * self.windows.longest))
+        sides = video.decoded_size()
+        left_out = self.known.get(file, 0)
+        held: Window | None = None  # one window back, because only the last one is final
+        with closing(
+            stream_windows(
+                file,
+                self.windows,
+                count,
+                stream=noting,
+                height=sides[0],
+                width=sides[1],
+                **limits,
+            )
+        ) as found:
+            try:
+                for number, window in enumerate(found):
+                    if held is not None:
+                        yield self._window(held)
+                    held = window if number >= left_out else None
+            except VideoDecodeError:
+                if held is not None:  # what came before the damage counts
+                    yield self._window(held)
+                raise
+        if held is None:
+            raise VideoDecodeError(str(file), "it has no window that is not known", "Index again, into a new folder")
+        yield self._window(held, final=True, table=tables[0] if tables else None)
+
+    def _whole(self, file: Path) -> _Clip:
+        tables: list[FrameTable | None] = []
+
+        def decode_and_note(*source: Any, **options: Any) -> Frames:
+            if self.limits is not None:
+                options["limits"] = self.limits
+            frames = (self.decoder.decode if self.decoder else decode)(*source, **options)
+            tables.append(frames.table)
+            return frames
+
+        seen = self.processor.video_processor(file, return_tensors="pt", decoder=decode_and_note)
+        return _Clip(seen["pixel_values_videos"][0], tables[-1])
+
+    def _window(self, window: Window, *, final: bool = False, table: FrameTable | None = None) -> _Clip:
+        pixels = torch.from_numpy(window.pixels)
+        seen = self.processor.video_processor([pixels], do_sample_frames=False, return_tensors="pt")
+        return _Clip(seen["pixel_values_videos"][0], table, None, window.start, window.end, final)
 
 
 @torch.inference_mode()
-def _encode(
-    model: AlproPreTrainedModel, batch: Sequence[tuple[Path, Future[_Loaded | str]]], keep_tokens: bool
-) -> list[EncodedVideo]:
-    decoded = [(file, future.result()) for file, future in batch]
-    clips = [loaded[0] for _, loaded in decoded if not isinstance(loaded, str)]
+def _encode(model: AlproPreTrainedModel, batch: Sequence[tuple[Path, _Clip]], keep_tokens: bool) -> list[EncodedVideo]:
+    clips = [clip.pixels for _, clip in batch if clip.pixels is not None]
     encoded = iter(encode_clips(model, clips))
     videos = []
-    for file, loaded in decoded:
-        if isinstance(loaded, str):
-            videos.append(EncodedVideo(file, problem=loaded))
+    for file, clip in batch:
+        if clip.pixels is None:
+            videos.append(EncodedVideo(file, problem=clip.problem))
         else:
-            clip = next(encoded)
-            tokens = clip.tokens if keep_tokens else clip.tokens[:0]
-            videos.append(EncodedVideo(file, clip.embed.cpu(), tokens.cpu(), table=loaded[1]))
+            found = next(encoded)
+            tokens = (found.tokens if keep_tokens else found.tokens[:0]).cpu()
+            videos.append(
+                EncodedVideo(file, found.embed.cpu(), tokens, clip.table, None, clip.start, clip.end, clip.final)
+            )
     return videos
+
+
+__all__ = ["EncodedVideo", "encode_videos"]

@@ -127,7 +127,7 @@ class AnnSearch:
                 end = file.read().decode("ascii", "replace")
             built_for, proof = end[:_DIGITS], end[_DIGITS:]
             sealed = is_sealed(proof, built_for, _digest(path, 2 * _DIGITS))
-        except ValueError as error:
+        except (ValueError, IsADirectoryError) as error:
             raise self._damaged(str(error)) from error
         if not (sealed or index.allow_outside):
             raise self._damaged("or was not built by this user on this computer")

@@ -14,7 +14,9 @@ from accelerate.utils import gather_object
 
 from ..data.isolated_decoder import IsolatedDecoder
 from ..files import is_link
+from ..model.decoding_types import VideoLimits
 from ..model.modeling_alpro import AlproPreTrainedModel
+from .index_frames import WindowChoice
 from .index_shards import IndexFolder, IndexingReport, Manifest
 from .video_index import VideoIndex, VideoPath
 
@@ -33,6 +35,9 @@ def build_in_processes(
     allow_outside: bool = False,
     num_frames: int | None = None,
     size: int | None = None,
+    window: WindowChoice = None,
+    stride: float | None = None,
+    limits: VideoLimits | None = None,
     decoder: IsolatedDecoder | None = None,
 ) -> VideoIndex:
     """Build an index as `VideoIndex.build` does, with several processes that each call this with the same arguments.
@@ -42,8 +47,8 @@ def build_in_processes(
         paths: All videos, in the same order in every process.
         directory: Folder that all processes can read and write.
         state: The processes.
-        batch_size, shard_size, progress, name, allow_outside, num_frames, size, decoder: As in `VideoIndex.build`.
-            Only the first process shows its progress.
+        batch_size, shard_size, progress, name, allow_outside, num_frames, size, window, stride, limits, decoder: As in
+            `VideoIndex.build`. Only the first process shows its progress.
 
     Returns:
         The whole index, with a report that covers all processes.
@@ -58,7 +63,8 @@ def build_in_processes(
     root = Path(os.path.commonpath([file.parent for file in files])) if files else None
     for unfinished in folder.parts():  # of an interrupted run: its entries are relative to the root of that run
         root = Manifest.read(unfinished, within=root, allow_outside=allow_outside).root
-    whole = VideoIndex.open(directory, model, processor, root=root, num_frames=num_frames, size=size, **known)
+    frames: dict[str, Any] = {"num_frames": num_frames, "size": size, "window": window, "stride": stride}
+    whole = VideoIndex.open(directory, model, processor, root=root, **frames, **known)
     new: list[Path] = []
     unchanged: list[Path] = []
     for file in files:
@@ -80,6 +86,8 @@ def build_in_processes(
         shard_size=shard_size,
         progress=progress and state.is_main_process,
         root=whole.root,
+        window=whole.windows or "none",
+        limits=limits,
         decoder=decoder,
         **known,
     )

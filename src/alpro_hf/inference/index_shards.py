@@ -7,6 +7,7 @@ its videos. The manifest has one entry for each shard, so that appending to a la
 
 import json
 import logging
+import math
 import os
 import reprlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -33,7 +34,8 @@ MANIFEST = "index.json"
 FAILED = "failed.jsonl"  # files that the last indexing could not read, and the reasons
 PART = "part-"  # folders of an index that several processes build begin with this
 _MANIFEST_BYTES = 1 << 25  # some 300,000 shards
-INDEX_FORMAT = 2  # version of manifest and shards
+INDEX_FORMAT = 3  # version of manifest and shards
+OLDER_FORMATS = (2,)  # that are read, too: 2 has whole files alone
 BLOCK = 1 << 14  # videos compared at a time; small shards are joined up to this number
 KEPT_BYTES = 1 << 28  # of joined blocks kept in memory; further blocks are joined again in each search
 _START_AGAIN = "Delete the folder of the index and index again."
@@ -54,16 +56,36 @@ class ShardGoneError(VideoIndexError):
 
 @dataclass(frozen=True)
 class VideoEntry:
-    """One indexed video.
+    """One indexed video, or one window of a long one.
 
     Args:
         path: Relative to the root of the index, with "/".
         size, mtime_ns: Bytes and modification time of the file when it was encoded. They tell a changed file.
+        start, end: Seconds of the window; None for a whole file.
+        final: Whether it is the last one of its file: a file without has not been encoded to its end.
     """
 
     path: str
     size: int
     mtime_ns: int
+    start: float | None = None
+    end: float | None = None
+    final: bool = True
+
+    @property
+    def version(self) -> tuple[str, int, int]:
+        """The file and the state of it that was encoded, equal for all its windows."""
+        return self.path, self.size, self.mtime_ns
+
+    @property
+    def span(self) -> tuple[str, float, float]:
+        """Its file, start and end; a whole file has no end."""
+        return self.path, self.start or 0.0, math.inf if self.end is None else self.end
+
+    def listed(self) -> list[Any]:
+        """The entry in the list of a shard."""
+        whole = [self.path, self.size, self.mtime_ns]
+        return whole if self.start is None else [*whole, self.start, self.end, self.final]
 
 
 @dataclass
@@ -358,7 +380,7 @@ class Manifest:
             raise VideoIndexError(f"{directory} holds no index: it has no {MANIFEST}.") from error
         except ValueError as error:
             raise VideoIndexError(f"{path} is damaged ({error}). {_START_AGAIN}") from error
-        if not isinstance(content, dict) or content.get("format") != INDEX_FORMAT:
+        if not isinstance(content, dict) or content.get("format") not in (INDEX_FORMAT, *OLDER_FORMATS):
             found = content.get("format") if isinstance(content, dict) else content
             raise VideoIndexError(
                 f"{path} has the format {reprlib.repr(found)}, but this version of alpro_hf reads format "
@@ -483,7 +505,7 @@ class IndexFolder:
             "tables": torch.from_numpy(np.frombuffer(b"".join(tables), np.uint8).copy()),
             "table_ends": torch.from_numpy(ends),
         }
-        listed = json.dumps([[video.path, video.size, video.mtime_ns] for video in videos])
+        listed = json.dumps([video.listed() for video in videos])
         write_whole(file, lambda path: save_file(tensors, path, metadata={"videos": listed}))
         return Shard.read(file, len(videos), set())
 

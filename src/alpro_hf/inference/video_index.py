@@ -18,7 +18,8 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, overload
 
@@ -31,14 +32,24 @@ from ..files import inside, model_fingerprint
 from ..loading import portable_name
 from ..model.decoding import decode
 from ..model.decoding_table import FrameTable
-from ..model.decoding_types import Frames
+from ..model.decoding_types import Frames, VideoLimits
 from ..model.matching_alpro import matching_problem, vtc_scores, vtm_scores
-from ..model.matching_alpro import rerank as rerank_candidates
 from ..model.modeling_alpro import AlproPreTrainedModel
 from ..model.wrappers_alpro import plain_model
+from ..trust import printable
 from .index_bounds import DTYPES, check_finite
-from .index_encode import encode_videos
-from .index_frames import choose_frames, chosen_frames, made_with, noted_frames, video_settings
+from .index_encode import EncodedVideo, encode_videos
+from .index_frames import (
+    WindowChoice,
+    choose_frames,
+    chosen_frames,
+    made_with,
+    noted_frames,
+    noted_windows,
+    video_settings,
+    window_settings,
+)
+from .index_results import Candidates, SearchResult
 from .index_shards import (
     MANIFEST,
     PART,
@@ -62,27 +73,6 @@ _NARROWER = {"bfloat16": torch.bfloat16, "float16": torch.float16}  # to which a
 DEFAULT_RERANK = 16  # videos that the matching head reorders, if there is one
 
 
-@dataclass(frozen=True)
-class SearchResult:
-    """A video found by a query.
-
-    Args:
-        rank: 1 is the best.
-        path: The file.
-        score: `similarity`, plus the matching logit if the video was re-ranked. Only scores of the same kind can be
-            compared; re-ranked videos come before all others.
-        similarity: Cosine similarity of query and video (VTC), in [-1, 1].
-        match_probability: Probability that query and video belong together, from the matching head (VTM), in [0, 1];
-            None if the video was not re-ranked.
-    """
-
-    rank: int
-    path: Path
-    score: float
-    similarity: float
-    match_probability: float | None = None
-
-
 class VideoIndex:
     """Videos that one model has encoded, for search by text.
 
@@ -99,10 +89,13 @@ class VideoIndex:
         name: Name of the model in the manifest. Default: the folder or Hub id it was loaded from.
         num_frames, size: Frames of a video, and their height and width in pixels; fewer and smaller ones are quicker
             to encode. None: as in the processor, or as the index in a folder notes.
+        window, stride: How long videos are cut into windows, of which each is searched for itself; see
+            `index_frames.window_settings`. None: as the index in a folder notes, or `auto` for a new one.
         allow_outside: Whether videos may lie outside of `root`, by "..", as absolute paths or by links. If not, `add`
             reports such files as failed, and `search` raises an error when it finds one.
 
     Attributes:
+        windows: How long videos are cut; None: each is one clip.
         model_facts: `name`, `dtype` and `fingerprint` of the model, as in the manifest.
         video_settings: Settings of the video processor that change the pixels, as in the manifest.
         can_match: Whether the model has a trained matching head. If not, searches compare vectors alone.
@@ -119,6 +112,8 @@ class VideoIndex:
         allow_outside: bool = False,
         num_frames: int | None = None,
         size: int | None = None,
+        window: WindowChoice = None,
+        stride: float | None = None,
     ) -> None:
         model = plain_model(model)
         self.model, self.allow_outside = model.eval(), allow_outside
@@ -128,12 +123,15 @@ class VideoIndex:
         config: Any = model.config
         self._patch = config.video_config.patch_size
         self.processor = choose_frames(processor, self._patch, self._given)
-        self.video_settings = video_settings(self.processor, self._given)
+        self.windows = window_settings(window, stride)
+        self._windows_given = window is not None or stride is not None
+        self.video_settings = video_settings(self.processor, self._given, self.windows)
         self.root: Path | None = None
         self._named: dict[str, Path | None] = {}  # where the user says that the videos are, see `Manifest.read`
         self._ours = True  # whether this user has noted or named the root
         self._shards: list[Shard] = []
-        self._places: dict[str, tuple[Shard, int]] | None = {}  # path -> shard and row; None: not read yet
+        # path -> shard and row of each window, in order of time; None: not read yet
+        self._places: dict[str, list[tuple[Shard, int]]] | None = {}
         self._blocks: list[Block] | None = None
         self._next_shard = 0  # never reused: a reader must not find other videos in a shard file that it knows
         self._folder: IndexFolder | None = None
@@ -162,24 +160,34 @@ class VideoIndex:
         allow_outside: bool = False,
         num_frames: int | None = None,
         size: int | None = None,
+        window: WindowChoice = None,
+        stride: float | None = None,
+        limits: VideoLimits | None = None,
         decoder: IsolatedDecoder | None = None,
     ) -> "VideoIndex":
         """Index videos; see `add` for what happens to each.
 
         Args:
-            model, processor, name, allow_outside, num_frames, size: As in the class.
-            paths, batch_size, shard_size, progress, decoder: As in `add`.
+            model, processor, name, allow_outside, num_frames, size, window, stride: As in the class.
+            paths, batch_size, shard_size, progress, limits, decoder: As in `add`.
             directory: Folder to keep the index in, written shard by shard. An index that it already holds is
                 continued. None: the index stays in memory until `save`.
             root: Folder that paths are stored relative to, if the index is new. None: the deepest folder that holds
                 all videos. If the index in `directory` was made by somebody else, it replaces a root outside of it.
 
         Raises:
-            IndexMismatchError: `directory` holds an index of another model, or of other frames than `num_frames` and
-                `size` say.
+            IndexMismatchError: `directory` holds an index of another model, or of other frames or windows than the
+                arguments say.
             VideoIndexError: `directory` holds a damaged index, the model cannot read frames of `size`, or as in `add`.
         """
-        facts: dict[str, Any] = {"name": name, "allow_outside": allow_outside, "num_frames": num_frames, "size": size}
+        facts: dict[str, Any] = {
+            "name": name,
+            "allow_outside": allow_outside,
+            "num_frames": num_frames,
+            "size": size,
+            "window": window,
+            "stride": stride,
+        }
         paths = list(paths)
         if directory is None:
             index = cls(model, processor, **facts)
@@ -187,7 +195,9 @@ class VideoIndex:
         else:
             within = root or (_folder_of(paths) if paths else None)
             index = cls.open(directory, model, processor, root=root, within=within, **facts)
-        index.add(paths, batch_size=batch_size, shard_size=shard_size, progress=progress, decoder=decoder)
+        index.add(
+            paths, batch_size=batch_size, shard_size=shard_size, progress=progress, limits=limits, decoder=decoder
+        )
         return index
 
     @classmethod
@@ -231,12 +241,14 @@ class VideoIndex:
         allow_outside: bool = False,
         num_frames: int | None = None,
         size: int | None = None,
+        window: WindowChoice = None,
+        stride: float | None = None,
     ) -> "VideoIndex":
         """Open the index of a folder, or begin an empty one that `add` will write there.
 
         Args:
             directory: The folder; it need not exist.
-            model, processor, name, allow_outside, num_frames, size: As in the class.
+            model, processor, name, allow_outside, num_frames, size, window, stride: As in the class.
             root: As in `build`.
             within: Folder that all videos are in. It replaces a root outside of it that this user has not noted.
 
@@ -244,7 +256,8 @@ class VideoIndex:
             VideoIndexError: The folder holds a damaged index, or one whose root was not noted by this user.
             IndexMismatchError: Its index was made by another model, or with other frames.
         """
-        index = cls(model, processor, name=name, allow_outside=allow_outside, num_frames=num_frames, size=size)
+        frames: dict[str, Any] = {"num_frames": num_frames, "size": size, "window": window, "stride": stride}
+        index = cls(model, processor, name=name, allow_outside=allow_outside, **frames)
         folder = IndexFolder(directory)
         index._named = {"within": within or root}
         if folder.stamp() is None:
@@ -278,9 +291,16 @@ class VideoIndex:
                     f"The index {folder.path} was made with {setting}={made}, not {value}: leave {setting} (--"
                     f"{setting.replace('_', '-')}) out, or index again into a new folder."
                 )
-        noted = noted_frames(found.video)  # what was chosen when the index began also counts for what follows
-        self.processor = choose_frames(self.processor, self._patch, noted)
-        self.video_settings = video_settings(self.processor, noted)
+        noted, cut = noted_frames(found.video), noted_windows(found.video)
+        if self._windows_given and cut != self.windows:
+            made = "whole files" if cut is None else f"windows of {', '.join(f'{one:g}' for one in cut.lengths)} s"
+            raise IndexMismatchError(
+                f"The index {folder.path} was made of {made}, and the windows asked for are others: leave window and "
+                "stride (--window, --stride) out, or index again into a new folder."
+            )
+        # what was chosen when the index began also counts for what follows
+        self.processor, self.windows = choose_frames(self.processor, self._patch, noted), cut
+        self.video_settings = video_settings(self.processor, noted, cut)
         if found.video != self.video_settings:
             was, now = (set(map(str, video.items())) for video in (found.video, self.video_settings))
             raise IndexMismatchError(
@@ -333,18 +353,27 @@ class VideoIndex:
     @property
     def paths(self) -> list[Path]:
         """The indexed files, in the order of indexing."""
-        return [self._path(shard.entries()[row]) for shard in self._shards for row in shard.live()]
+        return list(dict.fromkeys(path for path, _, _ in self.moments))
 
-    def _place_of(self) -> dict[str, tuple[Shard, int]]:
-        """Shard and row of each video. Only changes of an index need this; a search works without it."""
+    @property
+    def moments(self) -> list[tuple[Path, float | None, float | None]]:
+        """File, start and end of each vector, in the order of `features`; without times for a whole file."""
+        entries = (shard.entries()[row] for shard in self._shards for row in shard.live())
+        return [(self._path(entry), entry.start, entry.end) for entry in entries]
+
+    def _place_of(self) -> dict[str, list[tuple[Shard, int]]]:
+        """Places of each video. Only changes of an index need this; a search works without it."""
         if self._places is None:
-            self._places = {
-                entries[row].path: (shard, row)
-                for shard in self._shards
-                for entries in [shard.entries()]
-                for row in shard.live()
-            }
+            self._places = {}
+            for shard in self._shards:
+                entries = shard.entries()
+                for row in shard.live():
+                    self._places.setdefault(entries[row].path, []).append((shard, row))
         return self._places
+
+    def _entries_of(self, key: str) -> list[VideoEntry]:
+        """The entries of one video; empty if it is not in the index."""
+        return [shard.entries()[row] for shard, row in self._place_of().get(key, ())]
 
     def _forget(self, key: str) -> None:
         """Remove one video.
@@ -352,8 +381,8 @@ class VideoIndex:
         Raises:
             KeyError: It is not in the index.
         """
-        shard, row = self._place_of().pop(key)
-        shard.removed.add(row)
+        for shard, row in self._place_of().pop(key):
+            shard.removed.add(row)
 
     @property
     def folder(self) -> Path | None:
@@ -403,19 +432,22 @@ class VideoIndex:
         batch_size: int = 8,
         shard_size: int = 64,
         progress: bool = True,
+        limits: VideoLimits | None = None,
         decoder: IsolatedDecoder | None = None,
     ) -> IndexingReport:
         """Encode videos into the index.
 
         A video that the index already holds, with the same size and modification time, is skipped. A changed one is
         encoded again. A file that cannot be decoded is reported and stops nothing; an index in a folder lists such
-        files and the reasons in `failed.jsonl`. If this is interrupted, the videos encoded so far are kept.
+        files and the reasons in `failed.jsonl`. A long video that breaks on the way is reported, too, and keeps its
+        windows up to there. If this is interrupted, what was encoded so far is kept, also the windows of a long video.
 
         Args:
             paths: Video files.
-            batch_size: Videos encoded at a time.
-            shard_size: Videos in one file of the index, which is also how many a crash can lose.
+            batch_size: Videos or windows encoded at a time.
+            shard_size: Videos or windows in one file of the index, which is also how many a crash can lose.
             progress: Show a bar on stderr.
+            limits: Limits on the cost of a video; None: the defaults of `decoding_types.VideoLimits`.
             decoder: Decodes in processes of its own, so that a file that crashes or hangs FFmpeg is reported too.
 
         Returns:
@@ -447,7 +479,7 @@ class VideoIndex:
                 else:
                     wanted[file] = entry
             try:
-                self._encode(wanted, batch_size, shard_size, progress, decoder)
+                self._encode(wanted, batch_size, shard_size, progress, limits, decoder)
             finally:
                 if self._folder:
                     self._folder.write_failed(report.failed)
@@ -469,8 +501,8 @@ class VideoIndex:
         return VideoEntry(self._key(path), stat.st_size, stat.st_mtime_ns)
 
     def _has(self, entry: VideoEntry) -> bool:
-        place = self._place_of().get(entry.path)
-        return place is not None and place[0].entries()[place[1]] == entry
+        held = self._entries_of(entry.path)
+        return any(one.final for one in held) and all(one.version == entry.version for one in held)
 
     def _encode(
         self,
@@ -478,9 +510,17 @@ class VideoIndex:
         batch_size: int,
         shard_size: int,
         progress: bool,
+        limits: VideoLimits | None,
         decoder: IsolatedDecoder | None,
     ) -> None:
         pending: list[_Row] = []
+        known = {}  # of an interrupted file, the windows that are there
+        for path, file in wanted.items():
+            held = self._entries_of(file.path)
+            if held and all(one.version == file.version for one in held):
+                known[path] = len(held)
+            elif held:
+                self._forget(file.path)  # a changed file must not be found by its old content
         # drawn after each batch, however quick or slow, with the time left by the mean of all batches so far
         bar = tqdm(
             total=len(wanted),
@@ -492,31 +532,49 @@ class VideoIndex:
             smoothing=0,
         )
         try:
-            # `closing`: an exception must end the threads that decode ahead now, not when garbage is collected
             encoding = encode_videos(
-                self.model, self.processor, list(wanted), batch_size, decoder, keep_tokens=self.can_match
+                self.model,
+                self.processor,
+                list(wanted),
+                batch_size,
+                decoder,
+                keep_tokens=self.can_match,
+                windows=self.windows,
+                known=known,
+                limits=limits,
             )
+            # `closing`: an exception must end the threads that decode ahead now, not when garbage is collected
             with closing(encoding) as batches:
                 for batch in batches:
                     for video in batch:
-                        entry = wanted[video.path]
-                        if entry.path in self._place_of():
-                            self._forget(entry.path)  # a changed file must not be found by its old content
                         if video.embed is None or video.tokens is None:
-                            self.report.failed.append((video.path, video.problem or ""))
+                            self.report.failed.append((video.path, self._problem(video, wanted, pending)))
                         else:
                             table = b"" if video.table is None else video.table.to_bytes()
+                            entry = replace(wanted[video.path], start=video.start, end=video.end, final=video.final)
                             pending.append((entry, video.embed, video.tokens, table))
-                            self.report.indexed.append(video.path)
+                            if video.final:
+                                self.report.indexed.append(video.path)
                     # a batch may be larger than a shard, and what is left over waits for the next batch
                     while len(pending) >= shard_size:
                         self._store(pending[:shard_size])
                         del pending[:shard_size]
-                    bar.update(len(batch))
+                    if batch[-1].end is not None:  # of a long video, how far it is
+                        bar.set_postfix_str(
+                            f"{printable(batch[-1].path.name)} {timedelta(seconds=int(batch[-1].end))}"
+                        )
+                    bar.update(sum(video.final for video in batch))
         finally:  # also when interrupted: what is encoded is kept
             bar.close()
             # an interruption may have come after a shard was stored and before `pending` was cut
-            self._store([video for video in pending if video[0].path not in self._place_of()])
+            self._store([row for row in pending if row[0] not in self._entries_of(row[0].path)])
+
+    def _problem(self, video: EncodedVideo, wanted: dict[Path, VideoEntry], pending: Sequence[_Row]) -> str:
+        """Why a file failed, and how much of it is kept."""
+        entry = wanted[video.path]
+        kept = [*self._entries_of(entry.path), *(row[0] for row in pending if row[0].path == entry.path)]
+        ends = [one.end for one in kept if one.end is not None]
+        return f"{video.problem} (kept up to {max(ends):.1f} s)" if ends else video.problem or ""
 
     def _store(self, videos: Sequence["_Row"]) -> None:
         """Make one shard of some videos, and write a manifest that includes it."""
@@ -531,7 +589,8 @@ class VideoIndex:
                 shard = Shard(len(videos), features=features, tokens=tokens, videos=entries, tables=tables)
             # The places first: interrupted between the two, these videos are encoded again next time. The other way
             # round they would be stored twice.
-            self._place_of().update({entry.path: (shard, row) for row, entry in enumerate(entries)})
+            for row, entry in enumerate(entries):
+                self._place_of().setdefault(entry.path, []).append((shard, row))
             self._shards.append(shard)
         self._write()
 
@@ -620,12 +679,16 @@ class VideoIndex:
         anywhere, for instance in `processor.video_processor(path, decoder=index.decode)`.
 
         Args:
-            source, indices, options: As in `decoding.decode`.
+            source, indices, options: As in `decoding.decode`. `source` may also be a `SearchResult`; without
+                `indices` these are as many frames as the index was made of, at the middles of equal parts of its time.
             decoder: Decodes in a process of its own.
 
         Returns:
             The frames, as `decoding.decode` returns them.
         """
+        if isinstance(source, SearchResult):
+            count = self.processor.video_processor.num_frames
+            source, indices = source.path, source.indices(count) if indices is None else indices
         if isinstance(source, str | os.PathLike):
             options = {"table": self.frame_table(source)} | options
         return (decoder.decode if decoder else decode)(source, indices, **options)
@@ -636,10 +699,10 @@ class VideoIndex:
         Raises:
             VideoIndexError: The index is damaged.
         """
-        place = self._place_of().get(self._key(path)) if self.root is not None else None
-        if place is None:
+        places = self._place_of().get(self._key(path)) if self.root is not None else None
+        if not places:
             return None
-        shard, row = place
+        shard, row = places[-1]  # the table of a file is with its last window
         try:
             stat = os.stat(path)
         except OSError:  # the caller opens the file next, and that raises the error
@@ -655,11 +718,23 @@ class VideoIndex:
 
     @overload
     def search(  # type: ignore[overload-overlap]  # a text is also a sequence of texts
-        self, queries: str, *, top_k: int = 10, rerank: int | None = None, nearest: Nearest | None = None
+        self,
+        queries: str,
+        *,
+        top_k: int = 10,
+        rerank: int | None = None,
+        per_video: int = 1,
+        nearest: Nearest | None = None,
     ) -> list[SearchResult]: ...
     @overload
     def search(
-        self, queries: Sequence[str], *, top_k: int = 10, rerank: int | None = None, nearest: Nearest | None = None
+        self,
+        queries: Sequence[str],
+        *,
+        top_k: int = 10,
+        rerank: int | None = None,
+        per_video: int = 1,
+        nearest: Nearest | None = None,
     ) -> list[list[SearchResult]]: ...
     @torch.inference_mode()
     def search(
@@ -668,15 +743,19 @@ class VideoIndex:
         *,
         top_k: int = 10,
         rerank: int | None = None,
+        per_video: int = 1,
         nearest: Nearest | None = None,
     ) -> list[SearchResult] | list[list[SearchResult]]:
-        """Find the videos that texts describe, best first.
+        """Find the videos that texts describe, or moments of long videos, best first.
+
+        Of windows that overlap by more than half (intersection over union), only the most similar one counts.
 
         Args:
             queries: One text, or several.
             top_k: Results for each query.
-            rerank: How many of the best videos by VTC similarity the matching head reorders; 0: none (`vtc`).
-                `rerank=len(index)` matches every video, which is slow. None: 16, or 0 if the model cannot match.
+            rerank: How many of the best videos or moments by VTC similarity the matching head reorders; 0: none
+                (`vtc`). `rerank=len(index)` matches all, which is slow. None: 16, or 0 if the model cannot match.
+            per_video: Results of one video; with 1, each video comes once, at its best moment. 0: any number.
             nearest: Finds candidates, as the method `nearest` does: `AnnSearch(index).nearest` for an approximate
                 search among millions. None: exact comparison with every video.
 
@@ -688,13 +767,16 @@ class VideoIndex:
                 the model has no trained matching head.
         """
         if isinstance(queries, str):
-            return self.search([queries], top_k=top_k, rerank=rerank, nearest=nearest)[0]
+            [results] = self.search([queries], top_k=top_k, rerank=rerank, per_video=per_video, nearest=nearest)
+            return results
         if not len(self):
             raise VideoIndexError("The index is empty: there is nothing to search. Add videos first.")
         if rerank is None:
             rerank = DEFAULT_RERANK if self.can_match else 0
-        if top_k < 1 or rerank < 0:
-            raise VideoIndexError(f"top_k={top_k} must be at least 1 and rerank={rerank} at least 0.")
+        if top_k < 1 or rerank < 0 or per_video < 0:
+            raise VideoIndexError(
+                f"top_k={top_k} must be at least 1, rerank={rerank} and per_video={per_video} at least 0."
+            )
         if rerank and (problem := matching_problem(self.model)):
             raise VideoIndexError(
                 f"rerank={rerank} (--rerank) needs a matching head, and {problem}. Use rerank=0, or index with a "
@@ -705,12 +787,7 @@ class VideoIndex:
         texts = [self._encode_text(query) for query in queries]
         while True:
             try:
-                # re-ranking may bring a video to the top that similarity alone would have cut off
-                found = (nearest or self.nearest)(torch.cat([embed for _, embed in texts]), max(top_k, rerank))
-                return [
-                    self._rank(text, embed[0], positions, top_k, rerank)
-                    for (text, embed), positions in zip(texts, found, strict=True)
-                ]
+                return [self._find(*text, top_k, rerank, per_video, nearest or self.nearest) for text in texts]
             except ShardGoneError:
                 # another process may have removed videos; an approximate index counts those that there were
                 if nearest is not None or self._folder is None or self._folder.stamp() == self._stamp:
@@ -756,32 +833,46 @@ class VideoIndex:
                 best, places = kept.values, places.gather(1, kept.indices)
         return places.gather(1, best.argsort(dim=1, descending=True, stable=True))
 
-    def _rank(
-        self, text: torch.Tensor, embed: torch.Tensor, positions: torch.Tensor, top_k: int, rerank: int
+    def _find(
+        self, text: torch.Tensor, embed: torch.Tensor, top_k: int, rerank: int, per_video: int, nearest: Nearest
     ) -> list[SearchResult]:
-        ends = np.cumsum([len(shard) for shard in self._shards])  # position of the first video after each shard
-        videos = []
-        for position in positions.tolist():
-            number = int(np.searchsorted(ends, position, side="right"))
-            shard = self._shards[number]
-            videos.append((shard, shard.live_row(position - int(ends[number]) + len(shard))))
-        features = torch.stack([shard.vectors()[row] for shard, row in videos]).float()
-        # not a matrix product, whose last bits would depend on the other videos: a video has the same similarity
-        # whether candidates came from an exact or an approximate search
-        similarity = (features * embed).sum(dim=1)
-        found = rerank_candidates(
-            similarity, rerank, lambda places: self._match(text, [videos[i] for i in places.tolist()])
-        )
+        """The results of one query, whose tokens (1, L, D) and unit vector (1, P) are given."""
+        # re-ranking may bring a video to the top that similarity alone would have cut off
+        count = wanted = max(top_k, rerank)
+        while True:
+            [positions] = nearest(embed, count)
+            places = self._shards_at(positions)
+            entries = [shard.entries()[row] for shard, row in places]
+            # not a matrix product, whose last bits would depend on the other videos: a video has the same similarity
+            # whether candidates came from an exact or an approximate search
+            vectors = torch.stack([shard.vectors()[row] for shard, row in places]).float()
+            found = Candidates.of([one.span for one in entries], (vectors * embed[0]).sum(dim=1))
+            if found.suffice(wanted, top_k, per_video) or len(positions) < count or count >= len(self):
+                break
+            count *= 4  # windows that overlap, or are of one video, have taken the places of others
+        ranked = found.rank(rerank, per_video, lambda kept: self._match(text, [places[i] for i in kept.tolist()]))
         return [
             SearchResult(
                 rank,
-                self._checked_path(videos[i][0].entries()[videos[i][1]]),
-                found.scores[i].item(),
-                similarity[i].item(),
-                found.probabilities.get(i),
+                self._checked_path(entries[i]),
+                score,
+                similarity,
+                probability,
+                entries[i].start,
+                entries[i].end,
             )
-            for rank, i in enumerate(found.order[:top_k].tolist(), start=1)
+            for rank, (i, score, similarity, probability) in enumerate(ranked[:top_k], start=1)
         ]
+
+    def _shards_at(self, positions: torch.Tensor) -> list[tuple[Shard, int]]:
+        """Shard and row of each of some positions in the order of `moments`."""
+        ends = np.cumsum([len(shard) for shard in self._shards])  # position of the first video after each shard
+        places = []
+        for position in positions.tolist():
+            number = int(np.searchsorted(ends, position, side="right"))
+            shard = self._shards[number]
+            places.append((shard, shard.live_row(position - int(ends[number]) + len(shard))))
+        return places
 
     def _match(self, text: torch.Tensor, videos: Sequence[tuple[Shard, int]]) -> torch.Tensor:
         """Matching logits (n, 2) of one text (1, L, D) with n videos, whose tokens are read from the shards."""

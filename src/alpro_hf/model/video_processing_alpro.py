@@ -376,6 +376,10 @@ class AlproVideoProcessor(BaseVideoProcessor):
             source, indices, height=height, width=width, limits=limits, allow_url=bool(allow_url)
         )
 
+    def decoded_size(self) -> tuple[int | None, int | None]:
+        """The (height, width) at which to decode frames for this processor; `None` for the size of the video."""
+        return self._decoded_size(self.do_resize, self.size, self.resample)
+
     @staticmethod
     def _decoded_size(do_resize: bool, size: Any, resample: Any) -> tuple[int | None, int | None]:
         """The (height, width) to decode at; `None` if only the base class can make that size.
