@@ -295,6 +295,11 @@ def test_a_model_that_is_nowhere_is_one_sentence_in_every_command(
         (["search", "{nowhere}", "a dog", "--model", "{retrieval}"], "There is no file or folder"),
         (["index", "{empty}", "--output", "{index}", "--model", "{retrieval}"], "there is no video in"),
         (["ask", "{nowhere}", "what is it", "--model", "{qa}"], "there is no file"),
+        (["ask", "{videos}/*", "what is it", "--model", "{qa}"], "A pattern with * or ? is not expanded here"),
+        (
+            ["search", "{videos}/*.mp4", "a dog", "--model", "{retrieval}"],
+            "A pattern with * or ? is not expanded here",
+        ),
         (["ask", "{videos}", "what is it", "--model", "{qa}"], "is a folder. Name one video, for instance"),
         (["ask", "{text}", "what is it", "--model", "{qa}"], "notes.mp4: "),
         (["search", "{videos}", "a dog", "--model", "{qa}"], "was not trained for retrieval: it lacks vtm_head"),
@@ -323,6 +328,18 @@ def test_errors_are_one_sentence(capsys, videos, tmp_path, models, arguments, me
     complaint = err.splitlines()[-1]
     assert complaint.startswith(f"alpro {arguments[0]}: ")
     assert message in complaint
+
+
+def test_libraries_keep_the_notes_about_their_installation(videos) -> None:
+    """Of torchao and bitsandbytes, which the extra `test` installs and transformers imports."""
+    pytest.importorskip("torchao")
+    pytest.importorskip("bitsandbytes")
+    script = "import sys; from alpro_hf_launch import main; sys.exit(main())"  # that of `alpro`
+    environment = os.environ | {"PYTHONPATH": str(Path(alpro_hf.__file__).parents[1])}
+    command = [sys.executable, "-c", script, "ask", str(videos), "what is it"]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert len(ran.stderr.splitlines()) == 1 and "is a folder. Name one video" in ran.stderr
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,14 @@
 """A checkpoint in sentence-transformers: its own package, not a double, encodes, evaluates, trains and saves it."""
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from datasets import Dataset, Video
+from PIL import Image
 
 from alpro_hf import AlproForVideoTextRetrieval, AlproModel, AlproProcessor, bundled_model
 from alpro_hf.model.decoding_column import file_of
@@ -64,6 +66,31 @@ def test_files_of_a_column_of_videos(encoder, gallery) -> None:
         assert (encoder.encode([{"video": file_of(video)} for video in column]) == expected).all()
 
 
+def test_clips_that_are_images_by_name_and_missing_files(encoder, gallery, tmp_path, monkeypatch, caplog) -> None:
+    """sentence-transformers takes a string that ends in .gif for an image, and gives a model without images a text."""
+    frames = [Image.new("RGB", (64, 64), (25 * i, 80, 200 - 15 * i)) for i in range(8)]
+    for name in ("clip.gif", "clip.png", "still.jpg"):
+        frames[0].save(
+            tmp_path / name, **({} if name == "still.jpg" else {"save_all": True, "append_images": frames[1:]})
+        )
+    monkeypatch.chdir(tmp_path)
+    processor = AlproProcessor.from_pretrained(bundled_model("retrieval"))
+    model = AlproModel.from_pretrained(bundled_model("retrieval")).eval()
+    for name in ("clip.gif", "clip.png", "still.jpg"):
+        with pytest.raises(ValueError, match=rf"'{name}' is .* file.*{{'video': '{name}'}} to sentence-transformers"):
+            encoder.encode([name])
+        with torch.no_grad():
+            expected = model.get_video_features(**processor(videos=name)).pooler_output
+        torch.testing.assert_close(torch.from_numpy(encoder.encode([{"video": name}])), expected, atol=1e-5, rtol=0)
+    library = logging.getLogger("transformers")
+    library.addHandler(caplog.handler)
+    try:
+        encoder.encode(["smal.mp4 "])
+    finally:
+        library.removeHandler(caplog.handler)
+    assert "text[0]='smal.mp4 ' ends like a video, and there is no such file" in caplog.text
+
+
 def test_frames_can_be_chosen(encoder, gallery) -> None:
     [path, *_] = gallery.values()
     two = encoder.encode([path], processing_kwargs={"video": {"num_frames": 2}})
@@ -118,7 +145,7 @@ def test_its_evaluator_trainer_and_saving(gallery, tmp_path) -> None:
     assert not [name for name in changed if name.startswith(f"text_model.layers.{fusion}.")]  # no part of a vector
 
     encoder.save_pretrained(str(tmp_path / "saved"))
-    again = open_model(tmp_path / "saved")
+    again = open_model(str(tmp_path / "saved"))
     videos = [*gallery.values()]
     assert (again.encode(videos) == encoder.encode(videos)).all()
     model = AlproModel.from_pretrained(tmp_path / "saved")
@@ -137,6 +164,11 @@ def test_matching_as_a_cross_encoder(gallery, tmp_path) -> None:
     other_way = encoder.predict([*zip(videos, texts, strict=True)])  # a video, then a text
     torch.testing.assert_close(other_way, found, atol=1e-5, rtol=1e-4)
     assert encoder.predict((texts[0], {"video": videos[0]})) == pytest.approx(found[0], abs=1e-5)
+    column = Dataset.from_dict({"video": videos}).cast_column("video", Video(decode=False))["video"]
+    of_column = encoder.predict([*zip(texts, column, strict=True)])
+    torch.testing.assert_close(of_column, found, atol=1e-5, rtol=1e-4)
+    named = encoder.predict([(text, {"video": video}) for text, video in zip(texts, column, strict=True)])
+    torch.testing.assert_close(named, found, atol=1e-5, rtol=1e-4)
     for number, text in enumerate(texts):
         assert encoder.rank(text, videos)[0]["corpus_id"] == number
         assert encoder.rank(videos[number], texts)[0]["corpus_id"] == number

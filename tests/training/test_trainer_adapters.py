@@ -15,6 +15,7 @@ from alpro_hf import (
     AlproForVideoQuestionAnswering,
     AlproForVideoTextRetrieval,
     AlproModel,
+    AlproProcessor,
     build_prompter,
 )
 from alpro_hf.adapters import has_adapters, load_adapters, lora_model, merged
@@ -157,6 +158,32 @@ def test_checkpoints_hold_adapters_and_resume(way, model_class, tmp_path):
     adapter = checkpoint / "adapter_model.safetensors"
     adapter.write_bytes(adapter.read_bytes()[:-2])
     assert "adapter_model.safetensors cannot be read" in (checkpoint_problem(checkpoint) or "")
+
+
+@pytest.mark.parametrize("way", [wrapped, with_added_adapter])
+@pytest.mark.parametrize("model_class", [RETRIEVAL, ANSWERING, AlproModel])
+@pytest.mark.usefixtures("add_adapter_allowed")
+def test_the_collator_is_made_for_the_model_inside(way, model_class, clips, tmp_path):
+    if model_class is ANSWERING:
+        rows = [{"video": row["video"], "question": "which colour ?", "answer": "red"} for row in clips]
+    else:
+        rows = [{"video": row["video"], "text": "red and green"} for row in clips]
+    rows.append(rows[0] | {"video": str(tmp_path / "missing.mp4")})
+    fields = {"output_dir": str(tmp_path / "run"), "use_cpu": True, "logging_steps": 1, "disable_tqdm": True}
+    fields |= {"per_device_train_batch_size": 2, "save_strategy": "steps", "save_steps": 2, "max_dropped_share": 1.0}
+
+    def trainer(**more) -> AlproTrainer:
+        args = AlproTrainingArguments(**(fields | more))
+        return AlproTrainer(way(model_class), args, processing_class=colours.processor(), train_dataset=rows)
+
+    metrics = trainer(max_steps=4).train().metrics
+    assert metrics["train_steps"] == 4 and 4 <= metrics["train_rows"] <= 7  # the missing one is in each of two epochs
+    for name in ("checkpoint-2", "checkpoint-4"):
+        assert AlproProcessor.from_pretrained(tmp_path / "run" / name).video_processor.num_frames == colours.FRAMES
+        assert (tmp_path / "run" / name / "adapter_model.safetensors").is_file()
+    resumed = trainer(max_steps=6)
+    assert resumed.train(resume_from_checkpoint=True).metrics["train_steps"] == 2
+    assert resumed.state.global_step == 6 and resumed.data_collator.dropped
 
 
 @pytest.mark.parametrize("way", [wrapped, with_added_adapter])

@@ -4,7 +4,8 @@ import argparse
 import json
 from pathlib import Path
 
-from ..data.find_videos import find_videos
+from ..data.find_videos import about_pattern, find_videos
+from ..data.spelling import existing
 from ..loading import BUNDLED, CommandError, load_model
 from ..trust import printable
 from .options import nonblank, whole_number
@@ -36,12 +37,13 @@ def run(args: argparse.Namespace) -> int:
     from ..evaluation.unfamiliar import unfamiliar_videos, unknown_words
     from ..inference.question_answering import ask, known_answers
 
+    args.video = Path(existing(str(args.video)))
     if args.video.is_dir():
         found, _ = find_videos([args.video])
         example = f"{found[0]}, the first of {len(found)} videos in it" if found else "clip.mp4; this one holds none"
         raise CommandError(f"{str(args.video)!r} is a folder. Name one video, for instance {example}.")
     if not args.video.is_file():
-        raise CommandError(f"there is no file {str(args.video)!r}.")
+        raise CommandError(f"there is no file {str(args.video)!r}.{about_pattern(args.video)}")
     model, processor = load_model("qa", BUNDLED if args.model is None else args.model)
     with IsolatedDecoder(processes=1) as decoder:
         [answers] = ask(model, processor, args.video, [args.question], top_k=args.top_k, decoder=decoder)

@@ -108,9 +108,8 @@ class _Canvas:
             self.box(x - 5, y - 5, _strip_width(side) + 10, side + 10, 7, outline=outline, line=3)
         size = side * SCALE
         shown = probe(clip)
-        scale = size / max(
-            shown.height, shown.width
-        )  # the whole picture in its proportions, in the middle of a square
+        # the whole picture in its proportions, in the middle of a square
+        scale = size / max(shown.height, shown.width)
         height, width = (max(1, round(length * scale)) for length in (shown.height, shown.width))
         frames = decode(clip, lambda info: sample_indices(info.num_frames, FRAMES), height=height, width=width)
         for i, pixels in enumerate(frames.pixels):

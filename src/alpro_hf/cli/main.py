@@ -42,6 +42,9 @@ COMMANDS = {
     "publish": ("publish", "upload a model, the demo and the metrics to the Hub"),
     "export-onnx": ("export_onnx", "export a model to ONNX"),
 }
+# Loggers of what libraries say of their own installation when they are imported: torch of torchao, and bitsandbytes of
+# itself. transformers imports both if they are there, whether a command uses them or not.
+_OF_THE_INSTALLATION = ("torch.utils._pytree", "bitsandbytes")
 _IMPATIENCE = 1.0  # seconds within which a second Ctrl-C is not another one
 DESCRIPTION = "Search videos by what happens in them, and ask them questions in plain language."
 EPILOG = """\
@@ -182,8 +185,9 @@ def _stoppable(ends: bool) -> Iterator[Callable[[], None]]:
 
 @contextmanager
 def _plain_log() -> Iterator[None]:
-    """Let names in our warnings not steer the terminal; see `trust.printable`."""
+    """Let names in our warnings not steer the terminal (see `trust.printable`), and libraries keep their notes."""
     make = logging.getLogRecordFactory()
+    levels = {name: logging.getLogger(name).level for name in _OF_THE_INSTALLATION}
 
     def make_plain(*args: Any, **kwargs: Any) -> logging.LogRecord:
         record = make(*args, **kwargs)
@@ -192,7 +196,11 @@ def _plain_log() -> Iterator[None]:
         return record
 
     logging.setLogRecordFactory(make_plain)
+    for name in levels:
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         yield
     finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
         logging.setLogRecordFactory(make)

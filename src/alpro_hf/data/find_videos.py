@@ -1,10 +1,12 @@
 """The videos among files and in folders; what counts as a video is in `model/decoding_formats.py`."""
 
+import glob
 import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from ..model.decoding_formats import VIDEO_EXTENSIONS, is_video_file, starts_like_a_video
+from .spelling import existing
 
 
 def find_videos(paths: Iterable[str | Path]) -> tuple[list[Path], list[tuple[Path, str]]]:
@@ -25,9 +27,9 @@ def find_videos(paths: Iterable[str | Path]) -> tuple[list[Path], list[tuple[Pat
     def note(error: OSError) -> None:
         unreadable.append((Path(error.filename), error.strerror or str(error)))
 
-    for start in map(Path, paths):
+    for start in (Path(existing(str(path))) for path in paths):
         if not start.exists():
-            raise FileNotFoundError(f"There is no file or folder {str(start)!r}.")
+            raise FileNotFoundError(f"There is no file or folder {str(start)!r}.{about_pattern(start)}")
         if not start.is_dir():
             found[start] = None
             continue
@@ -45,4 +47,9 @@ def find_videos(paths: Iterable[str | Path]) -> tuple[list[Path], list[tuple[Pat
     return list(found), unreadable
 
 
-__all__ = ["VIDEO_EXTENSIONS", "find_videos", "is_video_file", "starts_like_a_video"]
+def about_pattern(path: str | Path) -> str:
+    """A sentence to add to the message about a path that does not exist, if it is a pattern; else empty."""
+    return " A pattern with * or ? is not expanded here: name a folder or files." if glob.has_magic(str(path)) else ""
+
+
+__all__ = ["VIDEO_EXTENSIONS", "about_pattern", "find_videos", "is_video_file", "starts_like_a_video"]

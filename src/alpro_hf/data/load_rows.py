@@ -1,5 +1,6 @@
 """Load the rows for a training or evaluation: tables, folders of `save_to_disk`, or published annotations."""
 
+import csv
 import hashlib
 import json
 import os
@@ -10,6 +11,7 @@ from typing import Any
 
 from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 from datasets.exceptions import DatasetsError
+from transformers.utils import logging
 
 from ..model.decoding_column import file_of
 from ..model.decoding_source import is_url
@@ -18,11 +20,15 @@ from .columns import MEDIA_COLUMNS, WORD_COLUMNS
 from .moment_formats import checked_windows
 from .parquet_file import check_unfolding
 from .rows import undecoded
-from .spelling import look_alike, other_delimiter
+from .spelling import existing, look_alike, other_delimiter
+
+logger = logging.get_logger(__name__)
 
 # Annotations as KIND:PATH. A kind has at least two characters, so that C:\... is a path of Windows.
 _KIND_AND_PATH = re.compile(r"([A-Za-z][\w-]+):(.+)")
-_LOADERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
+_STRINGS = ("string", "large_string")
+_LOADERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
+_TSV: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}  # quotes are part of a text, see `tables`
 
 
 class RowsError(ValueError):
@@ -38,6 +44,8 @@ def load_rows(
     **options: Any,
 ) -> Dataset:
     """Load rows and check that they have what a task needs.
+
+    Paths of clips may have backslashes, or accents that are composed where those of the files are decomposed.
 
     Args:
         spec: A file or folder of rows, see `read_rows`; or KIND:PATH, see `load_annotations`.
@@ -85,11 +93,18 @@ def load_rows(
     if task == "moments":
         for place, windows in enumerate(rows["windows"]):
             checked_windows(windows, f"{spec}: row {place} (counted from 0), field 'windows'")
-    return undecoded(rows)
+    if match:
+        return undecoded(rows)
+    if videos is not None:
+        logger.warning(
+            "--videos %s is not used for %s: the rows of a file name their clips by paths from the working directory.",
+            *(videos, spec),
+        )
+    return _with_existing_paths(undecoded(rows), media)
 
 
 def read_rows(path: str | Path, split: str | None = None) -> Dataset:
-    """Read rows from a JSON-lines, CSV or Parquet file, or from a folder written by `save_to_disk`.
+    """Read rows from a JSON-lines, CSV, TSV or Parquet file, or from a folder written by `save_to_disk`.
 
     Args:
         path: The file or folder.
@@ -117,7 +132,8 @@ def read_rows(path: str | Path, split: str | None = None) -> Dataset:
         raise RowsError(f"{path}: rows are read from {', '.join(_LOADERS)}, or a folder of save_to_disk.")
     if path.suffix.lower() == ".parquet":
         check_unfolding(path)
-    return load_dataset(_LOADERS[path.suffix.lower()], data_files=str(path), split="train")
+    options = _TSV if path.suffix.lower() == ".tsv" else {}
+    return load_dataset(_LOADERS[path.suffix.lower()], data_files=str(path), split="train", **options)
 
 
 def missing_list(spec: str, output: Path) -> Path | None:
@@ -182,9 +198,25 @@ def is_labelled(rows: Dataset) -> bool:
     return "pem_targets" in (rows.features or ())
 
 
+def _with_existing_paths(rows: Dataset, columns: Sequence[str]) -> Dataset:
+    """The same rows, with the spelling of paths under which there is a file; see `spelling.existing`."""
+    columns = [name for name in columns if getattr((rows.features or {}).get(name), "dtype", None) in _STRINGS]
+    other: dict[str, str] = {}
+    for batch in rows.select_columns(columns).with_format(None).iter(batch_size=10_000):
+        named = (path for name in columns for path in batch[name] if path is not None and not is_url(path))
+        other.update((path, found) for path in named if (found := existing(path)) != path)
+    if not other:
+        return rows
+    return rows.map(
+        lambda batch: {name: [other.get(path, path) for path in batch[name]] for name in columns},
+        batched=True,
+        desc="Spelling of paths",
+    )
+
+
 def _check_words(spec: str, rows: Dataset, name: str) -> None:
     kind = getattr(rows.features[name], "dtype", "no text")
-    if kind not in ("string", "large_string"):
+    if kind not in _STRINGS:
         raise RowsError(f"{spec}: the column {name!r} holds {kind}, where text is needed. Quote its values.")
     # in batches, because a column of a memory-mapped data set may be larger than memory
     place = 0

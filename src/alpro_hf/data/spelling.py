@@ -4,6 +4,7 @@ macOS stores accents decomposed, spreadsheets write them composed; Windows separ
 have spaces at their end that no error shows.
 """
 
+import os
 import unicodedata
 from collections.abc import Iterable
 
@@ -21,6 +22,13 @@ def spellings(name: str) -> list[str]:
     if not name.isascii():
         ways += [unicodedata.normalize(form, way) for form in ("NFC", "NFD") for way in ways]
     return list(dict.fromkeys(ways))
+
+
+def existing(path: str) -> str:
+    """The spelling of a path under which there is a file or folder; the path itself if there is none."""
+    if "\\" not in path and path.isascii():
+        return path
+    return next(filter(os.path.exists, spellings(path)), path)
 
 
 def look_alike(name: str, names: Iterable[str]) -> str:
@@ -67,4 +75,4 @@ def _difference(name: str, other: str) -> str:
     return "in characters that cannot be seen, or look the same"
 
 
-__all__ = ["composed", "look_alike", "other_delimiter", "spellings"]
+__all__ = ["composed", "existing", "look_alike", "other_delimiter", "spellings"]

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from ..model.decoding_column import file_of, is_file_mapping, is_frame_decoder
 from ..model.modeling_alpro import AlproForVideoTextRetrieval
 from ..model.processing_alpro import AlproProcessor
 from ..model.video_processing_alpro import is_video_source
@@ -22,7 +23,8 @@ class AlproPairs(nn.Module):
     The score of a pair is the logit of "matched" minus the logit of "not matched". `CrossEncoder` applies a sigmoid,
     which gives the probability of a match. The videos of a batch are decoded and encoded once each.
 
-    A pair is (text, video) or (video, text). A video is a path, a binary file object, an array, or `{"video": path}`.
+    A pair is (text, video) or (video, text). A video is a path, a binary file object, an array, a value of a column of
+    `datasets.Video`, or any of them as `{"video": ...}`.
     A string is a video if a file of that name exists, otherwise a text.
 
     Args:
@@ -124,6 +126,10 @@ def _text_and_video(pair: Any) -> tuple[str, Any]:
             "exists."
         )
     text, video = items if is_text[0] else items[::-1]
+    if is_file_mapping(video) or is_frame_decoder(video):  # of a column of datasets.Video
+        video = file_of(video)
+    if is_frame_decoder(video):
+        return text, video
     if not is_video_source(video) and not hasattr(video, "shape") and not isinstance(video, list | tuple):
         raise ValueError(f"{type(video).__name__} is not a video: pass a path, a binary file object or an array.")
     return text, video

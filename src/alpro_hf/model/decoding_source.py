@@ -5,6 +5,7 @@ import glob
 import io
 import os
 import tempfile
+import unicodedata
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -62,6 +63,13 @@ def _opened(path: str | os.PathLike[str]) -> IO[bytes]:
         if glob.has_magic(name):
             problem = "No such file, and a pattern is not expanded here: pass sorted(glob.glob(pattern))"
             raise FileNotFoundError(error.errno, problem, name) from error
+        text = os.fsdecode(name).replace("\\", "/")
+        for other in (unicodedata.normalize(form, text) for form in ("NFC", "NFD")):
+            if other != os.fsdecode(name) and os.path.exists(other):
+                problem = (
+                    f"No such file, but there is {other!a}, which differs in slashes or in how accents are stored"
+                )
+                raise FileNotFoundError(error.errno, problem, name) from error
         raise
 
 

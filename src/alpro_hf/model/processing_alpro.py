@@ -8,7 +8,7 @@ from transformers.image_processing_utils import BatchFeature
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, TextKwargs
 from transformers.utils import logging
 
-from .decoding_formats import VIDEO_EXTENSIONS, has_video_extension, is_video_file
+from .decoding_formats import VIDEO_EXTENSIONS, has_image_extension, has_video_extension, is_video_file
 from .video_processing_alpro import AlproVideoProcessor
 
 logger = logging.get_logger(__name__)
@@ -52,7 +52,7 @@ class AlproProcessor(ProcessorMixin):
         tokenizer (`BertTokenizer`): Has a `model_max_length`.
 
     Raises:
-        ValueError: The tokenizer has no maximum length. In a call: a text is blank, or is the name of a video file.
+        ValueError: The tokenizer has no maximum length. In a call: a text is blank, or names a video or image.
         TypeError: In a call: an argument is neither `text` nor `videos`, or a text is not a string.
     """
 
@@ -67,17 +67,23 @@ class AlproProcessor(ProcessorMixin):
                 "must be truncated: set tokenizer.model_max_length to config.text_config.max_position_embeddings."
             )
 
-    def __call__(self, images: Any = None, text: Any = None, videos: Any = None, **kwargs: Any) -> BatchFeature:
-        """See the class. The order of the arguments is that of transformers; pass them by name.
+    # `images` is not in the signature: the library's tests pass what a signature names
+    def __call__(self, *unnamed: Any, text: Any = None, videos: Any = None, **kwargs: Any) -> BatchFeature:
+        """See the class. Pass all arguments by name.
 
         Args:
-            images: Not taken; here so that a text or video without a name is not lost.
+            unnamed: In the order of transformers: images, text, videos. Images are refused, so that neither a text nor
+                a video is lost without its name.
             text: A text or a list of texts.
             videos: A video or a list of videos, see `AlproVideoProcessor`.
             kwargs: Arguments of the tokenizer and of the video processor.
         """
-        # the library calls with audio=None, too
-        unknown = {"images": images, "audio": kwargs.pop("audio", None)}
+        if len(unnamed) > 3:
+            raise TypeError(f"AlproProcessor takes text=... and videos=..., by name; received {len(unnamed)} unnamed.")
+        images, second, third = (*unnamed, None, None, None)[:3]
+        text, videos = second if text is None else text, third if videos is None else videos
+        # the library calls with images=None and audio=None, too
+        unknown = {"images": kwargs.pop("images", images), "audio": kwargs.pop("audio", None)}
         for name, value in unknown.items():
             if value is not None:
                 raise TypeError(
@@ -145,7 +151,7 @@ def check_texts(text: Any) -> None:
 
     Raises:
         TypeError: A text is not a string.
-        ValueError: A text is blank, or there is a video file of that name.
+        ValueError: A text is blank, or there is a video or an image file of that name.
     """
     alone = not isinstance(text, list | tuple)
     for row, item in enumerate([text] if alone else text):
@@ -156,16 +162,18 @@ def check_texts(text: Any) -> None:
             raise TypeError(f"{field} is {item!r:.60}, not a string. Fill it in, or leave out the row.")
         if not item.strip():
             raise ValueError(f"{field} is empty ({item!r}). Fill it in, or leave out the row.")
-        extension = os.path.splitext(item)[1]
+        name = item.strip()
+        extension = os.path.splitext(name)[1]
         if not 1 < len(extension) <= _LONGEST_EXTENSION:
             continue
-        if os.path.isfile(item):
-            if is_video_file(item):
+        if os.path.isfile(name):
+            kind = "a video" if is_video_file(name) else "an image" if has_image_extension(name) else None
+            if kind is not None:
                 raise ValueError(
-                    f"{field}={item!r} is a video file, and would be encoded as words. Pass it as videos=..., or as "
-                    "{'video': path} to sentence-transformers."
+                    f"{field}={item!r} is {kind} file, and would be encoded as words. Pass it as videos=..., or as "
+                    f"{{'video': {name!r}}} to sentence-transformers."
                 )
-        elif has_video_extension(item):
+        elif has_video_extension(name):
             logger.warning(
                 "%s=%r ends like a video, and there is no such file: it is encoded as words. Check the path.",
                 field,
