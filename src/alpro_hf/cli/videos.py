@@ -77,7 +77,7 @@ def say_what_it_is(name: str, model: Any) -> None:
     facts = TrainingFacts.read(Path(name) / FACTS)
     licence = [f"The licence of the weights is {facts.license}."] if facts.license else []
     said = [*filter(None, [facts.summary]), *facts.limits, *licence, "Videos are ordered by similarity alone."]
-    print(f"{name}: {' '.join(said)}", file=sys.stderr)
+    print(printable(f"{name}: {' '.join(said)}"), file=sys.stderr)
 
 
 def shown(path: Path) -> str:
