@@ -300,9 +300,13 @@ def load_model(
     if info["missing_keys"]:
         missing = ", ".join(sorted(info["missing_keys"])[:3])
         raise CommandError(f"{name} was not trained for {task}: it lacks {missing}, ... Name another --model.")
-    return model.to(device), AlproProcessor.from_pretrained(
-        source, revision=revision or "main", trust_remote_code=False
-    )
+    try:
+        processor = AlproProcessor.from_pretrained(source, revision=revision or "main", trust_remote_code=False)
+    # the library acts upon the settings before it checks their types
+    except (ValueError, TypeError, AttributeError, KeyError, IndexError, OverflowError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise CommandError(f"the processor of {name} cannot be used ({reason:.300}).") from error
+    return model.to(device), processor
 
 
 def has_towers_alone(config: Mapping[str, Any]) -> bool:

@@ -71,6 +71,8 @@ def explained(repo_id: str, api: HfApi) -> Iterator[None]:
     """
     try:
         yield
+    except PublishError:  # which is a RuntimeError
+        raise
     except LocalTokenNotFoundError:
         raise PublishError(
             "There is no token for the Hub: run 'hf auth login', or set HF_TOKEN, and repeat."
@@ -94,7 +96,7 @@ def explained(repo_id: str, api: HfApi) -> Iterator[None]:
             raise PublishError(_explain_status(cause, repo_id)) from error
         if isinstance(cause, HTTPError):
             raise PublishError(_explain_connection(cause, api)) from error
-        if isinstance(cause, _NO_ANSWERS) and not isinstance(error, PublishError):
+        if isinstance(cause, Exception):  # such as one of the protocol, after a redirect in the middle of a file
             raise PublishError(_explain_answer(cause, repo_id, api)) from error
         raise
 
