@@ -45,7 +45,7 @@ def test_names_are_escaped_wherever_a_command_shows_them(tmp_path, model, capsys
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     rows = tmp_path / "ro\x1bws.jsonl"
     texts = [(name, f"a fox{name}") for name in (*NAMES, "gone\x1b[2J") if name.isascii()]
-    rows.write_text("".join(json.dumps({"video": f"videos/{n}.mp4", "text": text}) + "\n" for n, text in texts))
+    rows.write_text("".join(json.dumps({"video": f"{videos}/{n}.mp4", "text": text}) + "\n" for n, text in texts))
     results, exported = tmp_path / "re\x1b\u202esults", tmp_path / "ex\x1bported"
     evaluate = ["evaluate", "--task", "retrieval", "--model", str(model), "--no-plot", "--output"]
     train = ["train", "--output", absent, "--recipe"]

@@ -310,6 +310,29 @@ def test_remote_code_gives_equal_numbers_from_a_folder_a_cache_and_the_hub(
             assert torch.equal(theirs[key], value), key
 
 
+@pytest.mark.slow
+def test_exports_of_two_versions_in_one_process_keep_their_own_code(exported: Path, tmp_path: Path) -> None:
+    """Both are in folders of one name; the second has other code, and modules named like installed ones."""
+    folders = [copied(exported, tmp_path / version / "model") for version in ("one", "two")]
+    with (folders[1] / "modeling_alpro.py").open("a") as file:
+        file.write("\n\nAlproModel.VERSION = 'two'\n")
+    for name in ("numpy", "torch", "alpro_hf", "tokenize"):
+        (folders[1] / f"{name}.py").write_text("raise SystemExit('the wrong module')\n")
+    code = """
+    import sys
+    from transformers import AutoModel, AutoProcessor
+    for folder in sys.argv[1:]:
+        model = AutoModel.from_pretrained(folder, trust_remote_code=True)
+        processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+        print(getattr(type(model), "VERSION", "one"), type(processor).__name__)
+    """
+    order = [str(folder) for folder in (*folders, folders[0])]
+    said = python(
+        WITHOUT_PACKAGE + textwrap.dedent(code), {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}, *order
+    )
+    assert said.split() == ["one", "AlproProcessor", "two", "AlproProcessor", "one", "AlproProcessor"]
+
+
 def test_local_classes_win(exported: Path) -> None:
     for trust in (None, True):
         assert type(AutoConfig.from_pretrained(exported, trust_remote_code=trust)) is AlproConfig
