@@ -314,8 +314,10 @@ def test_remote_code_gives_equal_numbers_from_a_folder_a_cache_and_the_hub(
 def test_exports_of_two_versions_in_one_process_keep_their_own_code(exported: Path, tmp_path: Path) -> None:
     """Both are in folders of one name; the second has other code, and modules named like installed ones."""
     folders = [copied(exported, tmp_path / version / "model") for version in ("one", "two")]
-    with (folders[1] / "modeling_alpro.py").open("a") as file:
-        file.write("\n\nAlproModel.VERSION = 'two'\n")
+    # of equal configurations, the library takes the model class that it has seen first
+    for module, name in (("modeling_alpro", "AlproModel"), ("configuration_alpro", "AlproConfig")):
+        with (folders[1] / f"{module}.py").open("a") as file:
+            file.write(f"\n\n{name}.VERSION = 'two'\n")
     for name in ("numpy", "torch", "alpro_hf", "tokenize"):
         (folders[1] / f"{name}.py").write_text("raise SystemExit('the wrong module')\n")
     code = """

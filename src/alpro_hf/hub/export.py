@@ -240,7 +240,7 @@ def _weights(folder: Path) -> list[Path]:
         return []
     # the index maps each tensor to its file
     listed = _read_object(folder / WEIGHTS_INDEX).get("weight_map")
-    names = list(listed.values()) if isinstance(listed, dict) else [None]
+    names: list[Any] = list(listed.values()) if isinstance(listed, dict) else [None]
     if wrong := [name for name in names if not (isinstance(name, str) and Path(name).name == name)]:
         raise ExportError(f"{folder / WEIGHTS_INDEX}: weight_map must name files of this folder; found {wrong[0]!r}.")
     files = [folder / name for name in sorted(set(names))]

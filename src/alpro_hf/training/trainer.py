@@ -322,8 +322,9 @@ class AlproTrainer(Trainer):
         accumulation = self.args.gradient_accumulation_steps
         steps = math.ceil(math.ceil(len(rows) / (self.args.train_batch_size * now)) / accumulation)
         step, epoch = state.get("global_step"), state.get("epoch")
-        known = isinstance(step, int) and isinstance(epoch, int | float) and epoch > 0
-        before = round(step / epoch) if known else steps
+        before = steps
+        if isinstance(step, int) and isinstance(epoch, int | float) and epoch > 0:
+            before = round(step / epoch)
         if abs(before - steps) > 1:  # an epoch ends between two steps
             logger.warning(
                 "%s was made with %d steps an epoch, and the %d rows of train_dataset now make %d: the data set or "
