@@ -144,7 +144,7 @@ DEEP = b'{"a": ' + b"[" * 5000 + b"]" * 5000 + b"}"
             {"config.json": b"{}", "vocab.txt": b" " * ((1 << 26) + 1)},
             r"vocab\.txt of acme/alpro on the Hub has 67",
         ),
-        ({"config.json": b"{}"} | {f"{i}.json": b"{}" for i in range(100)}, "has 101 settings files; at most 100"),
+        ({"config.json": b"{}"} | {f"{i}.json": b"{}" for i in range(100)}, "has 101 files of settings; at most 100"),
         (
             {"config.json": b"{}", "model.safetensors.index.json": b'{"weight_map": {"a": "../../b.safetensors"}}'},
             "names files of weights that are not in its folder",

@@ -131,7 +131,7 @@ def read_state(checkpoint: str | os.PathLike[str]) -> dict[str, Any]:
     path = Path(checkpoint) / _STATE
     state = read_json(path, max_bytes=_LARGEST_STATE, nan=True)  # the loss of a step may be NaN
     if not isinstance(state, dict):
-        raise ValueError(f"{path} holds no object")
+        raise ValueError("it holds no object")
     return state
 
 
