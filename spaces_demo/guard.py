@@ -12,6 +12,7 @@ from typing import Any
 
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from alpro_hf.untrusted_json import JsonBoundsError, parse_json
@@ -37,6 +38,7 @@ HEADERS = (
 # Routes of gradio that take a POST: those that call a function by name, and all others that the page needs.
 _CALL = re.compile(r"/(?:gradio_api/)?(?:call/v2|call|run|api)/([^/]+)/?")
 _OTHER = re.compile(r"/(?:gradio_api/)?(?:upload|queue/join|cancel|reset)/?")
+_NOT_FOUND = str(HTTPException(404)).encode()  # how a stream of gradio names an unknown event or session
 
 
 class RefusedError(Exception):
@@ -86,13 +88,29 @@ class Guard:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         started = False
+        held: list[dict[str, Any]] = []
 
+        # Gradio begins its answer before it looks for the event. So the beginning waits for the first piece, and a
+        # piece that says "not found" waits for what follows: an exception, if it is meant.
         async def send_with_headers(message: dict[str, Any]) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
-                started = True
-                message = message | {"headers": [*message.get("headers", ()), *HEADERS]}
-            await send(message)
+                held.append(message | {"headers": [*message.get("headers", ()), *HEADERS]})
+                return
+            held.append(message)
+            if len(held) == 2 and message.get("more_body") and _NOT_FOUND in message.get("body", b""):
+                return
+            started = True
+            while held:
+                await send(held.pop(0))
+
+        async def refuse(status: int, said: str) -> None:
+            held.clear()
+            headers = [(b"content-type", b"application/json")]
+            # what is left of the request is not read
+            headers += [(b"connection", b"close"), *([(b"retry-after", b"60")] if status == 429 else [])]
+            await send_with_headers({"type": "http.response.start", "status": status, "headers": headers})
+            await send_with_headers({"type": "http.response.body", "body": json.dumps({"detail": said}).encode()})
 
         try:
             if scope["method"] == "POST":
@@ -101,13 +119,15 @@ class Guard:
         except ClientDisconnect:  # the visitor left in the middle of an upload; there is nobody to respond to
             return None
         except RefusedError as refused:
+            if not started:
+                await refuse(refused.status, refused.said)
+        except RuntimeError as error:  # starlette: an exception for a response that has already begun
+            if not isinstance(error.__cause__, HTTPException):
+                raise
             if started:
-                return None
-            headers = [(b"content-type", b"application/json")]
-            # what is left of the request is not read
-            headers += [(b"connection", b"close"), *([(b"retry-after", b"60")] if refused.status == 429 else [])]
-            await send_with_headers({"type": "http.response.start", "status": refused.status, "headers": headers})
-            await send({"type": "http.response.body", "body": json.dumps({"detail": refused.said}).encode()})
+                await send({"type": "http.response.body"})
+            else:
+                await refuse(error.__cause__.status_code, "There is no such event or session here; it may have ended.")
 
     async def _checked(self, scope: dict[str, Any], receive: Any) -> Any:
         """The rest of a request, in place of `receive`; of a request that is no upload, all of it is read here.

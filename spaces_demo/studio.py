@@ -2,7 +2,6 @@
 
 import base64
 import io
-import json
 import os
 import shutil
 import tempfile
@@ -60,6 +59,7 @@ from alpro_hf.model.matching_alpro import matching_problem, most_similar, rerank
 from alpro_hf.sprites.language import DOING
 from alpro_hf.sprites.render import write_clip
 from alpro_hf.sprites.world import SEEN_SPRITES, Scene, content, draw_group, draw_scene
+from alpro_hf.untrusted_json import read_json
 
 MAX_CLIPS = 8  # per visitor
 MAX_MEGABYTES = 20
@@ -366,7 +366,7 @@ class Studio:
 
 def bundled_results(task: Literal["retrieval", "qa"]) -> dict[str, Any]:
     """Measured results of a bundled model on the split `test`, from the file next to its weights."""
-    content = json.loads((Path(bundled_model(task)) / RESULTS).read_text(encoding="utf-8"))
+    content = read_json(Path(bundled_model(task)) / RESULTS)
     return content["results"]["test"]
 
 

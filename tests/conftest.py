@@ -5,6 +5,7 @@ import importlib.util
 import ipaddress
 import os
 import socket
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -19,6 +20,9 @@ from fixtures import network
 os.environ.setdefault("SVT_LOG", "1")  # the AV1 encoder talks to stderr otherwise
 # models here are tiny and tests run side by side: more threads would only wait for each other
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# the key of the user's seals belongs to the tests, and not to the home of whoever runs them
+_STATE = tempfile.TemporaryDirectory(prefix="alpro-tests-")
+os.environ["LOCALAPPDATA" if os.name == "nt" else "XDG_STATE_HOME"] = _STATE.name
 
 RATE = 25
 

@@ -212,3 +212,19 @@ def test_pretraining_is_five_commands_and_two_launches() -> None:
     found = [line.split()[:2] for line in commands_of_pretraining()]
     assert [second for _, second in found[:5]] == ["entities", "train", "pseudo-label", "train", "plot"]
     assert [first for first, _ in found[5:]] == ["torchrun", "torchrun"]
+
+
+def test_each_thing_from_outside_has_a_bound_and_a_test() -> None:
+    """The table in reliability.md: its files and tests are there, and each test file has a test."""
+    text = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    section = text.partition("## What comes from outside")[2].partition("\n### ")[0]
+    rows = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("|")][2:]
+    assert len(rows) >= 15
+    for what, enters, bounds, test in rows:
+        assert what.strip() and bounds.strip()
+        for path in re.findall(r"`([\w/]+\.py)`", enters):
+            assert (ROOT / path).is_file() or (ROOT / "src" / "alpro_hf" / path).is_file(), path
+        tests = re.findall(r"`(tests/[\w/]+\.py)`", test)
+        assert tests, what
+        for path in tests:
+            assert "\ndef test_" in (ROOT / path).read_text(encoding="utf-8"), path

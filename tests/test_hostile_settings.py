@@ -216,7 +216,7 @@ def test_lists_that_never_end(tmp_path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [(DEEP, "deeper than 64"), (f'{{"global_step": {LONG}}}', "5,000 digits"), ("[]", "step None")],
+    [(DEEP, "deeper than 64"), (f'{{"global_step": {LONG}}}', "5,000 digits"), ("[]", "holds no object")],
 )
 def test_the_state_of_a_checkpoint(tmp_path, content, said) -> None:
     folder = tmp_path / "checkpoint-3"

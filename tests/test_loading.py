@@ -1,5 +1,6 @@
 """Models by name, devices and data types."""
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from fixtures.gallery import write_model
 from fixtures.hub_double import File, HubDouble, Repo, simulate_cache
 from huggingface_hub import constants
 
-from alpro_hf import bundled_model
+from alpro_hf import AlproConfig, bundled_model, loading
 from alpro_hf.loading import (
     CommandError,
     ModelNotFoundError,
@@ -28,7 +29,16 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubDouble]:
     with HubDouble() as double:
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "ENDPOINT", double.url)
+        template = f"{double.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         yield double
+
+
+@pytest.fixture
+def at_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of the Hub's client of its own."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
+    return tmp_path / "hub-cache"
 
 
 @pytest.fixture
@@ -108,7 +118,7 @@ def publish(hub: HubDouble, *files: str) -> None:
     repo.commit("main", {name: File(b"{}", False) for name in files}, "first")
 
 
-def test_a_model_on_the_hub_is_found_and_what_is_none_there_is_said(hub: HubDouble, here: Path) -> None:
+def test_a_model_on_the_hub_is_found_or_said_to_be_none(hub: HubDouble, here: Path, at_cache: Path) -> None:
     publish(hub, "config.json")
     assert find_model("acme/alpro") == "acme/alpro"
     with pytest.raises(ModelNotFoundError, match="acme/alpro on the Hub has no branch, tag or commit 'v9'"):
@@ -116,6 +126,68 @@ def test_a_model_on_the_hub_is_found_and_what_is_none_there_is_said(hub: HubDoub
     publish(hub, "README.md")
     with pytest.raises(ModelNotFoundError, match=r"acme/alpro on the Hub does not contain a model: .* config\.json"):
         find_model("acme/alpro")
+
+
+DEEP = b'{"a": ' + b"[" * 5000 + b"]" * 5000 + b"}"
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({"config.json": DEEP}, r"config\.json cannot be used: it is nested deeper than 64 levels"),
+        ({"config.json": b"{", "tokenizer.json": b"{}"}, r"config\.json cannot be used"),
+        ({"config.json": b"{}", "tokenizer.json": b'{"a": ' + b"9" * 5000 + b"}"}, r"tokenizer\.json cannot be used"),
+        (
+            {"config.json": b"{}", "tokenizer.json": b" " * ((1 << 26) + 1)},
+            r"tokenizer\.json of acme/alpro on",
+        ),
+        (
+            {"config.json": b"{}", "vocab.txt": b" " * ((1 << 26) + 1)},
+            r"vocab\.txt of acme/alpro on the Hub has 67",
+        ),
+        ({"config.json": b"{}"} | {f"{i}.json": b"{}" for i in range(100)}, "has 101 files of settings; at most 100"),
+        (
+            {"config.json": b"{}", "model.safetensors.index.json": b'{"weight_map": {"a": "../../b.safetensors"}}'},
+            "names files of weights that are not in its folder",
+        ),
+    ],
+)
+def test_settings_on_the_hub_have_bounds(hub: HubDouble, here: Path, at_cache: Path, files, said) -> None:
+    repo = hub.repos["model", "acme/alpro"] = Repo("model", "acme/alpro", False, None)
+    repo.commit("main", {name: File(content, False) for name, content in files.items()}, "first")
+    with pytest.raises(CommandError, match=said):
+        find_model("acme/alpro")
+    large = [name for name, content in files.items() if len(content) > 1 << 26]
+    assert not [name for name in large if hub.count("GET", f"/resolve/.*/{name}$")]
+
+
+def test_a_hub_that_hides_the_sizes_of_files_is_believed_after_the_download_only(
+    hub: HubDouble, here: Path, at_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "_SETTINGS_BYTES", 1000)
+    publish(hub, "config.json")
+    repo = hub.repos["model", "acme/alpro"]
+    repo.commit("main", {"config.json": File(b"{}", False), "vocab.txt": File(b"x" * 1001, False)}, "second")
+    hub.hides_sizes = True
+    with pytest.raises(CommandError, match=r"vocab\.txt is larger than the 1,000 bytes"):
+        find_model("acme/alpro")
+
+
+def test_settings_are_downloaded_once(hub: HubDouble, here: Path, at_cache: Path) -> None:
+    publish(hub, "config.json", "tokenizer.json", "inner/other.json", "model.safetensors")
+    for _ in range(2):
+        assert find_model("acme/alpro") == "acme/alpro"
+    assert hub.count("HEAD", "/resolve/") == 2  # not again, and nothing of a subfolder
+
+
+def test_weights_on_the_hub_that_cannot_be_as_many_as_described(hub: HubDouble, here: Path, at_cache: Path) -> None:
+    config = AlproConfig(vision_config={"hidden_size": 768}).to_dict() | {"architectures": ["AlproModel"]}
+    repo = hub.repos["model", "acme/alpro"] = Repo("model", "acme/alpro", False, None)
+    files = {"config.json": json.dumps(config).encode(), "model.safetensors": b"x" * 100}
+    repo.commit("main", {name: File(content, name.endswith("s")) for name, content in files.items()}, "first")
+    with pytest.raises(CommandError, match="files of weights have only 100 bytes"):
+        load_model("retrieval", "acme/alpro")
+    assert hub.count("GET", "/resolve/.*/model.safetensors") == 0
 
 
 @pytest.mark.parametrize("offline", [False, True])

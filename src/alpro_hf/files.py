@@ -122,6 +122,15 @@ def inside(path: str | os.PathLike[str], root: str | os.PathLike[str]) -> bool:
     return is_name(path) and Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
 
 
+def belongs_to(path: str | os.PathLike[str], folder: str | os.PathLike[str]) -> bool:
+    """Whether what a path leads to is part of a folder: `inside` it, or its file in the cache of the Hub's client.
+
+    That cache keeps contents in `blobs` and makes links to them in `snapshots/COMMIT`.
+    """
+    root, target = Path(os.path.realpath(folder)), Path(os.path.realpath(path))
+    return inside(path, folder) or (root.parent.name == "snapshots" and target.parent == root.parents[1] / "blobs")
+
+
 def is_name(path: str | os.PathLike[str]) -> bool:
     """Whether a path can name a file: it has no zero byte, and the file system can encode it."""
     try:

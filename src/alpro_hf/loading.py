@@ -15,6 +15,7 @@ from .untrusted_json import read_json
 if TYPE_CHECKING:
     import torch
     from huggingface_hub import HfApi
+    from huggingface_hub.hf_api import ModelInfo
 
 BUNDLED = "bundled"  # as the name of a model: the one that the package contains for the task
 # the bundled models by names that say the task, for commands that work with either
@@ -22,6 +23,8 @@ BUNDLED_BY_TASK: dict[str, Literal["retrieval", "qa"]] = {"bundled-retrieval": "
 _CONFIG, _PROCESSOR = "config.json", "processor_config.json"
 _WEIGHTS = (".bin", ".pt", ".pth", ".safetensors", ".zip")
 _SECONDS = 5.0  # for the Hub to answer whether it has a model
+_SETTINGS = (".json", ".txt", ".jinja")  # endings of the files that a model is described by
+_MAX_SETTINGS, _SETTINGS_BYTES = 100, 1 << 26  # how many of them, and the size of each
 
 
 class CommandError(Exception):
@@ -51,10 +54,12 @@ def find_model(
 
     Returns:
         A folder or a Hub id, for `from_pretrained`. If the Hub cannot be reached, the folder of an earlier download.
+        Its JSON files were found to be within bounds; those of a Hub id are in the cache now.
 
     Raises:
         ModelNotFoundError: There is no such model. The message says where it was looked for, and names a similar
             folder if there is one. Without a network, it says that the Hub could not be asked.
+        CommandError: Its settings are too large or too many, nested too deep, or not JSON.
     """
     from .assets import bundled_model
 
@@ -65,6 +70,7 @@ def find_model(
     if os.path.isdir(name):
         if needs is not None and not os.path.isfile(os.path.join(name, needs)):
             raise ModelNotFoundError(_about_folder(Path(name), needs))
+        _check_settings(Path(name))
         return name
     if os.path.exists(name):
         raise ModelNotFoundError(_about_file(Path(name)))
@@ -145,7 +151,7 @@ def _find_on_hub(name: str, revision: str | None, needs: str | None, api: "HfApi
         ) from None
     try:
         # one request without repetitions: loading would try again for half a minute before it gives up
-        found = (api or HfApi()).model_info(name, revision=revision, timeout=_SECONDS)
+        found = (api or HfApi()).model_info(name, revision=revision, timeout=_SECONDS, files_metadata=True)
     except GatedRepoError:
         raise ModelNotFoundError(
             f"{missing}, and {name} on the Hub gives access only on request. Ask for it on its page, then run hf auth "
@@ -165,15 +171,72 @@ def _find_on_hub(name: str, revision: str | None, needs: str | None, api: "HfApi
         for file in (_CONFIG, _PROCESSOR) if needs is None else (needs,):
             cached = try_to_load_from_cache(name, file, revision=revision)
             if isinstance(cached, str):
+                _check_settings(Path(cached).parent)
                 return str(Path(cached).parent)
         offline = isinstance(error, OfflineModeIsEnabled)
         why = "HF_HUB_OFFLINE keeps the Hub from being asked" if offline else "the Hub could not be reached"
         raise ModelNotFoundError(
             f"{missing}, {why}, and the cache holds no earlier download of such a model.{_similar(name)}"
         ) from error
-    if needs and found.siblings is not None and needs not in {file.rfilename for file in found.siblings}:
+    if needs and needs not in {file.rfilename for file in found.siblings or ()}:
         raise ModelNotFoundError(f"{name} on the Hub does not contain a model: there is no {needs} in it.")
+    try:
+        _fetch_settings(name, found, api or HfApi())
+    except HTTPError as error:
+        raise ModelNotFoundError(
+            f"The settings of {name} on the Hub cannot be downloaded: {' '.join(str(error).split())}"
+        ) from error
     return name
+
+
+def _fetch_settings(name: str, found: "ModelInfo", api: "HfApi") -> None:
+    """Download the files that describe a model, after their sizes are known, into the cache of `from_pretrained`.
+
+    Raises:
+        CommandError: They are too many or too large, or see `_check_settings`.
+    """
+    # the library reads no settings in subfolders
+    files = [file for file in found.siblings or () if file.rfilename.endswith(_SETTINGS) and "/" not in file.rfilename]
+    if len(files) > _MAX_SETTINGS:
+        raise CommandError(
+            f"{name} on the Hub has {len(files):,} files of settings; at most {_MAX_SETTINGS} are read."
+        )
+    for file in files:
+        if (file.size or 0) > _SETTINGS_BYTES:
+            raise CommandError(
+                f"{file.rfilename} of {name} on the Hub has {file.size:,} bytes; at most {_SETTINGS_BYTES:,} are read."
+            )
+    for file in files:  # by commit: one that is in the cache needs no request
+        path = Path(api.hf_hub_download(name, file.rfilename, revision=found.sha))
+        if path.stat().st_size > _SETTINGS_BYTES:  # the list may be wrong
+            raise CommandError(f"{path} is larger than the {_SETTINGS_BYTES:,} bytes that are read.")
+        _check_json(path)
+
+
+def _check_settings(folder: Path) -> None:
+    """Check that all JSON files of a folder are within bounds, before a library reads them.
+
+    Raises:
+        CommandError: One of them is not.
+        OSError: One of them cannot be read.
+    """
+    for path in sorted(folder.glob("*.json")):
+        if path.name != "trainer_state.json":  # the log of a training, which no model is loaded from, may be large
+            _check_json(path)
+
+
+def _check_json(path: Path) -> None:
+    if path.suffix != ".json":
+        return
+    try:
+        content = read_json(path, max_bytes=_SETTINGS_BYTES, nan=path.name != _CONFIG)
+    except ValueError as error:
+        raise CommandError(f"{path} cannot be used: {error}.") from error
+    files = content.get("weight_map") if path.name.endswith(".index.json") and isinstance(content, dict) else None
+    if files is not None and not (
+        isinstance(files, dict) and all(Path(str(file)).name == file for file in files.values())
+    ):
+        raise CommandError(f"{path} names files of weights that are not in its folder.")
 
 
 def load_model(
@@ -231,7 +294,7 @@ def load_model(
         model_class = AlproModel
     device = best_device() if device is None else device
     numbers = best_dtype(device) if dtype == "auto" else getattr(torch, dtype or "float32")
-    _check_weights(source, model_class, config, name)
+    _check_weights(source, revision, model_class, config, name)
     try:
         model, info = model_class.from_pretrained(
             source, revision=revision, dtype=numbers, output_loading_info=True, trust_remote_code=False
@@ -243,9 +306,13 @@ def load_model(
     if info["missing_keys"]:
         missing = ", ".join(sorted(info["missing_keys"])[:3])
         raise CommandError(f"{name} was not trained for {task}: it lacks {missing}, ... Name another --model.")
-    return model.to(device), AlproProcessor.from_pretrained(
-        source, revision=revision or "main", trust_remote_code=False
-    )
+    try:
+        processor = AlproProcessor.from_pretrained(source, revision=revision or "main", trust_remote_code=False)
+    # the library acts upon the settings before it checks their types
+    except (ValueError, TypeError, AttributeError, KeyError, IndexError, OverflowError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise CommandError(f"the processor of {name} cannot be used ({reason:.300}).") from error
+    return model.to(device), processor
 
 
 def has_towers_alone(config: Mapping[str, Any]) -> bool:
@@ -257,24 +324,14 @@ def has_towers_alone(config: Mapping[str, Any]) -> bool:
 
 
 def _config_of(source: str, revision: str | None, name: str) -> dict[str, Any]:
-    """The fields of a config.json, after all JSON files of the folder were found to be within bounds.
+    """The fields of a config.json.
 
     Raises:
-        CommandError: One of them is not; or the configuration cannot be used.
+        CommandError: The configuration cannot be used.
         OSError: The folder cannot be read, or does not exist here nor on the Hub.
     """
     from .model.configuration_alpro import AlproConfig
 
-    for path in sorted(Path(source).glob("*.json")):
-        try:
-            content = read_json(path, max_bytes=1 << 26, nan=path.name != "config.json")
-        except ValueError as error:
-            raise CommandError(f"{path} cannot be used: {error}.") from error
-        files = content.get("weight_map") if path.name.endswith(".index.json") and isinstance(content, dict) else None
-        if files is not None and not (
-            isinstance(files, dict) and all(Path(str(file)).name == file for file in files.values())
-        ):
-            raise CommandError(f"{path} names files of weights that are not in its folder.")
     try:
         fields, _ = AlproConfig.get_config_dict(source, revision=revision)
         if fields.get("model_type") == AlproConfig.model_type:
@@ -285,16 +342,22 @@ def _config_of(source: str, revision: str | None, name: str) -> dict[str, Any]:
     return fields
 
 
-def _check_weights(source: str, model_class: Any, config: dict[str, Any], name: str) -> None:
-    """Check that the weights of a folder may be as many as its configuration says, before memory is taken for them.
+def _check_weights(source: str, revision: str | None, model_class: Any, config: dict[str, Any], name: str) -> None:
+    """Check that the weights of a model may be as many as its configuration says, before memory is taken for them.
 
     Raises:
         CommandError: They are fewer: each takes at least half a byte.
     """
     import torch
 
-    sizes = [path.stat().st_size for path in Path(source).glob("*.safetensors")]
-    if not sizes:  # on the Hub, or an error of `from_pretrained`
+    if os.path.isdir(source):
+        sizes = [path.stat().st_size for path in Path(source).glob("*.safetensors")]
+    else:
+        from huggingface_hub import HfApi
+
+        found = HfApi().model_info(source, revision=revision, files_metadata=True)
+        sizes = [file.size or 0 for file in found.siblings or () if file.rfilename.endswith(".safetensors")]
+    if not sizes:  # an error of `from_pretrained`
         return
     with torch.device("meta"):
         described = sum(

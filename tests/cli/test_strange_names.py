@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from fixtures.gallery import ANSWERS, write_model, write_video
 from fixtures.processes import environment
+from huggingface_hub import constants
 
-from alpro_hf.cli.main import main
+from alpro_hf.cli.main import COMMANDS, main
 from alpro_hf.inference.index_shards import Manifest
 
 # clears the screen, forges a row, turns the direction of text, rings, is no text
@@ -24,29 +25,59 @@ def model(tmp_path: Path) -> Path:
     return write_model(tmp_path / "model", "retrieval")
 
 
+def lines_of(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """What was printed, as a terminal shows it in the end.
+
+    Progress bars move in their line by \\r, and libraries move to the line of another bar by \\x1b[A.
+    """
+    out, err = capsys.readouterr()
+    return [line.rpartition("\r")[2] for line in (out + err).replace("\x1b[A", "").split("\n")]
+
+
 @pytest.mark.skipif(os.name != "posix", reason="names of other systems cannot have these characters")
-def test_names_are_escaped_wherever_a_command_shows_them(tmp_path, model, capsys) -> None:
+def test_names_are_escaped_wherever_a_command_shows_them(tmp_path, model, capsys, monkeypatch) -> None:
     videos = tmp_path / "videos"
     for number, name in enumerate(NAMES):
         write_video(videos / "clip.mp4", number).rename(videos / f"{name}.mp4")
         (videos / f"{name}-broken.mp4").write_bytes(b"not a video")
-    index = tmp_path / "in\x1b[31mdex"
-    shown = []
+    shown: list[str] = []
+    index, absent = tmp_path / "in\x1b[31mdex", str(tmp_path / "ab\x1b\u202e\nsent")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    rows = tmp_path / "ro\x1bws.jsonl"
+    texts = [(name, f"a fox{name}") for name in (*NAMES, "gone\x1b[2J") if name.isascii()]
+    rows.write_text("".join(json.dumps({"video": f"{videos}/{n}.mp4", "text": text}) + "\n" for n, text in texts))
+    results, exported = tmp_path / "re\x1b\u202esults", tmp_path / "ex\x1bported"
+    evaluate = ["evaluate", "--task", "retrieval", "--model", str(model), "--no-plot", "--output"]
+    train = ["train", "--output", absent, "--recipe"]
     commands = (
         ["index", str(videos), "--output", str(index), "--model", str(model)],
         ["search", str(index), "a fox", "--rerank", "0"],
-        ["search", str(videos), "a fox", "--model", str(model)],
-        ["search", str(tmp_path / "ab\x1bsent"), "a fox"],
-        ["ask", str(tmp_path / "ab\x1b\nsent"), "what is it"],
-        ["evaluate", "--task", "qa", "--data", str(tmp_path / "ab\x1b\u202esent.jsonl"), "--output", str(tmp_path)],
-        ["plot", str(tmp_path / "ab\x1bsent")],
-        ["compare", str(tmp_path / "ab\x1bsent"), str(tmp_path / "ab\x1bsent")],
+        ["search", str(videos), "a \x1b[2Jfox \u202ewolf", "--model", str(model)],
+        ["search", absent, "a fox"],
+        ["search", str(index), "a fox", "--model", absent],
+        ["ask", absent, "what is it"],
+        ["ask", str(videos / f"{NAMES[0]}-broken.mp4"), "what is it"],
+        ["convert", absent, "--output", str(tmp_path / "converted")],
+        ["entities", absent, "--output", str(tmp_path / "entities.txt")],
+        ["pseudo-label", absent, "--prompter", absent, "--output", absent],
+        [*train, absent, "--data", absent, "--model", absent],
+        [*train, "msrvtt-retrieval", "--data", absent, "--model", absent],
+        [*evaluate, str(tmp_path), "--data", absent],
+        [*evaluate, str(results), "--data", str(rows)],
+        [*evaluate, str(results), "--data", str(rows)],
+        ["compare", absent, absent],
+        ["compare", str(results), str(results)],
+        ["plot", absent],
+        ["publish", str(model), "--repo", "acme/alpro", "--dry-run", "--output", str(exported)],
+        ["publish", str(model), "--repo", "acme/alpro\x1b", "--dry-run"],
+        ["publish", absent, "--repo", "acme/alpro", "--revision", "\x1b[2J", "--dry-run"],
+        ["export-onnx", absent, absent],
     )
+    assert {command[0] for command in commands} == set(COMMANDS) - {"demo"}  # which is in a test of its own
     for command in commands:
         main(command)
-        out, err = capsys.readouterr()
-        # progress bars move in their line by \r, and libraries move to the line of another bar by \x1b[A
-        shown += [line.rpartition("\r")[2] for line in (out + err).replace("\x1b[A", "").split("\n")]
+        shown += lines_of(capsys)
+    assert exported.is_dir() and (results / "results.json").is_file()
     for line in shown:
         assert line.isprintable(), line
     assert not [line for line in shown if line.startswith("   1   99.9%")]
@@ -55,6 +86,28 @@ def test_names_are_escaped_wherever_a_command_shows_them(tmp_path, model, capsys
     main(["search", str(index), "a fox", "--rerank", "0", "--json"])
     found = json.loads(capsys.readouterr().out)
     assert {Path(result["path"]).name for result in found["results"]} == {f"{name}.mp4" for name in NAMES}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="names of other systems cannot have these characters")
+def test_the_demo_escapes_the_name_of_its_folder(tmp_path, capsys) -> None:
+    assert main(["demo", "--output", str(tmp_path / "de\x1b[2J\n\u202emo")]) == 0
+    lines = lines_of(capsys)
+    assert all(line.isprintable() for line in lines), lines
+    assert sum("de\\x1b[2J\\n\\u202emo" in line for line in lines) >= 3
+
+
+def test_what_a_model_says_of_its_training_is_escaped(tmp_path, capsys) -> None:
+    folder = write_model(tmp_path / "model", "retrieval")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"matching_trained": False}))
+    strange = "made\x1b[2J by\n   1   99.9%\u202e"
+    (folder / "training.json").write_text(json.dumps({"summary": strange, "limits": [strange], "license": strange}))
+    write_video(tmp_path / "videos" / "a.mp4", 0)
+    main(["search", str(tmp_path / "videos"), "a fox", "--model", str(folder)])
+    lines = lines_of(capsys)
+    assert all(line.isprintable() for line in lines), lines
+    assert any("made\\x1b[2J" in line for line in lines)
 
 
 def test_labels_of_a_model_are_escaped(tmp_path, capsys) -> None:

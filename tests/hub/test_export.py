@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 import torch
 from fixtures import colours
-from fixtures.hub_double import READ_TOKEN, TOKEN, File, HubDouble, RefusedError, simulate_cache
+from fixtures.hub_double import READ_TOKEN, TOKEN, File, HubDouble, RefusedError, Repo, simulate_cache
 from huggingface_hub import HfApi, constants, snapshot_download
 from transformers import AutoConfig, AutoModel, AutoProcessor
 from transformers.dynamic_module_utils import get_imports
@@ -310,6 +310,31 @@ def test_remote_code_gives_equal_numbers_from_a_folder_a_cache_and_the_hub(
             assert torch.equal(theirs[key], value), key
 
 
+@pytest.mark.slow
+def test_exports_of_two_versions_in_one_process_keep_their_own_code(exported: Path, tmp_path: Path) -> None:
+    """Both are in folders of one name; the second has other code, and modules named like installed ones."""
+    folders = [copied(exported, tmp_path / version / "model") for version in ("one", "two")]
+    # of equal configurations, the library takes the model class that it has seen first
+    for module, name in (("modeling_alpro", "AlproModel"), ("configuration_alpro", "AlproConfig")):
+        with (folders[1] / f"{module}.py").open("a") as file:
+            file.write(f"\n\n{name}.VERSION = 'two'\n")
+    for name in ("numpy", "torch", "alpro_hf", "tokenize"):
+        (folders[1] / f"{name}.py").write_text("raise SystemExit('the wrong module')\n")
+    code = """
+    import sys
+    from transformers import AutoModel, AutoProcessor
+    for folder in sys.argv[1:]:
+        model = AutoModel.from_pretrained(folder, trust_remote_code=True)
+        processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+        print(getattr(type(model), "VERSION", "one"), type(processor).__name__)
+    """
+    order = [str(folder) for folder in (*folders, folders[0])]
+    said = python(
+        WITHOUT_PACKAGE + textwrap.dedent(code), {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}, *order
+    )
+    assert said.split() == ["one", "AlproProcessor", "two", "AlproProcessor", "one", "AlproProcessor"]
+
+
 def test_local_classes_win(exported: Path) -> None:
     for trust in (None, True):
         assert type(AutoConfig.from_pretrained(exported, trust_remote_code=trust)) is AlproConfig
@@ -455,6 +480,177 @@ def test_a_card_that_the_hub_refuses_publishes_nothing(double: HubDouble, export
         hub_upload.publish(tmp_path, REPO, api=double.api())
     assert list(double.repos["model", REPO].files()) == [".gitattributes"]
     assert not double.blobs
+
+
+HTML = (200, {"Content-Type": "text/html"}, b"<html><body>Log in to the hotel's network</body></html>")
+OID = "0123456789abcdef0123456789abcdef01234567"
+PLACES = {
+    "info": r"/revision/",
+    "tree": r"/tree/",
+    "creation": r"/repos/create",
+    "card": r"/validate-yaml",
+    "preupload": r"/preupload/",
+    "batch": r"/objects/batch",
+    "large": r"/large/[0-9a-f]+$",
+    "commit": r"/commit/",
+}
+ANSWERS = {
+    "html": HTML,
+    "nothing": (200, {}, b""),
+    "null": (200, {}, None),
+    "list": (200, {}, [1]),
+    "object": (200, {}, {}),
+    "types": (200, {}, {"sha": 7, "files": 7, "objects": [7], "commitOid": [], "commitUrl": 7, "success": True}),
+    "circle": (302, {"Location": "/circle"}, b""),
+    "elsewhere": (307, {"Location": "/elsewhere"}, b""),
+}
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+@pytest.mark.parametrize("place", PLACES)
+def test_a_server_that_is_no_hub_never_makes_us_claim_success(
+    at_double: HubDouble, exported: Path, capsys: pytest.CaptureFixture[str], place: str, answer: str
+) -> None:
+    """One kind of request gets a wrong answer. Some do not matter, such as the one to an uploaded file."""
+
+    def lie(method: str, path: str) -> Any:
+        if path == "/circle":
+            return ANSWERS["circle"]
+        if path == "/elsewhere":
+            return HTML
+        return ANSWERS[answer] if re.search(PLACES[place], path) else None
+
+    if place in ("info", "tree"):  # of a repository that exists
+        hub_upload.publish(exported, REPO, api=at_double.api())
+        at_double.repos["model", REPO].commit("main", {"README.md": File(b"x", False)}, "other files")
+    at_double.lie = lie
+    code = command(str(exported), "--repo", REPO, "--yes")
+    at_double.lie = lambda method, path: None
+    out, err = capsys.readouterr()
+    repo = at_double.repos.get(("model", REPO))
+    there = {path.name: path.read_bytes() for path in exported.iterdir()}
+    if code == 0:
+        assert repo is not None
+        now = {path: file.content for path, file in repo.files().items()}
+        assert {name: now[name] for name in there} == there
+        return
+    # besides the progress of the upload, one sentence
+    assert code == 1 and out == "" and err.count("alpro publish: ") == 1 and "Traceback" not in err, err
+    assert place in ("info", "tree") or repo is None or list(repo.files()) == [".gitattributes"]
+
+
+@pytest.mark.parametrize("oid", [OID, "the head", "", "main"])
+def test_a_commit_that_did_not_happen_is_no_success(double: HubDouble, exported: Path, oid: str) -> None:
+    repo = double.repos["model", REPO] = Repo("model", REPO, False, None)
+    head = repo.commit("main", {".gitattributes": File(b"", False)}, "first")
+    said = {"commitOid": head if oid == "the head" else oid, "commitUrl": f"{double.url}/{REPO}/commit/{OID}"}
+    double.lie = lambda method, path: (200, {}, said | {"success": True}) if "/commit/" in path else None
+    with pytest.raises(hub_upload.PublishError, match="confirmed the upload to acme/alpro-sprites, but") as caught:
+        hub_upload.publish(exported, REPO, api=double.api())
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("change", ["other", "missing", "kept"])
+def test_a_commit_with_other_files_is_no_success(double: HubDouble, exported: Path, tmp_path: Path, change) -> None:
+    repo = double.repos["model", REPO] = Repo("model", REPO, False, None)
+    repo.commit("main", {"pytorch_model.bin": File(b"old", True)}, "first")
+    commit = repo.commit
+
+    def other(branch: str, files: dict[str, File], message: str) -> str:
+        changed = {"other": {"config.json": File(b"{}", False)}, "kept": {"pytorch_model.bin": File(b"old", True)}}
+        files = files | changed.get(change, {})
+        return commit(branch, {p: file for p, file in files.items() if (change, p) != ("missing", "config.json")}, "x")
+
+    repo.commit = other  # type: ignore[method-assign]
+    named = "pytorch_model.bin" if change == "kept" else "config.json"
+    with pytest.raises(hub_upload.PublishError, match=f"has other files than were sent, such as {named}"):
+        hub_upload.publish(exported, REPO, overwrite=True, api=double.api())
+
+
+def test_a_commit_of_somebody_else_right_after_ours_is_no_error(double: HubDouble, exported: Path) -> None:
+    repo = double.repos["model", REPO] = Repo("model", REPO, False, None)
+    repo.commit("main", {}, "first")
+
+    def lie(method: str, path: str) -> None:
+        if method == "GET" and "/revision/main" in path and "config.json" in repo.files():
+            repo.commit("main", repo.files() | {"theirs.txt": File(b"theirs", False)}, "theirs")
+
+    double.lie = lie
+    assert hub_upload.publish(exported, REPO, api=double.api()) == f"{double.url}/{REPO}"
+    assert {"theirs.txt", "config.json"} <= set(repo.files())
+
+
+def copied(folder: Path, target: Path) -> Path:
+    target.mkdir(parents=True)
+    for path in folder.iterdir():
+        (target / path.name).write_bytes(path.read_bytes())
+    return target
+
+
+@pytest.mark.parametrize("name", ["vocab.txt", "config.json", "model.safetensors", "results.json", "training.json"])
+def test_a_link_out_of_the_folder_of_a_model_is_not_published(
+    at_double: HubDouble, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    model, private = copied(checkpoint, tmp_path / "model"), tmp_path / "private"
+    private.write_bytes((model / name).read_bytes() if (model / name).exists() else b"{}")
+    (model / name).unlink(missing_ok=True)
+    (model / name).symlink_to(private)
+    assert command(str(model), "--repo", REPO, "--yes", "--output", str(tmp_path / "out")) == 1
+    complaint = capsys.readouterr().err
+    assert f"{model / name} is a link to {private}" in complaint and len(complaint.splitlines()) == 1
+    assert not at_double.repos and not (tmp_path / "out").exists()
+    with pytest.raises(hub.ExportError, match="is a link to"):
+        hub.export(checkpoint, tmp_path / "out", processor=model)
+    with pytest.raises(hub_upload.PublishError, match="is a link to"):
+        hub_upload.publish(model, REPO, api=at_double.api())
+    # a link inside the folder leads nowhere else
+    (model / name).unlink()
+    private.rename(model / ".inner")
+    (model / name).symlink_to(".inner")
+    hub_upload.plan_upload(model, REPO, api=at_double.api())
+
+
+def test_a_link_to_a_private_folder_is_not_published(double: HubDouble, exported: Path, tmp_path: Path) -> None:
+    model, private = copied(exported, tmp_path / "model"), tmp_path / "keys"
+    private.mkdir()
+    (private / "id").write_text("secret")
+    (model / "more").symlink_to(private)
+    with pytest.raises(hub_upload.PublishError, match=r"more is a link to .*keys, outside of the folder"):
+        hub_upload.publish(model, REPO, api=double.api())
+    assert not double.repos
+    (model / "README.md").write_text("---\nsdk: gradio\n---\n")
+    publication = hub_publish.Publication("bundled-qa", REPO, space="acme/demo", space_folder=model)
+    with pytest.raises(hub_upload.PublishError, match="more is a link to"):
+        hub_publish.plan_publication(publication, tmp_path, double.api())
+
+
+def test_links_of_the_cache_are_followed_to_its_own_blobs_only(
+    double: HubDouble, checkpoint: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "models--acme--alpro"
+    snapshot = copied(checkpoint, root / "snapshots" / OID)
+    (root / "blobs").mkdir()
+    for number, path in enumerate(sorted(snapshot.iterdir())):
+        path.rename(root / "blobs" / str(number))
+        path.symlink_to(root / "blobs" / str(number))
+    hub.export(snapshot, tmp_path / "out")
+    other = tmp_path / "models--acme--private" / "blobs"
+    other.mkdir(parents=True)
+    (root / "blobs" / "0").rename(other / "0")
+    first = min(snapshot.iterdir())
+    first.unlink()
+    first.symlink_to(other / "0")
+    with pytest.raises(hub.ExportError, match="is a link to"):
+        hub.export(snapshot, tmp_path / "again")
+
+
+@pytest.mark.parametrize("names", [{"a": "../../private"}, {"a": "/etc/passwd"}, {"a": 7}, [], None])
+def test_an_index_of_weights_names_files_of_its_folder_only(checkpoint: Path, tmp_path: Path, names: Any) -> None:
+    model = copied(checkpoint, tmp_path / "model")
+    (model / "model.safetensors").unlink()
+    (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+    with pytest.raises(hub.ExportError, match="weight_map must name files of this folder"):
+        hub.export(model, tmp_path / "out")
 
 
 @pytest.mark.slow

@@ -143,3 +143,15 @@ def test_a_torn_list_of_dropped_clips_is_read_as_far_as_it_goes(tmp_path) -> Non
     assert dropped_clips(file) == []
     file.write_text('{"clip": "a", "reason": "x"}\n{"clip": "a", "reason": "x"}\n{"clip": "b", "rea')
     assert dropped_clips(file) == [{"clip": "a", "reason": "x"}]
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["[" * 10_000, "7", '{"clip": "b"}', '{"reason": 7}', "9" * 5000, '{"clip": [], "reason": ""}', "x" * 70_000],
+)
+def test_a_list_of_dropped_clips_by_somebody_else_is_one_error(tmp_path, line) -> None:
+    file = tmp_path / DROPPED
+    file.write_text('{"clip": "a", "reason": "x"}\n' + line + "\n")
+    with pytest.raises(ValueError, match=f"{DROPPED}, line 2, is no record of a dropped clip") as found:
+        dropped_clips(file)
+    assert len(str(found.value)) < 1000

@@ -1,5 +1,6 @@
 """The Space: its parts, its endpoints called by gradio's client, and its page in a real browser."""
 
+import asyncio
 import http.client
 import importlib.util
 import json
@@ -26,6 +27,7 @@ import torch
 import views
 import yaml
 from fixtures.gallery import write_video
+from starlette.exceptions import HTTPException
 from studio import MAX_CLIPS, DemoError, Studio, Visit
 
 from alpro_hf import AlproModel, AlproProcessor, VideoDecodeError, bundled_model
@@ -571,6 +573,71 @@ def test_requests_of_wrong_types_get_a_sentence_and_leave_no_traceback(served) -
     with urllib.request.urlopen(f"{address}/gradio_api/call/entities/{event}", timeout=60) as answer:
         assert "outside the picture" in answer.read().decode()
     assert b"Traceback" not in log.read_bytes()[before:], log.read_text()[before:][-3000:]
+
+
+ASKED = [
+    "call/search/nothing",
+    "call/v2/search/nothing",
+    "call/nothing/nothing",
+    "call/search/%0a%ff",
+    "queue/data?session_hash=nobody",
+    "queue/data?session_hash=",
+    "queue/data?session_hash=a&session_hash=b",
+]
+
+
+@pytest.mark.slow
+def test_streams_that_do_not_exist_get_a_sentence_and_leave_no_traceback(served) -> None:
+    address, log = served
+    before = log.stat().st_size
+    for path in ASKED:
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(f"{address}/gradio_api/{path}", timeout=60)
+        assert refused.value.code == 404, path
+        assert refused.value.headers["x-content-type-options"] == "nosniff"
+        assert json.load(refused.value)["detail"].startswith("There is no such event or session"), path
+    with pytest.raises(urllib.error.HTTPError, match="422"):
+        urllib.request.urlopen(f"{address}/gradio_api/queue/data", timeout=60)
+    # a stream whose text says the same is one that exists
+    call = urllib.request.Request(
+        f"{address}/gradio_api/call/ask",
+        json.dumps({"data": ["404: Not Found", "404: Not Found", None]}).encode(),
+        {"Content-Type": "application/json"},
+    )
+    event = json.load(urllib.request.urlopen(call))["event_id"]
+    with urllib.request.urlopen(f"{address}/gradio_api/call/ask/{event}", timeout=60) as answer:
+        assert "event: error" in answer.read().decode()
+    assert b"Traceback" not in log.read_bytes()[before:], log.read_text()[before:][-3000:]
+
+
+def test_the_guard_ends_a_stream_whose_session_vanishes() -> None:
+    """Before its first piece with 404, afterwards by its end; other exceptions stay what they are."""
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for piece in scope["pieces"]:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        raise RuntimeError("the response has begun") from scope["cause"]
+
+    def answered(*pieces: bytes, cause: Exception) -> list[dict[str, Any]]:
+        sent: list[dict[str, Any]] = []
+
+        async def send(message: dict[str, Any]) -> None:
+            sent.append(message)
+
+        scope = {"type": "http", "method": "GET", "pieces": pieces, "cause": cause}
+        asyncio.run(guard.Guard(app)(scope, None, send))
+        return sent
+
+    gone = HTTPException(404)
+    missing = b"data: 404: Not Found"
+    assert [message.get("status") for message in answered(missing, cause=gone)] == [404, None]
+    assert [message.get("status") for message in answered(cause=gone)] == [404, None]
+    later = answered(b"one", missing, cause=gone)
+    assert later[0]["status"] == 200 and [message["body"] for message in later[1:3]] == [b"one", missing]
+    assert not later[-1].get("more_body")
+    with pytest.raises(RuntimeError):
+        answered(b"one", cause=ValueError())
 
 
 @pytest.mark.parametrize("side", [1e308, -1e308, 1.5, -0.1, float("nan"), float("inf")])

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from fixtures import colours
 from fixtures import uneven_in_processes as script
 from fixtures.processes import environment
 
@@ -67,3 +68,23 @@ def test_an_evaluation_of_which_one_process_has_nothing(seen) -> None:
     for one in found:
         assert one["evaluated one"] == {"dropped": 2.0}
         assert "nothing to evaluate" in one["evaluated all"]["error"]
+
+
+def test_one_process_continues_what_two_began(seen, tmp_path, caplog) -> None:
+    """With twice the rows in a batch, it learns from the rows of the steps that are left, and says what differs."""
+    folder, _ = seen
+    rows = script.without(colours.retrieval_rows(4)[:8], 1)
+    training = script.trainer(tmp_path, rows, per_device_train_batch_size=4, num_train_epochs=2, max_steps=3)
+    learned: list[list[int]] = []
+    compute_loss = training.compute_loss
+
+    def noting(model, inputs, *args, **kwargs):
+        learned.append(inputs["row_ids"].tolist())
+        return compute_loss(model, inputs, *args, **kwargs)
+
+    training.compute_loss = noting
+    training.train(resume_from_checkpoint=str(folder / "whole" / "checkpoint-1"))
+    assert training.state.global_step == 3
+    assert learned == [[4, 5, 6, 7], [0, 2, 3]]
+    assert "was written by 2 processes, and 1 continue it" in caplog.text
+    assert all(weight.isfinite().all() for weight in training.model.parameters())

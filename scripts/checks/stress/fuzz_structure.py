@@ -181,6 +181,153 @@ def configurations(folder: Path) -> tuple[list[str], Target]:
     return [*fields, *towers], target
 
 
+def manifests(folder: Path) -> tuple[list[str], Target]:
+    """A field of the manifest of an index, of its model, or of one of its shards."""
+    from alpro_hf.inference.index_shards import Manifest, VideoIndexError
+
+    _write_shard(folder)
+    shard = {"file": "shard-00000.safetensors", "rows": 2, "removed": []}
+    model = {"name": "bundled", "dtype": "float32", "fingerprint": "f"}
+    content = _manifest(folder) | {"model": model, "shards": [shard]}
+    nested = {"model": model, "shards": shard}
+
+    def target(field: str, value: str) -> str:
+        part, _, name = field.rpartition("/")
+        text = _with(content | ({part: "HERE"} if part else {}), "" if part else name, value)
+        if part:
+            inner = _with(nested[part], name, value)
+            text = text.replace('"HERE"', f"[{inner}]" if part == "shards" else inner)
+        (folder / "index.json").write_text(text, encoding="utf-8", errors="surrogatepass")
+        try:
+            return f"{len(Manifest.read(folder).shards)} shards"
+        except VideoIndexError as error:
+            return _named(error, folder)
+
+    return [*content, *(f"{part}/{name}" for part, fields in nested.items() for name in fields)], target
+
+
+def shards(folder: Path) -> tuple[list[str], Target]:
+    """The list of videos in a shard, or a part of its header, or bytes of its tensors."""
+    from alpro_hf.inference.index_shards import Manifest, VideoIndexError
+
+    header, data = _write_shard(folder)
+    content = _manifest(folder) | {"shards": [{"file": "shard-00000.safetensors", "rows": 2, "removed": []}]}
+    (folder / "index.json").write_text(json.dumps(content), encoding="utf-8")
+
+    def target(field: str, value: str) -> str:
+        tensor, _, name = field.rpartition("/")
+        raw = value.encode("utf-8", "surrogatepass")
+        if name == "bytes":
+            start = header[tensor]["data_offsets"][0]
+            _write_raw(
+                folder, json.dumps(header).encode(), (data[:start] + raw + data[start + len(raw) :])[: len(data)]
+            )
+        elif name == "videos":
+            text = raw.decode("utf-8", "replace")
+            _write_raw(folder, json.dumps(header | {"__metadata__": {"videos": text}}).encode(), data)
+        else:
+            inner = _with(header[tensor], name, value) if tensor else value
+            text = _with(header | {tensor or name: "HERE"}, "", "").replace('"HERE"', inner)
+            _write_raw(folder, text.encode("utf-8", "surrogatepass"), data)
+        try:
+            [shard] = Manifest.read(folder).shards
+            shard.vectors()
+            for row, _ in enumerate(shard.entries()):
+                shard.tokens_of(row)
+                shard.table_of(row)
+            return "shard"
+        except VideoIndexError as error:
+            return _named(error, folder)
+
+    names = [
+        f"{tensor}/{name}" for tensor in ("features", "tokens") for name in ("dtype", "shape", "data_offsets", "bytes")
+    ]
+    return [
+        "videos",
+        "features",
+        "tokens",
+        "__metadata__",
+        "__metadata__/videos",
+        "table_ends",
+        "other",
+        *names,
+    ], target
+
+
+def _manifest(folder: Path) -> dict:
+    from alpro_hf.inference.index_shards import INDEX_FORMAT
+
+    model = {"name": "bundled", "dtype": "float32", "fingerprint": "f"}
+    places = {"root": ".", "absolute_root": str(folder), "seal": None}
+    return {"format": INDEX_FORMAT, "model": model, "video": {}, "next_shard": 1, "shards": [], **places}
+
+
+def _write_shard(folder: Path) -> tuple[dict, bytes]:
+    """Write a shard of two videos; its header, and what follows it."""
+    import torch
+    from safetensors.torch import save
+
+    features, listed = torch.eye(2, 4), json.dumps([["a.mp4", 1, 1], ["b.mp4", 1, 1]])
+    written = save({"features": features, "tokens": torch.ones(2, 3, 4)}, {"videos": listed})
+    end = 8 + int.from_bytes(written[:8], "little")
+    (folder / "shard-00000.safetensors").write_bytes(written)
+    return json.loads(written[8:end]), written[end:]
+
+
+def _write_raw(folder: Path, header: bytes, data: bytes) -> None:
+    (folder / "shard-00000.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + data)
+
+
+def _named(error: Exception, folder: Path) -> str:
+    return type(error).__name__ if str(folder) in str(error) else f"an error without the file: {error}"
+
+
+def processors(folder: Path) -> tuple[list[str], Target]:
+    """A setting of a processor, of its video processor or of its tokenizer; then a clip and a text are processed."""
+    import shutil
+
+    import numpy as np
+
+    from alpro_hf.assets import bundled_model
+    from alpro_hf.loading import CommandError, load_model
+    from alpro_hf.model.decoding_types import VideoDecodeError
+
+    shutil.copytree(bundled_model("qa"), folder, dirs_exist_ok=True)
+    settings = json.loads((folder / "processor_config.json").read_text(encoding="utf-8"))
+    tokenizer = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    video = settings["video_processor"] | {
+        "fps": None,
+        "video_limits": None,
+        "do_center_crop": False,
+        "crop_size": None,
+    }
+    clip = np.zeros((6, 3, 8, 8), np.uint8)
+
+    def target(field: str, value: str) -> str:
+        part, _, name = field.rpartition("/")
+        now, words = json.dumps(settings), json.dumps(tokenizer)
+        if part == "video":
+            now = _with(settings | {"video_processor": "HERE"}, "", "").replace('"HERE"', _with(video, name, value))
+        elif part == "tokenizer":
+            words = _with(tokenizer, name, value)
+        else:
+            now = _with(settings, name, value)
+        for file, text in (("processor_config.json", now), ("tokenizer_config.json", words)):
+            (folder / file).write_text(text, encoding="utf-8", errors="surrogatepass")
+        try:
+            _, processor = load_model("qa", str(folder), device="cpu")
+        except (CommandError, OSError) as error:
+            return type(error).__name__
+        try:
+            processor(videos=[clip], text=["what?"], video_limits={"max_decoded_size": 1 << 24})
+            return "processed"
+        except (ValueError, TypeError, VideoDecodeError) as error:
+            return f"{type(error).__name__} of a call"
+
+    names = [f"{part}/{name}" for part, fields in (("video", video), ("tokenizer", tokenizer)) for name in fields]
+    return [*settings, *names], target
+
+
 def _with(fields: dict, name: str, value: str) -> str:
     """An object as JSON, with a text in place of the value of a field."""
     pairs = {key: json.dumps(content) for key, content in fields.items()} | ({name: value} if name else {})
@@ -193,6 +340,9 @@ TARGETS: dict[str, Callable[[Path], tuple[list[str], Target]]] = {
     "recipes": recipes,
     "checkpoints": checkpoints,
     "configurations": configurations,
+    "manifests": manifests,
+    "shards": shards,
+    "processors": processors,
 }
 
 

@@ -1,7 +1,6 @@
 """`alpro convert`: turn a checkpoint of ALPRO into a model folder."""
 
 import argparse
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 from ..hub.known_checkpoints import KNOWN, known_table
 from ..hub.names import CONVERSION, CONVERTED_TASKS, PROMPTER_FOLDER
 from ..trust import printable
+from ..untrusted_json import read_json
 from .options import whole_number
 
 
@@ -150,7 +150,7 @@ def run(args: argparse.Namespace) -> int:
         sha256=args.sha256,
         overwrite=args.overwrite,
     )
-    record = json.loads((args.output / CONVERSION).read_text(encoding="utf-8"))
+    record = read_json(args.output / CONVERSION)
     if "url" in record:
         print(printable(f"from {record['url']}"))
     for file in [*filter(None, [record.get("archive")]), *record["files"], *filter(None, [record.get("answers")])]:

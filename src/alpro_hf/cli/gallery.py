@@ -1,6 +1,5 @@
 """The gallery of `alpro demo`: rendered from the sprite world, indexed, searched and asked."""
 
-import json
 import os
 import textwrap
 import time
@@ -13,6 +12,8 @@ from ..evaluation.metrics import question_answering_metrics
 from ..inference.question_answering import ask
 from ..inference.video_index import SearchResult, VideoIndex
 from ..sprites.render import write_split
+from ..trust import printable
+from ..untrusted_json import parse_json
 from .contact_sheet import ShownQuestion, ShownSearch, draw_contact_sheet
 
 HONEST = (
@@ -93,15 +94,16 @@ def run_demo(
     print("\n" + "\n".join(HONEST))
     picture = output / "contact-sheet.png"
     draw_contact_sheet(picture, "alpro demo", HONEST, numbers, searches, questions)
-    print(f"\nclips    {gallery / 'clips'}\nindex    {output / 'index'}\npicture  {picture}")
+    print(f"\nclips    {printable(gallery / 'clips')}\nindex    {printable(output / 'index')}")
+    print(f"picture  {printable(picture)}")
     print(f"\n{time.monotonic() - started:.0f} seconds. Now try your own:")
-    print(f'  alpro search {output / "index"} "{min(captions.values(), key=len)}"')
-    print(f'  alpro ask {os.path.relpath(questions[0].clip)} "{questions[0].question}"')
+    print(f'  alpro search {printable(output / "index")} "{min(captions.values(), key=len)}"')
+    print(f'  alpro ask {printable(os.path.relpath(questions[0].clip))} "{questions[0].question}"')
     return scores
 
 
 def _rows(path: Path) -> list[Row]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [parse_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def _hits(index: VideoIndex, captions: Mapping[Path, str], rerank: int) -> int:

@@ -121,7 +121,8 @@ def run(args: argparse.Namespace) -> int:
     name = _lasting_name(BUNDLED if args.model is None else args.model)
     dtype = args.dtype or "auto"
     if args.dtype is None and (args.output / MANIFEST).is_file():
-        dtype = Manifest.read(args.output).model["dtype"]  # an index made elsewhere is continued as it began
+        # an index made elsewhere is continued as it began; its root does not matter here
+        dtype = Manifest.read(args.output, allow_outside=True).model["dtype"]
     model, processor = load_model("retrieval", name, dtype)
     if os.environ.get("RANK", "0") == "0":
         say_what_it_is(name, model)

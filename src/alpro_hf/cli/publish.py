@@ -106,14 +106,14 @@ def run(args: argparse.Namespace) -> int:
 
 def _show(plan: "UploadPlan", private: bool) -> None:
     if not plan.compared:
-        print(f"{plan.repo_type} {plan.repo_id} was not compared: the Hub cannot be reached. In {plan.folder.name}:")
+        within = printable(plan.folder.name)
+        print(f"{plan.repo_type} {plan.repo_id} was not compared: the Hub cannot be reached. In {within}:")
         for path in plan.new:
             print(f"  {(plan.folder / path).stat().st_size / 1e6:8.3f} MB  {printable(path)}")
         return
     created = "" if plan.exists else f", which would be created ({'private' if private else 'public'})"
-    print(
-        f"{plan.repo_type} {plan.repo_id}, branch {plan.revision}{created}: {plan.bytes_to_send / 1e6:.1f} MB to send"
-    )
+    branch = printable(plan.revision)
+    print(f"{plan.repo_type} {plan.repo_id}, branch {branch}{created}: {plan.bytes_to_send / 1e6:.1f} MB to send")
     kinds = {"new": plan.new, "changed": plan.changed, "unchanged": plan.unchanged, "removed": plan.removed}
     for kind, paths in (kinds | {"left alone": plan.others}).items():
         for path in paths:

@@ -17,6 +17,7 @@ from ..model.decoding_column import file_of
 from ..model.decoding_types import VideoDecodeError
 from ..model.loss_alpro import IGNORE_INDEX
 from ..model.video_processing_alpro import SAMPLING_STRATEGIES, SamplingStrategy
+from ..untrusted_json import open_regular, parse_json
 from .isolated_decoder import IsolatedDecoder
 from .rows import Draw, Row, clip_key, clip_label, is_decoded_clip, required_field, stable_id, video_id
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from .augmentation import AlproAugmentation
 
 logger = logging.getLogger(__name__)
+
+_LONGEST_LINE = 1 << 16  # bytes of a line of a `dropped_file`
 
 
 class Collated(NamedTuple):
@@ -311,14 +314,25 @@ class AlproCollator:
 
 
 def dropped_clips(path: str | os.PathLike[str]) -> list[dict[str, str]]:
-    """The clips in a `dropped_file`, each once: `{"clip", "reason"}`. An empty list if there is no such file."""
+    """The clips in a `dropped_file`, each once: `{"clip", "reason"}`. An empty list if there is no such file.
+
+    Raises:
+        ValueError: A line is no such record. The message has the file and the line.
+    """
     found: dict[str, dict[str, str]] = {}
     if os.path.exists(path):
-        with open(path, encoding="utf-8") as file:
-            for line in file:
-                if line.endswith("\n"):  # an incomplete last line: a process died while writing it
-                    one = json.loads(line)
-                    found.setdefault(one["clip"], one)
+        with open_regular(path) as file:
+            for number, line in enumerate(iter(partial(file.readline, _LONGEST_LINE), b""), 1):
+                if not line.endswith(b"\n") and len(line) < _LONGEST_LINE:
+                    break  # the incomplete last line: a process died while writing it
+                try:
+                    one = parse_json(line)
+                    found.setdefault(one["clip"], {"clip": str(one["clip"]), "reason": str(one["reason"])})
+                except (ValueError, KeyError, TypeError) as error:
+                    raise ValueError(
+                        f"{os.fspath(path)}, line {number}, is no record of a dropped clip ({error!r:.200}). Delete "
+                        "the file; the clips are noted again when they are dropped."
+                    ) from error
     return list(found.values())
 
 

@@ -23,6 +23,7 @@ from ..model.modeling_alpro import AlproForVideoTextRetrieval, AlproModel
 from ..model.processing_alpro import AlproProcessor
 from ..model.unimodal_alpro import CheckpointError
 from ..model.video_processing_alpro import AlproVideoProcessor
+from ..untrusted_json import read_json
 from .card import FACTS
 from .checkpoint_file import some_names
 from .checkpoint_source import IMAGE_SETTINGS, VOCABULARIES, Checkpoint
@@ -139,8 +140,8 @@ def _read_config(found: Checkpoint, state: State) -> BlipConfig:
             "Salesforce/blip-itm-base-coco."
         )
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+        content = read_json(path)
+    except ValueError as error:
         raise CheckpointError(f"{path} is not valid JSON: {error}.") from error
     try:
         kind = content["model_type"]

@@ -1,6 +1,5 @@
 """Write a converted model as a whole folder: into a folder of its own first, then in the place of an older one."""
 
-import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -13,7 +12,9 @@ from ..assets import bundled_vocabulary
 from ..model.configuration_alpro import AlproConfig
 from ..model.processing_alpro import AlproProcessor
 from ..model.video_processing_alpro import AlproVideoProcessor
+from ..untrusted_json import JsonBoundsError, parse_json, read_bounded
 
+_LARGEST_VOCABULARY = 1 << 26  # bytes; the largest known ones have a tenth of this
 BUNDLED_WORDS = 30522  # entries of the vocabulary of bert-base-uncased
 
 
@@ -95,7 +96,9 @@ def read_words(path: Path) -> dict[str, int]:
         ValueError: The file is neither.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_bounded(path, _LARGEST_VOCABULARY).decode()
+    except JsonBoundsError as error:
+        raise ValueError(f"{path} cannot be read: {error}. Name a vocab.txt.") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not a text file in utf-8: {error}. Name a vocab.txt.") from error
     if path.suffix != ".json":
@@ -107,9 +110,9 @@ def read_words(path: Path) -> dict[str, int]:
             raise ValueError(f"{path} is not a vocabulary: {twice[:120]!r} is in it twice.")
         return words
     try:
-        words = json.loads(text)["model"]["vocab"]
+        words = parse_json(text)["model"]["vocab"]
         numbers = sorted(words.values())
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{path} holds no vocabulary of word pieces ({type(error).__name__}). Name a vocab.txt."
         ) from None

@@ -29,6 +29,7 @@ from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
 from tqdm import tqdm
 
 from ..files import write_text_whole
+from ..untrusted_json import read_json
 from .errors import DownloadError
 
 logger = logging.getLogger(__name__)
@@ -333,7 +334,7 @@ def _about_path(path: Path) -> Path:
 
 def _read_about(path: Path) -> _About:
     try:
-        return _About(**json.loads(_about_path(path).read_text(encoding="utf-8")))
+        return _About(**read_json(_about_path(path)))
     except (FileNotFoundError, ValueError, TypeError):
         return _About()  # as if the server had said nothing, so nothing is reused
 

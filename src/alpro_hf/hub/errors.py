@@ -18,6 +18,10 @@ from huggingface_hub.errors import (
 
 from ..untrusted_json import read_json
 
+# The client reads answers without a check of their types. So one that is no answer of a Hub, such as a page in HTML,
+# ends in any of these.
+_NO_ANSWERS = (ValueError, KeyError, TypeError, AttributeError, IndexError)
+
 
 class ExportError(ValueError):
     """A checkpoint cannot be exported."""
@@ -67,6 +71,8 @@ def explained(repo_id: str, api: HfApi) -> Iterator[None]:
     """
     try:
         yield
+    except PublishError:  # which is a RuntimeError
+        raise
     except LocalTokenNotFoundError:
         raise PublishError(
             "There is no token for the Hub: run 'hf auth login', or set HF_TOKEN, and repeat."
@@ -77,10 +83,10 @@ def explained(repo_id: str, api: HfApi) -> Iterator[None]:
         raise PublishError(_explain_status(error, repo_id)) from error
     except HTTPError as error:
         raise PublishError(_explain_connection(error, api)) from error
-    except ValueError as error:
-        # the client reports a card with invalid metadata in this way; other ValueErrors are mistakes of ours
+    except _NO_ANSWERS as error:
         if not isinstance(error.__cause__, HfHubHTTPError):
-            raise
+            raise PublishError(_explain_answer(error, repo_id, api)) from error
+        # the client reports a card with invalid metadata in this way
         reason = " ".join(str(error).split())
         raise PublishError(f"The Hub refuses {repo_id}: {reason} Correct it and repeat.") from error
     except RuntimeError as error:
@@ -90,7 +96,17 @@ def explained(repo_id: str, api: HfApi) -> Iterator[None]:
             raise PublishError(_explain_status(cause, repo_id)) from error
         if isinstance(cause, HTTPError):
             raise PublishError(_explain_connection(cause, api)) from error
+        if isinstance(cause, Exception):  # such as one of the protocol, after a redirect in the middle of a file
+            raise PublishError(_explain_answer(cause, repo_id, api)) from error
         raise
+
+
+def _explain_answer(error: Exception, repo_id: str, api: HfApi) -> str:
+    reason = " ".join(f"{type(error).__name__}: {error}".split())
+    return (
+        f"{api.endpoint} does not answer as the Hub does ({reason:.200}). Check HF_ENDPOINT and proxies, and look at "
+        f"{repo_id} before you repeat: what was sent may be there or not."
+    )
 
 
 def _explain_status(error: HfHubHTTPError, repo_id: str) -> str:

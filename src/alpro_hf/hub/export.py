@@ -16,6 +16,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ..adapters import merged
+from ..files import belongs_to
 from ..model import modeling_alpro, pretraining_alpro
 from ..model.configuration_alpro import AlproConfig
 from ..model.processing_alpro import AlproProcessor
@@ -140,7 +141,8 @@ def export(
         `output`.
 
     Raises:
-        ExportError: `model` is not an ALPRO checkpoint, files of it are missing, or `output` is not empty.
+        ExportError: `model` is not an ALPRO checkpoint, files of it are missing, a link leads out of its folder, or
+            `output` is not empty.
         ModelCardError: A result file or `training.json` cannot be used.
     """
     output = Path(output)
@@ -150,8 +152,11 @@ def export(
         model = merged(model)
     source = None if isinstance(model, PreTrainedModel) else Path(model)
     if source is not None:
+        _check_links(source)
         config = checkpoint_config(source)
         weights = _weights(source)
+    if isinstance(processor, str | Path):
+        _check_links(Path(processor))
     output.mkdir(parents=True, exist_ok=True)
     if isinstance(model, PreTrainedModel):
         model.save_pretrained(output)
@@ -181,6 +186,20 @@ def export(
     card = model_card(output, source=source, name=name or output.name, results=results, licence=licence)
     card.save(output / CARD)
     return output
+
+
+def _check_links(folder: Path) -> None:
+    """Check that no file of a model leads out of its folder: what it names there would be exported, and published.
+
+    Raises:
+        ExportError: One does.
+    """
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.is_file() and not belongs_to(path, folder):
+            raise ExportError(
+                f"{path} is a link to {path.resolve()}, outside of the folder. Put a copy in its place if that may be "
+                "exported."
+            )
 
 
 def _read_object(path: Path) -> dict[str, Any]:
@@ -221,7 +240,11 @@ def _weights(folder: Path) -> list[Path]:
             )
         return []
     # the index maps each tensor to its file
-    files = [folder / name for name in sorted(set(_read_object(folder / WEIGHTS_INDEX)["weight_map"].values()))]
+    listed = _read_object(folder / WEIGHTS_INDEX).get("weight_map")
+    names: list[Any] = list(listed.values()) if isinstance(listed, dict) else [None]
+    if wrong := [name for name in names if not (isinstance(name, str) and Path(name).name == name)]:
+        raise ExportError(f"{folder / WEIGHTS_INDEX}: weight_map must name files of this folder; found {wrong[0]!r}.")
+    files = [folder / name for name in sorted(set(names))]
     if missing := [file.name for file in files if not file.is_file()]:
         raise ExportError(f"{folder / WEIGHTS_INDEX} names files that are missing: {', '.join(missing)}.")
     return [*files, folder / WEIGHTS_INDEX]

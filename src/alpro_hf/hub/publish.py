@@ -17,7 +17,7 @@ from ..loading import BUNDLED, BUNDLED_BY_TASK, find_model
 from .errors import PublishError, explained
 from .export import checkpoint_config, export
 from .names import CARD
-from .upload import SKIPPED, UploadPlan, check_name, plan_upload, upload
+from .upload import SKIPPED, UploadPlan, check_name, files_below, plan_upload, upload
 
 _PACKAGE = Path(__file__).parents[1]
 _DISTRIBUTION, _REQUIREMENTS = "alpro-hf", "requirements.txt"
@@ -138,6 +138,7 @@ def _write_space(demo: Path, output: Path) -> None:
             f"{demo} holds no {CARD} with the metadata of a Space. Name the folder of the demo (--space-folder), "
             "which is part of the repository of alpro-hf and not of the installed package."
         )
+    list(files_below(demo))  # raises for links that lead out of it, which the copy would follow
     shutil.copytree(demo, output, ignore=shutil.ignore_patterns(*SKIPPED))
     shutil.copytree(_PACKAGE, output / _PACKAGE.name, ignore=shutil.ignore_patterns(*SKIPPED))
     listed = output / _REQUIREMENTS

@@ -7,6 +7,7 @@ stopped, and nobody sees a half-finished one.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, RepoCard, get_token
 from huggingface_hub.errors import (
@@ -21,6 +22,7 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 from huggingface_hub.utils.sha import git_hash, sha_fileobj
 
+from ..files import belongs_to
 from .errors import PublishError, explained
 from .names import CARD
 
@@ -103,7 +105,8 @@ def plan_upload(
         api: Client, for an endpoint or a token other than those of the environment.
 
     Raises:
-        PublishError: The name is invalid, the folder is empty, or the Hub cannot be reached or refuses.
+        PublishError: The name is invalid, the folder is empty, a link leads out of it, or the Hub cannot be reached
+            or refuses.
         NotADirectoryError: The folder does not exist.
     """
     folder, api = Path(folder), api or HfApi()
@@ -167,8 +170,8 @@ def upload(plan: UploadPlan, *, private: bool = False, message: str | None = Non
         URL of the repository.
 
     Raises:
-        PublishError: The plan was made without the Hub, there is no token, the Hub cannot be reached or refuses, or
-            somebody else has committed.
+        PublishError: The plan was made without the Hub, there is no token, the Hub cannot be reached or refuses,
+            somebody else has committed, or the Hub does not have the files afterwards.
     """
     api = api or HfApi()
     if not plan.compared:
@@ -191,7 +194,7 @@ def upload(plan: UploadPlan, *, private: bool = False, message: str | None = Non
         if operations:
             # Not upload_folder: where hf_xet is installed, that makes several commits, and compares the parent of the
             # first one only. Others could then load new code with old weights.
-            api.create_commit(
+            commit = api.create_commit(
                 plan.repo_id,
                 operations,
                 commit_message=message or f"Publish {plan.name}",
@@ -199,6 +202,7 @@ def upload(plan: UploadPlan, *, private: bool = False, message: str | None = Non
                 revision=plan.revision,
                 parent_commit=plan.head,
             )
+            _check_published(plan, str(commit.oid), api)
     prefix = "" if plan.repo_type == "model" else f"{plan.repo_type}s/"
     branch = "" if plan.revision == "main" else f"/tree/{plan.revision}"
     return f"{api.endpoint}/{prefix}{plan.repo_id}{branch}"
@@ -241,11 +245,52 @@ def publish(
 
 
 def files_below(folder: Path, skip: Sequence[str] = SKIPPED) -> Iterator[str]:
-    """Paths, relative to `folder`, of the files that an upload takes."""
+    """Paths, relative to `folder`, of the files that an upload takes.
+
+    Raises:
+        PublishError: One of them, or a folder, is a link that leads out of `folder`: its content may be private.
+    """
     for path in sorted(folder.rglob("*")):
         inside = path.relative_to(folder)
-        if path.is_file() and not any(Path(part).match(pattern) for part in inside.parts for pattern in skip):
+        if any(Path(part).match(pattern) for part in inside.parts for pattern in skip):
+            continue
+        if path.exists() and not belongs_to(path, folder):
+            raise PublishError(
+                f"{path} is a link to {path.resolve()}, outside of the folder. Put a copy in its place if that may be "
+                "published. Nothing was uploaded."
+            )
+        if path.is_file():
             yield inside.as_posix()
+
+
+def _check_published(plan: UploadPlan, commit: str, api: HfApi) -> None:
+    """Ask for the files of a commit, because an answer alone is no proof that it happened.
+
+    Raises:
+        PublishError: The branch has not moved, or the commit does not have the files of the plan.
+    """
+    where: dict[str, Any] = {"repo_type": plan.repo_type}
+    unproven = f"{api.endpoint} confirmed the upload to {plan.repo_id}, but"
+    advice = "Look at the repository before you rely on it, then repeat."
+    try:
+        head = api.repo_info(plan.repo_id, revision=plan.revision, **where).sha
+        tree = list(api.list_repo_tree(plan.repo_id, revision=commit, recursive=True, **where))
+    except HfHubHTTPError as error:
+        if error.response.status_code not in (400, 404):
+            raise
+        raise PublishError(f"{unproven} does not have its commit {commit!r:.60}. {advice}") from error
+    remote = {file.path: file for file in tree if isinstance(file, RepoFile)}
+    wrong = [path for path in (*plan.new, *plan.changed, *plan.unchanged) if path not in remote]
+    wrong += [path for path in remote if path in plan.removed]
+    wrong += [
+        path
+        for path in (*plan.new, *plan.changed)
+        if path in remote and not _same_content(plan.folder / path, remote[path])
+    ]
+    if wrong:
+        raise PublishError(f"{unproven} has other files than were sent, such as {wrong[0]}. {advice}")
+    if head == plan.head:
+        raise PublishError(f"{unproven} its branch {plan.revision} is where it was before. {advice}")
 
 
 def _same_content(path: Path, remote: RepoFile) -> bool:

@@ -277,7 +277,7 @@ def _damage(file: Path) -> Iterator[None]:
             f"{file} is missing: another process has changed the index, or the file was deleted. Open the index "
             "again; if this stays, index again into a new folder."
         ) from error
-    except (SafetensorError, ValueError) as error:
+    except (SafetensorError, ValueError, IsADirectoryError) as error:
         raise VideoIndexError(f"{file} is damaged ({error}). {_START_AGAIN}") from error
 
 
@@ -378,7 +378,7 @@ class Manifest:
             content = read_json(path, max_bytes=_MANIFEST_BYTES)
         except FileNotFoundError as error:
             raise VideoIndexError(f"{directory} holds no index: it has no {MANIFEST}.") from error
-        except ValueError as error:
+        except (ValueError, IsADirectoryError) as error:
             raise VideoIndexError(f"{path} is damaged ({error}). {_START_AGAIN}") from error
         if not isinstance(content, dict) or content.get("format") not in (INDEX_FORMAT, *OLDER_FORMATS):
             found = content.get("format") if isinstance(content, dict) else content

@@ -19,6 +19,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from ..files import write_text_whole, write_whole
+from ..untrusted_json import read_json
 from .language import ANSWERS, captions, opposite_caption, questions, reversed_caption, swapped_caption
 from .world import MARK, SPLIT_SIZES, SPLITS, WORLD_VERSION, Scene, SpriteWorldError, content, draw_scene, pose
 
@@ -255,7 +256,12 @@ def claim_folder(folder: Path, settings: dict[str, Any], what: str = "clips") ->
     """
     note = folder / "split.json"
     if note.exists():
-        found = json.loads(note.read_text(encoding="utf-8"))
+        try:
+            found = read_json(note)
+        except ValueError as error:
+            raise SpriteWorldError(f"{note} cannot be read ({error}); use another folder or delete it.") from error
+        if not isinstance(found, dict):
+            raise SpriteWorldError(f"{note} holds no settings of clips; use another folder or delete it.")
         if found != settings:
             differing = [key for key in settings if found.get(key) != settings[key]]
             was = ", ".join(f"{key}={found.get(key)!r}" for key in differing)

@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
@@ -120,13 +121,27 @@ def _step(checkpoint: Path) -> int | None:
     return int(match[1]) if match else None
 
 
+def read_state(checkpoint: str | os.PathLike[str]) -> dict[str, Any]:
+    """The content of `trainer_state.json` of a checkpoint.
+
+    Raises:
+        ValueError: The file is not JSON within bounds, or holds no object.
+        OSError: The file cannot be read.
+    """
+    path = Path(checkpoint) / _STATE
+    state = read_json(path, max_bytes=_LARGEST_STATE, nan=True)  # the loss of a step may be NaN
+    if not isinstance(state, dict):
+        raise ValueError("it holds no object")
+    return state
+
+
 def _state_problem(path: Path) -> str | None:
     try:
-        state = read_json(path, max_bytes=_LARGEST_STATE, nan=True)  # the loss of a step may be NaN
+        state = read_state(path.parent)
     except ValueError as error:
         return f"is not valid JSON ({error})"
     # A state of another step was copied here, or comes from an older run in the same folder.
-    step, expected = state.get("global_step") if isinstance(state, dict) else None, _step(path.parent)
+    step, expected = state.get("global_step"), _step(path.parent)
     if step is None or (expected is not None and step != expected):
         return f"belongs to step {step}"
     return None
@@ -175,4 +190,11 @@ def _archive_problem(path: Path) -> str | None:
     return None
 
 
-__all__ = ["checkpoint_problem", "disk_errors", "last_complete_checkpoint", "mark_incomplete", "processes_of"]
+__all__ = [
+    "checkpoint_problem",
+    "disk_errors",
+    "last_complete_checkpoint",
+    "mark_incomplete",
+    "processes_of",
+    "read_state",
+]

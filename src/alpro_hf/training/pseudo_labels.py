@@ -286,7 +286,7 @@ class _Folder:
         write_text_whole(self.path / SKIPPED, skipped)
         rows = sum(len(Dataset.from_file(str(file))) for file in self.files)
         if not rows:
-            reasons = {json.loads(line)["reason"] for line in skipped.splitlines()[:3]}
+            reasons = {parse_json(line)["reason"] for line in skipped.splitlines()[:3]}
             raise PseudoLabelError("None of the rows can be decoded: " + "; ".join(sorted(reasons)))
         self._write_metadata()
         labelled = load_from_disk(str(self.path))

@@ -6,7 +6,6 @@ the log of every loss, and the evaluation of retrieval and question answering.
 """
 
 import hashlib
-import json
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -39,7 +38,7 @@ from ..model.pretraining_alpro import AlproPrompterModel
 from ..model.wrappers_alpro import plain_model
 from .arguments import MIN_ROWS_FOR_SHARE, WEIGHT_ARGUMENTS, AlproTrainingArguments
 from .callbacks import KeepTemperatureInRange, LogLastSteps, SetDatasetEpoch
-from .checkpoints import disk_errors, last_complete_checkpoint, mark_incomplete, processes_of
+from .checkpoints import disk_errors, last_complete_checkpoint, mark_incomplete, processes_of, read_state
 from .defaults import checked_arguments, choose_best_metric, default_collator, fit_collator
 from .distributed import (
     add_counts,
@@ -319,15 +318,18 @@ class AlproTrainer(Trainer):
         path = Path(checkpoint) / "trainer_state.json"
         if isinstance(rows, MixedRows) or not isinstance(rows, NumberedRows) or not path.is_file():
             return
-        state = json.loads(path.read_text(encoding="utf-8"))
+        state = read_state(checkpoint)
         accumulation = self.args.gradient_accumulation_steps
         steps = math.ceil(math.ceil(len(rows) / (self.args.train_batch_size * now)) / accumulation)
-        before = round(state["global_step"] / state["epoch"]) if state.get("epoch") else steps
+        step, epoch = state.get("global_step"), state.get("epoch")
+        before = steps
+        if isinstance(step, int) and isinstance(epoch, int | float) and epoch > 0:
+            before = round(step / epoch)
         if abs(before - steps) > 1:  # an epoch ends between two steps
             logger.warning(
                 "%s was made with %d steps an epoch, and the %d rows of train_dataset now make %d: the data set or "
                 "the batch is another. The training continues at step %d, and reads other rows than it would have.",
-                *(checkpoint, before, len(rows), steps, state["global_step"]),
+                *(checkpoint, before, len(rows), steps, step),
             )
 
     def _restore_waiting_rows(self, checkpoint: str | os.PathLike[str]) -> None:
