@@ -395,3 +395,10 @@ def test_library_hooks_work_without_torchcodec(processor: AlproVideoProcessor, c
     videos, several = processor.fetch_videos([clip, clip])
     assert [len(video) for video in videos] == [48, 48]
     assert [m.total_num_frames for m in several] == [48, 48]
+
+
+@pytest.mark.parametrize("name", ["image_mean", "image_std"])
+@pytest.mark.parametrize("value", [[], [0.5], [0.5] * 4])
+def test_a_mean_is_of_three_channels(name, value) -> None:
+    with pytest.raises(ValueError, match=f"{name}=.* must be three numbers"):
+        AlproVideoProcessor(**{name: value})

@@ -196,6 +196,10 @@ class AlproVideoProcessor(BaseVideoProcessor):
                 raise ValueError(f"{name} belongs to the call, processor(videos, {name}=...), not to the processor.")
         super().__init__(**kwargs)
         _check_strategy(self.frame_sampling)
+        for name in ("image_mean", "image_std"):
+            value = getattr(self, name)
+            if isinstance(value, list | tuple) and len(value) != 3:
+                raise ValueError(f"{name}={value!r:.80} must be three numbers, one for each channel.")
 
     def sample_frames(
         self,
