@@ -147,6 +147,8 @@ def test_index_then_search(capsys, videos, tmp_path, models, monkeypatch) -> Non
         assert given == {
             "rank": expected.rank,
             "path": str(expected.path),
+            "start": None,
+            "end": None,
             "score": expected.score,
             "similarity": expected.similarity,
             "match_probability": expected.match_probability,
@@ -324,7 +326,6 @@ def test_errors_are_one_sentence(capsys, videos, tmp_path, models, arguments, me
         ["dance"],
         ["--json"],
         ["--"],
-        ["search", "index"],
         ["search", "index", " "],
         ["search", "index", "a dog", "--top-k", "0"],
         ["search", "index", "a dog", "--rerank", "-1"],

@@ -44,7 +44,7 @@ examples:
   alpro demo                                         see it work: renders a small gallery, searches it and asks it
   alpro index holiday --output holiday-index         encode every video below a folder once
   alpro search holiday-index "a dog runs into the sea"
-  alpro search holiday "a dog runs into the sea"     the same without an index, which is slower each time
+  alpro search holiday "a dog runs into the sea"     the same in a folder; what is encoded is kept in the cache
   alpro ask holiday/0042.mp4 "what is the dog doing?"
   alpro evaluate --task retrieval --data rows.jsonl --output results    metrics with their intervals
   alpro entities captions.csv --output entities.txt  the first step of pre-training on your own videos

@@ -46,6 +46,7 @@ from .index_shards import (
     VideoIndexError,
     blocks_of,
 )
+from .queries import Term, example, query_vector
 
 VideoPath = str | os.PathLike[str]
 _Row = tuple[VideoEntry, torch.Tensor, torch.Tensor, bytes]  # entry, vector (P,), tokens (1 + N, D), frame table
@@ -67,6 +68,7 @@ class SearchResult:
         similarity: Cosine similarity of query and video (VTC), in [-1, 1].
         match_probability: Probability that query and video belong together, from the matching head (VTM), in [0, 1];
             None if the video was not re-ranked.
+        start, end: Seconds of the moment that was found; None: the result is the whole file.
     """
 
     rank: int
@@ -74,6 +76,8 @@ class SearchResult:
     score: float
     similarity: float
     match_probability: float | None = None
+    start: float | None = None
+    end: float | None = None
 
 
 class VideoIndex:
@@ -609,6 +613,35 @@ class VideoIndex:
             self._rank(text, embed[0], positions, top_k, rerank)
             for (text, embed), positions in zip(texts, found, strict=True)
         ]
+
+    @torch.inference_mode()
+    def search_like(
+        self,
+        *terms: Term | VideoPath,
+        top_k: int = 10,
+        nearest: Nearest | None = None,
+        decoder: IsolatedDecoder | None = None,
+    ) -> list[SearchResult]:
+        """Find the videos that are like examples, or like a sum of texts and examples, best first.
+
+        Results are in the order of similarity (`vtc`). The matching head reads one text, so nothing is re-ranked.
+
+        Args:
+            terms: Names of videos or pictures, such as `"clip.mp4"`, `"clip.mp4@00:12-00:20"` or `"photo.jpg"`; or
+                terms, such as those of `queries.parse_terms`.
+            top_k, nearest: As in `search`.
+            decoder: Decodes the examples in a process of its own.
+
+        Raises:
+            QueryError, SpanError, VideoDecodeError: As `queries.query_vector`.
+            VideoIndexError: The index is empty, or `top_k` is below 1.
+        """
+        if not len(self) or top_k < 1:
+            raise VideoIndexError(f"top_k={top_k} must be at least 1, and the index must not be empty.")
+        read = [term if isinstance(term, Term) else example(os.fspath(term)) for term in terms]
+        embed = query_vector(self.model, self.processor, read, decoder)
+        [positions] = (nearest or self.nearest)(embed[None], top_k)
+        return self._rank(embed[None], embed, positions, top_k, 0)  # without re-ranking, no tokens are read
 
     def _encode_text(self, query: str) -> tuple[torch.Tensor, torch.Tensor]:
         """Tokens (1, L, D) on the model's device and unit vector (1, P) on the CPU.
