@@ -14,7 +14,6 @@ from ..loading import BUNDLED, CommandError, load_model
 from .options import DTYPES, complain, nonblank, whole_number
 from .options import expected_errors as expected_errors_of_all
 from .videos import (
-    Failures,
     add_decoding_options,
     failed_json,
     find_some_videos,
@@ -46,6 +45,9 @@ Such queries are compared by similarity alone, without matching.
 Without a query, one is read from each line of the standard input: type them, or send a file. The model is loaded once.
 A line is a text, or terms with + and - between them. Ctrl-D ends the command.
 
+--save-clips writes each result as an mp4 of its own, with rank, name and time in the name of the file. A clip is
+copied without loss from the key frame before the moment; --exact encodes exactly the moment instead.
+
 examples:
   alpro search holiday-index "two people dance" --top-k 5
   alpro search holiday-index "two people dance" --rerank 0 --json | jq -r '.results[].path'
@@ -54,13 +56,15 @@ examples:
   alpro search holiday-index --like photo.jpg
   alpro search holiday-index "a dog runs" + clip.mp4 - 0.5:"snow"
   alpro search holiday-index < queries.txt                  one query a line
+  alpro search films-index "a goal is scored" --save-clips goals --exact
+  alpro search films-index "a goal is scored" --sheet goals.png
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the options of `alpro search` to a parser."""
     parser.epilog = EPILOG
-    parser.set_defaults(expected_errors=expected_errors)
+    parser.set_defaults(expected_errors=expected_errors, usage_error=parser.error)
     parser.add_argument("where", type=Path, metavar="INDEX-or-DIR", help="an index, a folder of videos, or a video")
     parser.add_argument(
         "query",
@@ -77,6 +81,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE[@FROM-TO]",
         help="find what is like a video, a moment of it, or a picture; may be given several times",
     )
+    parser.add_argument("--save-clips", type=Path, metavar="DIR", help="write each result as an mp4 into a folder")
+    parser.add_argument(
+        "--exact", action="store_true", help="with --save-clips: encode exactly the moments instead of copying"
+    )
+    parser.add_argument("--sheet", type=Path, metavar="PNG", help="draw the results: frames of each, time, similarity")
     parser.add_argument("--top-k", type=whole_number(1), default=10, metavar="N", help="results to show (default: 10)")
     parser.add_argument(
         "--rerank",
@@ -116,6 +125,12 @@ def run(args: argparse.Namespace) -> int:
         query = parse_terms(args.query, args.like)
     elif args.query:
         query = args.query[0]
+    if query is None and (args.save_clips or args.sheet):
+        args.usage_error("--save-clips and --sheet need a QUERY, or --like, on the command line")
+    if args.exact and not args.save_clips:
+        args.usage_error("--exact belongs to --save-clips")
+    if args.sheet and args.sheet.suffix.lower() != ".png":
+        args.usage_error(f"--sheet writes a PNG; {args.sheet} is not named like one")
     index, name, failed = _opened(args)
     if not len(index):
         list_failed(failed)
@@ -125,7 +140,7 @@ def run(args: argparse.Namespace) -> int:
     with IsolatedDecoder(processes=1, deadline=args.deadline) as decoder:
         if query is not None:
             search.answer(query, decoder)
-            return list_failed(failed)
+            return list_failed(search.failed)
         problems = search.answer_lines(decoder)
     return max(list_failed(failed), 1 if problems else 0)
 
@@ -170,15 +185,17 @@ class _Search:
     """Answers queries in an opened index and prints the results."""
 
     def __init__(
-        self, args: argparse.Namespace, index: "VideoIndex", name: str, failed: Failures, nearest: Any
+        self, args: argparse.Namespace, index: "VideoIndex", name: str, failed: list[tuple[Path, str]], nearest: Any
     ) -> None:
         self.args, self.index, self.name, self.failed, self.nearest = args, index, name, failed, nearest
 
     def answer(self, query: "str | list[Term]", decoder: "IsolatedDecoder", *, indent: int | None = 1) -> None:
         """Find and print the results of one query."""
+        from ..inference.save_clips import save_clips
         from ..inference.unfamiliar import unfamiliar_videos, unknown_words
 
         args, index = self.args, self.index
+        clips: dict[int, Path] = {}
         if isinstance(query, str):
             results = index.search(query, top_k=args.top_k, rerank=args.rerank, nearest=self.nearest)
             asked, texts, files = query, [query], []
@@ -188,11 +205,18 @@ class _Search:
             files = [term.file for term in query if term.file is not None]
         words = [word for text in texts for word in unknown_words(index.model, index.processor, text)]
         unfamiliar = unfamiliar_videos(index.model, [*files, *_files_of(results)], decoder)
+        if args.save_clips:
+            clips, problems = save_clips(results, args.save_clips, exact=args.exact)
+            self.failed = [*self.failed, *problems]
+        if args.sheet:
+            from .contact_sheet import draw_results
+
+            draw_results(args.sheet, asked, results)
         if args.json:
             output = {
                 "query": asked,
                 "model": self.name,
-                "results": [_as_json(result) for result in results],
+                "results": [_as_json(result, clips) for result in results],
                 "failed": failed_json(self.failed),
                 "unknown_words": words,
                 "unfamiliar": [str(path) for path in unfamiliar],
@@ -249,7 +273,8 @@ def _written(terms: Sequence["Term"]) -> str:
     return " ".join(parts)
 
 
-def _as_json(result: "SearchResult") -> dict[str, Any]:
+def _as_json(result: "SearchResult", clips: dict[int, Path]) -> dict[str, Any]:
+    clip = {"clip": str(clips[result.rank])} if result.rank in clips else {}
     return {
         "rank": result.rank,
         "path": str(result.path),
@@ -258,6 +283,7 @@ def _as_json(result: "SearchResult") -> dict[str, Any]:
         "score": result.score,
         "similarity": result.similarity,
         "match_probability": result.match_probability,
+        **clip,
     }
 
 
