@@ -28,6 +28,7 @@ COMMANDS = {
     "index": ("index", "encode every video of a folder once, for fast searches"),
     "search": ("search", "find the videos that a text describes"),
     "ask": ("ask", "ask a video a question"),
+    "label": ("label", "name what each moment of videos shows, with labels of a list"),
     "convert": ("convert", "turn a checkpoint of ALPRO, also a published one, or of BLIP into a model folder"),
     "entities": ("entities", "list the most frequent nouns of captions, for the prompter"),
     "pseudo-label": ("pseudo_label", "precompute the labels that a prompter gives to crops of a data set"),
