@@ -24,7 +24,7 @@ from .spans import Span
 _TICK = Fraction(1, 90000)  # seconds; the frame times of all usual rates are multiples of it
 _SOUND_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000)  # of AAC
 _INTERLEAVED = 10.0  # seconds by which sound may lie behind the pictures in a file
-_ROUNDING = 1e-6  # seconds
+_ROUNDING = 2e-5  # seconds, about two ticks
 
 
 class CutError(VideoDecodeError):
@@ -94,6 +94,8 @@ def cut_clip(
 def _frames_of(info: VideoInfo, moment: Span) -> tuple[int, int]:
     """The first and the last frame that are shown in [start, end)."""
     first, last = info.frames_at([moment.start, moment.end])
+    if first + 1 < info.num_frames and _time_of(info, first + 1) <= moment.start + _ROUNDING:
+        first += 1  # the start was written with fewer digits than the time of this frame has
     if last > first and _time_of(info, last) >= moment.end - _ROUNDING:
         last -= 1  # it only begins then
     return first, last
