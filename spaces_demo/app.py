@@ -23,7 +23,7 @@ if find_spec("gradio") is None:
 import gradio as gr
 import views
 from gradio.utils import get_upload_folder
-from guard import Guard
+from guard import Guard, functions_of
 from starlette.middleware import Middleware
 from studio import (
     MAX_CHARACTERS,
@@ -161,7 +161,7 @@ class Page:
         return [*first, *(start + size for start, size in zip(first, sizes, strict=True))]
 
     def pick(self, event: gr.EventData) -> str:
-        return str(event._data["id"])
+        return str(_told(event, "id"))
 
     def show(self, chosen: str, visit: Visit | None) -> tuple[str, ...]:
         """The chosen clip, its frames and the entities in the first box; empty results for everything else."""
@@ -222,7 +222,9 @@ class Page:
         return views.answers(answers) + views.note(f"The model chooses among the {known} answers that it knows.")
 
     def box(self, event: gr.EventData, chosen: str, visit: Visit | None) -> str:
-        box = [int(side) for side in event._data["box"]]
+        box = _told(event, "box")
+        if not isinstance(box, list) or len(box) != 4 or not all(type(side) is int for side in box):
+            raise DemoError("A box is four whole numbers. Draw it inside of the picture.")
         return views.entities(self.studio.box(self._find(chosen, visit), box))
 
     def regions(self, chosen: str, visit: Visit | None) -> str:
@@ -259,7 +261,7 @@ class Endpoints:
                     "title": found.clip.title,
                     "rank_by_similarity": found.rank_before,
                     "similarity": found.similarity,
-                    "match_probability": found.match_probability,
+                    **({"match_probability": found.match_probability} if self.studio.can_match else {}),
                 }
                 for found in self.studio.search(text, visit)
             ]
@@ -281,9 +283,12 @@ class Endpoints:
         """The entities that the prompter finds in a box, which is given in shares of height and width."""
         rows, columns = self.studio.grid
         sides = ((top, rows), (left, columns), (bottom, rows), (right, columns))
-        box = [round(share * count) for share, count in sides]
         visit = Visit()
         try:
+            # before they are multiplied, which may be infinite
+            if not all(0 <= share <= 1 for share, _ in sides):
+                raise DemoError("The box lies outside the picture: its sides are shares between 0 and 1.")
+            box = [round(share * count) for share, count in sides]
             found = self.studio.box(self._clip(clip, file, visit), box)
             return {"box": box, "grid": [rows, columns], "entities": dict(found)}
         finally:
@@ -307,6 +312,13 @@ class Endpoints:
 
     def _clip(self, clip: str, file: str | None, visit: Visit) -> Clip:
         return self.studio.add(Path(file), Path(file).name, visit) if file else self.studio.find(clip, visit)
+
+
+def _told(event: gr.EventData, name: str) -> Any:
+    """A value that the script of the page sends with an event."""
+    if not isinstance(event._data, dict) or name not in event._data:
+        raise DemoError("The page did not say what was chosen. Load it again.")
+    return event._data[name]
 
 
 def _polite(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -398,7 +410,7 @@ def build(studio: Studio) -> gr.Blocks:
         def then_show(event: Any) -> Any:
             return event.then(_polite(page.show), [chosen, visit], shown, show_progress="hidden", **work)
 
-        then_show(shelf.select(page.pick, None, chosen, **light))
+        then_show(shelf.select(_polite(page.pick), None, chosen, **light))
         added = add.upload(_polite(page.upload), [add, visit], [visit, shelf, chosen, forget], **work)
         forgotten = forget.click(page.forget, visit, [visit, shelf, chosen, forget], **light)
         for changed in (added, forgotten):
@@ -422,7 +434,8 @@ def build(studio: Studio) -> gr.Blocks:
 
         frames.select(_polite(page.box), [chosen, visit], seen, **work)
         region_button.click(_polite(page.regions), [chosen, visit], regions, **work)
-    demo.queue(max_size=QUEUE, default_concurrency_limit=AT_ONCE)
+    # only through the queue, which is bounded and passes the sentences of errors on
+    demo.queue(max_size=QUEUE, default_concurrency_limit=AT_ONCE, api_open=False)
     return demo
 
 
@@ -504,7 +517,15 @@ def main() -> None:
             allowed_paths=[],
             footer_links=["api"],
             ssr_mode=False,
-            app_kwargs={"middleware": [Middleware(Guard, folder=Path(get_upload_folder()))]},
+            app_kwargs={
+                "middleware": [
+                    Middleware(
+                        Guard,
+                        folder=Path(get_upload_folder()),
+                        functions=functions_of(demo.get_config_file(), demo.get_api_info()),
+                    )
+                ]
+            },
         )
     except SystemExit:  # from `_stop`
         demo.close()

@@ -17,8 +17,10 @@ import torch
 from PIL import Image
 
 from alpro_hf import (
+    AlproConfig,
     AlproForVideoQuestionAnswering,
     AlproForVideoTextRetrieval,
+    AlproModel,
     AlproProcessor,
     AlproPrompterModel,
     VideoDecodeError,
@@ -40,7 +42,7 @@ from alpro_hf.inference.explain import (
 from alpro_hf.inference.question_answering import Answer, ask
 from alpro_hf.inference.unfamiliar import knows_only_sprites, unfamiliar_videos, unknown_words
 from alpro_hf.inference.video_index import SearchResult
-from alpro_hf.loading import find_model
+from alpro_hf.loading import find_model, has_towers_alone
 from alpro_hf.model.decoding import decode
 from alpro_hf.model.decoding_types import (
     CorruptVideoError,
@@ -54,7 +56,7 @@ from alpro_hf.model.decoding_types import (
     VideoInfo,
     VideoTooLargeError,
 )
-from alpro_hf.model.matching_alpro import most_similar, rerank_order
+from alpro_hf.model.matching_alpro import matching_problem, most_similar, rerank_order
 from alpro_hf.sprites.language import DOING
 from alpro_hf.sprites.render import write_clip
 from alpro_hf.sprites.world import SEEN_SPRITES, Scene, content, draw_group, draw_scene
@@ -161,9 +163,12 @@ class Studio:
         self.bundled = model is None
         self.names = (model or "sprites-retrieval (bundled)", qa_model or "sprites-qa (bundled)")
         # the page shows attention weights, which only eager attention returns
+        source = find_model(model or str(bundled_model("retrieval")))
+        headless = has_towers_alone(AlproConfig.get_config_dict(source)[0])
         self.model, self.processor = _load(
-            AlproForVideoTextRetrieval, model or str(bundled_model("retrieval")), attn_implementation="eager"
+            AlproModel if headless else AlproForVideoTextRetrieval, source, attn_implementation="eager"
         )
+        self.can_match = matching_problem(self.model) is None
         self.qa = _load(AlproForVideoQuestionAnswering, qa_model or str(bundled_model("qa")))
         self.prompter: tuple[AlproPrompterModel, Any] | None = None
         self.own_prompter = prompter is not None
@@ -253,13 +258,16 @@ class Studio:
         return [clip for clip in visit.clips if clip.path in strange]
 
     def search(self, text: str, visit: Visit) -> list[Found]:
-        """All clips, best first: the 16 most similar ones in the order of the matching head, then the others."""
+        """All clips, best first: the 16 most similar ones in the order of the matching head, then the others.
+
+        Without a trained matching head, all are in the order of similarity.
+        """
         text = _checked(text, "Describe what happens in a clip, for instance “the giraffe rises”.")
         clips = {clip.path: clip for clip in [*visit.clips, *self.clips]}
         found: list[SearchResult] = []
         for index in (self.index, visit.index):
             if index is not None and len(index):
-                found += index.search(text, top_k=len(index), rerank=RERANK)
+                found += index.search(text, top_k=len(index), rerank=RERANK if self.can_match else 0)
         # each index re-ranks its own best candidates; those include the best of all, and only these may count
         similarity = torch.tensor([result.similarity for result in found])
         scores = torch.tensor([result.score for result in found])
@@ -348,6 +356,11 @@ class Studio:
     def words(self, clip: Clip, sentence: str) -> SentenceMaps:
         """The patches that each word of a sentence attends to."""
         sentence = _checked(sentence, "Write a sentence about the clip, for instance “the giraffe rises”.")
+        if not self.can_match:
+            raise DemoError(
+                "This model has no trained matching head, so no words and patches read each other. Search works, by "
+                "similarity alone."
+            )
         return word_maps(self.model, self.processor, sentence, self._pixels(self.processor, clip))
 
 
@@ -359,13 +372,13 @@ def bundled_results(task: Literal["retrieval", "qa"]) -> dict[str, Any]:
 
 def _load(kind: Any, source: str, **options: Any) -> tuple[Any, Any]:
     source = find_model(source)
-    model, report = kind.from_pretrained(source, output_loading_info=True, **options)
+    model, report = kind.from_pretrained(source, output_loading_info=True, trust_remote_code=False, **options)
     if report["missing_keys"]:
         raise SystemExit(
             f"{source} is not a checkpoint of {kind.__name__}: "
             f"it lacks {', '.join(sorted(report['missing_keys'])[:5])}."
         )
-    return model.eval(), AlproProcessor.from_pretrained(source)
+    return model.eval(), AlproProcessor.from_pretrained(source, trust_remote_code=False)
 
 
 def _checked(text: str, advice: str) -> str:

@@ -55,8 +55,11 @@ def note(text: str) -> str:
 
 def results(found: Sequence[Found]) -> str:
     """The best clips, and how re-ranking changed their order."""
-    cards = "".join(_card(result) for result in found[:SHOWN_RESULTS])
-    return f'{_changes(found)}<div class="results">{cards}</div>'
+    # the best clip is always re-ranked, if the model can match at all
+    matched = bool(found) and found[0].match_probability is not None
+    cards = "".join(_card(result, matched) for result in found[:SHOWN_RESULTS])
+    said = _changes(found) if matched else note("This model has no trained matching head. Similarity alone decides.")
+    return f'{said}<div class="results">{cards}</div>'
 
 
 def _changes(found: Sequence[Found]) -> str:
@@ -72,16 +75,18 @@ def _changes(found: Sequence[Found]) -> str:
     return note(f"{looked} {said}")
 
 
-def _card(result: Found) -> str:
+def _card(result: Found, matched: bool) -> str:
     change = result.rank_before - result.rank
     moved = "same place" if not change else f"{'▲' if change > 0 else '▼'} was {result.rank_before}"
     way = "up" if change > 0 else "down" if change < 0 else "same"
     match = result.match_probability
+    change_shown = f'<span class="moved {way}">{moved}</span>' if matched else ""
+    match_shown = _score("Match (VTM)", match, "-" if match is None else f"{match:.0%}") if matched else ""
     return (
         f'<article class="card{" best" if result.rank == 1 else ""}" data-id="{escape(result.clip.id)}">'
         f'{_video(result.clip)}<div class="caption"><span class="rank">{result.rank}</span>'
-        f'<span class="title">{escape(result.clip.title)}</span><span class="moved {way}">{moved}</span></div>'
-        f"{_score('Match (VTM)', match, '-' if match is None else f'{match:.0%}')}"
+        f'<span class="title">{escape(result.clip.title)}</span>'
+        f"{change_shown}</div>{match_shown}"
         f"{_score('Similarity (VTC)', max(0.0, result.similarity), f'{result.similarity:.2f}')}</article>"
     )
 

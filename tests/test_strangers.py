@@ -5,7 +5,10 @@ import json
 import os
 import pickle
 import struct
+import subprocess
+import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,6 +17,7 @@ import pytest
 import torch
 from fixtures.gallery import load, write_model, write_video
 from fixtures.golden import cases
+from fixtures.processes import environment
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -45,7 +49,9 @@ def test_nothing_of_ours_trusts_remote_code_or_loads_pickles() -> None:
     for path, call in calls():
         name = ast.unparse(call.func)
         keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
-        assert "trust_remote_code" not in keywords, path
+        assert keywords.get("trust_remote_code", "False") == "False", path
+        if name.endswith(".from_pretrained") and not name.startswith("super()") and "scripts" not in path.parts:
+            assert "trust_remote_code" in keywords, (path, call.lineno)
         assert name not in ("eval", "exec", "os.system", "pickle.load", "pickle.loads", "yaml.load"), (path, name)
         if name in ("torch.load", "np.load", "numpy.load"):
             loads += 1
@@ -319,3 +325,83 @@ def test_pickles_are_no_annotations(tmp_path) -> None:
         with pytest.raises(AnnotationError, match="rows"):
             load_annotations("table", tmp_path / name)
     assert not (tmp_path / "canary").exists()
+
+
+# --- code in a model folder -----------------------------------------------------------------------------------------
+
+
+def change_json(path: Path, change: Callable[[dict], object]) -> None:
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def evil_folder(folder: Path, names: str, canary: Path, task: str = "retrieval") -> Path:
+    """A model folder of which one part, or every part, names a class in a file of its own."""
+    write_model(folder, task)
+    (folder / "evil.py").write_text(f"import os\nos.makedirs({str(canary)!r}, exist_ok=True)\nclass Evil: pass\n")
+    every = names == "everything"
+    if names == "processor" or every:
+
+        def change(content: dict) -> None:
+            content["auto_map"] = {"AutoProcessor": "evil.Evil"}
+            content["processor_class"] = "Evil"
+            content["video_processor"] |= {"auto_map": {"AutoVideoProcessor": "evil.Evil"}}
+            content["video_processor"]["video_processor_type"] = "Evil"
+
+        change_json(folder / "processor_config.json", change)
+    if names == "tokenizer" or every:
+        evil = {"tokenizer_class": "Evil", "auto_map": {"AutoTokenizer": ["evil.Evil", "evil.Evil"]}}
+        change_json(folder / "tokenizer_config.json", lambda content: content.update(evil))
+    if names == "older processor":  # as older versions of the library wrote it
+        (folder / "processor_config.json").unlink()
+        evil = {"auto_map": dict.fromkeys(("AutoVideoProcessor", "AutoImageProcessor"), "evil.Evil")}
+        for name in ("preprocessor_config.json", "video_preprocessor_config.json"):
+            (folder / name).write_text(json.dumps(evil))
+    if names == "model" or every:
+        kinds = ("AutoConfig", "AutoModel", "AutoModelForPreTraining", "AutoProcessor", "AutoTokenizer")
+        maps = {"auto_map": dict.fromkeys(kinds, "evil.Evil"), "custom_pipelines": {"x": {"impl": "evil.Evil"}}}
+        change_json(folder / "config.json", lambda content: content.update(maps))
+    if names == "unknown model":
+        evil = {"model_type": "evil", "auto_map": dict.fromkeys(("AutoConfig", "AutoModel"), "evil.Evil")}
+        change_json(folder / "config.json", lambda content: content.update(evil))
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "names", ["processor", "tokenizer", "older processor", "model", "unknown model", "everything"]
+)
+def test_code_in_a_model_folder_never_runs_even_if_standard_input_says_yes(tmp_path, names) -> None:
+    canary = tmp_path / "canary"
+    folder = evil_folder(tmp_path / "model", names, canary)
+    evil_folder(tmp_path / "model-qa", names, canary, "qa")
+    clip = write_video(tmp_path / "videos" / "clip.mp4", 0)
+    # the index of a stranger, which names this folder as its model
+    VideoIndex.build(*load(write_model(tmp_path / "sound", "retrieval"), "retrieval"), [clip],
+                     directory=tmp_path / "model-index", name=str(folder), progress=False)  # fmt: skip
+    script = Path(__file__).parent / "fixtures" / "load_with_yes.py"
+    lines = 1000
+    done = subprocess.run(
+        [sys.executable, str(script), str(folder)],
+        input="y\n" * lines,
+        capture_output=True,
+        text=True,
+        env=environment(HF_MODULES_CACHE=str(tmp_path / "modules"), HF_HUB_OFFLINE="1"),
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert not canary.exists(), found["said"]
+    assert found["unread"] == lines  # nobody asked
+    assert "[y/N]" not in done.stdout + done.stderr
+    assert len(found["said"]) > 20
+    for way, said in found["said"].items():  # no tracebacks of the library for what a stranger sent
+        if way.startswith("alpro "):
+            assert said in ("exit 0", "exit 1", "exit 2"), (way, said)
+    if names in ("model", "tokenizer"):  # the package has classes of its own for these
+        assert found["said"]["processor"] == found["said"]["AlproForVideoTextRetrieval"] == "loaded"
+        assert found["said"]["alpro search INDEX"] == "exit 0"
+    elif names in ("processor", "everything"):
+        assert "nothing was run" in found["said"]["processor"]
+        assert found["said"]["alpro search INDEX"] == "exit 1"

@@ -41,7 +41,7 @@ ANY_VERSION = {"pytest", "pytest-timeout", "pytest-xdist", "hypothesis"}  # tool
 # datasets 4.0 opens folders of videos with pandas 2 only, and does not declare it
 EXTRA_PINS = ("pandas<3",)
 # packages of the extra `test` that the tests above do not need
-NOT_NEEDED = {"import-linter", "mypy", "ruff", "playwright", "types-tqdm"}
+NOT_NEEDED = {"import-linter", "mypy", "ruff", "playwright", "types-tqdm", "bitsandbytes", "peft", "torchao"}
 
 
 def lowest() -> list[str]:

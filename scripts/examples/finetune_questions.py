@@ -12,7 +12,6 @@ from collections import Counter
 from pathlib import Path
 
 from alpro_hf import (
-    AlproCollator,
     AlproForVideoQuestionAnswering,
     AlproProcessor,
     AlproTrainer,
@@ -49,8 +48,7 @@ trainer = AlproTrainer(
         save_strategy="epoch",
         save_total_limit=1,
     ),
-    data_collator=AlproCollator(processor, task="qa", label2id=label2id),
-    processing_class=processor,
+    processing_class=processor,  # makes the collator, with the answers of the model
     train_dataset=train_rows,
     eval_dataset=load_annotations("table", args.test),
 )

@@ -6,8 +6,11 @@ can import it before they parse their arguments.
 
 import difflib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+from .untrusted_json import read_json
 
 if TYPE_CHECKING:
     import torch
@@ -184,7 +187,8 @@ def load_model(
     """Load a model and its processor for a task, on the GPU if there is one.
 
     Args:
-        task: `retrieval`; `towers`, which is retrieval without the matching head, so every checkpoint has it; or `qa`.
+        task: `retrieval`, whose model has no matching head if the checkpoint is of a bare `AlproModel`; `towers`,
+            which is retrieval without the matching head, so every checkpoint has it; or `qa`.
         name: Folder, Hub id, or `bundled`, see `find_model`.
         dtype: `float32`, `bfloat16`, or `auto` for `best_dtype`; None means float32.
         revision: Branch, tag or commit of a Hub id.
@@ -212,7 +216,7 @@ def load_model(
     source = find_model(name, task, revision)
     if os.path.isdir(source):
         revision = None  # a folder has none
-    config, _ = AlproConfig.get_config_dict(source, revision=revision)
+    config = _config_of(source, revision, name)
     kind = config.get("model_type")
     if kind != AlproConfig.model_type:
         advice = f" alpro convert {name} --output DIR makes one of it." if kind == "blip" else ""
@@ -222,13 +226,79 @@ def load_model(
         "towers": AlproModel,
         "qa": AlproForVideoQuestionAnswering,
     }[task]
+    if task == "retrieval" and has_towers_alone(config):
+        model_class = AlproModel
     device = best_device() if device is None else device
     numbers = best_dtype(device) if dtype == "auto" else getattr(torch, dtype or "float32")
-    model, info = model_class.from_pretrained(source, revision=revision, dtype=numbers, output_loading_info=True)
+    _check_weights(source, model_class, config, name)
+    model, info = model_class.from_pretrained(
+        source, revision=revision, dtype=numbers, output_loading_info=True, trust_remote_code=False
+    )
     if info["missing_keys"]:
         missing = ", ".join(sorted(info["missing_keys"])[:3])
         raise CommandError(f"{name} was not trained for {task}: it lacks {missing}, ... Name another --model.")
-    return model.to(device), AlproProcessor.from_pretrained(source, revision=revision or "main")
+    return model.to(device), AlproProcessor.from_pretrained(
+        source, revision=revision or "main", trust_remote_code=False
+    )
+
+
+def has_towers_alone(config: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint was saved without any head, by the content of its `config.json`.
+
+    Such a model is loaded as an `AlproModel`. It compares texts and videos by similarity alone.
+    """
+    return set(config.get("architectures") or ()) in ({"AlproModel"}, {"AlproPrompterModel"})
+
+
+def _config_of(source: str, revision: str | None, name: str) -> dict[str, Any]:
+    """The fields of a config.json, after all JSON files of the folder were found to be within bounds.
+
+    Raises:
+        CommandError: One of them is not; or the configuration cannot be used.
+        OSError: The folder cannot be read, or does not exist here nor on the Hub.
+    """
+    from .model.configuration_alpro import AlproConfig
+
+    for path in sorted(Path(source).glob("*.json")):
+        try:
+            content = read_json(path, max_bytes=1 << 26, nan=path.name != "config.json")
+        except ValueError as error:
+            raise CommandError(f"{path} cannot be used: {error}.") from error
+        files = content.get("weight_map") if path.name.endswith(".index.json") and isinstance(content, dict) else None
+        if files is not None and not (
+            isinstance(files, dict) and all(Path(str(file)).name == file for file in files.values())
+        ):
+            raise CommandError(f"{path} names files of weights that are not in its folder.")
+    try:
+        fields, _ = AlproConfig.get_config_dict(source, revision=revision)
+        if fields.get("model_type") == AlproConfig.model_type:
+            AlproConfig.from_dict(dict(fields))
+    # the library acts upon some fields before their types are checked
+    except (ValueError, TypeError, AttributeError, KeyError, OverflowError, RecursionError) as error:
+        raise CommandError(f"the config.json of {name} cannot be used: {error}") from error
+    return fields
+
+
+def _check_weights(source: str, model_class: Any, config: dict[str, Any], name: str) -> None:
+    """Check that the weights of a folder may be as many as its configuration says, before memory is taken for them.
+
+    Raises:
+        CommandError: They are fewer: each takes at least half a byte.
+    """
+    import torch
+
+    sizes = [path.stat().st_size for path in Path(source).glob("*.safetensors")]
+    if not sizes:  # on the Hub, or an error of `from_pretrained`
+        return
+    with torch.device("meta"):
+        described = sum(
+            one.numel() for one in model_class(model_class.config_class.from_dict(dict(config))).parameters()
+        )
+    if described > 2 * sum(sizes):
+        raise CommandError(
+            f"the config.json of {name} describes {described:,} weights, but its files of weights have only "
+            f"{sum(sizes):,} bytes."
+        )
 
 
 def fast_bfloat16(device: "torch.device | str") -> bool:
@@ -276,6 +346,7 @@ __all__ = [
     "best_dtype",
     "fast_bfloat16",
     "find_model",
+    "has_towers_alone",
     "load_model",
     "portable_name",
 ]

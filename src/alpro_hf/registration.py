@@ -4,6 +4,7 @@ Python imports a module once, so nothing is registered twice.
 """
 
 import os
+from pathlib import Path
 from typing import Any
 
 from transformers import (
@@ -47,11 +48,19 @@ AutoModelForVisualQuestionAnswering.register(AlproConfig, AlproForVideoQuestionA
 AutoVideoProcessor.register(AlproConfig, AlproVideoProcessor)
 AutoProcessor.register(AlproConfig, AlproProcessor)
 AutoTokenizer.register(AlproConfig, BertTokenizer)
-for _task, _pipeline, _auto_model in (
-    ("video-question-answering", VideoQuestionAnsweringPipeline, AutoModelForVisualQuestionAnswering),
-    ("text-video-retrieval", TextVideoRetrievalPipeline, AutoModelForNextSentencePrediction),
+# Without a model, `pipeline(task)` takes the bundled one, as the commands do, and the library warns that it does. Its
+# folder is not looked at here, nor `assets` imported, because the package must import without them.
+for _task, _pipeline, _auto_model, _bundled in (
+    ("video-question-answering", VideoQuestionAnsweringPipeline, AutoModelForVisualQuestionAnswering, "sprites-qa"),
+    ("text-video-retrieval", TextVideoRetrievalPipeline, AutoModelForNextSentencePrediction, "sprites-retrieval"),
 ):
-    PIPELINE_REGISTRY.register_pipeline(_task, pipeline_class=_pipeline, pt_model=_auto_model, type="multimodal")
+    PIPELINE_REGISTRY.register_pipeline(
+        _task,
+        pipeline_class=_pipeline,
+        pt_model=_auto_model,
+        default={"model": (str(Path(__file__).parent / "assets" / _bundled), None)},  # a folder has no revision
+        type="multimodal",
+    )
 
 
 def _open_index(folder: str | os.PathLike[str], model: Any, processor: Any) -> Any:

@@ -21,7 +21,7 @@ from transformers.utils import logging
 import alpro_hf
 from alpro_hf.cli.contact_sheet import draw_results
 from alpro_hf.cli.main import main
-from alpro_hf.cli.search import _print_table
+from alpro_hf.cli.search import print_table
 from alpro_hf.data.cut_clip import CutError
 from alpro_hf.inference.save_clips import clip_name, save_clips
 from alpro_hf.inference.video_index import SearchResult
@@ -240,7 +240,7 @@ def test_moments_have_times_in_names_tables_and_pictures(capsys, film, tmp_path)
         assert (shown.pixels.float() - expected.float()).abs().mean() < 6
     with pytest.raises(CutError, match="exists already"):
         save_clips(results[3:], tmp_path / "clips")
-    _print_table([*results, whole])
+    print_table([*results, whole])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["rank", "match", "similarity", "time", "video"]
     assert lines[1].split()[3].startswith("00:00:00-00:00:0") and lines[5].split()[3] == "-"

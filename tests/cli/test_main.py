@@ -84,6 +84,7 @@ def test_index_survives_kill_and_interrupt(tmp_path, models) -> None:
     pipe, index = tmp_path / "pipe.mp4", tmp_path / "index"
     os.mkfifo(pipe)
     common = ["--output", index, "--model", models["retrieval"], "--batch-size", 1, "--shard-size", 1]
+    common += ["--dtype", "float32"]  # to be compared with a model in float32
 
     killed = start("index", *clips[:3], pipe, *clips[3:], *common)
     wait_for_videos(index, 3, killed)
@@ -290,6 +291,7 @@ def test_a_model_that_is_nowhere_is_one_sentence_in_every_command(
         (["search", "{nowhere}", "a dog", "--model", "{retrieval}"], "There is no file or folder"),
         (["index", "{empty}", "--output", "{index}", "--model", "{retrieval}"], "there is no video in"),
         (["ask", "{nowhere}", "what is it", "--model", "{qa}"], "there is no file"),
+        (["ask", "{videos}", "what is it", "--model", "{qa}"], "is a folder. Name one video, for instance"),
         (["ask", "{text}", "what is it", "--model", "{qa}"], "notes.mp4: "),
         (["search", "{videos}", "a dog", "--model", "{qa}"], "was not trained for retrieval: it lacks vtm_head"),
         (["ask", "{clip}", "what is it", "--model", "{retrieval}"], "was not trained for qa: it lacks classifier"),

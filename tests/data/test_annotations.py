@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tracemalloc
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,12 @@ from datasets import Dataset, IterableDataset, load_dataset
 from fixtures import colours
 from PIL import Image
 
+from alpro_hf.data import tables
 from alpro_hf.data.annotation_formats import AnnotationKind
 from alpro_hf.data.annotations import SPLIT_FILES, load_annotations
 from alpro_hf.data.collator import AlproCollator
 from alpro_hf.data.label_lists import read_answers
+from alpro_hf.data.load_rows import load_rows
 from alpro_hf.data.media_folder import MediaFolder
 from alpro_hf.data.mixed_rows import MixedRows
 from alpro_hf.data.pretraining_collator import AlproPreTrainingCollator
@@ -627,3 +630,154 @@ def test_rows_of_images_go_through_the_pretraining_collator(tmp_path):
     rows = load("cc3m", write(tmp_path / "cc3m.json", records), videos=tmp_path / "images")
     batch = AlproPreTrainingCollator(colours.processor(), patch_size=8)(list(rows))
     assert batch["kind"] == "image" and len(batch["pixel_values_videos"]) == 2
+
+
+# --- bounds, and names that look alike -------------------------------------------------------------------------------
+
+DEEP, LONG = "[" * 100_000, "9" * 5000
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [("table", "a.jsonl"), ("table", "a.json"), ("released-retrieval", "a.jsonl")]
+)
+@pytest.mark.parametrize(("value", "said"), [(DEEP, "deeper than 64"), (LONG, "5,000 digits")])
+def test_json_beyond_its_bounds(tmp_path, kind, name, value, said):
+    (tmp_path / "a.mp4").touch()
+    rows = '{"video": "a.mp4", "text": "a", "clip_name": "a", "caption": "a"}\n'
+    rows += f'{{"video": "b.mp4", "text": {value}}}\n'
+    path = write(tmp_path / name, f"[{rows.replace('}', '},', 1)}]" if name == "a.json" else rows)
+    with pytest.raises(AnnotationError, match=rf"{path}, line 2.*, field 'text': .*{said}"):
+        load(kind, path, columns=None)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (('"cat 0"', DEEP), r"line 1, field 'caption': .*deeper than 64"),
+        (('"cat 0"', LONG), r"line 1, field 'caption': .*5,000 digits"),
+        (("137.72", "1e999"), r"sentences\[\d\], field 'start time': a time in seconds .* received inf"),
+        (("137.72", "9" * 90), r"sentences\[\d\], field 'start time': a time in seconds"),
+        (("137.72", "NaN"), r"sentences\[\d\], field 'start time': a time in seconds .* received nan"),
+        (
+            ('"category": 9', '"category": ' + "9" * 30),
+            r"sentences\[0\]: the category of 'video0' is a number; received 999",
+        ),
+        (
+            ('"category": 9', '"category": true'),
+            r"sentences\[0\]: the category of 'video0' is a number; received True",
+        ),
+    ],
+    ids=["deep", "long", "infinite", "late", "nan", "category", "truth"],
+)
+def test_msrvtt_beyond_its_bounds(tmp_path, change, said):
+    data = {
+        "videos": [{"video_id": "video0", "split": "train", "category": 9, "start time": 137.72, "end time": 149.44}],
+        "sentences": [{"video_id": "video0", "caption": "cat 0"}],
+    }
+    path = write(tmp_path / "MSRVTT_data.json", json.dumps(data).replace(*change))
+    with pytest.raises(AnnotationError, match=f"{path}, {said}"):
+        load("msrvtt", path)
+
+
+@pytest.mark.parametrize("kind", ["table", "msrvtt"])
+@pytest.mark.parametrize("encoding", ["utf-9", "", "a\0b", "base64", "idna", "undefined", "utf-16", "\ud800"])
+def test_encodings_of_no_text(tmp_path, kind, encoding):
+    path = write(tmp_path / "a.json", '[{"video": "a.mp4", "text": "a"}]')
+    with pytest.raises(AnnotationError, match=rf"{path}: encoding=.*(no encoding of text|does not extend ASCII)"):
+        load(kind, path, encoding=encoding)
+
+
+def test_an_archive_that_unfolds_to_far_more(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "_UNFOLDED_ANYWAY", 1 << 20)
+    row = b'{"video": "a.mp4", "text": "a dog"}\n'
+    (tmp_path / "a.mp4").touch()
+    path = tmp_path / "a.jsonl.gz"
+    with gzip.open(path, "wb") as file:
+        file.write(row * 40_000)
+    with pytest.raises(AnnotationError, match=rf"{path}, line \d+: the archive unfolds to more than 200 times"):
+        load("table", path, on_duplicate="keep")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("a.csv", "video;text\na.mp4;a dog\n", r"fields are separated by semicolons \(;\)"),
+        ("a.csv", "video;text\na.mp4;a dog, a cat\n", r"semicolons \(;\)"),
+        ("a.csv", '"video";"text"\n"a.mp4";"a dog"\n', r"semicolons \(;\)"),
+        ("a.csv", "video\ttext\na.mp4\ta dog\n", "separated by tabs"),
+        ("a.csv", "video|text\na.mp4|a dog\n", r"bars \(\|\)"),
+        ("a.tsv", "video,text\na.mp4,a dog\n", r"commas \(,\)"),
+        ("a.csv", "Video,Text\na.mp4,a dog\n", "There is 'Video', which differs in upper and lower case"),
+        ("a.csv", "video ,text\na.mp4,a dog\n", "There is 'video ', which differs in spaces"),
+        ("a.csv", "\u200bvideo,text\na.mp4,a dog\n", r"There is '\\u200bvideo', which differs in characters"),
+    ],
+)
+def test_the_cause_of_a_column_that_is_not_found_is_named(tmp_path, clips, name, text, said):
+    clips("a.mp4", folder=".")
+    path = write(tmp_path / name, text)
+    with pytest.raises(AnnotationError, match=said):
+        load("table", path)
+    if name == "a.csv":
+        with pytest.raises(ValueError, match=said if text.startswith("video;text\na.mp4;a dog\n") else path.name):
+            load_rows(str(path), "retrieval")
+
+
+@pytest.mark.parametrize("ends", ["\r", "\r\n", "\n"])
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl"])
+def test_all_line_ends(tmp_path, clips, name, ends):
+    clips("a.mp4", "b.mp4", folder=".")
+    rows = {
+        "a.csv": ["video,text", 'a.mp4,"a dog"', "b.mp4,a cat"],
+        "a.tsv": ["video\ttext", "a.mp4\ta dog", "b.mp4\ta cat"],
+        "a.jsonl": [
+            json.dumps({"video": f"{n}.mp4", "text": f"a {text}"}) for n, text in (("a", "dog"), ("b", "cat"))
+        ],
+    }
+    (tmp_path / name).write_bytes(ends.join(rows[name]).encode())
+    assert load("table", tmp_path / name)["text"] == ["a dog", "a cat"]
+
+
+def test_mixed_line_ends_are_named(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"video,text\na.mp4,a dog\rb.mp4,a cat\n")
+    with pytest.raises(AnnotationError, match=r"carriage return \(CR\) stands inside of a line"):
+        load("table", path)
+
+
+@pytest.mark.parametrize("stored", ["NFC", "NFD"])
+@pytest.mark.parametrize("written", ["NFC", "NFD"])
+@pytest.mark.parametrize("folder", [".", "videos"])
+def test_accents_may_be_composed_or_decomposed(tmp_path, clips, stored, written, folder):
+    name = "café/Zoë.mp4"
+    (tmp_path / folder / unicodedata.normalize(stored, "café")).mkdir(parents=True)
+    file = tmp_path / folder / unicodedata.normalize(stored, name)
+    file.touch()
+    path = write(tmp_path / "a.csv", f"video,text\n{unicodedata.normalize(written, name)},a dog\n")
+    videos = None if folder == "." else tmp_path / folder
+    [row] = load("table", path, videos=videos)
+    assert row["video"] == str(file)
+    [row] = load("table", path, videos=videos, only=[unicodedata.normalize(stored, name)])
+    assert row["text"] == "a dog"
+
+
+@pytest.mark.parametrize("folder", [".", "videos"])
+def test_backslashes_of_windows(tmp_path, clips, folder):
+    (tmp_path / folder / "part").mkdir(parents=True)
+    (tmp_path / folder / "part" / "a.mp4").touch()
+    path = write(tmp_path / "a.csv", "video,text\npart\\a.mp4,a dog\n")
+    [row] = load("table", path, videos=None if folder == "." else tmp_path / folder)
+    assert row["video"] == str(tmp_path / folder / "part" / "a.mp4")
+    (tmp_path / "secret.mp4").touch()
+    deep = tmp_path / "deep"
+    deep.mkdir()
+    with pytest.raises(AnnotationError, match="leads out of"):
+        load("table", write(deep / "a.csv", "video,text\n..\\secret.mp4,a dog\n"))
+
+
+def test_a_file_that_looks_like_the_missing_one_is_named(tmp_path, clips):
+    clips("Clip.MP4", "b.mp4", folder=".")
+    path = write(tmp_path / "a.csv", "video,text\nclip.mp4,a dog\n")
+    with pytest.raises(AnnotationError, match=r"There is 'Clip\.MP4', which differs in upper and lower case"):
+        load("table", path)
+    with pytest.raises(AnnotationError, match="There is 'Clip', which differs in upper and lower case"):
+        load("table", path, videos=tmp_path)

@@ -249,13 +249,21 @@ def test_a_batch_without_any_row_left_names_the_files(processor, tmp_path):
     ("arguments", "message"),
     [
         ({"task": "captioning"}, "captioning"),
-        ({"task": "qa"}, "label2id"),
         ({"train_sampling": "middle"}, "middle.*headtail"),
     ],
 )
 def test_wrong_arguments_are_refused(processor, arguments, message):
     with pytest.raises(ValueError, match=message):
         AlproCollator(processor, **arguments)
+
+
+def test_questions_need_answers_to_number(processor, noise):
+    rows = questions_about([noise[0]])
+    collator = AlproCollator(processor, task="qa")  # a trainer would set its answers
+    with pytest.raises(ValueError, match=r"label2id.*model\.config\.label2id"):
+        collator(rows)
+    collator.label2id = dict(colours.ANSWERS)
+    assert collator(rows)["labels"].tolist() == [0]
 
 
 def test_a_missing_field_is_named(processor, noise):

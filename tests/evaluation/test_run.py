@@ -86,6 +86,7 @@ def models(tmp_path_factory):
     config = AlproConfig.from_dict(retrieval.config.to_dict() | {"entities": ["fox", "dog"]})
     pretrained = AlproForPreTraining(config)
     pretrained.load_state_dict(retrieval.state_dict(), strict=False)
+    pretrained.config.matching_trained = True
     retrieval.alpro.save_pretrained(folder / "towers")
     pretrained.save_pretrained(folder / "pretrained")
     for name in ("towers", "pretrained"):
@@ -205,9 +206,10 @@ def test_zero_shot_from_a_pretrained_checkpoint(data, models, tmp_path, capsys):
     for name in ("t2v_r1", "v2t_mean_rank"):
         assert found["towers"].metrics[name] == found["retrieval"].metrics[f"vtc_{name}"]
     assert found["towers"].details.keys() == {"breakdown", "skipped", "run"}
-    code, _, err = evaluate(capsys, *retrieval_options(data, models, tmp_path / "no", model="towers"))
+    argv = retrieval_options(data, models, tmp_path / "no", model="towers")
+    code, _, err = evaluate(capsys, *argv, "--protocol", "reference")
     assert code == 1
-    assert "was not trained for retrieval: it lacks vtm_head" in err
+    assert "The protocol reference needs a matching head, and AlproModel has none" in err
 
 
 def test_the_numbers_to_compute_in_are_chosen_by_name_or_by_the_machine(data, models, tmp_path, capsys):

@@ -465,6 +465,7 @@ def test_the_folder_loads_at_once_and_returns_the_golden_numbers(files):
     convert(**options(files, "retrieval", vocab=files / "vocab.txt"))
     assert {path.name for path in (files / "out").iterdir()} >= {"config.json", "model.safetensors"}
     model = AlproForVideoTextRetrieval.from_pretrained(files / "out")
+    assert model.config.matching_trained is True
     golden = cases.tensors("tiny", "retrieval")
     out = model(golden["in.caption_ids"], golden["in.caption_mask"], golden["in.visual_inputs"][:1])
     torch.testing.assert_close(out.vtm_logits, golden["out.inference_itm_logits"], atol=2e-5, rtol=0)
@@ -484,6 +485,7 @@ def test_the_folder_loads_at_once_and_returns_the_golden_numbers(files):
 def test_a_question_answering_folder_answers_in_words(files):
     convert(**options(files, "qa", vocab=files / "vocab.txt", answers=files / "answers.json"))
     model = AutoModelForVisualQuestionAnswering.from_pretrained(files / "out")
+    assert model.config.matching_trained is False
     golden = cases.tensors("tiny", "qa")
     logits = model(golden["in.text_input_ids"], golden["in.text_input_mask"], golden["in.visual_inputs"]).logits
     torch.testing.assert_close(logits, golden["out.logits"], atol=2e-5, rtol=0)

@@ -29,19 +29,21 @@ def test_two_processes_make_the_index_of_one(tmp_path: Path) -> None:
     clips = [write_video(folder / f"{i}.mp4", i, frames=4 + i) for i in range(5)]
     (folder / "broken.mp4").write_bytes(b"not a video")
     arguments = [str(folder), "--output", str(index), "--model", str(model), "--shard-size", "2"]
-    first = build(arguments)
+    frames = ["--num-frames", "3", "--size", "24", "--dtype", "float32"]
+    first = build([*arguments, *frames])
     assert [first["videos"], first["indexed"], first["unchanged"]] == [5, 5, 0]
     assert [Path(failure["path"]).name for failure in first["failed"]] == ["broken.mp4"]
 
     clips.append(write_video(folder / "new.mp4", 9, frames=6))
     write_video(clips[1], seed=77, frames=8)
-    second = build(arguments)
+    second = build(arguments)  # the index notes its frames and its data type
+    assert [second["num_frames"], second["size"], second["dtype"]] == [3, 24, "float32"]
     assert [second["videos"], second["indexed"], second["unchanged"]] == [6, 2, 4]
     assert not list(index.glob("part-*/index.json"))
 
     trained = load(model, "retrieval")
     together = VideoIndex.load(index, *trained).search("a fox runs", rerank=6)
-    alone = VideoIndex.build(*trained, clips, progress=False).search("a fox runs", rerank=6)
+    alone = VideoIndex.build(*trained, clips, progress=False, num_frames=3, size=24).search("a fox runs", rerank=6)
     assert [result.path for result in together] == [result.path for result in alone]
     for found, expected in zip(together, alone, strict=True):
         assert found.score == pytest.approx(expected.score, abs=1e-5)

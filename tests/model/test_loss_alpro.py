@@ -10,6 +10,7 @@ from alpro_hf.model.loss_alpro import (
     classification_loss,
     crop_on_black,
     crop_to_patches,
+    hardest_negatives,
     pem_kept,
     pem_loss,
     same_pair_mask,
@@ -335,3 +336,16 @@ def test_a_crop_on_black_keeps_its_place_in_every_frame():
 def test_a_crop_mask_must_tile_the_frames(rows, columns):
     with pytest.raises(ValueError, match=rf"{rows} x {columns} patches does not tile frames of 4 x 6 pixels"):
         crop_on_black(torch.zeros(1, 2, 3, 4, 6), torch.ones(1, rows, columns), torch.zeros(3))
+
+
+def test_hardest_negatives_are_the_most_similar_ones():
+    similarity = torch.tensor([[9.0, 1.0, 3.0], [2.0, 9.0, 2.0], [0.0, 5.0, 9.0]])
+    same_pair = torch.eye(3, dtype=torch.bool)
+    indices, valid = hardest_negatives(similarity, same_pair)
+    assert indices.tolist() == [2, 0, 1]  # of equals the first
+    assert valid.tolist() == [True] * 3
+    same_pair[2] = True  # every candidate of the last row is its own pair
+    same_pair[0, 2] = True
+    indices, valid = hardest_negatives(similarity.bfloat16(), same_pair)
+    assert indices[:2].tolist() == [1, 0]
+    assert valid.tolist() == [True, True, False]

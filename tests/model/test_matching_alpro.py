@@ -1,14 +1,17 @@
 """Encoding clips, and one order of re-ranking: the same for a single query as in the matrix of an evaluation."""
 
+import json
+
 import pytest
 import torch
 from fixtures import tiny
+from fixtures.blip import write_blip
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alpro_hf import AlproForVideoTextRetrieval, AlproModel
+from alpro_hf import AlproConfig, AlproForPreTraining, AlproForVideoTextRetrieval, AlproModel, bundled_model
 from alpro_hf.evaluation.protocols import RetrievalStates, retrieval_scores
-from alpro_hf.model.matching_alpro import encode_clips, most_similar, rerank, rerank_order
+from alpro_hf.model.matching_alpro import encode_clips, matching_problem, most_similar, rerank, rerank_order
 
 SMALL = st.integers(-3, 3).map(float)  # few different numbers: many ties
 
@@ -103,3 +106,57 @@ def test_one_query_is_ranked_as_in_the_matrix_of_an_evaluation(k):
     for video in range(12):
         found = rerank(similarity[:, video], k, lambda places, video=video: table[places, video])
         assert v2t[:, video].argsort(descending=True).tolist() == found.order.tolist()
+
+
+# --------------------------------------------------------------------------------------- may the matching head rank?
+
+
+@pytest.mark.parametrize("kind", [AlproForVideoTextRetrieval, AlproForPreTraining])
+def test_a_head_as_it_was_drawn_may_not_rank(kind, tmp_path):
+    config = tiny.config(entities=tiny.ENTITIES)
+    new = kind(config)
+    assert new.config.matching_trained is False and config.matching_trained is None  # the caller's stays as it was
+    assert new.base_model.config is new.config
+    assert matching_problem(new) == (
+        f"this is a new {kind.__name__}, which has no trained matching head (config.matching_trained is False)"
+    )
+    new.save_pretrained(tmp_path)
+    assert f"{str(tmp_path)!r} holds {kind.__name__}" in matching_problem(kind.from_pretrained(tmp_path))
+
+
+def test_a_head_that_was_trained_may_rank_and_stays_so(tmp_path):
+    trained = AlproForVideoTextRetrieval(tiny.config())
+    trained.config.matching_trained = True
+    trained.save_pretrained(tmp_path)
+    again = AlproForVideoTextRetrieval.from_pretrained(tmp_path)
+    assert matching_problem(again) is None
+    # another new model of the same configuration changes nothing about this one
+    assert matching_problem(AlproForVideoTextRetrieval(again.config)) is not None
+    assert matching_problem(again) is None
+    assert matching_problem(AlproForVideoTextRetrieval(AlproConfig.from_pretrained(tmp_path))) is not None
+
+
+def test_folders_of_earlier_versions_count_as_trained_where_they_hold_a_head(tmp_path):
+    bundled = AlproForVideoTextRetrieval.from_pretrained(bundled_model("retrieval"))
+    assert bundled.config.matching_trained is None and matching_problem(bundled) is None
+    AlproForVideoTextRetrieval(tiny.config()).save_pretrained(tmp_path)
+    content = json.loads((tmp_path / "config.json").read_text())
+    assert content.pop("matching_trained") is False
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    assert matching_problem(AlproForVideoTextRetrieval.from_pretrained(tmp_path)) is None
+    # weights of the head that the folder lacks are drawn when it is loaded
+    AlproModel.from_pretrained(tmp_path).save_pretrained(tmp_path / "towers")
+    headless = AlproForVideoTextRetrieval.from_pretrained(tmp_path / "towers")
+    assert "holds AlproModel, which has no trained matching head" in matching_problem(headless)
+    answering = AlproForVideoTextRetrieval.from_pretrained(bundled_model("qa"))
+    assert "holds AlproForVideoQuestionAnswering, which has no trained matching head" in matching_problem(answering)
+
+
+def test_without_fusion_layers_and_from_blip(tmp_path):
+    blind = AlproForVideoTextRetrieval(tiny.config(text={"fusion_layer": tiny.TEXT["num_hidden_layers"]}))
+    blind.config.matching_trained = True  # training cannot make it see
+    assert "without fusion layers does not read text and video together" in matching_problem(blind)
+    assert matching_problem(blind.alpro) == "AlproModel has none"
+    write_blip(tmp_path)
+    started = AlproForVideoTextRetrieval.from_image_text_pretrained(str(tmp_path), fusion_layers=2)
+    assert started.config.matching_trained is False and matching_problem(started) is not None

@@ -29,6 +29,7 @@ from alpro_hf import (
     AlproProcessor,
     VideoDecodeError,
     VideoIndex,
+    bundled_model,
 )
 from alpro_hf.hub.export import add_remote_code
 from alpro_hf.inference.video_index import SearchResult
@@ -550,3 +551,10 @@ def test_half_precision(captions) -> None:
     found = search(next(iter(captions.values())), videos=list(captions), rerank=3)
     assert found[0]["index"] == 0
     assert np.isfinite([r["score"] for r in found]).all()
+
+
+def test_a_pipeline_without_a_model_takes_the_bundled_one():
+    for task, kind in (("text-video-retrieval", "retrieval"), ("video-question-answering", "qa")):
+        found = pipeline(task)
+        assert Path(found.model.config._name_or_path) == Path(bundled_model(kind))
+        assert found.processor is not None

@@ -1,6 +1,7 @@
 import logging
 from pathlib import Path
 
+import numpy as np
 import PIL.Image
 import pytest
 import torch
@@ -9,7 +10,7 @@ from transformers import AutoProcessor, AutoTokenizer, BertTokenizer
 from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 
 from alpro_hf.model.configuration_alpro import AlproConfig
-from alpro_hf.model.processing_alpro import AlproProcessor
+from alpro_hf.model.processing_alpro import AlproProcessor, AlproProcessorKwargs
 from alpro_hf.model.video_processing_alpro import AlproVideoProcessor
 
 WORDS = [
@@ -51,6 +52,17 @@ def test_one_of_each(processor: AlproProcessor, clip: Path) -> None:
     assert set(batch) == {"input_ids", "attention_mask", "pixel_values_videos"}
     assert batch.input_ids.tolist() == [[2, 5, 6, 8, 3]]
     assert batch.pixel_values_videos.shape == (1, 4, 3, 32, 32)
+
+
+def test_arguments_and_their_defaults_are_declared_once(processor: AlproProcessor, clip: Path) -> None:
+    assert AlproProcessor.valid_processor_kwargs is AlproProcessorKwargs
+    assert AlproProcessorKwargs.__name__ == f"{AlproProcessor.__name__}Kwargs"  # the name that the library looks for
+    for own in (getattr(AlproProcessor, "videos_kwargs", {}), AlproProcessorKwargs._defaults.get("videos_kwargs", {})):
+        assert not [name for name, value in own.items() if getattr(processor.video_processor, name, None) == value]
+    for alone in (processor(videos=clip), processor(text="a fox"), processor(text="a fox", videos=clip)):
+        assert all(isinstance(value, torch.Tensor) for value in alone.values())
+    arrays = processor(text="a fox", videos=clip, return_tensors="np")
+    assert all(isinstance(value, np.ndarray) for value in arrays.values())
 
 
 def test_many_of_each(processor: AlproProcessor, clip: Path) -> None:

@@ -1,20 +1,25 @@
 """A checkpoint in sentence-transformers: its own package, not a double, encodes, evaluates, trains and saves it."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, Video
 
-from alpro_hf import AlproModel, AlproProcessor, bundled_model
+from alpro_hf import AlproForVideoTextRetrieval, AlproModel, AlproProcessor, bundled_model
+from alpro_hf.model.decoding_column import file_of
 from alpro_hf.sprites.render import write_split
 
 sentence_transformers = pytest.importorskip(
     "sentence_transformers", reason="needs sentence-transformers: pip install 'alpro-hf[sentence-transformers]'"
 )
+from sentence_transformers import CrossEncoder  # noqa: E402
 from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator  # noqa: E402
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss  # noqa: E402
+
+from alpro_hf.inference.cross_encoder import AlproPairs  # noqa: E402
 
 CLIPS = 4
 
@@ -48,6 +53,15 @@ def test_vectors_are_those_of_the_model(encoder, gallery) -> None:
     assert encoder.get_embedding_dimension() in (None, model.config.projection_dim)
     named = encoder.encode([{"video": path} for path in gallery.values()])
     torch.testing.assert_close(torch.from_numpy(named), expected.video_embeds, atol=1e-5, rtol=0)
+
+
+def test_files_of_a_column_of_videos(encoder, gallery) -> None:
+    paths = [*gallery.values()]
+    expected = encoder.encode(paths)
+    embedded = [{"bytes": Path(path).read_bytes(), "path": None} for path in paths]
+    for videos in (paths, embedded):
+        column = Dataset.from_dict({"video": videos}).cast_column("video", Video(decode=False))["video"]
+        assert (encoder.encode([{"video": file_of(video)} for video in column]) == expected).all()
 
 
 def test_frames_can_be_chosen(encoder, gallery) -> None:
@@ -109,3 +123,27 @@ def test_its_evaluator_trainer_and_saving(gallery, tmp_path) -> None:
     assert (again.encode(videos) == encoder.encode(videos)).all()
     model = AlproModel.from_pretrained(tmp_path / "saved")
     assert torch.equal(model.text_projection.weight, encoder[0].model.text_projection.weight)
+
+
+def test_matching_as_a_cross_encoder(gallery, tmp_path) -> None:
+    texts, videos = [*gallery], [*gallery.values()]
+    encoder = CrossEncoder(modules=[AlproPairs.load(str(bundled_model("retrieval")))], device="cpu")
+    model = AlproForVideoTextRetrieval.from_pretrained(bundled_model("retrieval")).eval()
+    inputs = AlproProcessor.from_pretrained(bundled_model("retrieval"))(text=texts, videos=videos)
+    with torch.no_grad():
+        expected = model(**inputs).vtm_logits.softmax(dim=1)[:, 1]
+    found = encoder.predict([*zip(texts, videos, strict=True)], batch_size=3)
+    torch.testing.assert_close(torch.from_numpy(found), expected, atol=1e-5, rtol=1e-4)
+    other_way = encoder.predict([*zip(videos, texts, strict=True)])  # a video, then a text
+    torch.testing.assert_close(other_way, found, atol=1e-5, rtol=1e-4)
+    assert encoder.predict((texts[0], {"video": videos[0]})) == pytest.approx(found[0], abs=1e-5)
+    for number, text in enumerate(texts):
+        assert encoder.rank(text, videos)[0]["corpus_id"] == number
+        assert encoder.rank(videos[number], texts)[0]["corpus_id"] == number
+    with pytest.raises(ValueError, match=r"one text and one video; received .*\(a text, a text\)"):
+        encoder.predict([(texts[0], texts[1])])
+
+    encoder.save_pretrained(str(tmp_path))
+    again = CrossEncoder(str(tmp_path), device="cpu", local_files_only=True, trust_remote_code=True)
+    assert (again.predict([*zip(texts, videos, strict=True)], batch_size=3) == found).all()
+    AlproForVideoTextRetrieval.from_pretrained(tmp_path)

@@ -323,6 +323,21 @@ def test_sampling_arguments(processor: AlproVideoProcessor, clip: Path) -> None:
         processor([clip, clip], sampling_index=[1, 2, 3])
 
 
+def test_metadata_nested_as_the_library_nests_it(processor: AlproVideoProcessor) -> None:
+    """One description for each clip, flat or in lists of one, as a dictionary or as an object."""
+    arrays = [torch.zeros(8, 3, 16, 16, dtype=torch.uint8), torch.zeros(12, 3, 16, 16, dtype=torch.uint8)]
+    rates = [{"total_num_frames": len(array), "fps": len(array) / 2.0, "duration": 2.0} for array in arrays]
+    objects = [AlproVideoMetadata(**rate) for rate in rates]
+    for given in (rates, [[rate] for rate in rates], objects, [[about] for about in objects], [rates], tuple(rates)):
+        batch = processor(arrays, fps=3, video_metadata=given, return_metadata=True)
+        assert batch.pixel_values_videos.shape[:2] == (2, 6)
+        assert [about.fps for about in batch.video_metadata] == [4.0, 6.0]
+    for given in (rates[0], [rates[0]], [[rates[0]]], objects[0], [[objects[0]]]):
+        assert processor(arrays[0], fps=3, video_metadata=given).pixel_values_videos.shape[:2] == (1, 6)
+    with pytest.raises(ValueError, match=r"Got 2 videos, .* video_metadata for 1"):
+        processor(arrays, fps=3, video_metadata=[[rates[0]]])
+
+
 def test_other_sizes_and_filters(processor: AlproVideoProcessor, clip: Path) -> None:
     assert processor(clip, size=24).pixel_values_videos.shape[-2:] == (24, 24)
     assert processor(clip, do_resize=False).pixel_values_videos.shape[-2:] == (90, 160)

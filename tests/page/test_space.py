@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -27,7 +28,7 @@ import yaml
 from fixtures.gallery import write_video
 from studio import MAX_CLIPS, DemoError, Studio, Visit
 
-from alpro_hf import bundled_model
+from alpro_hf import AlproModel, AlproProcessor, VideoDecodeError, bundled_model
 
 SPACE = Path(__file__).parents[2] / "spaces_demo"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -201,6 +202,28 @@ def test_another_model_and_another_prompter(studio, tmp_path) -> None:
     other.close()
     with pytest.raises(SystemExit, match="classifier"):
         Studio(qa_model=str(bundled_model("retrieval")))
+
+
+def test_a_model_without_a_matching_head_searches_by_similarity(tmp_path) -> None:
+    import app
+
+    towers = AlproModel.from_pretrained(bundled_model("retrieval"))
+    towers.save_pretrained(tmp_path)
+    AlproProcessor.from_pretrained(bundled_model("retrieval")).save_pretrained(tmp_path)
+    headless = Studio(model=str(tmp_path))
+    found = headless.search("the tiger grows", Visit())
+    assert [result.similarity for result in found] == sorted((r.similarity for r in found), reverse=True)
+    assert {result.match_probability for result in found} == {None}
+    assert all(result.rank == result.rank_before for result in found)
+    page = views.results(found)
+    assert "Similarity (VTC)" in page and "Match (VTM)" not in page and "same place" not in page
+    assert "This model has no trained matching head. Similarity alone decides." in page
+    listed = app.Endpoints(headless).search("the tiger grows", None)
+    assert len(listed) == len(found) and not any("match_probability" in one for one in listed)
+    with pytest.raises(DemoError, match="no trained matching head"):
+        headless.words(headless.clips[0], "the tiger grows")
+    assert "tiger" in found[0].clip.title
+    headless.close()
 
 
 def test_labels_of_regions_cover_no_other() -> None:
@@ -427,6 +450,137 @@ def test_too_large_an_upload_is_refused_by_the_server(served) -> None:
     assert b"Traceback" not in log.read_bytes()[before:]
 
 
+def form(files: int, size: int = 1, boundary: str = "xx") -> bytes:
+    part = f'--{boundary}\r\nContent-Disposition: form-data; name="files"; filename="%d.mp4"\r\n\r\n'
+    return b"".join((part % i).encode() + b"x" * size + b"\r\n" for i in range(files)) + f"--{boundary}--\r\n".encode()
+
+
+def send(address: str, path: str, body: Any, headers: dict[str, str] | None = None) -> tuple[int, str]:
+    """Status and body of the answer to a POST; an iterable as body is sent in chunks, without its length."""
+    connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=60)
+    try:
+        connection.request("POST", path, body, headers or {}, encode_chunked=not isinstance(body, bytes))
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode("utf-8", "replace")
+    finally:
+        connection.close()
+
+
+def uploaded(served: tuple[str, Path]) -> list[Path]:
+    return [path for path in (served[1].parent / "gradio").rglob("*") if path.is_file() and path.stat().st_size]
+
+
+@pytest.mark.slow
+def test_files_and_bytes_of_an_upload_are_bounded_before_they_reach_the_disk(served) -> None:
+    address, log = served
+    kind = {"Content-Type": "multipart/form-data; boundary=xx"}
+    before, said = set(uploaded(served)), log.stat().st_size
+
+    def one_by_one(body: bytes) -> Iterator[bytes]:
+        yield from (body[i : i + 7] for i in range(0, len(body), 7))
+
+    for number, (body, chunked) in enumerate(
+        [(form(300), False), (form(300), True), (form(guard.FILES + 1), True), (form(1, guard.UPLOAD_BYTES), False)]
+    ):
+        sent = one_by_one(body) if chunked else body
+        try:
+            status, text = send(
+                address,
+                "/gradio_api/upload",
+                sent,
+                kind
+                | {"X-Forwarded-For": f"192.0.2.{100 + number}"}
+                | ({"Transfer-Encoding": "chunked"} if chunked else {}),
+            )
+        except (BrokenPipeError, ConnectionResetError):  # the server closed before all was sent
+            continue
+        assert status == 413 and re.search(r"More than 8 files|maximum allowed size", text), text
+    assert len(set(uploaded(served)) - before) <= 3 * guard.FILES
+    # the files of a request count one by one
+    statuses = [
+        send(address, "/gradio_api/upload", form(guard.FILES), kind | {"X-Forwarded-For": "192.0.2.120"})[0]
+        for _ in range(4)
+    ]
+    assert statuses == [200, 200, 200, 429]
+    assert send(address, "/gradio_api/upload", b"{}", {"Content-Type": "application/json"})[0] == 400
+    assert send(address, "/gradio_api/process_recording", form(1), kind)[0] == 404
+    assert b"Traceback" not in log.read_bytes()[said:]
+
+
+FILE = {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}
+CALLS: list[tuple[str, Any, int]] = [
+    ("call/nothing", {"data": []}, 404),
+    ("call/v2/nothing", {}, 404),
+    ("run/nothing", {"data": []}, 404),
+    ("api/predict", {"data": []}, 404),
+    ("queue/join", {"data": [], "fn_index": 10**6, "session_hash": "x"}, 404),
+    ("queue/join", {"data": [], "fn_index": "0", "session_hash": "x"}, 404),
+    ("queue/join", {"data": [], "fn_index": -1, "session_hash": "x"}, 404),
+    ("queue/join", {"data": [], "fn_index": True, "session_hash": "x"}, 404),
+    ("queue/join", {"data": [], "session_hash": "x"}, 404),
+    ("call/search", {"data": "the tiger grows"}, 422),
+    ("call/search", {"data": {"text": "x"}}, 422),
+    ("call/search", {"data": ["a", None, "more"]}, 422),
+    ("call/search", {}, 422),
+    ("call/search", [], 422),
+    ("call/search", {"data": [7, None]}, 422),
+    ("call/search", {"data": [{"a": 1}, None]}, 422),
+    ("call/search", {"data": [True, None]}, 422),
+    ("call/search", {"data": ["a", "file.mp4"]}, 422),
+    ("call/search", {"data": ["a", [FILE, 7]]}, 422),
+    ("call/search", {"data": ["a", [{"path": 7}]]}, 422),
+    ("run/ask", {"data": ["what?", "01", [FILE]]}, 422),
+    ("run/ask", {"data": ["what?", "01", {"path": ["x"]}]}, 422),
+    ("run/entities", {"data": ["01", None, "top", 0, 1, 1]}, 422),
+    ("run/entities", {"data": ["01", None, None, 0, 1, 1]}, 422),
+    ("run/entities", {"data": ["01", None, [0], 0, 1, 1]}, 422),
+    ("call/entities", b'{"data": ["01", null, NaN, 0, 1, 1]}', 400),
+    ("call/entities", b'{"data": ["01", null, Infinity, 0, 1, 1]}', 400),
+    ("call/entities", b'{"data": ["01", null, 1e999, 0, 1, 1]}', 400),
+    ("call/entities", b'{"data": ["01", null, ' + b"9" * 5000 + b", 0, 1, 1]}", 400),
+    ("call/search", b'{"data": ' + b"[" * 100_000, 400),
+    ("call/search", b"\xff\xfe", 400),
+    ("call/search", b'{"data": [', 400),
+    ("call/search", b'{"data": ["' + b"a" * (1 << 20) + b'", null]}', 413),
+    ("call/v2/search", {"texts": "a"}, 422),
+    ("call/v2/search", {"text": 7}, 422),
+    ("queue/join", {"data": [], "fn_index": 0, "session_hash": 7}, 422),
+    ("component_server", {"data": 1}, 404),
+    ("vibe-edit", {"prompt": "x"}, 404),
+]
+
+
+@pytest.mark.slow
+def test_requests_of_wrong_types_get_a_sentence_and_leave_no_traceback(served) -> None:
+    address, log = served
+    before = log.stat().st_size
+    wrong = []
+    for path, body, expected in CALLS:
+        sent = body if isinstance(body, bytes) else json.dumps(body).encode()
+        status, text = send(address, f"/gradio_api/{path}", sent, {"Content-Type": "application/json"})
+        said = json.loads(text).get("detail") if text.startswith("{") else None
+        if status != expected or not (isinstance(said, str) and said.endswith(".")):
+            wrong.append((path, sent[:60], status, text[:200]))
+    assert not wrong
+    valid = json.dumps({"data": ["01", None, 1e308, 0, -1e308, 1]}).encode()
+    kind = {"Content-Type": "application/json"}
+    status, text = send(address, "/gradio_api/run/entities", valid, kind)
+    assert status == 404 and "does not accept direct" in text
+    status, text = send(address, "/gradio_api/call/entities", valid, kind)
+    event = json.loads(text)["event_id"]
+    with urllib.request.urlopen(f"{address}/gradio_api/call/entities/{event}", timeout=60) as answer:
+        assert "outside the picture" in answer.read().decode()
+    assert b"Traceback" not in log.read_bytes()[before:], log.read_text()[before:][-3000:]
+
+
+@pytest.mark.parametrize("side", [1e308, -1e308, 1.5, -0.1, float("nan"), float("inf")])
+def test_sides_of_a_box_that_are_no_shares(studio, side) -> None:
+    import app
+
+    with pytest.raises(DemoError, match="outside the picture"):
+        app.Endpoints(studio).entities("01", None, side, 0, 1, 1)
+
+
 def test_the_guard_counts_by_address_and_all_together(monkeypatch) -> None:
     now = [1000.0]
     monkeypatch.setattr(guard.time, "monotonic", lambda: now[0])
@@ -471,6 +625,47 @@ def test_what_uploads_leave_is_swept_away(tmp_path) -> None:
         os.utime(tmp_path / name, (1, 1) if "new" not in name else None)
     guard.sweep(tmp_path)
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["new.mp4"]
+
+
+def test_folders_that_vanish_while_uploads_are_swept(tmp_path) -> None:
+    """Gradio deletes its folders at any moment; here one thread makes and removes them all the time."""
+    done = threading.Event()
+
+    def make_and_remove() -> None:
+        while not done.is_set():
+            for i in range(20):
+                (tmp_path / f"{i}" / "deep").mkdir(parents=True, exist_ok=True)
+                (tmp_path / f"{i}" / "deep" / "a.mp4").write_bytes(b"x")
+            for i in range(20):
+                shutil.rmtree(tmp_path / f"{i}", ignore_errors=True)
+
+    thread = threading.Thread(target=make_and_remove)
+    thread.start()
+    try:
+        end = time.monotonic() + 2
+        while time.monotonic() < end:
+            assert guard.sweep(tmp_path, age=0.001) <= 20
+    finally:
+        done.set()
+        thread.join()
+
+
+def test_clips_that_are_removed_while_another_is_added(studio, upload) -> None:
+    """What happens is an answer or an error that the page has a sentence for, and the visit can be used afterwards."""
+    outcomes, visit = Counter(), Visit()
+    for number in range(6):
+        file, pause = upload(f"{number}.mp4", seed=number), 0.15 * number
+        remover = threading.Timer(pause, visit.forget)
+        remover.start()
+        try:
+            studio.add(file, file.name, visit)
+            outcomes["added"] += 1
+        except (DemoError, VideoDecodeError, FileNotFoundError) as error:
+            outcomes[type(error).__name__] += 1
+        remover.join()
+        assert len(studio.search("the tiger grows", visit)) >= len(studio.clips)
+    visit.forget()
+    assert outcomes.total() == 6
 
 
 def test_two_visitors_may_upload_the_same_file(studio, upload) -> None:

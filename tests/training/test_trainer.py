@@ -197,12 +197,13 @@ def test_mixed_precision_and_persistent_workers_on_a_cpu(tmp_path):
     )  # fmt: skip
     trainer = trainer_for(model, args)
     seen = []
-    forward = model.match
-    model.match = lambda text, *rest, **kwargs: (
-        seen.append(forward(text, *rest, **kwargs).dtype) or forward(text, *rest, **kwargs)
-    )
+    layer, head = model.alpro.text_model.layers[-1].attention.qkv, model.vtm_head
+    scores = []
+    layer.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    head.register_forward_hook(lambda module, inputs, output: scores.append(output.dtype))
     trainer.train()
     assert set(seen) == {torch.bfloat16}
+    assert set(scores) == {torch.float32}  # scores in bfloat16 would tie
     evaluations = [entry for entry in trainer.state.log_history if "eval_t2v_r1" in entry]
     assert len(evaluations) == 3
     assert all(math.isfinite(entry["loss"]) for entry in training_logs(trainer))
@@ -214,6 +215,7 @@ def test_evaluation_equals_scoring_every_pair_directly(tmp_path, protocol):
     rows = colours.retrieval_rows(4)
     rows += [{"video": row["video"], "text": f"white {row['text']} ?"} for row in rows[2:7]]  # second captions
     model = build(AlproForVideoTextRetrieval).eval()
+    model.config.matching_trained = True
     trainer = trainer_for(model, arguments(tmp_path, eval_protocol=protocol), rows)
     output = trainer.predict(rows)
 

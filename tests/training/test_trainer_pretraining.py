@@ -224,6 +224,7 @@ def test_evaluation_of_a_student_equals_that_of_the_retrieval_model(tmp_path, pr
     student = coloured.student().eval()
     retrieval = AlproForVideoTextRetrieval(student.config).eval()
     assert not retrieval.load_state_dict(student.state_dict(), strict=False).missing_keys
+    student.config.matching_trained = retrieval.config.matching_trained = True
     found = []
     for model, collator in ((student, coloured.collator()), (retrieval, AlproCollator(colours.processor()))):
         args = coloured.arguments(tmp_path, eval_protocol=protocol, rerank_k=3)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..data.find_videos import find_videos
 from ..data.spans import SpanError, parse_span, span_text, split_span
 from ..loading import BUNDLED, CommandError, load_model
+from ..trust import printable
 from .options import nonblank, whole_number
 from .videos import expected_errors as errors_of_videos
 from .videos import note_unfamiliar, note_unknown_words
@@ -112,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
         if span is not None:
             print(f"at {span_text(span.start, span.end)}{_why(args.best, found)}")
         for answer in answers:
-            print(f"{answer.probability:6.1%}  {answer.answer}")
+            print(f"{answer.probability:6.1%}  {printable(answer.answer)}")
         print(f"{len(answers)} of the {known} answers that this model knows")
     note_unknown_words(args, words)
     note_unfamiliar(args, unfamiliar)
@@ -121,4 +122,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _why(text: str | None, found: "Moment | None") -> str:
     """Why a moment was chosen, if a search has found it."""
-    return "" if found is None else f", the best match for {text!r} ({found.match_probability:.1%})"
+    if found is None:
+        return ""
+    match = f" ({found.match_probability:.1%})" if found.match_probability is not None else ""
+    return f", the best match for {text!r}{match}"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..evaluation.compare import compare_results
 from ..evaluation.results import Results, ResultsError, read_results
+from ..trust import printable
 from .options import whole_number
 
 
@@ -43,12 +44,12 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps({name: value._asdict() for name, value in differences.items()}, indent=1))
         return 0
     for name, path, results in zip("AB", (args.a, args.b), both, strict=True):
-        print(f"{name}  {path}: {_summary(results)}")
+        print(f"{name}  {printable(path)}: {printable(_summary(results))}")
     width = max(len("metric"), *map(len, differences))
     print(f"\n{'metric':{width}}  {'A':>8}  {'B':>8}  {'B - A':>8}  {'95 % interval':>20}  {'p':>6}")
     for name, (a, b, difference, low, high, p_value) in differences.items():
         interval = f"[{low:+.2f}, {high:+.2f}]"
-        print(f"{name:{width}}  {a:8.2f}  {b:8.2f}  {difference:+8.2f}  {interval:>20}  {p_value:6.3f}")
+        print(f"{printable(name):{width}}  {a:8.2f}  {b:8.2f}  {difference:+8.2f}  {interval:>20}  {p_value:6.3f}")
     return 0
 
 

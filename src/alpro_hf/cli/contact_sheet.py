@@ -185,7 +185,7 @@ def draw_contact_sheet(
         card_y = y + i // COLUMNS * (question_height + space)
         canvas.card(x, card_y, card_width, question_height)
         _draw_question(canvas, x + (card_width - _strip_width(SMALL_FRAME)) / 2, card_y + 20, question)
-    canvas.image.reduce(SCALE).save(path, optimize=True)
+    write_whole(path, lambda partial: canvas.image.reduce(SCALE).save(partial, format="PNG", optimize=True))
 
 
 def draw_results(path: Path, query: str, results: Sequence[SearchResult]) -> None:

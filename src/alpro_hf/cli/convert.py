@@ -8,6 +8,7 @@ from typing import Any
 
 from ..hub.known_checkpoints import KNOWN, known_table
 from ..hub.names import CONVERSION, CONVERTED_TASKS, PROMPTER_FOLDER
+from ..trust import printable
 from .options import whole_number
 
 
@@ -149,9 +150,9 @@ def run(args: argparse.Namespace) -> int:
     )
     record = json.loads((args.output / CONVERSION).read_text(encoding="utf-8"))
     if "url" in record:
-        print(f"from {record['url']}")
+        print(printable(f"from {record['url']}"))
     for file in [*filter(None, [record.get("archive")]), *record["files"], *filter(None, [record.get("answers")])]:
-        print(f"{file['name']}: {file['size']:,} bytes, sha256 {file['sha256']}")
+        print(f"{printable(file['name'])}: {file['size']:,} bytes, sha256 {file['sha256']}")
     print(f"a {record['task']} checkpoint" + (f" in the layout {record['layout']!r}" if record["layout"] else ""))
     if record["layout"] == "blip":
         print("BLIP's weights in ALPRO's model, licence BSD-3-Clause; their quality on videos was not measured by us")
@@ -160,7 +161,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"{type(model).__name__}, {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters")
         print(f"video: {video.num_hidden_layers} layers, {video.num_frames} frames of {video.image_size} pixels")
         print(f"text:  {text.fusion_layer} text and {text.num_hidden_layers - text.fusion_layer} fusion layers")
-        print(f"written to {folder}")
+        print(printable(f"written to {folder}"))
     return 0
 
 

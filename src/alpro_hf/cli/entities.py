@@ -6,6 +6,7 @@ from pathlib import Path
 from ..data.columns import CAPTION_COLUMNS
 from ..data.label_lists import EntityListError, write_entities
 from ..training.entities import DEFAULT_PIPELINE, count_nouns, load_tagger
+from ..trust import printable
 from .options import whole_number
 
 
@@ -89,8 +90,9 @@ def run(args: argparse.Namespace) -> int:
     )
     entities = write_entities(args.output, found.counts, args.top)
     print(f"{found.captions:,} captions ({found.empty:,} empty), {len(found.counts):,} different nouns")
-    print(f"{len(entities):,} entities: {', '.join(entities[:10])}{', ...' if len(entities) > 10 else ''}")
+    first = ", ".join(map(printable, entities[:10]))
+    print(f"{len(entities):,} entities: {first}{', ...' if len(entities) > 10 else ''}")
     if found.undercount:
         print(f"rare nouns were dropped to bound the memory: a count may be up to {found.undercount:,} too low")
-    print(f"written to {args.output}")
+    print(printable(f"written to {args.output}"))
     return 0

@@ -14,6 +14,7 @@ from ..evaluation.settings import (
     Evaluation,
 )
 from ..loading import BUNDLED
+from ..trust import printable
 from .options import DTYPES, whole_number
 
 _DIRECTIONS = {"t2v": "text to video", "v2t": "video to text"}
@@ -119,7 +120,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="tokens after which a text is cut (default: as the model's tokenizer)",
     )
     protocol = parser.add_argument_group("protocol (retrieval only)")
-    protocol.add_argument("--protocol", choices=RETRIEVAL_PROTOCOLS, help=f"see below (default: {DEFAULT_PROTOCOL})")
+    protocol.add_argument(
+        "--protocol",
+        choices=RETRIEVAL_PROTOCOLS,
+        help=f"see below (default: {DEFAULT_PROTOCOL}, or vtc for a model that cannot match)",
+    )
     protocol.add_argument(
         "--rerank-k",
         type=whole_number(1),
@@ -223,11 +228,11 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print((args.output / RESULTS).read_text(encoding="utf-8"), end="")
     else:
-        print(report(results))
-        print(f"\nresults in {args.output}")
+        print("\n".join(map(printable, report(results).split("\n"))))
+        print(f"\nresults in {printable(args.output)}")
     skipped = results.details["skipped"]
     for clip in skipped:
-        print(f"failed: {clip['video']} ({clip['rows']} rows): {clip['reason']}", file=sys.stderr)
+        print(printable(f"failed: {clip['video']} ({clip['rows']} rows): {clip['reason']}"), file=sys.stderr)
     return 1 if skipped else 0
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ..hub.errors import OnnxExportError
 from ..hub.names import BUNDLED_TO_ONNX
+from ..trust import printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,5 +39,5 @@ def run(args: argparse.Namespace) -> int:
 
     model, processor = load_for_onnx(args.model)
     for path in export_onnx(model, processor, args.output):
-        print(f"{path}  {path.stat().st_size / 2**20:.1f} MiB")
+        print(f"{printable(path)}  {path.stat().st_size / 2**20:.1f} MiB")
     return 0

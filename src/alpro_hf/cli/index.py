@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..loading import BUNDLED, load_model
+from ..trust import printable
 from .options import DTYPES, nonblank, whole_number
 from .videos import (
     WHAT_IS_A_VIDEO,
@@ -17,6 +18,7 @@ from .videos import (
     find_some_videos,
     list_failed,
     note_unfamiliar,
+    say_what_it_is,
     shown,
 )
 
@@ -28,7 +30,8 @@ deleted ones are removed, and all others are left alone. An interrupted run cont
 cannot be decoded are listed at the end, and with their reasons in INDEX/failed.jsonl; the next run tries them again.
 Videos are decoded in separate processes, so a video that crashes or hangs its decoder only counts as failed.
 
-An index may be moved, and it may cover several folders.
+An index may be moved, and it may cover several folders. It notes its model, data type, frames and size; later runs and
+searches use the same. On a CPU most of the time goes into the model: fewer and smaller frames shorten it.
 
 alpro search in a folder keeps an index of it in the cache of the user. --list shows these indexes. --remove deletes
 the one of a name that --list prints, or those of a folder that was searched. It deletes nothing else.
@@ -36,6 +39,7 @@ the one of a name that --list prints, or those of a folder that was searched. It
 examples:
   alpro index holiday --output holiday-index
   alpro index talks films/*.mkv --output my-index --model my-alpro --batch-size 16
+  alpro index films --output my-index --model my-alpro --num-frames 4 --size 224
   accelerate launch --num_processes 4 -m alpro_hf index films --output my-index    four processes, one index
   alpro index --list
   alpro index --remove holiday
@@ -67,10 +71,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_decoding_options(parser)
     parser.add_argument(
+        "--num-frames",
+        type=whole_number(1),
+        metavar="N",
+        help="frames of a video; fewer are quicker (default: as the index was made, or as the model's processor)",
+    )
+    parser.add_argument(
+        "--size",
+        type=whole_number(1),
+        metavar="S",
+        help="height and width of a frame in pixels, a multiple of the model's patches; smaller is quicker (default: "
+        "as for --num-frames)",
+    )
+    parser.add_argument(
         "--dtype",
         choices=DTYPES,
-        default="float32",
-        help="data type of the model; auto: bfloat16 where the hardware supports it, else float32 (default: float32)",
+        help="data type of the model; auto: bfloat16 where the hardware supports it, else float32 (default: that of "
+        "the index, or auto)",
     )
     parser.add_argument("--model", metavar="M", help="folder, Hub id or 'bundled' (default: the bundled one)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -85,13 +102,19 @@ def run(args: argparse.Namespace) -> int:
     if not args.paths or args.output is None:
         args.usage_error("name the folders of videos, and the folder of the index with --output")
     from ..data.isolated_decoder import IsolatedDecoder
-    from ..inference.index_shards import FAILED
+    from ..inference.index_frames import made_with
+    from ..inference.index_shards import FAILED, MANIFEST, Manifest
     from ..inference.unfamiliar import unfamiliar_videos
     from ..inference.video_index import VideoIndex
 
     videos, failed = find_some_videos(args.paths)
     name = _lasting_name(BUNDLED if args.model is None else args.model)
-    model, processor = load_model("retrieval", name, args.dtype)
+    dtype = args.dtype or "auto"
+    if args.dtype is None and (args.output / MANIFEST).is_file():
+        dtype = Manifest.read(args.output).model["dtype"]  # an index made elsewhere is continued as it began
+    model, processor = load_model("retrieval", name, dtype)
+    if os.environ.get("RANK", "0") == "0":
+        say_what_it_is(name, model)
     first = True
     with IsolatedDecoder(deadline=args.deadline) as decoder:
         options: dict[str, Any] = {
@@ -100,6 +123,8 @@ def run(args: argparse.Namespace) -> int:
             "batch_size": args.batch_size,
             "shard_size": args.shard_size,
             "name": name,
+            "num_frames": args.num_frames,
+            "size": args.size,
         }
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # started by accelerate launch or torchrun
             from accelerate import PartialState
@@ -123,6 +148,8 @@ def run(args: argparse.Namespace) -> int:
     result = {
         "index": str(args.output),
         "videos": len(index),
+        "dtype": index.model_facts["dtype"],
+        **{name: made_with(index.video_settings, name) for name in ("num_frames", "size")},
         "indexed": len(index.report.indexed),
         "unchanged": len(index.report.unchanged),
         "removed": [str(path) for path in gone],
@@ -132,13 +159,13 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(result, indent=1))
     else:
-        print(f"{args.output}: {len(index)} videos")
+        print(f"{printable(args.output)}: {len(index)} videos")
         print(f"{result['indexed']} indexed, {result['unchanged']} unchanged, {len(gone)} gone, {len(failed)} failed")
     note_unfamiliar(args, unfamiliar)
     for path in gone:
         print(f"gone: {shown(path)}", file=sys.stderr)
     if index.report.failed:
-        print(f"all failures are listed in {args.output / FAILED}", file=sys.stderr)
+        print(f"all failures are listed in {printable(args.output / FAILED)}", file=sys.stderr)
     return list_failed(failed)
 
 
@@ -153,7 +180,8 @@ def _list_cached(args: argparse.Namespace) -> int:
     print(f"{'name':{width}}  videos      MB  model and folder")
     for one in kept:
         videos = "damaged" if one.videos is None else str(one.videos)
-        print(f"{one.name:{width}}  {videos:>6}  {one.size / 1e6:6.1f}  {one.model}  {one.folder}")
+        about = f"{printable(one.model)}  {printable(one.folder)}"
+        print(f"{printable(one.name):{width}}  {videos:>6}  {one.size / 1e6:6.1f}  {about}")
     print(f"{len(kept)} in {cache_folder()}", file=sys.stderr)
     return 0
 
@@ -166,7 +194,7 @@ def _remove_cached(args: argparse.Namespace) -> int:
         print(json.dumps({"removed": [as_json(one) for one in removed]}, indent=1))
     else:
         for one in removed:
-            print(f"removed {one.name}, of {one.folder}")
+            print(f"removed {printable(one.name)}, of {printable(one.folder)}")
     return 0
 
 

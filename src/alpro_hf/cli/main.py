@@ -10,15 +10,19 @@ own: `expected_errors`, a function that returns the types of error its users can
 """
 
 import argparse
+import logging
+import math
 import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, NoReturn
 
+from ..trust import printable
 from ..version import __version__
 from .options import Parser, Terminated, complain, did_you_mean, exit_code_of, expected_errors, reason_of
 
@@ -39,6 +43,7 @@ COMMANDS = {
     "publish": ("publish", "upload a model, the demo and the metrics to the Hub"),
     "export-onnx": ("export_onnx", "export a model to ONNX"),
 }
+_IMPATIENCE = 1.0  # seconds within which a second Ctrl-C is not another one
 DESCRIPTION = "Search videos by what happens in them, and ask them questions in plain language."
 EPILOG = """\
 examples:
@@ -71,27 +76,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: Code 0 after help or version, code 2 after wrong usage.
     """
+    ends = argv is None  # the process, together with the command
     argv = list(sys.argv[1:] if argv is None else argv)
     args = parse_arguments(argv)
     args.command_line = ["alpro", *argv]
     for stream in (sys.stdout, sys.stderr):  # names of files need not be valid text, and are printed all the same
         stream.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
-    try:
-        with _terminable():
+    with _stoppable(ends=ends) as end, _plain_log():
+        try:
             # the console script has left this to us; see alpro_hf_launch
             from .. import registration as registration
 
             return args.run(args)
-    except KeyboardInterrupt as stopped:
-        message = reason_of(stopped) + (f"; {args.when_stopped}" if args.when_stopped else "")
-        return complain(args, message, code=exit_code_of(stopped))
-    except BrokenPipeError:  # the reader of our output, such as head, has seen enough
-        # Python flushes stdout at exit, which would raise the error again
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    # anything else is our own mistake and keeps its traceback
-    except (*expected_errors(), *args.expected_errors()) as error:
-        return complain(args, " ".join(str(error).split()))
+        except KeyboardInterrupt as stopped:
+            end()
+            message = reason_of(stopped) + (f"; {args.when_stopped}" if args.when_stopped else "")
+            return complain(args, message, code=exit_code_of(stopped))
+        except BrokenPipeError:  # the reader of our output, such as head, has seen enough
+            # Python flushes stdout at exit, which would raise the error again
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
+        # anything else is our own mistake and keeps its traceback
+        except (*expected_errors(), *args.expected_errors()) as error:
+            return complain(args, " ".join(str(error).split()))
 
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
@@ -128,17 +135,65 @@ def _end_without_command(argv: Sequence[str]) -> NoReturn:
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
-    """Turn SIGTERM into `Terminated`, where Python allows it: signals can only be received in the main thread."""
+def _stoppable(ends: bool) -> Iterator[Callable[[], None]]:
+    """Turn SIGTERM into `Terminated`, and hear Ctrl-C once, where Python allows it: in the main thread.
+
+    A signal raises an exception, and what is done is then kept. Pressed again meanwhile, Ctrl-C would interrupt that,
+    or the end of the interpreter, whose exit code would then be another one. So signals within a second of one that
+    was heard change nothing. Later ones are heard again: the user has waited.
+
+    Args:
+        ends: Whether the process ends with the command; then a signal after it cannot change the exit code either.
+
+    Yields:
+        A function to call when nothing is left to be interrupted.
+    """
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield lambda: None
         return
+    heard = -math.inf
+    code = 0
+    over = False
 
-    def terminate(number: int, frame: Any) -> NoReturn:
-        raise Terminated
+    def stop(number: int, frame: Any) -> None:
+        nonlocal heard, code
+        if time.monotonic() - heard < _IMPATIENCE:
+            return
+        heard = time.monotonic()
+        if over:  # something hangs, although all is done
+            os._exit(code)
+        code = 128 + number
+        raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, terminate)
+    def end() -> None:
+        nonlocal over
+        over = True
+
+    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, stop)}
+    # a process in the background, such as one of nohup, may have been told to ignore Ctrl-C
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        before[signal.SIGINT] = signal.signal(signal.SIGINT, stop)
+    try:
+        yield end
+    finally:
+        if not (ends and over):
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+@contextmanager
+def _plain_log() -> Iterator[None]:
+    """Let names in our warnings not steer the terminal; see `trust.printable`."""
+    make = logging.getLogRecordFactory()
+
+    def make_plain(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = make(*args, **kwargs)
+        if record.name.startswith("alpro_hf."):
+            record.msg, record.args = printable(record.getMessage()), ()
+        return record
+
+    logging.setLogRecordFactory(make_plain)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        logging.setLogRecordFactory(make)

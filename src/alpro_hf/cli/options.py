@@ -7,11 +7,13 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from ..loading import CommandError
+from ..trust import printable
 
 DTYPES = ("auto", "float32", "bfloat16")
+MAX_MESSAGE = 4000  # characters of an error message
 
 
 class Parser(argparse.ArgumentParser):
@@ -31,6 +33,10 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, prog: str, **texts: Any) -> None:
         super().__init__(prog=prog, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **texts)
+
+    def error(self, message: str) -> NoReturn:
+        """Report wrong usage and end the process; an argument in the message cannot steer the terminal."""
+        super().error(printable(message))
 
     def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
         """Parse arguments, checking the names of all options first.
@@ -106,7 +112,9 @@ def complain(args: argparse.Namespace, message: str, code: int = 1) -> int:
     """
     rank = int(os.environ.get("RANK", "0"))
     process = f" (process {rank})" if rank else ""
-    print(f"alpro {args.command}{process}: {message}", file=sys.stderr)
+    if len(message) > MAX_MESSAGE:  # a stranger's file may fill it
+        message = f"{message[:MAX_MESSAGE]} ..."
+    print(f"alpro {args.command}{process}: {printable(message)}", file=sys.stderr)
     return code
 
 

@@ -3,7 +3,9 @@
 import argparse
 from pathlib import Path
 
+from ..files import write_whole
 from ..training.curves import PICTURE, STATE, plot_logs, read_logs
+from ..trust import printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,10 +40,10 @@ def run(args: argparse.Namespace) -> int:
     logs = read_logs(args.runs)
     figure = plot_logs(logs)
     output.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(output, format=output.suffix[1:] or "png")
+    write_whole(output, lambda partial: figure.savefig(partial, format=output.suffix[1:] or "png"))
     for name, log in logs.items():
-        print(f"{name}: {len(log.curves)} curves up to step {log.step}, from {log.path}")
-    print(f"written to {output}")
+        print(printable(f"{name}: {len(log.curves)} curves up to step {log.step}, from {log.path}"))
+    print(printable(f"written to {output}"))
     return 0
 
 

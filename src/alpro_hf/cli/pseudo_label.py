@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..data.operations import OPERATIONS
 from ..loading import find_model
 from ..model.decoding_types import SAMPLING_STRATEGIES
+from ..trust import printable
 from .options import whole_number
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
 
     source = find_model(args.prompter)  # a wrong name is reported before the rows are read
     dataset = read_rows(args.data, args.split)
-    prompter: Any = AlproPrompterModel.from_pretrained(source)
+    prompter: Any = AlproPrompterModel.from_pretrained(source, trust_remote_code=False)
     prompter.to("cuda" if torch.cuda.is_available() else "cpu")
     labelled = pseudo_label(
         dataset,
@@ -105,15 +106,15 @@ def run(args: argparse.Namespace) -> int:
     threshold = prompter.config.pem_threshold
     entities = prompter.config.entities or []
     summary = summarise(labelled, entities, threshold)
-    print(f"{summary.rows} rows labelled with {len(entities)} entities, written to {args.output}")
+    print(printable(f"{summary.rows} rows labelled with {len(entities)} entities, written to {args.output}"))
     print(f"kept at threshold {threshold:g}: {summary.kept} ({summary.kept / summary.rows:.1%})")
     print(f"mean entropy: {summary.entropy:.3f} of at most {math.log(len(entities)):.3f} nats")
-    print("most frequent: " + ", ".join(f"{entity} {count}" for entity, count in summary.top))
+    print(printable("most frequent: " + ", ".join(f"{entity} {count}" for entity, count in summary.top)))
     skipped = read_skipped(args.output)
     for row in skipped:
-        print(f"skipped: row {row['row']}: {row['reason']}", file=sys.stderr)
+        print(printable(f"skipped: row {row['row']}: {row['reason']}"), file=sys.stderr)
     if skipped:
-        print(f"{len(skipped)} rows skipped, listed in {args.output / SKIPPED}", file=sys.stderr)
+        print(printable(f"{len(skipped)} rows skipped, listed in {args.output / SKIPPED}"), file=sys.stderr)
     return 1 if skipped else 0
 
 
@@ -122,7 +123,9 @@ def _collator(args: argparse.Namespace, prompter: "AlproPrompterModel") -> "Alpr
     from ..data.pretraining_collator import AlproPreTrainingCollator
     from ..model.processing_alpro import AlproProcessor
 
-    processor = AlproProcessor.from_pretrained(find_model(args.processor or args.prompter, needs=None))
+    processor = AlproProcessor.from_pretrained(
+        find_model(args.processor or args.prompter, needs=None), trust_remote_code=False
+    )
     if args.num_frames is not None:
         processor.video_processor.num_frames = args.num_frames
     size = processor.video_processor.size

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..hub.errors import ExportError, ModelCardError, PublishError
 from ..loading import BUNDLED_BY_TASK
+from ..trust import printable
 
 if TYPE_CHECKING:
     from ..hub.upload import UploadPlan
@@ -90,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
         plans = plan_publication(publication, Path(temporary), unreachable_ok=args.dry_run)
         if args.dry_run:
             if args.output:
-                print(f"exported to {args.output}")
+                print(printable(f"exported to {args.output}"))
             for plan in plans:
                 _show(plan, args.private)
             return 0
@@ -98,7 +99,8 @@ def run(args: argparse.Namespace) -> int:
             for plan in plans:
                 _ask(plan)
         for plan, url in carry_out(publication, plans):
-            print(f"{url}  ({len(plan.new)} new, {len(plan.changed)} changed, {len(plan.unchanged)} unchanged)")
+            counts = f"({len(plan.new)} new, {len(plan.changed)} changed, {len(plan.unchanged)} unchanged)"
+            print(f"{printable(url)}  {counts}")
     return 0
 
 
@@ -106,7 +108,7 @@ def _show(plan: "UploadPlan", private: bool) -> None:
     if not plan.compared:
         print(f"{plan.repo_type} {plan.repo_id} was not compared: the Hub cannot be reached. In {plan.folder.name}:")
         for path in plan.new:
-            print(f"  {(plan.folder / path).stat().st_size / 1e6:8.3f} MB  {path}")
+            print(f"  {(plan.folder / path).stat().st_size / 1e6:8.3f} MB  {printable(path)}")
         return
     created = "" if plan.exists else f", which would be created ({'private' if private else 'public'})"
     print(
@@ -115,7 +117,7 @@ def _show(plan: "UploadPlan", private: bool) -> None:
     kinds = {"new": plan.new, "changed": plan.changed, "unchanged": plan.unchanged, "removed": plan.removed}
     for kind, paths in (kinds | {"left alone": plan.others}).items():
         for path in paths:
-            print(f"  {kind:10} {path}")
+            print(f"  {kind:10} {printable(path)}")
 
 
 def _ask(plan: "UploadPlan") -> None:
@@ -124,6 +126,6 @@ def _ask(plan: "UploadPlan") -> None:
         return
     if not sys.stdin.isatty():
         raise PublishError(f"{plan.replaced}. Say --yes to replace them. Nothing was uploaded.")
-    print(f"{plan.replaced}. Replace them? [y/N] ", end="", file=sys.stderr, flush=True)
+    print(f"{printable(plan.replaced)}. Replace them? [y/N] ", end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise PublishError("Nothing was uploaded.")

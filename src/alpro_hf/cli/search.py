@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..data.spans import span_text
 from ..loading import BUNDLED, CommandError, load_model
+from ..trust import printable
 from .options import DTYPES, complain, nonblank, whole_number
 from .options import expected_errors as expected_errors_of_all
 from .videos import (
@@ -20,6 +21,7 @@ from .videos import (
     list_failed,
     note_unfamiliar,
     note_unknown_words,
+    say_what_it_is,
     shown,
 )
 from .videos import expected_errors as errors_of_videos
@@ -33,7 +35,11 @@ if TYPE_CHECKING:
 EPILOG = """\
 First all videos are ordered by the cosine similarity of video and query (column "similarity"). Then the best K are
 reordered by the sum of that similarity and the matching logit of a slower model part that reads video and query
-together; column "match" is its probability. An index stores the name of its model, so it rarely needs --model.
+together; column "match" is its probability. A model without such a trained part has no column "match". An index
+stores the name of its model, so it rarely needs --model.
+
+An index that somebody else has made, or that you made on another computer, cannot choose the folder of its videos.
+Name it with --videos, or pass --allow-outside if you trust the index.
 
 What is encoded of a folder is kept in the cache of the user, and the next search in it only encodes what has changed.
 alpro index --list shows what is kept.
@@ -90,20 +96,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rerank",
         type=whole_number(0),
-        default=16,
         metavar="K",
-        help="candidates to reorder by matching, 0 for none (default: 16)",
+        help="candidates to reorder by matching, 0 for none (default: 16, or 0 if the model cannot match)",
     )
     add_decoding_options(parser)
     parser.add_argument(
         "--dtype",
         choices=DTYPES,
         help="data type of the model; auto: bfloat16 where the hardware supports it, else float32 "
-        "(default: that of the index, or float32)",
+        "(default: that of the index, or auto)",
     )
     parser.add_argument("--ann", action="store_true", help="find candidates with FAISS, for millions of videos")
     parser.add_argument("--no-cache", action="store_true", help="encode a folder anew and keep nothing of it")
     parser.add_argument("--model", metavar="M", help="folder, Hub id or 'bundled' (default: the index's own)")
+    parser.add_argument(
+        "--videos",
+        type=Path,
+        metavar="DIR",
+        help="folder of the videos, for an index that somebody else has made (default: as noted when you made it)",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object; one a line for queries of lines")
 
 
@@ -152,15 +163,21 @@ def _opened(args: argparse.Namespace) -> tuple["VideoIndex", str, list[tuple[Pat
     from ..inference.index_shards import MANIFEST, Manifest
     from ..inference.video_index import VideoIndex
 
+    options: dict[str, Any]
     if (args.where / MANIFEST).is_file():
-        made = Manifest.read(args.where).model
+        made = Manifest.read(args.where, root=args.videos, allow_outside=args.allow_outside).model
         name = made["name"] if args.model is None else args.model
         loaded = load_model("retrieval", name, args.dtype or made["dtype"])
-        return VideoIndex.load(args.where, *loaded, name=name, allow_outside=args.allow_outside), name, []
+        say_what_it_is(name, loaded[0])
+        options = {"root": args.videos, "name": name, "allow_outside": args.allow_outside}
+        return VideoIndex.load(args.where, *loaded, **options), name, []
+    if args.videos:
+        raise CommandError(f"--videos belongs to an index, and {args.where} holds none.")
     videos, failed = find_some_videos([args.where])
     name = BUNDLED if args.model is None else args.model
-    model, processor = load_model("retrieval", name, args.dtype)
-    options: dict[str, Any] = {"name": name, "allow_outside": args.allow_outside}
+    model, processor = load_model("retrieval", name, args.dtype or "auto")  # as `alpro index` would
+    say_what_it_is(name, model)
+    options = {"name": name, "allow_outside": args.allow_outside}
     with IsolatedDecoder(deadline=args.deadline) as decoder:
         if args.no_cache or not _cache_is_writable(args):
             index = VideoIndex.build(model, processor, videos, decoder=decoder, **options)
@@ -216,14 +233,14 @@ class _Search:
             output = {
                 "query": asked,
                 "model": self.name,
-                "results": [_as_json(result, clips) for result in results],
+                "results": [_as_json(result, clips, index.can_match) for result in results],
                 "failed": failed_json(self.failed),
                 "unknown_words": words,
                 "unfamiliar": [str(path) for path in unfamiliar],
             }
             print(json.dumps(output, indent=indent), flush=True)
         else:
-            _print_table(results)
+            print_table(results, matched=index.can_match)
         note_unknown_words(args, words)
         note_unfamiliar(args, unfamiliar)
 
@@ -273,7 +290,7 @@ def _written(terms: Sequence["Term"]) -> str:
     return " ".join(parts)
 
 
-def _as_json(result: "SearchResult", clips: dict[int, Path]) -> dict[str, Any]:
+def _as_json(result: "SearchResult", clips: dict[int, Path], matched: bool) -> dict[str, Any]:
     clip = {"clip": str(clips[result.rank])} if result.rank in clips else {}
     return {
         "rank": result.rank,
@@ -282,24 +299,31 @@ def _as_json(result: "SearchResult", clips: dict[int, Path]) -> dict[str, Any]:
         "end": result.end,
         "score": result.score,
         "similarity": result.similarity,
-        "match_probability": result.match_probability,
+        **({"match_probability": result.match_probability} if matched else {}),
         **clip,
     }
 
 
-def _print_table(results: Sequence["SearchResult"]) -> None:
-    """Print results; the column of times is there if one of them is a moment."""
+def print_table(results: Sequence["SearchResult"], *, matched: bool = True) -> None:
+    """Print results; the column of times is there if one of them is a moment.
+
+    Args:
+        results: Best first.
+        matched: Whether the model can match, so that there is a column for it.
+    """
     times = [
         "-" if result.start is None or result.end is None else span_text(result.start, result.end)
         for result in results
     ]
     timed = any(time != "-" for time in times)
     width = max(map(len, times), default=0)
-    print("rank   match  similarity  " + (f"{'time':{width}}  " if timed else "") + "video")
+    head = "   match" if matched else ""
+    print(f"rank{head}  similarity  " + (f"{'time':{width}}  " if timed else "") + "video")
     for result, time in zip(results, times, strict=True):
         match = "-" if result.match_probability is None else f"{result.match_probability:.1%}"
         column = f"{time:{width}}  " if timed else ""
-        print(f"{result.rank:4}  {match:>6}  {result.similarity:10.3f}  {column}{shown(result.path)}")
+        match = f"  {match:>6}" if matched else ""
+        print(f"{result.rank:4}{match}  {result.similarity:10.3f}  {column}{shown(result.path)}")
     sys.stdout.flush()
 
 
@@ -309,13 +333,15 @@ def _approximate(index: "VideoIndex", where: Path) -> "AnnSearch":
     Raises:
         CommandError: The videos have no index, or FAISS is not installed.
     """
-    from ..inference.index_faiss import FILE, AnnSearch, build_ann
+    from ..inference.index_faiss import FILE, AnnOutdatedError, AnnSearch, build_ann
 
     if index.folder is None:
         raise CommandError(f"--ann needs an index; make one with alpro index {where} --output INDEX.")
     if find_spec("faiss") is None:
         raise CommandError('--ann needs FAISS, which is not installed: pip install "alpro-hf[faiss]"')
-    if not (index.folder / FILE).exists() or (index.folder / FILE).stat().st_mtime_ns < index.changed_ns():
-        print(f"building {index.folder / FILE} ...", file=sys.stderr)
+    try:
+        return AnnSearch(index)
+    except AnnOutdatedError:
+        print(f"building {printable(index.folder / FILE)} ...", file=sys.stderr)
         build_ann(index)
-    return AnnSearch(index)
+        return AnnSearch(index)

@@ -68,7 +68,8 @@ def add_arguments(parser: Parser) -> None:
         "naming the folder of the clips."
     )
     parser.epilog = (
-        "recipes, with the values of the paper (batch: rows of a step on all devices; clip: norm of the gradient):\n  "
+        "recipes, with the values of the paper (batch: rows of a step on all devices; clip: norm of the gradient);\n"
+        "blip-retrieval is not of the paper, and its values were not tuned:\n  "
         + recipe_table().replace("\n", "\n  ")
         + "\n\n"
         "A recipe of your own is a JSON or YAML file of settings, for instance a copy of a bundled one or the\n"
@@ -81,6 +82,9 @@ def add_arguments(parser: Parser) -> None:
         "      --output runs/msrvtt --bf16 --plot\n"
         "  alpro train --recipe msvd-qa --data train.jsonl --answers train_ans2label.json --model my-pretrained \\\n"
         "      --output runs/msvd --learning_rate 3e-5 --num_frames 8\n"
+        "from BLIP, by its Hub id or as a folder of alpro convert:\n"
+        "  alpro train --recipe blip-retrieval --data clips.jsonl --model Salesforce/blip-itm-base-coco \\\n"
+        "      --output runs/mine --image_size 224\n"
         "from scratch, on your own videos and images:\n"
         "  alpro train --recipe prompter --data clips.jsonl images.parquet --vision VIT --text BERT \\\n"
         "      --entities entities.txt --output runs/prompter\n"
@@ -112,7 +116,9 @@ def add_arguments(parser: Parser) -> None:
     )
     parser.add_argument("--eval-videos", type=Path, metavar="DIR", help="the same for --eval-data (default: --videos)")
     parser.add_argument(
-        "--model", metavar="START", help="folder, Hub id or 'bundled': any ALPRO checkpoint to start from"
+        "--model",
+        metavar="START",
+        help="folder, Hub id or 'bundled' to start from: any ALPRO checkpoint, or BLIP for image-text retrieval",
     )
     parser.add_argument("--vision", metavar="VIT", help="folder or Hub id of a ViT to start from instead")
     parser.add_argument("--text", metavar="BERT", help="folder or Hub id of a BERT with its tokenizer, with --vision")
@@ -148,7 +154,7 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Carry out `alpro train`; 143 when SIGTERM ended it, which saves a checkpoint."""
+    """Carry out `alpro train`; 143 when SIGTERM ended it, which saves a checkpoint, as Ctrl-C does."""
     from ..training.run import TrainingRun, train
 
     finished = train(

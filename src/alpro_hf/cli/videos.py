@@ -4,9 +4,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ..data.find_videos import find_videos
 from ..loading import CommandError
+from ..trust import printable
 from .options import complain, whole_number
 
 # path and reason
@@ -36,10 +38,11 @@ def add_decoding_options(parser: argparse.ArgumentParser) -> None:
 
 def expected_errors() -> tuple[type[Exception], ...]:
     """Errors of videos and indexes that a user can cause; see `cli/main.py`."""
+    from ..hub.card import ModelCardError
     from ..inference.index_shards import VideoIndexError
     from ..model.decoding_types import VideoDecodeError
 
-    return VideoIndexError, VideoDecodeError
+    return VideoIndexError, VideoDecodeError, ModelCardError
 
 
 def find_some_videos(paths: Sequence[Path]) -> tuple[list[Path], list[tuple[Path, str]]]:
@@ -56,10 +59,31 @@ def find_some_videos(paths: Sequence[Path]) -> tuple[list[Path], list[tuple[Path
     return videos, failed
 
 
+def say_what_it_is(name: str, model: Any) -> None:
+    """Print to stderr what a model without a trained matching head is, such as BLIP's weights that saw no video.
+
+    Args:
+        name: Folder or Hub id. A folder may hold `training.json`, in which its converter wrote what the weights are.
+        model: The model.
+
+    Raises:
+        ModelCardError: `training.json` cannot be used.
+    """
+    from ..hub.card import FACTS, TrainingFacts
+    from ..model.matching_alpro import matching_problem
+
+    if matching_problem(model) is None:
+        return
+    facts = TrainingFacts.read(Path(name) / FACTS)
+    licence = [f"The licence of the weights is {facts.license}."] if facts.license else []
+    said = [*filter(None, [facts.summary]), *facts.limits, *licence, "Videos are ordered by similarity alone."]
+    print(f"{name}: {' '.join(said)}", file=sys.stderr)
+
+
 def shown(path: Path) -> str:
-    """A path for people: relative to the working directory if it is inside."""
+    """A path for people: relative to the working directory if it is inside, and on one line."""
     here = Path.cwd()
-    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+    return printable(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def failed_json(failed: Failures) -> list[dict[str, str]]:
@@ -89,5 +113,5 @@ def note_unfamiliar(args: argparse.Namespace, videos: Sequence[Path]) -> None:
 def list_failed(failed: Failures) -> int:
     """Print failures to stderr and return the exit code: 1 if there were any, else 0."""
     for path, reason in failed:
-        print(f"failed: {shown(path)}: {reason}", file=sys.stderr)
+        print(f"failed: {shown(path)}: {printable(reason)}", file=sys.stderr)
     return 1 if failed else 0

@@ -1,6 +1,6 @@
 """The layouts in which data sets publish their annotations: one reader for each, record by record."""
 
-import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,7 +8,7 @@ from typing import Any, Literal
 from zlib import crc32
 
 from .media_folder import media_id
-from .tables import AnnotationError, Record, name_of, read_lines, read_records, text_of, value_of
+from .tables import AnnotationError, Record, name_of, read_lines, read_records, read_whole, text_of, value_of
 
 AnnotationKind = Literal[
     "released-retrieval",
@@ -23,6 +23,7 @@ AnnotationKind = Literal[
     "cc3m",
     "table",
 ]
+_LONGEST_FILM = 1e9  # seconds, more than 30 years
 # The types of the questions of MSRVTT-QA and MSVD-QA: the word that a question starts with.
 QUESTION_WORDS = ("what", "who", "how", "where", "when")
 
@@ -131,13 +132,7 @@ def _answer_type(question: str) -> str | None:
 
 
 def _msrvtt(file: AnnotationFile) -> Iterator[Entry]:
-    try:
-        data = json.loads(file.path.read_text(encoding=file.encoding))
-    except json.JSONDecodeError as error:
-        raise AnnotationError(f"{file.path}, line {error.lineno}: not valid JSON: {error.msg}.") from error
-    except UnicodeDecodeError as error:
-        line = 1 + error.object.count(b"\n", 0, error.start)
-        raise AnnotationError(f"{file.path}, line {line}: not {file.encoding}: {error.reason}.") from error
+    data = read_whole(file.path, file.encoding)
     for name in ("videos", "sentences"):
         if not isinstance(data, dict) or not isinstance(data.get(name), list):
             raise AnnotationError(f"{file.path}: there is no list {name!r}. Is this file of another kind?")
@@ -166,18 +161,33 @@ def _msrvtt(file: AnnotationFile) -> Iterator[Entry]:
             raise AnnotationError(f"{place}, field 'video_id': {identity!r} is not among the videos of the file.")
         if wanted is not None and videos[identity]["split"] not in wanted:
             continue
-        category = videos[identity].get("category")
-        if category is not None and not isinstance(category, int):
-            raise AnnotationError(f"{place}: the category of {identity!r} is a number; received {category!r}.")
         text = text_of(sentence, "caption", place)
-        facts = {"category": category, "duration": _duration(videos[identity])}
+        facts = {"category": _category(videos[identity], place), "duration": _duration(videos[identity], place)}
         yield Entry(place, identity, (identity,), {"text": text, **facts})
 
 
-def _duration(video: Record) -> float | None:
+def _category(video: Record, place: str) -> int | None:
+    category = video.get("category")
+    # a bool is an int for `isinstance`; the column has 64 bits
+    if category is not None and not (type(category) is int and -(1 << 63) <= category < 1 << 63):
+        raise AnnotationError(
+            f"{place}: the category of {video['video_id']!r} is a number; received {category!r:.60}."
+        )
+    return category
+
+
+def _duration(video: Record, place: str) -> float | None:
     """Seconds between the start and end of a clip of MSR-VTT in its film, if the file has them."""
     begin, end = video.get("start time"), video.get("end time")
-    return round(float(end - begin), 3) if isinstance(begin, int | float) and isinstance(end, int | float) else None
+    if not isinstance(begin, int | float) or not isinstance(end, int | float):
+        return None
+    for name, seconds in (("start time", begin), ("end time", end)):
+        if not (math.isfinite(seconds) and abs(seconds) < _LONGEST_FILM):
+            raise AnnotationError(
+                f"{place}, field {name!r}: a time in seconds is expected for {video['video_id']!r}; received "
+                f"{seconds!r:.60}."
+            )
+    return round(float(end - begin), 3)
 
 
 def _checked(value: Any, place: str) -> Record:

@@ -12,6 +12,7 @@ import tempfile
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -21,12 +22,14 @@ from datasets import Dataset, Features, IterableDataset, Value
 from datasets.fingerprint import get_temporary_cache_files_directory
 from tqdm import tqdm
 
-from ..files import inside, is_name
+from ..files import inside, is_name, write_text_whole
 from ..model.decoding_formats import has_image_extension
+from ..trust import printable
 from .annotation_formats import AnnotationFile, AnnotationKind, Entry, read_entries
 from .columns import TABLE_COLUMNS
 from .media_folder import MediaFolder
 from .rows import stable_id
+from .spelling import composed, look_alike, other_delimiter, spellings
 from .tables import AnnotationError, name_of, read_lines, read_records
 
 logger = logging.getLogger(__name__)
@@ -51,7 +54,8 @@ WHOLE_FILES: dict[str, tuple[str, ...]] = {
 }
 # Kinds in which annotators wrote, or a program generated, the same words for a clip more than once.
 REPEATS = ("released-retrieval", "released-qa", "msrvtt", "msrvtt-qa", "msvd", "msvd-qa")
-_BATCH = 10_000  # rows written to Arrow at a time
+_BATCH, _BATCH_CHARACTERS = 10_000, 1 << 25  # rows written to Arrow at a time; fewer if their texts are long
+_LOOKED_AT = 100_000  # files of a folder, for a name that looks like a missing one
 _WORDS = ("text", "question", "answer")
 
 
@@ -83,6 +87,7 @@ class _Tally:
     rows: int = 0
     rows_missing: int = 0
     missing: dict[str, str] = field(default_factory=dict)  # id -> place of its first entry
+    near: str = ""  # about the first missing clip, see `_near`
     met: set[str] = field(default_factory=set)  # ids of `only` and `without` that occurred
 
 
@@ -197,8 +202,8 @@ F: `results_2M_<split>.csv` |
         features=features,
         media=media,
         folder=None if videos is None else MediaFolder(videos, media, recursive, allow_outside),
-        only=None if only is None else frozenset(_read_ids(only)),
-        without=frozenset(() if without is None else _read_ids(without)),
+        only=None if only is None else frozenset(map(composed, _read_ids(only))),
+        without=frozenset(() if without is None else map(composed, _read_ids(without))),
         names=_read_names(video_names),
         missing=None if missing is None else Path(missing),
         on_missing=on_missing,
@@ -276,8 +281,9 @@ def _layout(
             raise AnnotationError(f"{path} has no records.")
         for name, column in columns.items():
             if column not in record:
+                hint = other_delimiter(record) or look_alike(column, record)
                 raise AnnotationError(
-                    f"{place}: there is no column {column!r} for {name!r}; there are {', '.join(record)}."
+                    f"{place}: there is no column {column!r} for {name!r}; there are {', '.join(record)}.{hint}"
                 )
         for name, known in TABLE_COLUMNS.items():
             if here := columns.get(name) or next((column for column in known if column in record), None):
@@ -292,9 +298,11 @@ def _layout(
         needed = ("image" if "image" in where else "video", *(("question", "answer") if asks else ("text",)))
         for name in needed:
             if name not in where:
+                alike = next(filter(None, (look_alike(known, record) for known in TABLE_COLUMNS[name])), "")
+                hint = other_delimiter(record) or f"{alike} Say which it is: columns={{{name!r}: ...}}."
                 raise AnnotationError(
                     f"{place}: there is no column {name!r}, nor one known for it ({', '.join(TABLE_COLUMNS[name])}); "
-                    f"there are {', '.join(record)}. Say which it is: columns={{{name!r}: ...}}."
+                    f"there are {', '.join(record)}.{hint}"
                 )
         media = "image" if "image" in where else "video"
         # `metadata.csv` of an image folder also names its files in the column file_name
@@ -319,12 +327,16 @@ def _build(plan: _Plan, on_duplicate: str, cache_dir: PathLike | None) -> Datase
     try:
         with os.fdopen(handle, "wb") as file, pa.ipc.new_stream(file, schema) as writer:
             batch: list[dict[str, Any]] = []
-            for _, row in tqdm(_rows(plan, tally), desc=f"Reading {plan.file.path.name}", unit=" rows", delay=2):
+            title = f"Reading {printable(plan.file.path.name)}"
+            characters = 0
+            for _, row in tqdm(_rows(plan, tally), desc=title, unit=" rows", delay=2):
                 digests.append(_digest(row))
                 batch.append(row)
-                if len(batch) == _BATCH:
+                characters += sum(len(value) for value in row.values() if isinstance(value, str))
+                if len(batch) == _BATCH or characters > _BATCH_CHARACTERS:
                     writer.write_batch(pa.RecordBatch.from_pylist(batch, schema))
                     batch.clear()
+                    characters = 0
             writer.write_batch(pa.RecordBatch.from_pylist(batch, schema))
         _finish(plan, tally)
         repeated = _repeated(np.frombuffer(digests, np.int64))
@@ -360,17 +372,20 @@ def _rows(plan: _Plan, tally: _Tally) -> Iterator[tuple[str, dict[str, Any]]]:
     entries = _with_words(read_entries(plan.file), plan, tally)
     if plan.file.kind == "didemo":
         entries = _paragraphs(entries)
-    listed = plan.without | (plan.only or frozenset())
+    named = plan.without | (plan.only or frozenset())
     for entry in entries:
-        if entry.identity in listed:
-            tally.met.add(entry.identity)
-        if entry.identity in plan.without or (plan.only is not None and entry.identity not in plan.only):
+        identity = composed(entry.identity)
+        if identity in named:
+            tally.met.add(identity)
+        if identity in plan.without or (plan.only is not None and identity not in plan.only):
             tally.unselected += 1
             continue
         video = _locate(entry, plan)
         if video is None:
             if tally.stops:
                 raise AnnotationError(f"{entry.place}: {entry.names[0]!r} is missing. on_missing='drop' drops it.")
+            if not tally.missing:
+                tally.near = _near(entry.names[0], plan)
             tally.rows_missing += 1
             tally.missing.setdefault(entry.identity, entry.place)
             continue
@@ -408,22 +423,38 @@ def _locate(entry: Entry, plan: _Plan) -> str | None:
     """The path of the clip; None if it is missing."""
     names = entry.names
     if plan.names is not None:
-        if entry.identity not in plan.names:
+        identity = composed(entry.identity)
+        if identity not in plan.names:
             raise AnnotationError(f"{entry.place}: video_names has no name for the id {entry.identity!r}.")
-        names = (plan.names[entry.identity],)
+        names = (plan.names[identity],)
     if plan.folder is not None:
         return next(filter(None, map(plan.folder.find, names)), None)
     if plan.file.kind != "table":
         return entry.identity
-    path = plan.file.path.parent / names[0]
-    if not is_name(path):
-        raise AnnotationError(f"{entry.place}: {names[0]!r} is not a name that a file can have.")
-    if not (plan.allow_outside or inside(path, plan.file.path.parent)):
-        raise AnnotationError(
-            f"{entry.place}: {names[0]!r} leads out of {plan.file.path.parent}, the folder of the file. If you "
-            "trust the file, pass allow_outside=True (--allow-outside)."
-        )
-    return str(path) if os.path.isfile(path) else None  # False for names that are too long, too
+    for name in spellings(names[0]):
+        path = plan.file.path.parent / name
+        if not is_name(path):
+            raise AnnotationError(f"{entry.place}: {name!r} is not a name that a file can have.")
+        if not (plan.allow_outside or inside(path, plan.file.path.parent)):
+            raise AnnotationError(
+                f"{entry.place}: {name!r} leads out of {plan.file.path.parent}, the folder of the file. If you "
+                "trust the file, pass allow_outside=True (--allow-outside)."
+            )
+        if os.path.isfile(path):  # False for names that are too long, too
+            return str(path)
+    return None
+
+
+def _near(name: str, plan: _Plan) -> str:
+    """A sentence about a file that looks like the missing one, if there is one in its folder; else empty."""
+    if plan.folder is not None:
+        return plan.folder.look_alike(name)
+    path = plan.file.path.parent / name.replace("\\", "/")
+    try:
+        with os.scandir(path.parent) as entries:
+            return look_alike(path.name, (entry.name for entry in islice(entries, _LOOKED_AT)))
+    except (OSError, ValueError):  # there is no such folder, or it cannot have this name
+        return ""
 
 
 def _finish(plan: _Plan, tally: _Tally) -> None:
@@ -431,10 +462,7 @@ def _finish(plan: _Plan, tally: _Tally) -> None:
     where = plan.file.path.parent if plan.folder is None else plan.folder.folder
     if plan.missing is not None:
         plan.missing.parent.mkdir(parents=True, exist_ok=True)
-        # Not `write_whole`: the processes of a training write this list at the same time, so each needs its own draft.
-        draft = plan.missing.with_name(f"{plan.missing.name}.{os.getpid()}")
-        draft.write_text("".join(f"{identity}\n" for identity in tally.missing), encoding="utf-8")
-        draft.replace(plan.missing)
+        write_text_whole(plan.missing, "".join(f"{identity}\n" for identity in tally.missing))
     if not tally.rows and not tally.missing:
         split = "" if plan.file.split is None else f" in the split {plan.file.split!r}"
         raise AnnotationError(
@@ -443,16 +471,16 @@ def _finish(plan: _Plan, tally: _Tally) -> None:
         )
     if tally.missing:
         first, place = next(iter(tally.missing.items()))
-        listed = f"They are listed in {plan.missing}." if plan.missing else "missing=FILE lists them."
+        listed_in = f"They are listed in {plan.missing}." if plan.missing else "missing=FILE lists them."
         if not tally.rows:
             example = f"; there are {len(plan.folder)} {plan.media}s, such as {plan.folder[0]}" if plan.folder else ""
             raise AnnotationError(
                 f"All {len(tally.missing)} {plan.media}s of {plan.file.path} are missing in {where}, the first is "
-                f"{first!r} ({place}){example}. Is this the right folder? {listed}"
+                f"{first!r} ({place}){example}.{tally.near or ' Is this the right folder?'} {listed_in}"
             )
         problem = (
             f"{len(tally.missing)} {plan.media}s of {plan.file.path} are missing in {where}, the first is {first!r} "
-            f"({place}). {listed}"
+            f"({place}).{tally.near} {listed_in}"
         )
         if plan.on_missing == "error":
             raise AnnotationError(f"{problem} on_missing='drop' drops their {tally.rows_missing} rows.")
@@ -514,15 +542,16 @@ def _read_ids(source: PathLike | Sequence[str]) -> list[str]:
 def _read_names(source: PathLike | Mapping[str, str] | None) -> Mapping[str, str] | None:
     """A mapping from id to the name of a file; a text file has `<name> <id>` on each line."""
     if source is None or isinstance(source, Mapping):
-        return source
+        return None if source is None else {composed(identity): name for identity, name in source.items()}
     names: dict[str, str] = {}
     for place, line in read_lines(Path(source)):
         pair = line.split()
         if len(pair) != 2:
             raise AnnotationError(f"{place}: expected '<name> <id>', two words; received {line!r:.80}.")
-        if pair[1] in names:
-            raise AnnotationError(f"{place}: the id {pair[1]!r} occurs twice.")
-        names[pair[1]] = pair[0]
+        identity = composed(pair[1])
+        if identity in names:
+            raise AnnotationError(f"{place}: the id {identity!r} occurs twice.")
+        names[identity] = pair[0]
     return names
 
 

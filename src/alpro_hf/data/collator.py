@@ -11,12 +11,14 @@ import numpy as np
 import torch
 from torch.utils.data import get_worker_info
 
+from ..files import append_line
 from ..model.decoding import decode
+from ..model.decoding_column import file_of
 from ..model.decoding_types import VideoDecodeError
 from ..model.loss_alpro import IGNORE_INDEX
 from ..model.video_processing_alpro import SAMPLING_STRATEGIES, SamplingStrategy
 from .isolated_decoder import IsolatedDecoder
-from .rows import Draw, Row, clip_key, clip_label, is_decoded_clip, media_source, required_field, stable_id, video_id
+from .rows import Draw, Row, clip_key, clip_label, is_decoded_clip, required_field, stable_id, video_id
 
 if TYPE_CHECKING:
     from ..model.processing_alpro import AlproProcessor
@@ -42,10 +44,12 @@ class Collated(NamedTuple):
 class AlproCollator:
     """Collate rows into a batch for retrieval or question answering.
 
-    Rows are `{"video", "text"}` or `{"video", "question", "answer"[, "answer_type"]}`. `video` is a path or the bytes
-    of a file, decoded by the processor; a mapping `{"bytes", "path"}`, as the `datasets` library gives either; or a
-    decoded clip: uint8 (T, height, width, 3). A decoded clip with the frame count and size of the processor is only
-    normalised, which takes a fraction of a millisecond.
+    Rows are `{"video", "text"}` or `{"video", "question", "answer"[, "answer_type"]}`. `video` is one of:
+
+    - a path or the bytes of a file, decoded by the processor;
+    - a value of a column of `datasets.Video`: a mapping `{"bytes", "path"}`, or a decoder of torchcodec;
+    - a decoded clip: uint8 (T, height, width, 3). With the frame count and size of the processor it is only
+      normalised, which takes a fraction of a millisecond.
 
     Optional fields of a row:
 
@@ -62,7 +66,8 @@ class AlproCollator:
     Args:
         processor: The processor of the model, which also prepares its inputs at inference.
         task: `retrieval` or `qa`.
-        label2id: Answer to label, for `qa`; an answer outside of it gets the label -100.
+        label2id: Answer to label, for `qa`; an answer outside of it gets the label -100. None: `AlproTrainer` takes
+            those of the model.
         train_sampling: How frames are drawn in training: `headtail` (as in the paper), `random`, `uniform`, `center`.
         augmentation: Random changes in training, `AlproAugmentation("finetune", size)` in the paper; None for none.
         seed: Seed of the drawn frames and the augmentation.
@@ -98,8 +103,6 @@ class AlproCollator:
     ):
         if task not in ("retrieval", "qa"):
             raise ValueError(f"AlproCollator has the tasks 'retrieval' and 'qa'; received task={task!r}.")
-        if task == "qa" and not label2id:
-            raise ValueError("AlproCollator(task='qa') needs label2id, for instance model.config.label2id.")
         if train_sampling not in SAMPLING_STRATEGIES:
             raise ValueError(
                 f"train_sampling={train_sampling!r} is unknown. Use one of {', '.join(SAMPLING_STRATEGIES)}."
@@ -141,6 +144,10 @@ class AlproCollator:
 
     def collate(self, rows: Sequence[Row]) -> Collated:
         """Collate rows like a call, and tell which rows were lost. A batch without rows is not an error."""
+        if self.task == "qa" and not self.label2id:
+            raise ValueError(
+                "AlproCollator(task='qa') needs label2id, for instance model.config.label2id; AlproTrainer sets it."
+            )
         # A clip is decoded and encoded once for all its questions. Contrastive learning needs one for each text.
         keys = [clip_key(row, i) if self.task == "qa" else i for i, row in enumerate(rows)]
         places, clips, failures = self._clips(rows, keys)
@@ -215,6 +222,14 @@ class AlproCollator:
             places[key] = len(places)
         return places, clips, failures
 
+    def problem_of(self, row: Row) -> str | None:
+        """Return why the clip of a row cannot be decoded; None if it can. The row is not counted."""
+        try:
+            self._frames(row)
+        except (VideoDecodeError, OSError) as error:
+            return str(error)
+        return None
+
     def _list(self, row: Row, reason: str) -> None:
         """Add a clip to `dropped_file`, unless this process, or an earlier run, has listed it already."""
         if self.dropped_file is None:
@@ -225,14 +240,11 @@ class AlproCollator:
         if clip not in self._listed:
             self._listed.add(clip)
             os.makedirs(os.path.dirname(os.path.abspath(self.dropped_file)), exist_ok=True)
-            with open(
-                self.dropped_file, "ab", buffering=0
-            ) as file:  # unbuffered: one write a line, so that lines of processes do not mix
-                file.write(json.dumps({"clip": clip, "reason": reason}).encode() + b"\n")
+            append_line(self.dropped_file, json.dumps({"clip": clip, "reason": reason}).encode())
 
     def _frames(self, row: Row) -> torch.Tensor:
         """The frames of a row at their final size, not normalised: uint8 (T, 3, height, width)."""
-        return self._prepare(row, media_source(required_field(row, "video", self.task)), self.augmentation)
+        return self._prepare(row, file_of(required_field(row, "video", self.task)), self.augmentation)
 
     def _draw(self, row: Row) -> Draw | None:
         """The draw of the frames and the augmentation of a row; None if nothing is random (evaluation)."""

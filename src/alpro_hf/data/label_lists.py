@@ -1,12 +1,14 @@
 """Lists of labels in files: the entities of prompts and pseudo-labels, and the answers of a classifier."""
 
-import json
 import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from ..files import write_text_whole
+from ..untrusted_json import JsonBoundsError, read_bounded, read_json
+
+_LARGEST_LIST = 1 << 26  # bytes; the list of the paper has about 15 KB
 
 
 class EntityListError(ValueError):
@@ -51,7 +53,10 @@ def read_entities(path: str | os.PathLike[str]) -> list[str]:
     """
     try:
         # "-sig" skips the byte order mark that editors on Windows write
-        lines = Path(path).read_text(encoding="utf-8-sig").rstrip().split("\n")
+        text = read_bounded(path, _LARGEST_LIST).decode("utf-8-sig")
+        lines = text.replace("\r\n", "\n").replace("\r", "\n").rstrip().split("\n")
+    except JsonBoundsError as error:
+        raise EntityListError(f"{path} cannot be used as a list of entities: {error}.") from error
     except UnicodeDecodeError as error:
         place = error.object.count(b"\n", 0, error.start) + 1
         raise EntityListError(f"{path}, line {place}: not UTF-8; convert the file.") from error
@@ -90,8 +95,10 @@ def read_answers(path: str | Path) -> dict[str, int]:
         OSError: The file cannot be read.
     """
     try:
-        answers = json.loads(Path(path).read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+        answers = read_json(path)
+    except JsonBoundsError as error:
+        raise ValueError(f"{path} cannot be used as a list of answers: {error}.") from error
+    except ValueError as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(answers, dict) or not all(type(index) is int for index in answers.values()):
         raise ValueError(f'{path} must hold one JSON object from answer to index, such as {{"dog": 0, "cat": 1}}.')

@@ -1,5 +1,8 @@
 """Load the rows for a training or evaluation: tables, folders of `save_to_disk`, or published annotations."""
 
+import hashlib
+import json
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,9 +11,13 @@ from typing import Any
 from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 from datasets.exceptions import DatasetsError
 
+from ..model.decoding_column import file_of
+from ..model.decoding_source import is_url
 from .annotations import load_annotations
 from .columns import MEDIA_COLUMNS, WORD_COLUMNS
+from .parquet_file import check_unfolding
 from .rows import undecoded
+from .spelling import look_alike, other_delimiter
 
 # Annotations as KIND:PATH. A kind has at least two characters, so that C:\... is a path of Windows.
 _KIND_AND_PATH = re.compile(r"([A-Za-z][\w-]+):(.+)")
@@ -57,7 +64,7 @@ def load_rows(
             rows = read_rows(spec, split)
         except RowsError:  # a ValueError whose message names the file already
             raise
-        except (ValueError, DatasetsError) as error:
+        except (ValueError, OverflowError, RecursionError, DatasetsError) as error:
             # the cause is the error of the parser, which names the place
             raise RowsError(f"{spec} cannot be read as rows, or has none: {error.__cause__ or error}") from error
     columns = list(rows.features or ())
@@ -66,9 +73,10 @@ def load_rows(
     if not any(name in columns for name in media):
         lacking.insert(0, " or ".join(media))
     if lacking:
+        alike = next(filter(None, (look_alike(name, columns) for name in lacking)), "")
         raise RowsError(
-            f"{spec} has the columns {', '.join(columns)}; for the task {task!r} it lacks {', '.join(lacking)}. "
-            "Rename the columns of your file, or name its kind (KIND:PATH)."
+            f"{spec} has the columns {', '.join(columns)}; for the task {task!r} it lacks {', '.join(lacking)}."
+            + (other_delimiter(columns) or f"{alike} Rename the columns of your file, or name its kind (KIND:PATH).")
         )
     for name in WORD_COLUMNS[task]:
         _check_words(spec, rows, name)
@@ -85,6 +93,7 @@ def read_rows(path: str | Path, split: str | None = None) -> Dataset:
     Raises:
         FileNotFoundError: There is no such file or folder.
         RowsError: The file has another extension, or the folder has several splits and none was named.
+        ParquetError: A Parquet file unfolds to far more than its size.
     """
     path = Path(path)
     if not path.exists():
@@ -101,6 +110,8 @@ def read_rows(path: str | Path, split: str | None = None) -> Dataset:
         return loaded[split]
     if path.suffix.lower() not in _LOADERS:
         raise RowsError(f"{path}: rows are read from {', '.join(_LOADERS)}, or a folder of save_to_disk.")
+    if path.suffix.lower() == ".parquet":
+        check_unfolding(path)
     return load_dataset(_LOADERS[path.suffix.lower()], data_files=str(path), split="train")
 
 
@@ -121,6 +132,46 @@ def video_folders(videos: Sequence[Path] | None, sources: int) -> list[Path | No
     return [None] * sources if not videos else [*videos] * (sources if len(videos) == 1 else 1)
 
 
+def refuse_missing_files(spec: str, rows: Dataset) -> None:
+    """Raise an error if none of the files that rows name exists; looks no further than the first that does.
+
+    Args:
+        spec: What the rows were read from, for the message.
+        rows: Rows whose clips and images are paths, or `{"bytes", "path"}`.
+
+    Raises:
+        RowsError: There is none of the files.
+    """
+    columns = [name for name in MEDIA_COLUMNS if name in (rows.features or ())]
+    first = None
+    for batch in rows.select_columns(columns).iter(batch_size=1000):
+        for value in (value for name in columns for value in batch[name]):
+            source = file_of(value) if value is not None else None
+            if source is None:
+                continue
+            if not isinstance(source, str) or is_url(source) or os.path.exists(source):
+                return
+            first = first or source
+    if first is not None:
+        raise RowsError(
+            f"{spec}: none of the files of its {len(rows)} rows exists; the first is {first!r}. Relative paths start "
+            f"at the working directory, {os.getcwd()}. Start the command elsewhere, or write other paths."
+        )
+
+
+def words_digest(rows: Dataset, task: str) -> str:
+    """Hash the texts of rows in their order, to tell whether another run has the same; clips are not read.
+
+    Args:
+        rows: Rows of a task.
+        task: `prompter`, `pretrain`, `retrieval` or `qa`.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for batch in rows.select_columns(list(WORD_COLUMNS[task])).with_format(None).iter(batch_size=10_000):
+        digest.update(json.dumps(batch, sort_keys=True).encode())
+    return digest.hexdigest()
+
+
 def is_labelled(rows: Dataset) -> bool:
     """Whether rows have cached pseudo-labels."""
     return "pem_targets" in (rows.features or ())
@@ -139,4 +190,13 @@ def _check_words(spec: str, rows: Dataset, name: str) -> None:
             place += 1
 
 
-__all__ = ["RowsError", "is_labelled", "load_rows", "missing_list", "read_rows", "video_folders"]
+__all__ = [
+    "RowsError",
+    "is_labelled",
+    "load_rows",
+    "missing_list",
+    "read_rows",
+    "refuse_missing_files",
+    "video_folders",
+    "words_digest",
+]

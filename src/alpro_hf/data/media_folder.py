@@ -14,11 +14,14 @@ from tqdm import tqdm
 
 from ..files import inside
 from ..model.decoding_formats import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, has_image_extension, is_video_file
+from ..trust import printable
 from .rows import stable_id
+from .spelling import composed, look_alike
 from .tables import AnnotationError
 
 logger = logging.getLogger(__name__)
 
+_LOOKED_AT = 100_000  # names, for one that looks like a missing one
 _CHUNK = 1 << 16  # names in a chunk of the Arrow column
 
 
@@ -63,7 +66,7 @@ class MediaFolder:
 
         outside: list[str] = []
         files = _files(self.folder, media, recursive)
-        for name in tqdm(files, desc=f"Scanning {self.folder}", unit=" files", delay=2):
+        for name in tqdm(files, desc=f"Scanning {printable(self.folder)}", unit=" files", delay=2):
             path = os.path.join(self.folder, name)
             if not allow_outside and os.path.islink(path) and not inside(path, self.folder):
                 outside.append(path)
@@ -99,12 +102,15 @@ class MediaFolder:
         Args:
             name: An id, a file name, or a path that ends with either. The extension may differ from that of the file.
                 The folders must agree, as far as both paths have any: "/data/train/7.jpg" matches the files "7.png"
-                and "train/7.jpg", not "test/7.jpg".
+                and "train/7.jpg", not "test/7.jpg". Accents may be composed or decomposed, and folders separated by
+                backslashes.
 
         Raises:
             AnnotationError: Several files match.
         """
         found = [path for path in self._with_id(media_id(name)) if _agree(path, name)]
+        if not found and "\\" in name:
+            return self.find(name.replace("\\", "/"))
         if not found and os.path.basename(name) != media_id(name):
             # "a.mov" may be the id of a file "a.mov.mp4"
             found = [path for path in self._with_id(os.path.basename(name)) if _agree(os.path.splitext(path)[0], name)]
@@ -118,12 +124,18 @@ class MediaFolder:
             )
         return os.path.join(self.folder, found[0]) if found else None
 
+    def look_alike(self, name: str) -> str:
+        """A sentence about a file whose id looks like that of a name but differs; empty if there is none."""
+        names = (_file_id(self[position]) for position in range(min(len(self), _LOOKED_AT)))
+        return look_alike(media_id(name.replace("\\", "/")), names)
+
     def _with_id(self, identity: str) -> list[str]:
+        identity = composed(identity)
         hashed = _hash(identity)
         start = int(np.searchsorted(self._hashes, hashed, side="left"))
         stop = int(np.searchsorted(self._hashes, hashed, side="right"))
         found = [self[position] for position in range(start, stop)]
-        return [path for path in found if _file_id(path) == identity]  # different ids may share a hash
+        return [path for path in found if composed(_file_id(path)) == identity]  # different ids may share a hash
 
 
 def media_id(name: str) -> str:
@@ -148,14 +160,14 @@ def _file_id(path: str) -> str:
 
 def _hash(identity: str) -> int:
     try:
-        return stable_id(identity.encode())
+        return stable_id(composed(identity).encode())
     except UnicodeEncodeError as error:
         raise AnnotationError(f"The file name {identity!r} is not UTF-8 ({error.reason}). Rename the file.") from error
 
 
 def _agree(path: str, name: str) -> bool:
     """Whether both paths name the same folders, compared from the file upwards as far as both name any."""
-    folders = (reversed(p.replace(os.sep, "/").split("/")[:-1]) for p in (path, name))
+    folders = (reversed(composed(p.replace(os.sep, "/")).split("/")[:-1]) for p in (path, name))
     return all(ours == theirs for ours, theirs in zip(*folders, strict=False))
 
 

@@ -12,13 +12,14 @@ import torch
 from PIL import Image, ImageOps
 from transformers import DataCollatorForLanguageModeling
 
+from ..model.decoding_column import file_of
 from ..model.decoding_types import VideoDecodeError
 from ..model.video_processing_alpro import SamplingStrategy
 from .augmentation import AlproAugmentation, draw_crop
 from .collator import AlproCollator, Collated
 from .columns import MEDIA_COLUMNS
 from .isolated_decoder import IsolatedDecoder
-from .rows import Draw, Row, media_source
+from .rows import Draw, Row
 
 if TYPE_CHECKING:
     from ..model.processing_alpro import AlproProcessor
@@ -144,7 +145,7 @@ class AlproPreTrainingCollator(AlproCollator):
     def _frames(self, row: Row) -> torch.Tensor:
         if _kind(row) == "video":
             return super()._frames(row)
-        image = read_image(media_source(row["image"]))
+        image = read_image(file_of(row["image"]))
         return self._prepare(row, image, self.image_augmentation, do_sample_frames=False)
 
     def _draw(self, row: Row) -> Draw | None:

@@ -6,7 +6,8 @@ gives either, or decoded pixels. Its other fields depend on the task, see `Alpro
 
 import hashlib
 import os
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from datasets import Image, IterableDataset, Video
 from PIL.Image import Image as PILImage
 from torch.utils.data import Dataset
 
+from ..model.decoding_column import file_of, path_of
 from .columns import MEDIA_COLUMNS
 
 Row = Mapping[str, Any]
@@ -61,10 +63,11 @@ class NumberedRows(Dataset):
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
         epoch = self._tell()
-        if hasattr(self.dataset, "__getitems__"):
-            rows = self.dataset.__getitems__(indices)
-        else:
-            rows = [self.dataset[index] for index in indices]
+        with teach_undecoded():
+            if hasattr(self.dataset, "__getitems__"):
+                rows = self.dataset.__getitems__(indices)
+            else:
+                rows = [self.dataset[index] for index in indices]
         extra = {"epoch": epoch} if self.training else {}
         return [{**row, "index": index, **extra} for row, index in zip(rows, indices, strict=True)]
 
@@ -101,22 +104,6 @@ def required_field(row: Row, name: str, task: str) -> Any:
     return row[name]
 
 
-def media_source(value: Any) -> Any:
-    """The clip or image in a field: of a mapping `{"bytes", "path"}` the bytes, or else the path.
-
-    Raises:
-        ValueError: A mapping has neither.
-    """
-    if not isinstance(value, Mapping):
-        return value
-    source = value.get("bytes") if value.get("bytes") is not None else value.get("path")
-    if source is None:
-        raise ValueError(
-            f"A clip or image given as a mapping needs 'bytes' or a 'path' that is not None; it has {sorted(value)}."
-        )
-    return source
-
-
 def is_decoded_clip(video: Any) -> bool:
     """Whether a clip is an array or a tensor of pixels instead of a file."""
     return isinstance(video, np.ndarray | torch.Tensor)
@@ -124,10 +111,9 @@ def is_decoded_clip(video: Any) -> bool:
 
 def clip_label(row: Row) -> str:
     """The name of a row's clip or image for messages and lists: its path, else its id, else its row number."""
-    source = row.get("video") if row.get("video") is not None else row.get("image")
-    path = source.get("path") if isinstance(source, Mapping) else source
-    if isinstance(path, str | os.PathLike):
-        return os.fspath(path)
+    path = path_of(row.get("video") if row.get("video") is not None else row.get("image"))
+    if path is not None:
+        return path
     return f"video_id {row['video_id']}" if row.get("video_id") is not None else f"row {row.get('index', 'unknown')}"
 
 
@@ -139,7 +125,7 @@ def clip_key(row: Row, position: int) -> Hashable:
     """
     identity = row.get("video_id")
     if identity is None:
-        identity = media_source(row.get("video"))
+        identity = file_of(row.get("video"))
     if isinstance(identity, os.PathLike):
         return os.fspath(identity)
     # a tuple, which never equals the name of another row
@@ -158,7 +144,7 @@ def video_id(row: Row) -> int:
     if isinstance(identity, int | np.integer):
         return int(identity)
     if identity is None:
-        identity = media_source(row["video"] if row.get("video") is not None else row["image"])
+        identity = file_of(row["video"] if row.get("video") is not None else row["image"])
     if isinstance(identity, str | os.PathLike):
         return stable_id(os.fspath(identity).encode())
     if isinstance(identity, bytes):
@@ -174,6 +160,25 @@ def stable_id(content: bytes) -> int:
     """A 64-bit signed hash of `content`, equal in every process and on every machine, unlike `hash`."""
     # 64 bits: among a million clips, two share an id with a probability of about 3e-8
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little", signed=True)
+
+
+@contextmanager
+def teach_undecoded() -> Iterator[None]:
+    """Let an error of the `datasets` library, which decodes a column of videos without need, say how to avoid it.
+
+    Raises:
+        ImportError: torchcodec, or FFmpeg for it, is missing.
+    """
+    try:
+        yield
+    except (ImportError, RuntimeError, OSError) as error:
+        if "torchcodec" not in str(error):
+            raise
+        raise ImportError(
+            f"The data set decodes its column of videos, for which it needs torchcodec and FFmpeg "
+            f"({' '.join(str(error).split())[:100]}). Neither is needed here: give files, by "
+            "dataset.cast_column('video', datasets.Video(decode=False)), before other data sets are made of it."
+        ) from error
 
 
 def undecoded(source: Any) -> Any:
@@ -197,9 +202,9 @@ __all__ = [
     "clip_key",
     "clip_label",
     "is_decoded_clip",
-    "media_source",
     "required_field",
     "stable_id",
+    "teach_undecoded",
     "undecoded",
     "video_id",
 ]

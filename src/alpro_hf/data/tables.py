@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import IO, Any, TypeAlias
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict, load_dataset, load_from_disk
 from datasets.exceptions import DatasetsError
 
+from ..untrusted_json import JsonBoundsError, parse_json, parse_json_prefix, read_bounded
 from .columns import CAPTION_COLUMNS
+from .parquet_file import ParquetError, parquet_rows
+from .spelling import look_alike, other_delimiter
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
@@ -30,6 +32,12 @@ _BATCH = 1000  # rows of Parquet files and data sets read at a time
 _CHUNK = 1 << 20  # bytes of a JSON list read at a time
 # Bytes of a line, or characters of an item of a JSON list. A file of another format may be one endless line.
 _LONGEST = 1 << 24
+_LARGEST_WHOLE = 1 << 28  # bytes of a JSON file that is one value
+# A packed file may unfold to this many times its size; small ones to more.
+_MAX_UNFOLDING, _UNFOLDED_ANYWAY = 200, 1 << 26
+# What must be the same bytes as in ASCII: lines are split before they are decoded, and these mean something in a file.
+_SYNTAX = '09azAZ \t\r\n",;:.|-[]{}'
+_DELIMITER_HINT = " Is a delimiter missing, or is there one in a text without quotes?"
 _SPACE = re.compile(r"\s*")
 _AFTER_ITEM = re.compile(r"\s*([,\]])")
 
@@ -140,7 +148,7 @@ class _CaptionReader:
                 raise CaptionError(f"{place}: there is no field {self.column}, only {len(first)} fields.")
             return int(self.column[1:]) - 1
         hint = " In a table without a header, the first field is column #1, the second #2, ..."
-        return list(first).index(self._key(first, place, hint))
+        return list(first).index(self._key(first, place, other_delimiter(first) or hint))
 
     def _values(self, values: Iterable[tuple[str, Any]]) -> Iterator[str | None]:
         """Captions of values that are captions, or rows with a caption."""
@@ -150,7 +158,7 @@ class _CaptionReader:
                 if key is None:
                     key = self._key(list(value), place)
                 elif key not in value:
-                    raise CaptionError(f"{place}: the row lacks {key!r}; it has {_listed(value)}.")
+                    raise CaptionError(f"{place}: the row lacks {key!r}; it has {listed(value)}.")
                 yield from _captions(value[key], place, key)
             elif self.column is None:
                 yield from _captions(value, place, None)
@@ -198,8 +206,9 @@ class _CaptionReader:
         """The column that holds the captions."""
         if self.column is not None:
             if self.column not in columns:
+                hint = look_alike(self.column, columns) or hint
                 raise CaptionError(
-                    f"{place}: there is no column {self.column!r}; the columns are {_listed(columns)}.{hint}"
+                    f"{place}: there is no column {self.column!r}; the columns are {listed(columns)}.{hint}"
                 )
             return self.column
         known = [candidate for candidate in CAPTION_COLUMNS if candidate in columns]
@@ -208,7 +217,7 @@ class _CaptionReader:
         problem = (
             f"several columns may be the captions ({', '.join(known)})" if known else "no column of captions is known"
         )
-        raise CaptionError(f"{place}: {problem}; name it (--column). The columns are {_listed(columns)}.{hint}")
+        raise CaptionError(f"{place}: {problem}; name it (--column). The columns are {listed(columns)}.{hint}")
 
 
 def _captions(value: Any, place: str, field: str | None) -> Iterator[str | None]:
@@ -246,7 +255,7 @@ def read_records(
         AnnotationError: The file is none of these, is damaged, or has another encoding.
         OSError: It cannot be opened.
     """
-    file = _File(path, _codec(encoding, AnnotationError), AnnotationError)
+    file = _File(path, _codec(encoding, AnnotationError, path), AnnotationError)
     suffix = _suffix(path.name)
     if suffix in _DELIMITERS:
         yield from _named(file.rows(_DELIMITERS[suffix], columns), columns)
@@ -261,6 +270,29 @@ def read_records(
         raise AnnotationError(_unknown_suffix(str(path), "annotations", _TABLE_SUFFIXES))
 
 
+def read_whole(path: Path, encoding: str = "utf-8") -> Any:
+    """Read a file of one JSON value, which is in memory completely.
+
+    Raises:
+        AnnotationError: The file is larger than 256 MiB, is damaged, or has another encoding.
+        OSError: It cannot be opened.
+    """
+    codec, text = _codec(encoding, AnnotationError, path), ""
+    try:
+        text = read_bounded(path, _LARGEST_WHOLE).decode(codec)
+        return parse_json(text, nan=True)
+    except JsonBoundsError as error:
+        place = f"{path}, line {1 + text.count(chr(10), 0, error.position)}" if text else str(path)
+        keys = [key for key in error.path if isinstance(key, str)]
+        where = f", field {keys[min(1, len(keys) - 1)]!r:.80}" if keys else ""
+        raise AnnotationError(f"{place}{where}: {error}.") from error
+    except json.JSONDecodeError as error:
+        raise AnnotationError(f"{path}, line {error.lineno}: not valid JSON: {error.msg}.") from error
+    except UnicodeDecodeError as error:
+        line = 1 + error.object.count(b"\n", 0, error.start)
+        raise AnnotationError(f"{path}, line {line}: not {encoding}: {error.reason}.") from error
+
+
 def read_lines(path: Path, encoding: str = "utf-8") -> Iterator[tuple[str, str]]:
     """Read the place and the stripped text of the lines of a file, except blank ones.
 
@@ -268,7 +300,7 @@ def read_lines(path: Path, encoding: str = "utf-8") -> Iterator[tuple[str, str]]
         AnnotationError: The file is damaged or has another encoding.
         OSError: It cannot be opened.
     """
-    for place, line in _File(path, _codec(encoding, AnnotationError), AnnotationError).lines():
+    for place, line in _File(path, _codec(encoding, AnnotationError, path), AnnotationError).lines():
         if line.strip():
             yield place, line.strip()
 
@@ -311,7 +343,8 @@ def value_of(record: Record, field: str, place: str) -> Any:
     """
     if field not in record:
         raise AnnotationError(
-            f"{place}: there is no field {field!r}; there are {_listed(record)}. Is this file of another kind?"
+            f"{place}: there is no field {field!r}; there are {listed(record)}."
+            + (other_delimiter(record) or look_alike(field, record) or " Is this file of another kind?")
         )
     return record[field]
 
@@ -326,7 +359,7 @@ def _named(rows: Iterable[tuple[str, list[str]]], columns: Sequence[str] | None)
         if names is None:
             names = row
             if len(set(names)) < len(names):
-                raise AnnotationError(f"{place}: the header names a column twice: {_listed(names)}.")
+                raise AnnotationError(f"{place}: the header names a column twice: {listed(names)}.")
             continue
         yield place, dict(zip(names, row, strict=True))
 
@@ -351,7 +384,8 @@ class _File:
     """A file of rows. All its methods yield a place, for messages, and what is there.
 
     CSV and JSON are read by the standard library: the readers of pyarrow and `datasets` report no line of an error,
-    guess types (the name 0042 becomes 42), and read no JSON list without holding it in memory. Parquet is pyarrow's.
+    guess types (the name 0042 becomes 42), and read no JSON list without holding it in memory. Parquet is read by
+    pyarrow, in a process of its own.
     """
 
     path: Path
@@ -359,11 +393,11 @@ class _File:
     error: type[CaptionError] | type[AnnotationError]  # the class of errors that it raises
 
     def lines(self) -> Iterator[tuple[str, str]]:
-        """The lines, with their line breaks."""
+        """The lines, with their line breaks: LF, CRLF, or in a file without either, CR alone."""
         number, codec = 0, self.codec
         try:
             with self._opened() as file:
-                while line := file.readline(_LONGEST + 1):
+                for line in self._raw_lines(file):
                     number += 1
                     if len(line) > _LONGEST:
                         raise self.error(f"{self.path}, line {number}: longer than {_LONGEST} bytes, so not a row.")
@@ -393,14 +427,20 @@ class _File:
                         f"the first line has {len(expected)}" if columns is None else f"{len(expected)} are expected"
                     )
                     raise self.error(
-                        f"{place}: {len(row)} fields, where {count}: {_listed(expected)}. Is a delimiter missing, or "
-                        "is there one in a text without quotes?"
+                        f"{place}: {len(row)} fields, where {count}: {listed(expected)}."
+                        + (other_delimiter(expected) or _DELIMITER_HINT)
                     )
                 yield place, row
         except csv.Error as error:
-            raise self.error(
-                f"{self.path}, line {line}: {error}. Is a quotation mark open or a field broken?"
-            ) from error
+            hint = self._csv_hint(str(error), line, delimiter)
+            raise self.error(f"{self.path}, line {line}: {error}.{hint}") from error
+
+    def _csv_hint(self, problem: str, line: int, delimiter: str) -> str:
+        if problem.startswith("new-line character"):
+            return " A carriage return (CR) stands inside of a line: give all lines of the file the same end."
+        if line == 1 and delimiter not in (header := next(self.lines())[1]):  # quoted names, another delimiter
+            return other_delimiter([header.strip()])
+        return " Is a quotation mark open or a field broken?"
 
     def values(self) -> Iterator[tuple[str, Any]]:
         """The items of a JSON list, or the values of a file with one JSON value a line."""
@@ -414,7 +454,9 @@ class _File:
             if not line.strip():
                 continue
             try:
-                value = json.loads(line)
+                value = parse_json(line, nan=True)
+            except JsonBoundsError as error:
+                raise self.error(f"{_place_in(place, error)}: {error}.") from error
             except json.JSONDecodeError as error:
                 raise self.error(
                     f"{place}: not valid JSON: {error.msg} at character {error.pos + 1}. A JSON file is one list of "
@@ -427,21 +469,41 @@ class _File:
     ) -> Iterator[tuple[str, dict[str, Any]]]:
         """The rows of a Parquet file; with `select`, only the columns that it selects by name are read."""
         row = 0
-        with self.path.open("rb") as file:
-            try:
-                parquet = pq.ParquetFile(file)
-                columns = None if select is None else list(select(parquet.schema_arrow.names))
-                for batch in parquet.iter_batches(_BATCH, columns=columns):
-                    for record in batch.to_pylist():
-                        row += 1
-                        yield f"{self.path}, row {row}", record
-            except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last if a text is not UTF-8
-                raise self.error(f"{self.path}, after row {row}: not readable as Parquet: {error}") from error
+        try:
+            for row, record in enumerate(parquet_rows(self.path, select), start=1):
+                yield f"{self.path}, row {row}", record
+        except ParquetError as error:
+            if error.column is not None:
+                raise self.error(f"{self.path}, row {error.row}, field {error.column!r}: {error}.") from error
+            raise self.error(f"{self.path}, after row {error.row}: not readable as Parquet: {error}.") from error
 
     def _opened(self) -> IO[bytes]:
         if self.path.suffix == ".gz":
             return gzip.open(self.path, "rb")  # type: ignore[return-value]
         return self.path.open("rb")
+
+    def _raw_lines(self, file: IO[bytes]) -> Iterator[bytes]:
+        """The lines of an open file. A longer one than `_LONGEST` is cut off one byte later."""
+        # a part of the beginning: reading more would find the damage of a packed file before its line is known
+        head: bytes = file.read1(_CHUNK)  # type: ignore[attr-defined]  # both kinds of files have it
+        file.seek(0)
+        read, most = 0, self._most()
+        lines = _lines_by_cr(file) if b"\r" in head and b"\n" not in head else _lines_by_lf(file)
+        for number, line in enumerate(lines, start=1):
+            read += len(line)
+            if read > most:
+                raise self._unfolds(number)
+            yield line
+
+    def _most(self) -> int:
+        """The largest number of bytes that the file may unfold to."""
+        return max(_MAX_UNFOLDING * self.path.stat().st_size, _UNFOLDED_ANYWAY)
+
+    def _unfolds(self, line: int) -> ValueError:
+        return self.error(
+            f"{self.path}, line {line}: the archive unfolds to more than {_MAX_UNFOLDING} times its size. If that is "
+            "right, unpack it first."
+        )
 
     def _chunks(self) -> Generator[str]:
         """The text in pieces, because a JSON list may be one line larger than memory."""
@@ -449,7 +511,11 @@ class _File:
         number = 1
         try:
             with self._opened() as file:
+                read, most = 0, self._most()
                 while chunk := file.read(_CHUNK):
+                    read += len(chunk)
+                    if read > most:
+                        raise self._unfolds(number)
                     yield decoder.decode(chunk)
                     number += chunk.count(b"\n")
                 decoder.decode(b"", final=True)
@@ -461,7 +527,6 @@ class _File:
 
     def _list_items(self, text: str, chunks: Iterator[str]) -> Iterator[tuple[str, Any]]:
         """The items of a JSON list that may be larger than memory; `text` is its beginning."""
-        decode = json.JSONDecoder().raw_decode
         position, index = text.index("[") + 1, 0
         line = 1 + text.count("\n", 0, position)
         after = None
@@ -472,8 +537,11 @@ class _File:
                 break
             # An item counts only if its delimiter has been read, too: of "12" and "34," the number is 1234.
             try:
-                value, end = decode(text, start)
+                value, end = parse_json_prefix(text, start)
                 after, problem = _AFTER_ITEM.match(text, end), "no ',' or ']' after the item"
+            except JsonBoundsError as error:
+                place = f"{self.path}, line {line + text.count(chr(10), position, error.position)}, item {index}"
+                raise self.error(f"{_place_in(place, error)}: {error}.") from error
             except json.JSONDecodeError as error:
                 after, problem = None, error.msg
             if after is None:  # broken, or it continues in the next chunk
@@ -500,12 +568,36 @@ class _File:
         return self.error(f"{self.path}, line {line}: from here on the archive is damaged or incomplete: {error}")
 
 
-def _codec(encoding: str, error: type[CaptionError] | type[AnnotationError]) -> str:
+def _lines_by_lf(file: IO[bytes]) -> Iterator[bytes]:
+    return iter(lambda: file.readline(_LONGEST + 1), b"")
+
+
+def _lines_by_cr(file: IO[bytes]) -> Iterator[bytes]:
+    rest = b""
+    while chunk := file.read(_CHUNK):
+        *whole, rest = (rest + chunk).split(b"\r")
+        yield from (line + b"\n" for line in whole)
+        if len(rest) > _LONGEST:
+            break
+    if rest:
+        yield rest[: _LONGEST + 1]
+
+
+def _place_in(place: str, error: JsonBoundsError) -> str:
+    """The place of an error in a record: with the field, where there is one."""
+    return f"{place}, field {error.path[0]!r:.80}" if error.path and isinstance(error.path[0], str) else place
+
+
+def _codec(encoding: str, error: type[CaptionError] | type[AnnotationError], path: Path | None = None) -> str:
     """Python's name of an encoding, that of UTF-8 with or without a byte order mark for UTF-8."""
-    name = codecs.lookup(encoding).name
-    # Lines are split as bytes and decoded one by one, which needs a line break to be the one byte of ASCII.
-    if "a\n".encode(name) != b"a\n":
-        raise error(f"encoding={encoding!r} does not extend ASCII; convert the file to UTF-8 first.")
+    where = "" if path is None else f"{path}: "
+    try:
+        name = codecs.lookup(encoding).name
+        extends_ascii = _SYNTAX.encode(name) == _SYNTAX.encode("ascii")
+    except (LookupError, ValueError) as reason:  # the last if the name has a zero byte, or the codec is not for text
+        raise error(f"{where}encoding={encoding!r:.80} is no encoding of text that Python knows: {reason}.") from None
+    if not extends_ascii or name in ("idna", "punycode"):  # of host names
+        raise error(f"{where}encoding={encoding!r} does not extend ASCII; convert the file to UTF-8 first.")
     return "utf-8-sig" if name == "utf-8" else name
 
 
@@ -525,7 +617,8 @@ def _shown(value: Any) -> str:
     return f"{type(value).__name__} {text[:60]}{'...' if len(text) > 60 else ''}"
 
 
-def _listed(columns: Iterable[str]) -> str:
+def listed(columns: Iterable[str]) -> str:
+    """Names of columns for a message, in quotes, so that spaces in them are seen."""
     names = [repr(name) if len(name) < 60 else repr(name[:60]) + "..." for name in columns]
     return ", ".join(names[:20]) + (", ..." if len(names) > 20 else "") or "none"
 
@@ -534,10 +627,12 @@ __all__ = [
     "AnnotationError",
     "CaptionError",
     "Record",
+    "listed",
     "name_of",
     "read_captions",
     "read_lines",
     "read_records",
+    "read_whole",
     "text_of",
     "value_of",
 ]

@@ -41,6 +41,12 @@ def compare_results(
     rows_a, rows_b = read_predictions(a), read_predictions(b)
     _check_same_rows(rows_a, rows_b, a, b)
     metrics_a, metrics_b = row_metrics(rows_a), row_metrics(rows_b)
+    if metrics_a.keys() != metrics_b.keys() or any(
+        len(values) != len(metrics_b[name].values) for name, (values, *_) in metrics_a.items()
+    ):
+        raise ResultsError(
+            f"The predictions of {a} and {b} have different fields, so they define different metrics. Evaluate again."
+        )
     return {
         name: paired_bootstrap(
             values, metrics_b[name].values, statistic, n, seed, groups=groups, confidence=confidence

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from ..data.collator import AlproCollator, Collated
-from ..data.rows import NumberedRows, video_id
+from ..data.rows import NumberedRows, undecoded, video_id
 from ..model.matching_alpro import encode_clips, vtm_scores
 from ..model.modeling_alpro import (
     AlproForVideoQuestionAnswering,
@@ -24,6 +24,7 @@ from ..model.modeling_alpro import (
     AlproModel,
     AlproPreTrainedModel,
 )
+from ..model.wrappers_alpro import plain_model
 from .metrics import expected_rank
 from .protocols import RetrievalStates
 
@@ -92,7 +93,8 @@ def encode_rows(
     Raises:
         ValueError: No clip can be decoded, or there are no rows.
     """
-    base = cast(AlproModel, model.base_model)
+    rows = undecoded(rows)
+    base = cast(AlproModel, plain_model(model).base_model)
     clips: dict[int, list[int]] = {}  # id -> numbers of the rows about it
     texts: list[str] = []
     for number, row in enumerate(_bar(rows, title and f"{title}: rows", "row")):
@@ -204,7 +206,7 @@ def encode_batches(
     Raises:
         ValueError: There are no batches.
     """
-    base = cast(AlproModel, model.base_model)
+    base = cast(AlproModel, plain_model(model).base_model)
     device = base.device
     parts: list[RetrievalStates] = []
     seen: set[int] = set()
@@ -356,6 +358,8 @@ def answer_rows(
     Raises:
         ValueError: No clip can be decoded, or there are no rows.
     """
+    rows = undecoded(rows)
+    model = plain_model(model)
     clips: dict[int, list[int]] = {}
     for number, row in enumerate(_bar(rows, title and f"{title}: rows", "row")):
         clips.setdefault(video_id(row), []).append(number)

@@ -11,6 +11,7 @@ import torch
 
 from ..model.matching_alpro import vtc_scores
 from ..model.modeling_alpro import AlproForVideoQuestionAnswering, AlproPreTrainedModel
+from ..model.wrappers_alpro import plain_model
 from .encode import Skipped, answer_rows, encode_rows, match_pairs
 from .figures import RANKS_PICTURE, RERANK_PICTURE, plot_ranks, plot_rerank_curve, rerank_curve
 from .metrics import question_answering_metrics, retrieval_ranks
@@ -197,7 +198,7 @@ def measure_answers(
     """
     with nullcontext() if computing is None else computing:
         found, skipped = answer_rows(model, processor, rows, **work)
-    id2label: Any = model.config.id2label
+    id2label: Any = plain_model(model).config.id2label
     known = set(id2label.values())
     numbers = found.rows.tolist()
     asked = [rows[number] for number in numbers]

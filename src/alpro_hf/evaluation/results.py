@@ -16,19 +16,30 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
+from types import NoneType
 from typing import Annotated, Any, Literal, NamedTuple, TypedDict
 
 import numpy as np
 from huggingface_hub.dataclasses import validate_typed_dict
 from huggingface_hub.errors import StrictDataclassError
 
-from ..files import write_whole
+from ..files import inside, is_name, write_whole
+from ..untrusted_json import JsonBoundsError, open_regular, parse_json, read_json
 from ..version import __version__
 from .bootstrap import Statistic, bootstrap_interval, percentage, recall_at
 
 RESULTS = "results.json"
 PREDICTIONS = "predictions.jsonl"
 RESULTS_FORMAT = 1  # version of the fields of results.json
+_LONGEST_ROW = 1 << 22  # bytes of a row of predictions
+# fields that metrics are computed from -> their types, and these in words
+_ROW_TYPES: dict[str, tuple[tuple[type, ...], str]] = {
+    "direction": ((str,), "a text"),
+    "rank": ((int, float), "a number"),
+    "correct": ((bool,), "true or false"),
+    "answer_type": ((str, NoneType), "a text"),
+    "video": ((str, int, NoneType), "a name or a number"),
+}
 _RECALL_AT = (1, 5, 10, 50)
 
 Row = dict[str, Any]
@@ -367,15 +378,19 @@ def read_results(path: str | Path) -> Results:
     """
     path = _results_file(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8", errors="surrogatepass"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        content = read_json(path, errors="surrogatepass")
+        # of half characters, only those that stand for a byte of a file name can be printed
+        json.dumps(content, ensure_ascii=False).encode("utf-8", "surrogateescape")
+    except JsonBoundsError as error:
+        raise ResultsError(f"{path} cannot be results{_field(error)}: {error}.") from error
+    except ValueError as error:
         raise ResultsError(
             f"{path} is not valid JSON: {error}. Name a {RESULTS} that alpro evaluate wrote."
         ) from error
     if not isinstance(content, dict) or content.get("format") != RESULTS_FORMAT:
         found = content.get("format") if isinstance(content, dict) else content
         raise ResultsError(
-            f"{path} has format {found!r}, but this version of alpro_hf reads format {RESULTS_FORMAT}. Evaluate "
+            f"{path} has format {found!r:.80}, but this version of alpro_hf reads format {RESULTS_FORMAT}. Evaluate "
             "again, or use the version that wrote it."
         )
     return _checked(content, path)
@@ -417,7 +432,7 @@ def _iso_date(value: str) -> None:
 
 def _file_in_same_folder(value: str) -> None:
     # results come from others, too: a path could make us read any file
-    if not value or Path(value).name != value:
+    if not value or value == ".." or not is_name(value) or Path(value).name != value:
         raise ValueError(f"{value!r} is not the name of a file in the same folder")
 
 
@@ -502,14 +517,50 @@ def read_predictions(path: str | Path) -> list[Row]:
     path = _results_file(path)
     record = read_results(path).predictions
     predictions = path.with_name(record["file"])
-    content = predictions.read_bytes()
-    if hashlib.sha256(content).hexdigest() != record["sha256"]:
-        raise ResultsError(
-            f"{predictions} does not belong to {path}: it was changed, truncated, or written by another evaluation. "
-            "Evaluate again, and give each evaluation a folder of its own."
-        )
-    # not splitlines: a caption may contain characters that Python counts as line ends, such as U+2028
-    return [json.loads(line) for line in content.decode("utf-8", "surrogatepass").split("\n") if line]
+    if not inside(predictions, path.parent):
+        raise ResultsError(f"{predictions} leads out of the folder of {path}. Copy the file into it.")
+    digest = hashlib.sha256()
+    try:
+        with open_regular(predictions) as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+            if digest.hexdigest() != record["sha256"]:
+                raise ResultsError(
+                    f"{predictions} does not belong to {path}: it was changed, truncated, or written by another "
+                    "evaluation. Evaluate again, and give each evaluation a folder of its own."
+                )
+            file.seek(0)
+            # a line of a file ends at \n alone: a caption may contain characters that Python counts as line ends
+            lines = enumerate(iter(lambda: file.readline(_LONGEST_ROW + 1), b""), start=1)
+            return [_row(line, f"{predictions}, line {number}") for number, line in lines if line.strip()]
+    except JsonBoundsError as error:
+        raise ResultsError(f"{predictions} cannot be read: {error}.") from error
+
+
+def _row(line: bytes, place: str) -> Row:
+    """A row of predictions with the types that its metrics need."""
+    if len(line) > _LONGEST_ROW:
+        raise ResultsError(f"{place}: longer than {_LONGEST_ROW:,} bytes, so not a row.")
+    try:
+        row = parse_json(line.decode("utf-8", "surrogatepass"))
+    except JsonBoundsError as error:
+        raise ResultsError(f"{place}{_field(error)}: {error}.") from error
+    except ValueError as error:
+        raise ResultsError(f"{place}: not valid JSON: {error}.") from error
+    if not isinstance(row, dict):
+        raise ResultsError(f"{place}: a row is an object with named fields; received {row!r:.60}.")
+    needed = {"t2v": ("rank", "video"), "v2t": ("rank",)}.get(str(row.get("direction")), ())
+    if missing := [name for name in needed if name not in row]:
+        raise ResultsError(f"{place}: the row lacks {', '.join(missing)}.")
+    for name, (types, said) in _ROW_TYPES.items():
+        # by `type`, because a bool is an int for `isinstance`
+        if name in row and type(row[name]) not in types:
+            raise ResultsError(f"{place}, field {name!r}: {said} is expected; received {row[name]!r:.60}.")
+    return row
+
+
+def _field(error: JsonBoundsError) -> str:
+    return f", field {error.path[0]!r:.80}" if error.path else ""
 
 
 __all__ = [

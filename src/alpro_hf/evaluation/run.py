@@ -5,8 +5,10 @@ Results are metrics with their intervals and everything they depend on, a row fo
 """
 
 import importlib.util
+import logging
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,16 @@ import torch
 from datasets import Dataset
 
 from ..data.load_rows import load_rows, missing_list
+from ..files import write_whole
 from ..loading import BUNDLED, BUNDLED_BY_TASK, best_dtype, find_model, load_model
+from ..model.matching_alpro import matching_problem
 from .breakdown import BREAKDOWN_PICTURE, GROUP_COLUMNS, WORDS, break_down, groups_of, plot_breakdown
 from .encode import processes
 from .measure import EvaluationOutcome, clip_name, measure_answers, measure_retrieval
 from .results import RESULTS, Results, data_fingerprint, metric_intervals, model_source, write_results
 from .settings import DEFAULT_PROTOCOL, DEFAULT_RERANK_K, Evaluation, EvaluationError
+
+logger = logging.getLogger(__name__)
 
 
 def evaluate(settings: Evaluation) -> Results | None:
@@ -36,7 +42,7 @@ def evaluate(settings: Evaluation) -> Results | None:
         The results that the first process wrote; None in all other processes.
 
     Raises:
-        EvaluationError: Settings contradict each other or do not fit the data.
+        EvaluationError: Settings contradict each other, or do not fit the data or the model.
         CommandError: The model is not an ALPRO model, or was trained for another task.
         OSError, ValueError: Data, clips or model cannot be read.
     """
@@ -53,6 +59,8 @@ def evaluate(settings: Evaluation) -> Results | None:
     # the protocol vtc uses the two towers alone, so it must not refuse a model without a matching head
     kind: Any = "towers" if protocol == "vtc" else settings.task
     model, processor = load_model(kind, settings.model, revision=settings.revision, device=state.device)
+    if settings.task == "retrieval":
+        protocol = _possible_protocol(settings, model)
     _set_inputs(settings, model.eval(), processor)
     dtype = best_dtype(state.device) if settings.dtype == "auto" else getattr(torch, settings.dtype)
     work: dict[str, Any] = {
@@ -117,6 +125,24 @@ def _check(settings: Evaluation) -> None:
         )
     if settings.plot and importlib.util.find_spec("matplotlib") is None:
         raise EvaluationError('Pictures need matplotlib: pip install "alpro-hf[plot]". Or draw none (--no-plot).')
+
+
+def _possible_protocol(settings: Evaluation, model: Any) -> Any:
+    """The protocol that was chosen, or the default one that the model can be evaluated by.
+
+    Raises:
+        EvaluationError: The protocol that was chosen needs a trained matching head, and the model has none.
+    """
+    protocol = settings.protocol or DEFAULT_PROTOCOL
+    if protocol == "vtc" or (problem := matching_problem(model)) is None:
+        return protocol
+    if settings.protocol is not None:
+        raise EvaluationError(
+            f"The protocol {protocol} needs a matching head, and {problem}: choose protocol='vtc' (--protocol vtc)."
+        )
+    if processes().is_main_process:
+        logger.warning("The protocol is vtc: the default, %s, needs a matching head, and %s.", protocol, problem)
+    return "vtc"
 
 
 def _columns(settings: Evaluation, rows: Dataset) -> dict[str, Sequence[Any]]:
@@ -191,7 +217,8 @@ def _draw(folder: Path, found: EvaluationOutcome, breakdown: Mapping[str, Any]) 
     if breakdown:
         pictures[BREAKDOWN_PICTURE] = lambda: plot_breakdown(dict(breakdown))
     for name, picture in pictures.items():
-        picture().savefig(folder / name)
+        figure = picture()
+        write_whole(folder / name, partial(figure.savefig, format="png"))
 
 
 __all__ = ["Evaluation", "EvaluationError", "evaluate"]

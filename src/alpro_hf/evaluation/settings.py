@@ -43,7 +43,8 @@ class Evaluation:
         revision: Branch, tag or commit of a Hub id.
         num_frames: Frames to sample from a clip. None: as the processor of the model.
         text_length: Tokens after which a text is cut. None: as the tokenizer of the model.
-        protocol: For retrieval, `reference`, `rerank` or `vtc`, see `retrieval_scores`. None: `reference`.
+        protocol: For retrieval, `reference`, `rerank` or `vtc`, see `retrieval_scores`. None: `reference`, or `vtc` if
+            the model has no trained matching head.
         rerank_k: For `rerank`, candidates per query that are re-ranked. None: 16.
         prior: For `rerank`, whether to add the similarity to the matching logit.
         batch_size: Clips to encode at a time.

@@ -2,7 +2,6 @@
 
 import difflib
 import hashlib
-import json
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -15,6 +14,7 @@ import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
 
 from ..model.unimodal_alpro import CheckpointError
+from ..untrusted_json import read_json
 from .checkpoint_archive import is_archive, member_of
 from .checkpoint_file import WEIGHTS
 from .download import download, is_url, public
@@ -188,7 +188,7 @@ def _weights_of(folder: Path, name: str | None = None) -> tuple[Path, ...]:
 def _model_type(folder: Path) -> object:
     """The type of model that a folder has a configuration of; None without one."""
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = read_json(folder / "config.json")
     except FileNotFoundError:
         return None
     except (ValueError, RecursionError) as error:

@@ -197,6 +197,7 @@ def _build(source: State, task: str, labels: dict[str, Any], sizes: dict[str, in
     # one tensor again below
     model.load_state_dict({**state, **{name: state[source] for name, source in tied.items()}}, assign=True)
     model.tie_weights()
+    model.config.matching_trained = "vtm_head.weight" in state
     return model.eval()
 
 

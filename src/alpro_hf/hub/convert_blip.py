@@ -216,7 +216,7 @@ def _build_processor(folder: Path | None, config: AlproConfig, vocab: str | Path
     """Pictures and texts as BLIP takes them: bicubic, CLIP's mean and deviation, `[CLS]` first, 35 tokens."""
     images = BlipImageProcessor()  # the values of BLIP's own files
     if folder is not None and any((folder / name).is_file() for name in IMAGE_SETTINGS):
-        images = BlipImageProcessor.from_pretrained(folder)
+        images = BlipImageProcessor.from_pretrained(folder, trust_remote_code=False)
     video = config.video_config
     settings = {name: getattr(images, name) for name in ("resample", "image_mean", "image_std", "rescale_factor")}
     videos = AlproVideoProcessor(size={"height": video.image_size, "width": video.image_size}, **settings)

@@ -3,7 +3,6 @@
 Each message is one sentence or two: the file or repository, and what to do.
 """
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,8 @@ from huggingface_hub.errors import (
     LocalTokenNotFoundError,
     OfflineModeIsEnabled,
 )
+
+from ..untrusted_json import read_json
 
 
 class ExportError(ValueError):
@@ -46,7 +47,7 @@ def read_json_object(path: Path, error: type[ExportError] | type[ModelCardError]
         error: Type of error to raise if it does not.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except FileNotFoundError:
         raise error(f"{path.parent} holds no {path.name}.") from None
     except ValueError as reason:

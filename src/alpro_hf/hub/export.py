@@ -12,8 +12,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import PreTrainedModel
 
+from ..adapters import merged
 from ..model import modeling_alpro, pretraining_alpro
 from ..model.configuration_alpro import AlproConfig
 from ..model.processing_alpro import AlproProcessor
@@ -123,6 +125,7 @@ def export(
 
     Args:
         model: A model, or its folder. From a checkpoint of a training, only the files of the model are taken.
+            Adapters of a model are merged into a copy of its weights.
         output: New or empty folder.
         processor: Processor of the model, or a folder with one. None: it is in the folder of the model.
         name: Title of the card and id in its example, such as `acme/alpro-msrvtt`. None: the name of `output`.
@@ -142,6 +145,8 @@ def export(
     output = Path(output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ExportError(f"{output} is not an empty folder. Name a new one to export to.")
+    if isinstance(model, torch.nn.Module):
+        model = merged(model)
     source = None if isinstance(model, PreTrainedModel) else Path(model)
     if source is not None:
         config = checkpoint_config(source)
@@ -154,14 +159,16 @@ def export(
         for file in weights:
             shutil.copyfile(file, output / file.name)
     else:  # old pickled weights; transformers reads them with weights_only=True, so that no code in them runs
-        HEADS[config["architectures"][0]][0].from_pretrained(source, use_safetensors=False).save_pretrained(output)
+        HEADS[config["architectures"][0]][0].from_pretrained(
+            source, use_safetensors=False, trust_remote_code=False
+        ).save_pretrained(output)
     if source is not None:
         for file_name in _FILES_OF_MODEL:
             if (source / file_name).is_file():
                 shutil.copyfile(source / file_name, output / file_name)
     if processor is not None:
         if not isinstance(processor, AlproProcessor):
-            processor = AlproProcessor.from_pretrained(processor)
+            processor = AlproProcessor.from_pretrained(processor, trust_remote_code=False)
         processor.save_pretrained(output)
     add_remote_code(output)
     if picture is None:

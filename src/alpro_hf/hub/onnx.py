@@ -29,6 +29,8 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
+from ..adapters import merged
+from ..files import remove_links, write_text_whole, write_whole
 from ..loading import find_model, load_model
 from ..model.configuration_alpro import AlproConfig
 from ..model.modeling_alpro import AlproForVideoQuestionAnswering, AlproForVideoTextRetrieval
@@ -172,7 +174,7 @@ def export_onnx(model: Exportable, processor: AlproProcessor, output: Path, *, p
     if missing := [name for name in ("onnx", "onnxruntime", "onnxscript") if find_spec(name) is None]:
         raise OnnxExportError(f'{", ".join(missing)} must be installed: pip install "alpro-hf[onnx]"')
     output.mkdir(parents=True, exist_ok=True)
-    model = model.eval().float()
+    model = merged(model).eval().float()
     sides = processor.video_processor.size
     size = (sides["height"], sides["width"])
     example = examples(model, size, *CHECKED_SIZES[0])
@@ -199,7 +201,7 @@ def export_onnx(model: Exportable, processor: AlproProcessor, output: Path, *, p
                 external_data=False,
                 verbose=False,
             )
-        program.save(path)
+        write_whole(path, program.save)
         written.append(path)
     differences = check_onnx(model, output, size)
     source = model.config._name_or_path
@@ -217,8 +219,9 @@ def export_onnx(model: Exportable, processor: AlproProcessor, output: Path, *, p
     if isinstance(model, AlproForVideoQuestionAnswering):
         names: Any = model.config.id2label
         description["answers"] = [names[i] for i in range(len(names))]
+    remove_links(output)  # the library writes to the files behind them
     processor.save_pretrained(output)
-    (output / "onnx.json").write_text(json.dumps(description, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_text_whole(output / "onnx.json", json.dumps(description, indent=2, ensure_ascii=False) + "\n")
     return written
 
 

@@ -12,8 +12,7 @@ from ..data.spans import Span
 from ..data.windows import Window, WindowSettings, stream_windows
 from ..model.decoding import decode_stream
 from ..model.decoding_source import VideoSource
-from ..model.matching_alpro import EncodedClip, encode_clips, rerank, vtm_scores
-from ..model.modeling_alpro import AlproForVideoTextRetrieval
+from ..model.matching_alpro import EncodedClip, encode_clips, matching_problem, rerank, vtm_scores
 
 _BATCH = 8  # windows encoded at a time
 _CANDIDATES = 16  # that the matching head looks at, as in a search
@@ -26,12 +25,12 @@ class Moment:
     Args:
         span: Seconds of the video.
         similarity: Cosine similarity of text and moment (VTC), in [-1, 1].
-        match_probability: Probability that they belong together (VTM), in [0, 1].
+        match_probability: Probability that they belong together (VTM), in [0, 1]; None if the model cannot match.
     """
 
     span: Span
     similarity: float
-    match_probability: float
+    match_probability: float | None
 
 
 def encode_windows(
@@ -79,7 +78,7 @@ def _encode(model: Any, video_processor: Any, batch: list[Window]) -> Iterator[t
 
 @torch.inference_mode()
 def best_moment(
-    model: AlproForVideoTextRetrieval,
+    model: Any,
     processor: Any,
     video: VideoSource,
     text: str,
@@ -90,7 +89,7 @@ def best_moment(
     """The window of a video that a search for a text would rank first: the most similar ones, re-ranked by matching.
 
     Args:
-        model: A retrieval model, in evaluation mode, on its device.
+        model: A retrieval model, or one of both towers alone, in evaluation mode, on its device.
         processor: Its `AlproProcessor`.
         video: Path, bytes or file object.
         text: What happens in the moment.
@@ -104,12 +103,14 @@ def best_moment(
     if not text.strip():
         raise ValueError("The text is blank. Describe the moment, for instance 'a goal is scored'.")
     inputs = processor(text=[text], return_tensors="pt").to(model.device)
-    words = model.alpro.get_text_features(inputs["input_ids"])
+    words = model.base_model.get_text_features(inputs["input_ids"])
     query = words.pooler_output[0].float()
     best: list[tuple[float, Span, torch.Tensor]] = []  # tokens are large, so only those of candidates are kept
     for span, clip in encode_windows(model, processor, video, settings or WindowSettings(), decoder):
         best.append((float((clip.embed * query).sum()), span, clip.tokens))
         best = sorted(best, key=lambda one: -one[0])[:_CANDIDATES]
+    if matching_problem(model) is not None:
+        return Moment(best[0][1], best[0][0], None)
     tokens = torch.stack([one[2] for one in best])
 
     def match(places: torch.Tensor) -> torch.Tensor:

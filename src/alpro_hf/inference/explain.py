@@ -19,6 +19,7 @@ import torch
 from ..model.loss_alpro import crop_on_black
 from ..model.modeling_alpro import AlproForVideoTextRetrieval
 from ..model.pretraining_alpro import AlproPrompterModel, PromptKind
+from ..model.wrappers_alpro import plain_model
 
 BOX_SHARE = 0.4  # of the area: the middle of the range that PEM draws boxes from
 _PLACES = 5  # of a region along each side, at most; limits the cost on fine grids
@@ -72,7 +73,7 @@ class SentenceMaps:
 
 def patch_grid(model: Any, pixel_values_videos: torch.Tensor) -> tuple[int, int]:
     """Rows and columns of the patches of a clip (..., H, W)."""
-    patch = model.config.video_config.patch_size
+    patch = plain_model(model).config.video_config.patch_size
     height, width = pixel_values_videos.shape[-2:]
     return height // patch, width // patch
 
@@ -140,6 +141,7 @@ def box_entities(
     Raises:
         ValueError: More than one clip, or a box without a patch.
     """
+    prompter = plain_model(prompter)
     if len(pixel_values_videos) != 1:
         raise ValueError(f"box_entities needs exactly one clip; received {len(pixel_values_videos)}.")
     if not masks.flatten(1).any(dim=1).all():
@@ -182,6 +184,7 @@ def word_maps(
         ValueError: The text is blank, the attention is not eager, there are fewer than two fusion layers, or there is
             more than one clip.
     """
+    model = plain_model(model)
     if not text.strip():
         raise ValueError("The sentence is blank. Describe the clip, for instance 'a dog runs'.")
     if model.config._attn_implementation != "eager":

@@ -14,7 +14,7 @@ from ..model.decoding import decode
 from ..model.decoding_table import FrameTable
 from ..model.decoding_types import Frames, VideoDecodeError
 from ..model.matching_alpro import encode_clips
-from ..model.modeling_alpro import AlproForVideoTextRetrieval
+from ..model.modeling_alpro import AlproPreTrainedModel
 
 _DECODERS = 2  # threads that decode ahead; FFmpeg itself uses all cores for one video
 
@@ -26,7 +26,8 @@ class EncodedVideo:
     Args:
         path: The file.
         embed: float32 unit vector (P,); None for a file that cannot be decoded.
-        tokens: (1 + N, D), what the fusion layers read; None for a file that cannot be decoded.
+        tokens: (1 + N, D), what the fusion layers read, or (0, D) if they are not kept; None for a file that cannot
+            be decoded.
         table: Where its frames are, which makes the next decoding quick; None if the file gives no table.
         problem: Why it cannot be decoded.
     """
@@ -42,11 +43,12 @@ _Loaded = tuple[torch.Tensor, FrameTable | None]  # (T, 3, H, W)
 
 
 def encode_videos(
-    model: AlproForVideoTextRetrieval,
+    model: AlproPreTrainedModel,
     processor: Any,
     files: Sequence[Path],
     batch_size: int,
     decoder: IsolatedDecoder | None = None,
+    keep_tokens: bool = True,
 ) -> Generator[list[EncodedVideo], None, None]:
     """Encode files batch by batch, in their order. The next batch is decoded while the model encodes.
 
@@ -54,11 +56,12 @@ def encode_videos(
     `decoder` this includes files that crash or hang FFmpeg.
 
     Args:
-        model: In evaluation mode and on its device.
+        model: Any ALPRO model with both towers, in evaluation mode and on its device.
         processor: Its `AlproProcessor`.
         files: Video files.
         batch_size: Files encoded at a time.
         decoder: Decodes in processes of its own. It is closed if the generator is closed early.
+        keep_tokens: Whether the tokens are needed. They are much larger than the vectors.
 
     Yields:
         One `EncodedVideo` for each file of a batch.
@@ -71,9 +74,9 @@ def encode_videos(
             batch = files[start : start + batch_size]
             ahead.append([(file, pool.submit(_load, processor, file, decoder)) for file in batch])
             if len(ahead) == 2:
-                yield _encode_next(model, ahead)
+                yield _encode_next(model, ahead, keep_tokens)
         while ahead:
-            yield _encode_next(model, ahead)
+            yield _encode_next(model, ahead, keep_tokens)
         finished = True
     finally:
         # first, or a thread would begin the next file after its decoder was closed
@@ -88,9 +91,9 @@ def encode_videos(
 
 
 def _encode_next(
-    model: AlproForVideoTextRetrieval, ahead: deque[list[tuple[Path, Future[_Loaded | str]]]]
+    model: AlproPreTrainedModel, ahead: deque[list[tuple[Path, Future[_Loaded | str]]]], keep_tokens: bool
 ) -> list[EncodedVideo]:
-    encoded = _encode(model, ahead[0])
+    encoded = _encode(model, ahead[0], keep_tokens)
     ahead.popleft()  # not before: an interruption while its files are decoded must find them here
     return encoded
 
@@ -115,7 +118,7 @@ def _load(processor: Any, file: Path, decoder: IsolatedDecoder | None) -> _Loade
 
 @torch.inference_mode()
 def _encode(
-    model: AlproForVideoTextRetrieval, batch: Sequence[tuple[Path, Future[_Loaded | str]]]
+    model: AlproPreTrainedModel, batch: Sequence[tuple[Path, Future[_Loaded | str]]], keep_tokens: bool
 ) -> list[EncodedVideo]:
     decoded = [(file, future.result()) for file, future in batch]
     clips = [loaded[0] for _, loaded in decoded if not isinstance(loaded, str)]
@@ -126,5 +129,6 @@ def _encode(
             videos.append(EncodedVideo(file, problem=loaded))
         else:
             clip = next(encoded)
-            videos.append(EncodedVideo(file, clip.embed.cpu(), clip.tokens.cpu(), table=loaded[1]))
+            tokens = clip.tokens if keep_tokens else clip.tokens[:0]
+            videos.append(EncodedVideo(file, clip.embed.cpu(), tokens.cpu(), table=loaded[1]))
     return videos

@@ -13,13 +13,14 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from ..data.isolated_decoder import IsolatedDecoder
-from ..model.modeling_alpro import AlproForVideoTextRetrieval
+from ..files import is_link
+from ..model.modeling_alpro import AlproPreTrainedModel
 from .index_shards import IndexFolder, IndexingReport, Manifest
 from .video_index import VideoIndex, VideoPath
 
 
 def build_in_processes(
-    model: AlproForVideoTextRetrieval,
+    model: AlproPreTrainedModel,
     processor: Any,
     paths: Iterable[VideoPath],
     directory: VideoPath,
@@ -30,6 +31,8 @@ def build_in_processes(
     progress: bool = True,
     name: str | None = None,
     allow_outside: bool = False,
+    num_frames: int | None = None,
+    size: int | None = None,
     decoder: IsolatedDecoder | None = None,
 ) -> VideoIndex:
     """Build an index as `VideoIndex.build` does, with several processes that each call this with the same arguments.
@@ -39,8 +42,8 @@ def build_in_processes(
         paths: All videos, in the same order in every process.
         directory: Folder that all processes can read and write.
         state: The processes.
-        batch_size, shard_size, progress, name, allow_outside, decoder: As in `VideoIndex.build`. Only the first
-            process shows its progress.
+        batch_size, shard_size, progress, name, allow_outside, num_frames, size, decoder: As in `VideoIndex.build`.
+            Only the first process shows its progress.
 
     Returns:
         The whole index, with a report that covers all processes.
@@ -54,8 +57,8 @@ def build_in_processes(
     known: dict[str, Any] = {"name": name, "allow_outside": allow_outside}
     root = Path(os.path.commonpath([file.parent for file in files])) if files else None
     for unfinished in folder.parts():  # of an interrupted run: its entries are relative to the root of that run
-        root = Manifest.read(unfinished).root
-    whole = VideoIndex.open(directory, model, processor, root=root, **known)
+        root = Manifest.read(unfinished, within=root, allow_outside=allow_outside).root
+    whole = VideoIndex.open(directory, model, processor, root=root, num_frames=num_frames, size=size, **known)
     new: list[Path] = []
     unchanged: list[Path] = []
     for file in files:
@@ -65,11 +68,14 @@ def build_in_processes(
             new.append(file)
     state.wait_for_everyone()  # no process may write before all have read, or they would share the files differently
 
+    part_folder = whole.part_folder(state.process_index)
+    if is_link(part_folder):  # a part is written into a folder of the index
+        part_folder.unlink()
     part = VideoIndex.build(
         model,
-        processor,
+        whole.processor,  # with the frames that the index notes
         new[state.process_index :: state.num_processes],
-        directory=whole.part_folder(state.process_index),
+        directory=part_folder,
         batch_size=batch_size,
         shard_size=shard_size,
         progress=progress and state.is_main_process,
@@ -80,7 +86,7 @@ def build_in_processes(
     reports: list[IndexingReport] = gather_object([part.report])
     if state.is_main_process:
         for built in folder.parts():  # also those of an interrupted run
-            whole.adopt(VideoIndex.load(built, model, processor, **known))
+            whole.adopt(VideoIndex.load(built, model, whole.processor, root=whole.root, **known))
     state.wait_for_everyone()
     if not state.is_main_process:
         whole = VideoIndex.open(directory, model, processor, root=root, **known)

@@ -6,7 +6,9 @@ its videos. The manifest has one entry for each shard, so that appending to a la
 """
 
 import json
+import logging
 import os
+import reprlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,15 +22,22 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from ..files import inside, write_text_whole, write_whole
+from ..files import inside, is_link, remove_partial, write_text_whole, write_whole
+from ..trust import is_sealed, seal
+from ..untrusted_json import open_regular, read_json
+from .index_bounds import check_finite, check_manifest, check_shapes, check_unit_vectors, read_entries
+
+logger = logging.getLogger(__name__)
 
 MANIFEST = "index.json"
 FAILED = "failed.jsonl"  # files that the last indexing could not read, and the reasons
 PART = "part-"  # folders of an index that several processes build begin with this
+_MANIFEST_BYTES = 1 << 25  # some 300,000 shards
 INDEX_FORMAT = 2  # version of manifest and shards
 BLOCK = 1 << 14  # videos compared at a time; small shards are joined up to this number
 KEPT_BYTES = 1 << 28  # of joined blocks kept in memory; further blocks are joined again in each search
 _START_AGAIN = "Delete the folder of the index and index again."
+_ATTEMPTS = 20  # to read an index that another process changes meanwhile
 
 
 class VideoIndexError(ValueError):
@@ -37,6 +46,10 @@ class VideoIndexError(ValueError):
 
 class IndexMismatchError(VideoIndexError):
     """An index and a model do not belong together: their vectors cannot be compared."""
+
+
+class ShardGoneError(VideoIndexError):
+    """The file of a shard is not there: another process has changed the index, or the file was deleted."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +93,7 @@ class Shard:
         tokens: (rows, 1 + N, D); None: they are in the file.
         videos: One entry for each row; None: they are in the file.
         tables: A `FrameTable` as bytes for each row, empty where it is unknown; None: they are in the file.
+        token_shape, token_dtype: (1 + N, D) of the tokens in the file, and their type as safetensors names it.
     """
 
     rows: int
@@ -89,6 +103,9 @@ class Shard:
     tokens: torch.Tensor | None = None
     videos: list[VideoEntry] | None = None
     tables: list[bytes] | None = None
+    token_shape: tuple[int, ...] = ()
+    token_dtype: str = ""
+    _checked: bool = False
 
     @classmethod
     def read(cls, file: Path, rows: int, removed: set[int]) -> "Shard":
@@ -98,21 +115,33 @@ class Shard:
             VideoIndexError: The file is missing or damaged, or has another number of videos.
         """
         with _reading(file) as tensors:
+            slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118
+            dtypes = {name: one.get_dtype() for name, one in slices.items()}
+            check_shapes({name: one.get_shape() for name, one in slices.items()}, dtypes, rows)
             features = tensors.get_tensor("features")
-        if len(features) != rows:
-            raise VideoIndexError(f"{file} is damaged (it has {len(features)} videos, not {rows}). {_START_AGAIN}")
+            token_shape = tuple(slices["tokens"].get_shape()[1:])
         # the file is closed, but its memory map lives as long as `features`
-        return cls(rows, removed, file, features)
+        return cls(rows, removed, file, features, token_shape=token_shape, token_dtype=dtypes["tokens"])
+
+    def vectors(self) -> torch.Tensor:
+        """`features`, of which the first use checks that they are unit vectors.
+
+        Raises:
+            VideoIndexError: They are not.
+        """
+        if self.file is not None and not self._checked:  # not when the file is opened, which reads none of them
+            with _damage(self.file):
+                check_unit_vectors(self.features)
+            self._checked = True
+        return self.features
 
     def entries(self) -> list[VideoEntry]:
         """One entry for each row. Those of a few files read last stay in memory."""
         if self.videos is not None:
             return self.videos
         assert self.file is not None
-        found = _entries_in(self.file, self.file.stat().st_mtime_ns)
-        if len(found) != self.rows:
-            raise VideoIndexError(f"{self.file} is damaged (it names {len(found)} of {self.rows}). {_START_AGAIN}")
-        return found
+        with _damage(self.file):
+            return _entries_in(self.file, self.file.stat().st_mtime_ns, self.rows)
 
     def tokens_of(self, row: int) -> torch.Tensor:
         """(1, 1 + N, D), the tokens of one video. Nothing else is read from the file."""
@@ -120,7 +149,9 @@ class Shard:
             return self.tokens[row : row + 1]
         assert self.file is not None
         with _reading(self.file) as file:
-            return file.get_slice("tokens")[row : row + 1]
+            tokens: torch.Tensor = file.get_slice("tokens")[row : row + 1]
+            check_finite("tokens", tokens)
+            return tokens
 
     def table_of(self, row: int) -> bytes:
         """Frame table of one video, see `FrameTable.from_bytes`; empty if it is not known."""
@@ -132,6 +163,8 @@ class Shard:
                 return b""
             ends, kept = file.get_tensor("table_ends"), file.get_slice("tables")
             start, end = int(ends[row - 1]) if row else 0, int(ends[row])
+            if not 0 <= start <= end <= kept.get_shape()[0]:
+                raise ValueError(f"the frame table of row {row} is at {start} to {end}")
             return bytes(kept[start:end].numpy())
 
     def live(self) -> list[int]:
@@ -168,7 +201,7 @@ class Block:
         """(n, P). For a single shard without removed rows this is the memory map itself, not a copy."""
         if self.kept is not None:
             return self.kept
-        parts = [shard.features[shard.live()] if shard.removed else shard.features for shard in self.shards]
+        parts = [shard.vectors()[shard.live()] if shard.removed else shard.vectors() for shard in self.shards]
         joined = parts[0] if len(parts) == 1 else torch.cat(parts)
         if self.keep:
             self.kept = joined
@@ -191,26 +224,39 @@ def blocks_of(shards: Sequence[Shard]) -> list[Block]:
 
 
 @lru_cache(maxsize=32)  # the modification time is part of the key: a file that was written again is read again
-def _entries_in(file: Path, mtime_ns: int) -> list[VideoEntry]:
+def _entries_in(file: Path, mtime_ns: int, rows: int) -> list[VideoEntry]:
     with _reading(file) as tensors:
-        listed = (tensors.metadata() or {}).get("videos", "")
-    try:
-        found = [VideoEntry(*values) for values in json.loads(listed)]
-        for entry in found:
-            if not isinstance(entry.path, str) or not type(entry.size) is type(entry.mtime_ns) is int:
-                raise ValueError(f"{entry} is not an entry of a video")
-        return found
-    except (TypeError, ValueError) as error:
-        raise VideoIndexError(f"{file} is damaged (it does not list its videos). {_START_AGAIN}") from error
+        return [VideoEntry(*values) for values in read_entries((tensors.metadata() or {}).get("videos", ""), rows)]
 
 
 @contextmanager
 def _reading(file: Path) -> Iterator[Any]:
-    try:
+    """Open the file of a shard."""
+    with _damage(file):
+        open_regular(file).close()  # a pipe would wait forever
         with safe_open(file, framework="pt") as tensors:
             yield tensors
-    except (SafetensorError, FileNotFoundError) as error:
-        raise VideoIndexError(f"{file} is missing or damaged ({error}). {_START_AGAIN}") from error
+
+
+@contextmanager
+def _damage(file: Path) -> Iterator[None]:
+    """Turn what is wrong with the file of a shard into an error that names it.
+
+    Raises:
+        ShardGoneError: It is not there.
+        VideoIndexError: It cannot be used.
+    """
+    try:
+        yield
+    except VideoIndexError:
+        raise
+    except FileNotFoundError as error:
+        raise ShardGoneError(
+            f"{file} is missing: another process has changed the index, or the file was deleted. Open the index "
+            "again; if this stays, index again into a new folder."
+        ) from error
+    except (SafetensorError, ValueError) as error:
+        raise VideoIndexError(f"{file} is damaged ({error}). {_START_AGAIN}") from error
 
 
 @dataclass
@@ -221,6 +267,7 @@ class Manifest:
         model: `name` (folder or Hub id), `dtype` and `fingerprint` of the model that encoded the videos.
         video: Settings of the video processor that change the pixels.
         root: Folder that the paths of the videos are relative to.
+        ours: Whether this user has noted or named the root; then it is noted again.
         next_shard: Number of the next shard to write.
         shards: In the order of indexing.
     """
@@ -230,6 +277,7 @@ class Manifest:
     root: Path
     next_shard: int = 0
     shards: list[Shard] = field(default_factory=list)
+    ours: bool = True
 
     @cached_property
     def videos(self) -> list[VideoEntry]:
@@ -240,14 +288,16 @@ class Manifest:
         """Content of the manifest in `directory`.
 
         The root is stored relative to the folder, so that index and videos can be moved together, and as an absolute
-        path, so that the index can be moved alone.
+        path, so that the index can be moved alone. The seal shows that this user has chosen both.
         """
+        root, absolute_root = Path(os.path.relpath(self.root, directory)).as_posix(), self.root.as_posix()
         return {
             "format": INDEX_FORMAT,
             "model": self.model,
             "video": self.video,
-            "root": Path(os.path.relpath(self.root, directory)).as_posix(),
-            "absolute_root": self.root.as_posix(),
+            "root": root,
+            "absolute_root": absolute_root,
+            "seal": _seal_of(root, absolute_root) if self.ours else None,
             "next_shard": self.next_shard,
             "shards": [
                 {
@@ -261,20 +311,49 @@ class Manifest:
         }
 
     @classmethod
-    def read(cls, directory: str | Path) -> "Manifest":
+    def read(
+        cls,
+        directory: str | Path,
+        *,
+        root: str | Path | None = None,
+        within: str | Path | None = None,
+        allow_outside: bool = False,
+    ) -> "Manifest":
         """Read the manifest of an index and open its shards.
 
-        The root is the folder at the same place relative to the index. If there is none, because the index was moved
-        alone, it is the folder that the index was made from.
+        The root of an index that this user has made is the folder at the same place relative to the index. If there is
+        none, because the index was moved alone, it is the folder that the index was made from. Other manifests could
+        name any folder, so their root is only used if it lies in the folder of the index, or in `within`, or with
+        `allow_outside`.
+
+        Args:
+            directory: The folder of the index.
+            root: Folder of the videos, which replaces the root in the manifest.
+            within: Folder in which the user says that the videos are. It replaces a root outside of it that this user
+                has not noted.
+            allow_outside: Whether to use any root that the manifest names.
 
         Raises:
             VideoIndexError: There is no manifest; or it has another format, is damaged, or names a shard that is
-                damaged or outside of its folder.
+                damaged or outside of its folder; or its root was not noted by this user.
         """
-        directory = Path(os.path.abspath(directory))
+        folder = IndexFolder(directory)
+        for _ in range(_ATTEMPTS):
+            before = folder.stamp()
+            try:
+                return cls._read(folder.path, root, within, allow_outside)
+            except ShardGoneError:  # another process may have removed videos since the manifest was read
+                if folder.stamp() == before:
+                    raise
+        raise VideoIndexError(f"The index {folder.path} is being changed all the time. Try again later.")
+
+    @classmethod
+    def _read(
+        cls, directory: Path, root: str | Path | None, within: str | Path | None, allow_outside: bool
+    ) -> "Manifest":
         path = directory / MANIFEST
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = read_json(path, max_bytes=_MANIFEST_BYTES)
         except FileNotFoundError as error:
             raise VideoIndexError(f"{directory} holds no index: it has no {MANIFEST}.") from error
         except ValueError as error:
@@ -282,23 +361,49 @@ class Manifest:
         if not isinstance(content, dict) or content.get("format") != INDEX_FORMAT:
             found = content.get("format") if isinstance(content, dict) else content
             raise VideoIndexError(
-                f"{path} has the format {found!r}, but this version of alpro_hf reads format {INDEX_FORMAT}. "
-                "Index again, into a new folder."
+                f"{path} has the format {reprlib.repr(found)}, but this version of alpro_hf reads format "
+                f"{INDEX_FORMAT}. Index again, into a new folder."
             )
         try:
-            root = Path(os.path.normpath(directory / content["root"]))
+            check_manifest(content)
+            noted = Path(os.path.normpath(directory / content["root"]))
             model = {key: content["model"][key] for key in ("name", "dtype", "fingerprint")}
-            video, next_shard = dict(content["video"]), int(content["next_shard"])
-            shards = [(directory / one["file"], int(one["rows"]), set(one["removed"])) for one in content["shards"]]
+            video, next_shard = content["video"], content["next_shard"]
+            shards = [(directory / one["file"], one["rows"], set(one["removed"])) for one in content["shards"]]
             # the relative root comes first: index and videos may have been moved together
-            root = root if root.is_dir() else Path(content["absolute_root"])
+            noted = noted if noted.is_dir() else Path(content["absolute_root"])
+            ours = is_sealed(content.get("seal"), content["root"], content["absolute_root"])
             # an index may come from a stranger: it must not make us open files elsewhere
             outside = [str(file) for file, *_ in shards if not inside(file, directory)]
             if outside:
                 raise ValueError(f"the shard {outside[0]} is outside of the folder of the index")
         except (KeyError, TypeError, ValueError) as error:
             raise VideoIndexError(f"{path} is damaged ({error!r}). {_START_AGAIN}") from error
-        return cls(model, video, root, next_shard, [Shard.read(*shard) for shard in shards])
+        if root is not None:
+            noted, ours = Path(os.path.abspath(root)), True
+        elif not ours and not allow_outside:
+            if within is not None:
+                noted, ours = noted if inside(noted, within) else Path(os.path.abspath(within)), True
+            elif not inside(noted, directory):
+                raise VideoIndexError(
+                    f"{path} says that its videos are in {noted}, but this user has not made it on this computer. Say "
+                    "where the videos are with root=... (--videos DIR); or, if you trust the index, pass "
+                    "allow_outside=True (--allow-outside)."
+                )
+        return cls(model, video, noted, next_shard, [Shard.read(*shard) for shard in shards], ours)
+
+
+def _seal_of(root: str, absolute_root: str) -> str | None:
+    try:
+        return seal(root, absolute_root)
+    except OSError as error:
+        _warn_once(f"A search of this index will have to say where its videos are (--videos): {error}")
+        return None
+
+
+@lru_cache(maxsize=32)  # a manifest is written after each shard
+def _warn_once(message: str) -> None:
+    logger.warning("%s", message)
 
 
 class IndexFolder:
@@ -313,7 +418,11 @@ class IndexFolder:
 
     def parts(self) -> list[Path]:
         """Folders of the parts that other processes have built, or have begun, and that are not adopted yet."""
-        return [manifest.parent for manifest in sorted(self.path.glob(f"{PART}*/{MANIFEST}"))]
+        return [folder for folder in self._part_folders() if (folder / MANIFEST).exists()]
+
+    def _part_folders(self) -> list[Path]:
+        # a link would lead the files that are written and deleted there out of the index
+        return [folder for folder in sorted(self.path.glob(f"{PART}*")) if folder.is_dir() and not is_link(folder)]
 
     def shard_file(self, shard: int) -> Path:
         """File of the shard of a number."""
@@ -327,6 +436,8 @@ class IndexFolder:
             VideoIndexError: Another process is writing to the index.
         """
         self.path.mkdir(parents=True, exist_ok=True)
+        if is_link(self.path / ".lock"):  # old versions of the library empty the file behind it
+            (self.path / ".lock").unlink(missing_ok=True)
         try:
             with FileLock(self.path / ".lock", timeout=0):  # fail at once: the other process may run for hours
                 yield
@@ -393,8 +504,8 @@ class IndexFolder:
         write_text_whole(self.path / MANIFEST, text)
         needed = {shard.file for shard in manifest.shards}
         # a part with a manifest is still being built, see `index_parallel`; one without it has been adopted
-        parts = set(self.path.glob(f"{PART}*")) - set(self.parts())
-        for folder in (self.path, *parts):
-            for file in [*folder.glob("shard-*.safetensors"), *folder.glob(".*.partial")]:
-                if file not in needed:
+        for folder in (self.path, *(set(self._part_folders()) - set(self.parts()))):
+            remove_partial(folder)
+            for file in folder.glob("shard-*.safetensors"):
+                if file not in needed and (is_link(file) or file.is_file()):
                     file.unlink()

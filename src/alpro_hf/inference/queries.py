@@ -23,7 +23,6 @@ from ..model.decoding import decode
 from ..model.decoding_formats import has_image_extension, has_video_extension, is_video_file
 from ..model.decoding_types import EmptyVideoError, NotAVideoError, NoVideoStreamError
 from ..model.matching_alpro import encode_clips
-from ..model.modeling_alpro import AlproForVideoTextRetrieval
 
 SIGNS = ("+", "-")
 _WEIGHTED = re.compile(r"(\d{1,6}(?:\.\d{1,6})?|\.\d{1,6}):(.+)", re.ASCII | re.DOTALL)
@@ -147,7 +146,7 @@ def read_query(line: str) -> str | list[Term]:
 
 
 def query_vector(
-    model: AlproForVideoTextRetrieval, processor: Any, terms: Sequence[Term], decoder: IsolatedDecoder | None = None
+    model: Any, processor: Any, terms: Sequence[Term], decoder: IsolatedDecoder | None = None
 ) -> torch.Tensor:
     """The unit vector of a query: the weighted sum of the vectors of its terms, scaled to length 1.
 
@@ -184,15 +183,13 @@ def query_vector(
 
 
 @torch.inference_mode()
-def text_vector(model: AlproForVideoTextRetrieval, processor: Any, text: str) -> torch.Tensor:
+def text_vector(model: Any, processor: Any, text: str) -> torch.Tensor:
     """The unit vector of a text, float32 (P,), on the CPU."""
     inputs = processor(text=[text], return_tensors="pt").to(model.device)
-    return model.alpro.get_text_features(inputs["input_ids"]).pooler_output[0].float().cpu()
+    return model.base_model.get_text_features(inputs["input_ids"]).pooler_output[0].float().cpu()
 
 
-def _example(
-    model: AlproForVideoTextRetrieval, processor: Any, term: Term, decoder: IsolatedDecoder | None
-) -> torch.Tensor:
+def _example(model: Any, processor: Any, term: Term, decoder: IsolatedDecoder | None) -> torch.Tensor:
     assert term.file is not None
     frames_of = decode if decoder is None else decoder.decode
     try:

@@ -12,6 +12,7 @@ from ..data.spans import Span
 from ..model.decoding import decode
 from ..model.decoding_source import VideoSource
 from ..model.modeling_alpro import AlproForVideoQuestionAnswering
+from ..model.wrappers_alpro import plain_model
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ def ask(
         raise ValueError(
             f"A question is blank, or there is none: {list(questions)}. Ask, for instance, 'what is the dog doing?'."
         )
+    model = plain_model(model)
     frames_of = decode if decoder is None else decoder.decode
     if span is not None:
         frames_of = span_decoder(processor, span, frames_of)

@@ -1,9 +1,10 @@
 """Search a collection of videos by text. Every video is encoded once; a query costs one short text.
 
 An index keeps two things for each video: the unit vector that is compared with a query (VTC), and the tokens that the
-matching head reads together with it (VTM). Neither searching nor re-ranking opens a video again. The index also keeps
-where the frames of each video are, so that decoding a few of them is quick (`VideoIndex.decode`). Results have the
-order of the protocol `rerank`, see `model.matching_alpro.rerank`.
+matching head reads together with it (VTM). Without a trained matching head there are no tokens, and vectors alone
+decide. Neither searching nor re-ranking opens a video again. The index also keeps where the frames of each video are,
+so that decoding a few of them is quick (`VideoIndex.decode`). Results have the order of the protocol `rerank`, see
+`model.matching_alpro.rerank`.
 
 On disk an index is a folder: `index.json`, and shards of `features` (n, P) and `tokens` (n, 1 + N, D) of n videos with
 their frame tables end to end (`tables` uint8, `table_ends` (n,)). A shard is written as soon as it is full, so that an
@@ -11,7 +12,9 @@ interrupted or killed job can be continued. Shards are memory-mapped. A search r
 the tokens of the videos that it re-ranks. It copies at most `KEPT_BYTES` into memory, however large the index is.
 """
 
-import json
+import copy
+import hashlib
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -29,10 +32,13 @@ from ..loading import portable_name
 from ..model.decoding import decode
 from ..model.decoding_table import FrameTable
 from ..model.decoding_types import Frames
+from ..model.matching_alpro import matching_problem, vtc_scores, vtm_scores
 from ..model.matching_alpro import rerank as rerank_candidates
-from ..model.matching_alpro import vtc_scores, vtm_scores
-from ..model.modeling_alpro import AlproForVideoTextRetrieval
+from ..model.modeling_alpro import AlproPreTrainedModel
+from ..model.wrappers_alpro import plain_model
+from .index_bounds import DTYPES, check_finite
 from .index_encode import encode_videos
+from .index_frames import choose_frames, chosen_frames, made_with, noted_frames, video_settings
 from .index_shards import (
     MANIFEST,
     PART,
@@ -42,6 +48,7 @@ from .index_shards import (
     IndexMismatchError,
     Manifest,
     Shard,
+    ShardGoneError,
     VideoEntry,
     VideoIndexError,
     blocks_of,
@@ -52,8 +59,8 @@ VideoPath = str | os.PathLike[str]
 _Row = tuple[VideoEntry, torch.Tensor, torch.Tensor, bytes]  # entry, vector (P,), tokens (1 + N, D), frame table
 Nearest = Callable[[torch.Tensor, int], Iterable[torch.Tensor]]
 
-# settings of the video processor that change the pixels; an index is only valid for the ones it was made with
-_VIDEO_SETTINGS = ("num_frames", "fps", "frame_sampling", "size", "resample", "image_mean", "image_std")
+_NARROWER = {"bfloat16": torch.bfloat16, "float16": torch.float16}  # to which a float32 model is rounded
+DEFAULT_RERANK = 16  # videos that the matching head reorders, if there is one
 
 
 @dataclass(frozen=True)
@@ -90,37 +97,45 @@ class VideoIndex:
         >>> index.save("holiday-index")
 
     Args:
-        model: A retrieval model, on the device to compute on. It is put in evaluation mode.
+        model: Any ALPRO model with both towers, on the device to compute on. It is put in evaluation mode. For the
+            index of a folder that was made in bfloat16, a float32 model is copied in bfloat16.
         processor: Its `AlproProcessor`.
         name: Name of the model in the manifest. Default: the folder or Hub id it was loaded from.
+        num_frames, size: Frames of a video, and their height and width in pixels; fewer and smaller ones are quicker
+            to encode. None: as in the processor, or as the index in a folder notes.
         allow_outside: Whether videos may lie outside of `root`, by "..", as absolute paths or by links. If not, `add`
             reports such files as failed, and `search` raises an error when it finds one.
 
     Attributes:
         model_facts: `name`, `dtype` and `fingerprint` of the model, as in the manifest.
         video_settings: Settings of the video processor that change the pixels, as in the manifest.
+        can_match: Whether the model has a trained matching head. If not, searches compare vectors alone.
         root: Folder that the paths of the videos are relative to; None: no video was added yet.
         report: Results of the last `add`.
     """
 
     def __init__(
         self,
-        model: AlproForVideoTextRetrieval,
+        model: AlproPreTrainedModel,
         processor: Any,
         *,
         name: str | None = None,
         allow_outside: bool = False,
+        num_frames: int | None = None,
+        size: int | None = None,
     ) -> None:
-        self.model, self.processor = model.eval(), processor
-        self.allow_outside = allow_outside
-        settings = json.loads(processor.video_processor.to_json_string())
-        self.model_facts = {
-            "name": name or portable_name(model.config._name_or_path),
-            "dtype": str(model.dtype).removeprefix("torch."),
-            "fingerprint": model_fingerprint(model),
-        }
-        self.video_settings = {key: settings.get(key) for key in _VIDEO_SETTINGS}
+        model = plain_model(model)
+        self.model, self.allow_outside = model.eval(), allow_outside
+        self.can_match = matching_problem(model) is None
+        self.model_facts = self._facts(name or portable_name(model.config._name_or_path))
+        self._given = chosen_frames(num_frames, size)
+        config: Any = model.config
+        self._patch = config.video_config.patch_size
+        self.processor = choose_frames(processor, self._patch, self._given)
+        self.video_settings = video_settings(self.processor, self._given)
         self.root: Path | None = None
+        self._named: dict[str, Path | None] = {}  # where the user says that the videos are, see `Manifest.read`
+        self._ours = True  # whether this user has noted or named the root
         self._shards: list[Shard] = []
         self._places: dict[str, tuple[Shard, int]] | None = {}  # path -> shard and row; None: not read yet
         self._blocks: list[Block] | None = None
@@ -129,10 +144,16 @@ class VideoIndex:
         self._stamp: object = None
         self.report = IndexingReport()
 
+    def _facts(self, name: str) -> dict[str, str]:
+        # an untrained head plays no part, and is random each time that such a checkpoint is loaded
+        weights = self.model if self.can_match else self.model.base_model
+        dtype = str(self.model.dtype).removeprefix("torch.")
+        return {"name": name, "dtype": dtype, "fingerprint": model_fingerprint(weights)}
+
     @classmethod
     def build(
         cls,
-        model: AlproForVideoTextRetrieval,
+        model: AlproPreTrainedModel,
         processor: Any,
         paths: Iterable[VideoPath],
         *,
@@ -143,28 +164,33 @@ class VideoIndex:
         name: str | None = None,
         root: Path | None = None,
         allow_outside: bool = False,
+        num_frames: int | None = None,
+        size: int | None = None,
         decoder: IsolatedDecoder | None = None,
     ) -> "VideoIndex":
         """Index videos; see `add` for what happens to each.
 
         Args:
-            model, processor, name, allow_outside: As in the class.
+            model, processor, name, allow_outside, num_frames, size: As in the class.
             paths, batch_size, shard_size, progress, decoder: As in `add`.
             directory: Folder to keep the index in, written shard by shard. An index that it already holds is
                 continued. None: the index stays in memory until `save`.
             root: Folder that paths are stored relative to, if the index is new. None: the deepest folder that holds
-                all videos.
+                all videos. If the index in `directory` was made by somebody else, it replaces a root outside of it.
 
         Raises:
-            IndexMismatchError: `directory` holds an index of another model.
-            VideoIndexError: `directory` holds a damaged index, or as in `add`.
+            IndexMismatchError: `directory` holds an index of another model, or of other frames than `num_frames` and
+                `size` say.
+            VideoIndexError: `directory` holds a damaged index, the model cannot read frames of `size`, or as in `add`.
         """
-        facts: dict[str, Any] = {"name": name, "allow_outside": allow_outside}
+        facts: dict[str, Any] = {"name": name, "allow_outside": allow_outside, "num_frames": num_frames, "size": size}
+        paths = list(paths)
         if directory is None:
             index = cls(model, processor, **facts)
             index.root = root
         else:
-            index = cls.open(directory, model, processor, root=root, **facts)
+            within = root or (_folder_of(paths) if paths else None)
+            index = cls.open(directory, model, processor, root=root, within=within, **facts)
         index.add(paths, batch_size=batch_size, shard_size=shard_size, progress=progress, decoder=decoder)
         return index
 
@@ -172,9 +198,10 @@ class VideoIndex:
     def load(
         cls,
         directory: VideoPath,
-        model: AlproForVideoTextRetrieval,
+        model: AlproPreTrainedModel,
         processor: Any,
         *,
+        root: Path | None = None,
         name: str | None = None,
         allow_outside: bool = False,
     ) -> "VideoIndex":
@@ -183,12 +210,15 @@ class VideoIndex:
         Args:
             directory: The folder of the index.
             model, processor, name, allow_outside: As in the class.
+            root: Folder of the videos, for an index that somebody else has made, or whose videos were moved. None: the
+                folder that was noted when this user made the index.
 
         Raises:
-            VideoIndexError: The folder holds no index, or a damaged one.
+            VideoIndexError: The folder holds no index, or a damaged one; or the root in it was not noted by this user.
             IndexMismatchError: The index was made by another model, or with other frames.
         """
         index = cls(model, processor, name=name, allow_outside=allow_outside)
+        index._named = {"root": root}
         index._read(IndexFolder(directory))
         return index
 
@@ -196,26 +226,31 @@ class VideoIndex:
     def open(
         cls,
         directory: VideoPath,
-        model: AlproForVideoTextRetrieval,
+        model: AlproPreTrainedModel,
         processor: Any,
         *,
         root: Path | None = None,
+        within: Path | None = None,
         name: str | None = None,
         allow_outside: bool = False,
+        num_frames: int | None = None,
+        size: int | None = None,
     ) -> "VideoIndex":
         """Open the index of a folder, or begin an empty one that `add` will write there.
 
         Args:
             directory: The folder; it need not exist.
-            model, processor, name, allow_outside: As in the class.
+            model, processor, name, allow_outside, num_frames, size: As in the class.
             root: As in `build`.
+            within: Folder that all videos are in. It replaces a root outside of it that this user has not noted.
 
         Raises:
-            VideoIndexError: The folder holds a damaged index.
+            VideoIndexError: The folder holds a damaged index, or one whose root was not noted by this user.
             IndexMismatchError: Its index was made by another model, or with other frames.
         """
-        index = cls(model, processor, name=name, allow_outside=allow_outside)
+        index = cls(model, processor, name=name, allow_outside=allow_outside, num_frames=num_frames, size=size)
         folder = IndexFolder(directory)
+        index._named = {"within": within or root}
         if folder.stamp() is None:
             index._folder, index.root = folder, root
         else:
@@ -224,7 +259,12 @@ class VideoIndex:
 
     def _read(self, folder: IndexFolder) -> None:
         stamp = folder.stamp()
-        found = Manifest.read(folder.path)
+        found = Manifest.read(folder.path, allow_outside=self.allow_outside, **self._named)
+        narrower = _NARROWER.get(found.model["dtype"])
+        if narrower is not None and self.model.dtype == torch.float32:
+            # a copy, rounded as the model was when it made the index: queries must be encoded as the videos were
+            self.model = copy.deepcopy(self.model).to(narrower)
+            self.model_facts = self._facts(self.model_facts["name"])
         if found.model["dtype"] != self.model_facts["dtype"]:
             raise IndexMismatchError(
                 f"The index {folder.path} was made in {found.model['dtype']}, but the model computes in "
@@ -236,15 +276,49 @@ class VideoIndex:
                 f"The index {folder.path} was made by the model {found.model['name']!r}, whose weights differ from "
                 f"those of {self.model_facts['name']!r}. Search with that model, or index again into a new folder."
             )
+        for setting, value in self._given.items():
+            if (made := made_with(found.video, setting)) != value:
+                raise IndexMismatchError(
+                    f"The index {folder.path} was made with {setting}={made}, not {value}: leave {setting} (--"
+                    f"{setting.replace('_', '-')}) out, or index again into a new folder."
+                )
+        noted = noted_frames(found.video)  # what was chosen when the index began also counts for what follows
+        self.processor = choose_frames(self.processor, self._patch, noted)
+        self.video_settings = video_settings(self.processor, noted)
         if found.video != self.video_settings:
             was, now = (set(map(str, video.items())) for video in (found.video, self.video_settings))
             raise IndexMismatchError(
                 f"The index {folder.path} was made from other frames, with {', '.join(sorted(was - now))}, and not "
                 f"{', '.join(sorted(now - was))}. Use the processor it was made with, or index again elsewhere."
             )
+        self._check_shards(found.shards)
         self._folder, self.model_facts["name"], self.root = folder, found.model["name"], found.root
+        self._ours = found.ours
         self._stamp, self._next_shard = stamp, found.next_shard
         self._shards, self._places, self._blocks = found.shards, None, None
+
+    def _check_shards(self, shards: Sequence[Shard]) -> None:
+        """Check that the model can read the vectors and tokens of shards, and quickly.
+
+        Raises:
+            VideoIndexError: It cannot: an index of this model has other widths, types or numbers of tokens.
+        """
+        config: Any = self.model.config
+        video = config.video_config
+        size = self.video_settings["size"] or {}
+        sides = [size.get(side, 8 * video.image_size) for side in ("height", "width")]  # else the file decides
+        patches = math.prod(-(-side // video.patch_size) for side in sides)
+        for shard in shards:
+            tokens, width = shard.token_shape
+            if (shard.features.shape[1], width) != (config.projection_dim, video.hidden_size):
+                problem = f"vectors of {shard.features.shape[1]} and tokens of {width} numbers"
+            elif shard.token_dtype != DTYPES[self.model_facts["dtype"]]:
+                problem = f"tokens of the type {shard.token_dtype}"
+            elif tokens > 4 * (1 + patches):  # matching takes time for each
+                problem = f"{tokens} tokens for each video"
+            else:
+                continue
+            raise VideoIndexError(f"{shard.file} is damaged: it has {problem}, which the model never makes.")
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -296,10 +370,16 @@ class VideoIndex:
         # the number of the next shard tells the parts of one run from those of a later one
         return self._folder.path / f"{PART}{self._next_shard:05d}-{process:03d}"
 
-    def changed_ns(self) -> int:
-        """Time of the last change of a saved index, in nanoseconds."""
+    def manifest_digest(self) -> str:
+        """A hash over the manifest of a saved index, 64 hexadecimal digits: another one after each change.
+
+        Raises:
+            VideoIndexError: Another process has changed the index since it was opened.
+        """
         assert self._folder is not None
-        return (self._folder.path / MANIFEST).stat().st_mtime_ns
+        if self._folder.stamp() != self._stamp:
+            raise VideoIndexError(f"Another process has changed the index {self._folder.path}. Open it again.")
+        return hashlib.sha256((self._folder.path / MANIFEST).read_bytes()).hexdigest()
 
     def _path(self, entry: VideoEntry) -> Path:
         assert self.root is not None
@@ -354,7 +434,7 @@ class VideoIndex:
         files = [Path(os.path.abspath(path)) for path in dict.fromkeys(paths)]  # each once, in order
         with self._writing():
             if self.root is None and files:
-                self.root = Path(os.path.commonpath([file.parent for file in files]))
+                self.root = _folder_of(files)
             wanted: dict[Path, VideoEntry] = {}
             for file in files:
                 try:
@@ -405,10 +485,22 @@ class VideoIndex:
         decoder: IsolatedDecoder | None,
     ) -> None:
         pending: list[_Row] = []
-        bar = tqdm(total=len(wanted), desc="indexing", unit="video", disable=not progress)
+        # drawn after each batch, however quick or slow, with the time left by the mean of all batches so far
+        bar = tqdm(
+            total=len(wanted),
+            desc="indexing",
+            unit="video",
+            disable=not progress,
+            mininterval=0,
+            miniters=1,
+            smoothing=0,
+        )
         try:
             # `closing`: an exception must end the threads that decode ahead now, not when garbage is collected
-            with closing(encode_videos(self.model, self.processor, list(wanted), batch_size, decoder)) as batches:
+            encoding = encode_videos(
+                self.model, self.processor, list(wanted), batch_size, decoder, keep_tokens=self.can_match
+            )
+            with closing(encoding) as batches:
                 for batch in batches:
                     for video in batch:
                         entry = wanted[video.path]
@@ -452,7 +544,7 @@ class VideoIndex:
         self._blocks = None
         if self._folder and self.root is not None:
             self._folder.write_manifest(
-                Manifest(self.model_facts, self.video_settings, self.root, self._next_shard, self._shards)
+                Manifest(self.model_facts, self.video_settings, self.root, self._next_shard, self._shards, self._ours)
             )
             self._stamp = self._folder.stamp()
 
@@ -518,7 +610,7 @@ class VideoIndex:
                 part = videos[start : start + shard_size]  # new shards hold no removed rows
                 self._store(
                     [
-                        (old.entries()[row], old.features[row], old.tokens_of(row)[0], old.table_of(row))
+                        (old.entries()[row], old.vectors()[row], old.tokens_of(row)[0], old.table_of(row))
                         for old, row in part
                     ]
                 )
@@ -567,11 +659,11 @@ class VideoIndex:
 
     @overload
     def search(  # type: ignore[overload-overlap]  # a text is also a sequence of texts
-        self, queries: str, *, top_k: int = 10, rerank: int = 16, nearest: Nearest | None = None
+        self, queries: str, *, top_k: int = 10, rerank: int | None = None, nearest: Nearest | None = None
     ) -> list[SearchResult]: ...
     @overload
     def search(
-        self, queries: Sequence[str], *, top_k: int = 10, rerank: int = 16, nearest: Nearest | None = None
+        self, queries: Sequence[str], *, top_k: int = 10, rerank: int | None = None, nearest: Nearest | None = None
     ) -> list[list[SearchResult]]: ...
     @torch.inference_mode()
     def search(
@@ -579,7 +671,7 @@ class VideoIndex:
         queries: str | Sequence[str],
         *,
         top_k: int = 10,
-        rerank: int = 16,
+        rerank: int | None = None,
         nearest: Nearest | None = None,
     ) -> list[SearchResult] | list[list[SearchResult]]:
         """Find the videos that texts describe, best first.
@@ -588,7 +680,7 @@ class VideoIndex:
             queries: One text, or several.
             top_k: Results for each query.
             rerank: How many of the best videos by VTC similarity the matching head reorders; 0: none (`vtc`).
-                `rerank=len(index)` matches every video, which is slow.
+                `rerank=len(index)` matches every video, which is slow. None: 16, or 0 if the model cannot match.
             nearest: Finds candidates, as the method `nearest` does: `AnnSearch(index).nearest` for an approximate
                 search among millions. None: exact comparison with every video.
 
@@ -596,23 +688,38 @@ class VideoIndex:
             The results of the query; for several queries a list of such lists.
 
         Raises:
-            VideoIndexError: The index is empty, a query is blank, or a number is out of range.
+            VideoIndexError: The index is empty, a query is blank, a number is out of range, or `rerank` is above 0 and
+                the model has no trained matching head.
         """
         if isinstance(queries, str):
             return self.search([queries], top_k=top_k, rerank=rerank, nearest=nearest)[0]
         if not len(self):
             raise VideoIndexError("The index is empty: there is nothing to search. Add videos first.")
+        if rerank is None:
+            rerank = DEFAULT_RERANK if self.can_match else 0
         if top_k < 1 or rerank < 0:
             raise VideoIndexError(f"top_k={top_k} must be at least 1 and rerank={rerank} at least 0.")
+        if rerank and (problem := matching_problem(self.model)):
+            raise VideoIndexError(
+                f"rerank={rerank} (--rerank) needs a matching head, and {problem}. Use rerank=0, or index with a "
+                "model that was trained to match."
+            )
         if any(not query.strip() for query in queries):
             raise VideoIndexError("A query is blank. Describe what to look for, for instance 'a dog runs'.")
         texts = [self._encode_text(query) for query in queries]
-        # re-ranking may bring a video to the top that similarity alone would have cut off
-        found = (nearest or self.nearest)(torch.cat([embed for _, embed in texts]), max(top_k, rerank))
-        return [
-            self._rank(text, embed[0], positions, top_k, rerank)
-            for (text, embed), positions in zip(texts, found, strict=True)
-        ]
+        while True:
+            try:
+                # re-ranking may bring a video to the top that similarity alone would have cut off
+                found = (nearest or self.nearest)(torch.cat([embed for _, embed in texts]), max(top_k, rerank))
+                return [
+                    self._rank(text, embed[0], positions, top_k, rerank)
+                    for (text, embed), positions in zip(texts, found, strict=True)
+                ]
+            except ShardGoneError:
+                # another process may have removed videos; an approximate index counts those that there were
+                if nearest is not None or self._folder is None or self._folder.stamp() == self._stamp:
+                    raise
+                self._read(self._folder)
 
     @torch.inference_mode()
     def search_like(
@@ -649,7 +756,7 @@ class VideoIndex:
         Queries are encoded one by one: a query has the same scores whatever other queries are asked with it.
         """
         inputs = self.processor(text=[query], return_tensors="pt").to(self.model.device)
-        text = self.model.alpro.get_text_features(inputs["input_ids"])
+        text = self.model.base_model.get_text_features(inputs["input_ids"])
         return text.last_hidden_state, text.pooler_output.float().cpu()
 
     def features(self) -> Iterator[torch.Tensor]:
@@ -691,7 +798,7 @@ class VideoIndex:
             number = int(np.searchsorted(ends, position, side="right"))
             shard = self._shards[number]
             videos.append((shard, shard.live_row(position - int(ends[number]) + len(shard))))
-        features = torch.stack([shard.features[row] for shard, row in videos]).float()
+        features = torch.stack([shard.vectors()[row] for shard, row in videos]).float()
         # not a matrix product, whose last bits would depend on the other videos: a video has the same similarity
         # whether candidates came from an exact or an approximate search
         similarity = (features * embed).sum(dim=1)
@@ -711,6 +818,18 @@ class VideoIndex:
 
     def _match(self, text: torch.Tensor, videos: Sequence[tuple[Shard, int]]) -> torch.Tensor:
         """Matching logits (n, 2) of one text (1, L, D) with n videos, whose tokens are read from the shards."""
-        tokens = torch.cat([shard.tokens_of(row) for shard, row in videos])
+        each = [shard.tokens_of(row) for shard, row in videos]
+        if len({tokens.shape for tokens in each}) > 1:
+            raise VideoIndexError("The videos of the index have different numbers of tokens. Index them again.")
         pairs = torch.tensor([[0, video] for video in range(len(videos))])
-        return vtm_scores(self.model, text, None, tokens, pairs)
+        logits = vtm_scores(self.model, text, None, torch.cat(each), pairs)
+        try:
+            check_finite("the scores of the matching head", logits)  # numbers in tokens may be too large for it
+        except ValueError as error:
+            raise VideoIndexError(f"The index {self.folder} is damaged ({error}). Index again.") from error
+        return logits
+
+
+def _folder_of(paths: Iterable[VideoPath]) -> Path:
+    """The deepest folder that holds all files."""
+    return Path(os.path.commonpath([Path(os.path.abspath(path)).parent for path in paths]))

@@ -1,9 +1,87 @@
 """Configurations of the ALPRO towers and of the composite model (arXiv 2112.09583, section 3.1)."""
 
-from typing import Any
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
+
+# A config.json may come from a stranger. These are the largest sizes, far beyond all models of this kind, and the
+# types of weights, attention and quantisation that run no code from elsewhere.
+_LARGEST = {
+    "hidden_size": 1 << 16,
+    "intermediate_size": 1 << 20,
+    "num_hidden_layers": 1 << 10,
+    "num_attention_heads": 1 << 10,
+    "vocab_size": 1 << 24,
+    "max_position_embeddings": 1 << 20,
+    "type_vocab_size": 1 << 10,
+    "image_size": 1 << 14,
+    "patch_size": 1 << 14,
+    "num_channels": 1 << 10,
+    "num_frames": 1 << 16,
+    "projection_dim": 1 << 16,
+}
+_LARGEST_LAYERS = 1 << 36  # weights of the layers of a tower
+_MOST_LABELS = 1 << 20
+_DTYPES = ("float32", "float64", "float16", "bfloat16", "auto")
+_ATTENTION = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
+_QUANTISATION = ("bitsandbytes", "torchao")
+_OF_THE_CLASS = ("attribute_map", "base_config_key", "sub_configs", "sub_configs_defaults")
+
+
+def _check_numbers(config: PreTrainedConfig, prefix: str) -> None:
+    """Check the sizes, probabilities and scales among the fields of a configuration.
+
+    Raises:
+        ValueError: One of them is out of its range, or not finite.
+    """
+    for name, value in vars(config).items():
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            continue
+        # of no layers is a tower that only embeds
+        least = 0 if name == "num_hidden_layers" else 1
+        if name in _LARGEST and not least <= value <= _LARGEST[name]:
+            raise ValueError(f"{prefix}{name}={value} must lie between {least} and {_LARGEST[name]:,}.")
+        if name.endswith("dropout_prob") and not 0 <= value <= 1:
+            raise ValueError(f"{prefix}{name}={value} is not a probability; it must lie in [0, 1].")
+        if name == "layer_norm_eps" and not 0 < value <= 1:
+            raise ValueError(f"{prefix}{name}={value} must be greater than 0 and at most 1.")
+        if (name.endswith("initializer_range") or name.startswith("temperature")) and not 0 <= value < 1e6:
+            raise ValueError(f"{prefix}{name}={value} must be a finite number of at least 0.")
+
+
+def _check_file(fields: Mapping[str, Any], kind: type[PreTrainedConfig], prefix: str = "") -> None:
+    """Check the fields of a config.json that the library acts upon before it knows their types.
+
+    Raises:
+        ValueError: A field would fetch code from elsewhere, replace a part of the class, or names no type of weights.
+    """
+    for name, value in fields.items():
+        if name in _OF_THE_CLASS or callable(getattr(kind, name, None)):
+            raise ValueError(f"{prefix}{name} is a part of {kind.__name__} and no field of a file. Remove it.")
+        if name.strip("_").startswith(("attn_implementation", "experts_implementation")):
+            if value is not None and value not in _ATTENTION:
+                raise ValueError(
+                    f"{prefix}{name}={value!r:.80} may run code from elsewhere; a file may name "
+                    f"{', '.join(_ATTENTION)}. To use it all the same, pass it to from_pretrained."
+                )
+        elif name in ("use_kernels", "kernel_config") and value:
+            raise ValueError(f"{prefix}{name} may run code from elsewhere. Remove it, or pass it to from_pretrained.")
+        elif name == "quantization_config" and value is not None:
+            method = value.get("quant_method") if isinstance(value, dict) else value
+            if method not in _QUANTISATION:
+                raise ValueError(
+                    f"{prefix}quantization_config is of the kind {method!r:.80}; known are {', '.join(_QUANTISATION)}."
+                )
+        elif name in ("dtype", "torch_dtype") and value is not None and value not in _DTYPES:
+            raise ValueError(f"{prefix}{name}={value!r:.80} is unknown; it must be one of {', '.join(_DTYPES)}.")
+        elif name == "num_labels" and not (type(value) is int and 0 <= value <= _MOST_LABELS):
+            raise ValueError(f"{prefix}num_labels={value!r:.80} must be a whole number of at most {_MOST_LABELS:,}.")
+    for name, tower in kind.sub_configs.items():
+        if isinstance(fields.get(name), dict):
+            _check_file(fields[name], tower, f"{name}.")
 
 
 class AlproTowerConfig(PreTrainedConfig):
@@ -26,12 +104,39 @@ class AlproTowerConfig(PreTrainedConfig):
     hidden_act: str = "gelu"
     initializer_range: float | int = 0.02
 
-    def validate_architecture(self) -> None:
-        """Check that the heads divide the width; `@strict` on the subclasses calls this after initialisation.
+    @classmethod
+    def get_config_dict(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The fields of a config.json, see the base class.
 
         Raises:
-            ValueError: `hidden_size` is not a multiple of `num_attention_heads`.
+            ValueError: A field would run code from elsewhere, replace a part of the class, or has no known value.
         """
+        fields, others = super().get_config_dict(*args, **kwargs)
+        _check_file(fields, cls)
+        return fields, others
+
+    def validate_architecture(self) -> None:
+        """Check the sizes, and that the heads divide the width; `@strict` on the subclasses calls this after
+        initialisation.
+
+        Raises:
+            ValueError: A size is out of its range, the activation is unknown, or `hidden_size` is not a multiple of
+                `num_attention_heads`.
+        """
+        from transformers.activations import ACT2FN  # here, because it takes torch
+
+        _check_numbers(self, f"{self.base_config_key}.")
+        if self.hidden_act not in ACT2FN:
+            raise ValueError(
+                f"{self.base_config_key}.hidden_act={self.hidden_act!r:.80} is no activation of the library, such as "
+                "'gelu'."
+            )
+        layer = 4 * self.hidden_size * self.hidden_size + 2 * self.hidden_size * self.intermediate_size
+        if layer * self.num_hidden_layers > _LARGEST_LAYERS:
+            raise ValueError(
+                f"{self.base_config_key}: {self.num_hidden_layers} layers of hidden_size={self.hidden_size} and "
+                f"intermediate_size={self.intermediate_size} have more than {_LARGEST_LAYERS:,} weights."
+            )
         if self.hidden_size % self.num_attention_heads != 0:
             raise ValueError(
                 f"{self.base_config_key}.hidden_size={self.hidden_size} is not a multiple of "
@@ -61,6 +166,11 @@ class AlproTextConfig(AlproTowerConfig):
 
     model_type = "alpro_text_model"
     base_config_key = "text_config"
+    # what fully sharded training (FSDP2) shards as one unit; the rest belongs to the unit of the whole model
+    base_model_fsdp_plan: ClassVar[dict[Any, str]] = {
+        "embeddings.word_embeddings": "free_full_weight",
+        "layers.*": "free_full_weight",
+    }
 
     vocab_size: int = 30522
     fusion_layer: int = 6
@@ -76,9 +186,13 @@ class AlproTextConfig(AlproTowerConfig):
         """Check that the fusion starts inside the stack, or at its end, where nothing is fused.
 
         Raises:
-            ValueError: `fusion_layer` is negative or greater than `num_hidden_layers`.
+            ValueError: `fusion_layer` is negative or greater than `num_hidden_layers`; `pad_token_id` is no token.
         """
         super().validate_architecture()
+        if self.pad_token_id is not None and not 0 <= self.pad_token_id < self.vocab_size:
+            raise ValueError(
+                f"text_config.pad_token_id={self.pad_token_id} must lie between 0 and vocab_size={self.vocab_size}."
+            )
         if not 0 <= self.fusion_layer <= self.num_hidden_layers:
             raise ValueError(
                 f"text_config.fusion_layer={self.fusion_layer} must lie between 0 and "
@@ -114,6 +228,11 @@ class AlproVideoConfig(AlproTowerConfig):
 
     model_type = "alpro_video_model"
     base_config_key = "video_config"
+    base_model_fsdp_plan: ClassVar[dict[Any, str]] = {
+        "embeddings": "free_full_weight",
+        "layers.*": "free_full_weight",
+        "norm": "keep_full_weight",
+    }
 
     image_size: int = 224
     patch_size: int = 16
@@ -152,6 +271,10 @@ class AlproConfig(PreTrainedConfig):
         pem_threshold: Smallest probability that the most probable entity of a crop needs for the crop to carry a PEM
             loss (section 3.3; 0.2 in the paper). 0 keeps all crops. The released code compared the index of
             the entity with the threshold instead of its probability.
+        matching_trained: Whether the weights of the matching head were trained. True: by VTM. False: they are as they
+            were drawn. None: not known, as in the files of earlier versions, whose matching heads count as trained.
+            The model sets False where it draws the head, training and conversion set True. `matching_problem` reads it
+            before anything is ranked by matching.
         initializer_range: Standard deviation of freshly drawn weights of the heads and projections.
         tie_word_embeddings: Whether the MLM head uses the word embeddings as its output matrix.
         training_domain: Name of the closed world that all training clips and texts came from; `sprite-world` for the
@@ -170,9 +293,11 @@ class AlproConfig(PreTrainedConfig):
     """
 
     model_type = "alpro"
-    sub_configs = {"text_config": AlproTextConfig, "video_config": AlproVideoConfig}  # noqa: RUF012 (the library's way)
+    # a tower that is missing or a dictionary becomes a configuration
+    sub_configs_defaults = {"text_config": AlproTextConfig, "video_config": AlproVideoConfig}  # type: ignore[dict-item]  # noqa: RUF012 (the library's way)
+    base_model_fsdp_plan: ClassVar[dict[Any, str]] = {}  # the towers have their own
 
-    # `Any`, because a dictionary becomes a configuration in `__post_init__`, and `@strict` checks before that
+    # `Any`, because code from the Hub defines the classes a second time, and `@strict` checks the types of fields
     text_config: Any = None
     video_config: Any = None
     projection_dim: int = 256
@@ -181,30 +306,40 @@ class AlproConfig(PreTrainedConfig):
     temperature_max: float | int = 0.5
     entities: list[str] | None = None
     pem_threshold: float | int = 0.2
+    matching_trained: bool | None = None
     initializer_range: float | int = 0.02
     tie_word_embeddings: bool = True
     training_domain: str | None = None
 
+    @classmethod
+    def get_config_dict(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The fields of a config.json, see the base class.
+
+        Raises:
+            ValueError: A field would run code from elsewhere, replace a part of the class, or has no known value.
+        """
+        fields, others = super().get_config_dict(*args, **kwargs)
+        _check_file(fields, cls)
+        return fields, others
+
     def __post_init__(self, **kwargs: Any) -> None:
-        # by hand, because the library's `sub_configs_defaults` is younger than the oldest supported version
         for name, tower in self.sub_configs.items():
             given = getattr(self, name)
-            if given is None or isinstance(given, dict):
-                setattr(self, name, tower(**(given or {})))
-            # not `isinstance(given, tower)`: remote code defines the same classes a second time
-            elif not isinstance(given, PreTrainedConfig):
+            # the library's own error names neither the class nor the value
+            if not (given is None or isinstance(given, dict | PreTrainedConfig)):
                 raise TypeError(
                     f"{name} must be an {tower.__name__} or a dictionary of its fields; received {given!r}."
                 )
-        super().__post_init__(**kwargs)  # last: it passes settings such as the attention implementation to the towers
+        super().__post_init__(**kwargs)
 
     def validate_architecture(self) -> None:
         """Check the fields that concern both towers or the heads; `@strict` calls this after initialisation.
 
         Raises:
-            ValueError: The towers differ in width and there are fusion layers, an entity occurs twice, or the
-                threshold is not a probability.
+            ValueError: A size is out of its range, the towers differ in width and there are fusion layers, an entity
+                occurs twice, or the threshold is not a probability.
         """
+        _check_numbers(self, "")
         text_width, video_width = self.text_config.hidden_size, self.video_config.hidden_size
         fuses = self.text_config.fusion_layer < self.text_config.num_hidden_layers
         if fuses and text_width != video_width:
@@ -214,7 +349,7 @@ class AlproConfig(PreTrainedConfig):
                 "fusion layers (text_config.fusion_layer equal to num_hidden_layers) the widths may differ."
             )
         if self.entities is not None and len(set(self.entities)) != len(self.entities):
-            twice = sorted({name for name in self.entities if self.entities.count(name) > 1})
+            twice = sorted(name for name, count in Counter(self.entities).items() if count > 1)[:20]
             raise ValueError(f"entities lists these names more than once: {', '.join(twice)}. Remove the repetitions.")
         if not 0 <= self.pem_threshold <= 1:
             raise ValueError(f"pem_threshold={self.pem_threshold} is not a probability; it must lie in [0, 1].")

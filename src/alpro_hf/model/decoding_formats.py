@@ -49,7 +49,7 @@ def starts_like_a_video(head: bytes) -> bool:
     if head.startswith(_PNG):
         return b"acTL" in head.partition(b"IDAT")[0]
     if head[:4] == b"OggS":
-        return b"theora" in head[:64]
+        return any(codec in head[:64] for codec in (b"theora", b"OVP80"))
     # A transport stream has a sync byte every 188 bytes, or every 192 if a time stamp precedes each packet (Blu-ray).
     # One sync byte proves nothing, because it is the letter G.
     return any(

@@ -383,18 +383,16 @@ class Video:
         self.close()
         self.open()
         failure: VideoDecodeError | None = None
-        frames = self._frames()
-        while True:
+        for packet in self._then_flush(self._packets()):
             try:
-                frame = next(frames, None)
+                frames = self._decoded(packet)
             except CorruptVideoError as error:  # a later frame may be sound
                 failure = failure or error
-                frames = self._frames()
                 continue
-            if frame is not None:
-                return Canvas(self.name, frame, ratio=self._pixel_ratio).describe(info)
-            problem = "its video stream holds no frame that can be decoded"
-            raise failure or EmptyVideoError(self.name, problem, "Get the file again")
+            if frames:
+                return Canvas(self.name, frames[0], ratio=self._pixel_ratio).describe(info)
+        problem = "its video stream holds no frame that can be decoded"
+        raise failure or EmptyVideoError(self.name, problem, "Get the file again")
 
     def _frames(self, packets: Iterator[av.Packet] | None = None, *, late_start: bool = False) -> Iterator[VideoFrame]:
         """Decode packets; by default all from the current position to the end.
@@ -404,16 +402,23 @@ class Video:
         """
         started = not late_start
         for packet in self._then_flush(packets or self._packets()):
-            with pyav_errors(self.name, "decode it"):
-                try:
-                    frames = self.stream.decode(packet)
-                except av.error.FFmpegError as error:
-                    if not started and packet is not None:
-                        continue
-                    raise self._undecodable(error) from error
+            try:
+                frames = self._decoded(packet)
+            except CorruptVideoError:
+                if not started and packet is not None:
+                    continue
+                raise
             for frame in frames:
                 started = True
                 yield frame
+
+    def _decoded(self, packet: av.Packet | None) -> list[VideoFrame]:
+        """The frames that the decoder outputs for a packet; None for those that it still holds."""
+        with pyav_errors(self.name, "decode it"):
+            try:
+                return self.stream.decode(packet)
+            except av.error.FFmpegError as error:
+                raise self._undecodable(error) from error
 
     def _undecodable(self, error: av.error.FFmpegError) -> VideoDecodeError:
         if is_animated_webp(self.head):

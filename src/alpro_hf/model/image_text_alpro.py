@@ -74,7 +74,7 @@ def load_blip(source: str) -> tuple[PreTrainedConfig, dict[str, torch.Tensor]]:
     """
     from transformers import AutoConfig, BlipForImageTextRetrieval  # needed here alone, and slow to import
 
-    found = AutoConfig.from_pretrained(source).model_type
+    found = AutoConfig.from_pretrained(source, trust_remote_code=False).model_type
     if found != "blip":
         raise ValueError(
             f"source={source!r} holds a model of type {found!r}; from_image_text_pretrained starts from type 'blip', "
@@ -82,7 +82,7 @@ def load_blip(source: str) -> tuple[PreTrainedConfig, dict[str, torch.Tensor]]:
         )
     # with `output_loading_info` the library returns a pair, which its annotation does not say
     loaded: Any = BlipForImageTextRetrieval.from_pretrained(
-        source, output_loading_info=True, ignore_mismatched_sizes=True
+        source, output_loading_info=True, ignore_mismatched_sizes=True, trust_remote_code=False
     )
     blip, report = loaded
     # A tensor of another shape is as good as missing. The library lists it with both shapes.

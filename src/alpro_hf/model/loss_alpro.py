@@ -9,6 +9,7 @@ tokens; h x w patches of a frame.
 
 import torch
 from torch import nn
+from transformers.utils.generic import maybe_autocast
 
 IGNORE_INDEX = -100  # label of rows without a loss; PyTorch's default `ignore_index`
 
@@ -76,7 +77,7 @@ def vtc_loss(
     all_text_embeds = text_embeds if all_text_embeds is None else all_text_embeds
     # Always in float32: rounding to bfloat16 moves a similarity by up to 0.004, and a temperature of 0.01 makes 0.4 of
     # that.
-    with torch.autocast(video_embeds.device.type, enabled=False):
+    with maybe_autocast(video_embeds.device.type, enabled=False):
         logits_v2t = video_embeds.float() @ all_text_embeds.float().t() / temperature
         logits_t2v = text_embeds.float() @ all_video_embeds.float().t() / temperature
     batch = video_embeds.shape[0]
@@ -113,6 +114,18 @@ def sample_hard_negatives(
     # A NaN in `multinomial` is an assertion on the GPU, which kills the process. The loss is NaN too and says so.
     weights = weights.nan_to_num(nan=1.0)
     return torch.multinomial(weights, 1, generator=generator).squeeze(1), valid
+
+
+def hardest_negatives(similarity: torch.Tensor, same_pair: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the most similar negative of each row. Unlike `sample_hard_negatives` it needs no randomness.
+
+    Args:
+        similarity, same_pair: As in `sample_hard_negatives`.
+
+    Returns:
+        `indices` and `valid`, as in `sample_hard_negatives`. Of equally similar candidates the first one is taken.
+    """
+    return similarity.masked_fill(same_pair, float("-inf")).argmax(dim=1), ~same_pair.all(dim=1)
 
 
 def vtm_labels(valid_videos: torch.Tensor, valid_texts: torch.Tensor) -> torch.Tensor:
@@ -243,6 +256,7 @@ __all__ = [
     "classification_loss",
     "crop_on_black",
     "crop_to_patches",
+    "hardest_negatives",
     "pem_kept",
     "pem_loss",
     "same_pair_mask",

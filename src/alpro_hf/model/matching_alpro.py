@@ -11,10 +11,36 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 import torch
+from transformers.utils.generic import maybe_autocast
+
+from .wrappers_alpro import plain_model
 
 _CACHE = 12 * 2**20  # bytes of activations that stay in the cache of most CPUs
 _PAIRS = 256  # fused at a time where there is no such bound
 _CANDIDATES = 64  # whose tokens `rerank` asks for at a time
+
+
+def matching_problem(model: Any) -> str | None:
+    """Why a model must not rank by its matching head. Everything that re-ranks asks here first.
+
+    Args:
+        model: Any ALPRO model, also of the code that comes with a checkpoint.
+
+    Returns:
+        The end of a sentence such as "rerank=2 needs a matching head, and ..."; None: the matching head may rank.
+    """
+    text = model.config.text_config
+    if not hasattr(model, "vtm_head"):
+        return f"{type(model).__name__} has none"
+    if text.fusion_layer >= text.num_hidden_layers:
+        return "the one of a model without fusion layers does not read text and video together"
+    # the code of an older checkpoint has no such field
+    if getattr(model.config, "matching_trained", None) is False:
+        # what is in the folder, which may be another class than the one it was loaded as
+        holds = ", ".join(model.config.architectures or ()) or type(model).__name__
+        where = f"{model.name_or_path!r} holds {holds}" if model.name_or_path else f"this is a new {holds}"
+        return f"{where}, which has no trained matching head (config.matching_trained is False)"
+    return None
 
 
 class EncodedClip(NamedTuple):
@@ -46,6 +72,7 @@ def encode_clips(model: Any, clips: torch.Tensor | Sequence[torch.Tensor]) -> li
     """
     # a batch is passed on as it is: stacking its clips again would copy all pixels
     batches = [clips] if isinstance(clips, torch.Tensor) else [torch.stack(run) for run in _runs_of_one_shape(clips)]
+    model = plain_model(model)
     encoded: list[EncodedClip] = []
     for batch in batches:
         output = model.base_model.get_video_features(batch.to(model.device))
@@ -61,14 +88,19 @@ def vtc_scores(text_embeds: torch.Tensor, video_embeds: torch.Tensor) -> torch.T
     """Cosine similarities of unit vectors.
 
     Args:
-        text_embeds, video_embeds: (texts, P) and (videos, P).
+        text_embeds, video_embeds: (texts, P) and (videos, P), any floating point type.
 
     Returns:
-        float32 (texts, videos).
+        (texts, videos), float32, or float64 if a vector is. Half precision, which autocast would choose, has so few
+        digits that different videos would tie.
     """
-    # half precision, which autocast would choose, has so few digits that different videos would tie
-    with torch.autocast(text_embeds.device.type, enabled=False):
-        return text_embeds.float() @ video_embeds.float().t()
+    with maybe_autocast(text_embeds.device.type, enabled=False):
+        return at_least_float32(text_embeds) @ at_least_float32(video_embeds).t()
+
+
+def at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
+    """Cast half precision to float32, and leave float32 and float64 as they are."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 @torch.no_grad()
@@ -97,6 +129,7 @@ def vtm_scores(
     Returns:
         float32 (n, 2) on the model's device; column 1 = matched.
     """
+    model = plain_model(model)
     device = model.device
     logits = torch.empty(len(pairs), 2, device=device)
     pairs = pairs.to(text_states.device)

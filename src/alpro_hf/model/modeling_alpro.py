@@ -17,6 +17,7 @@ Inside the video tower a clip is (B, 1 + T * N, D): the CLS token, the patches o
 tower is (B, 1 + N, D), because it averages over time.
 """
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -33,16 +34,26 @@ from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPo
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs
-from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.generic import can_return_tuple, maybe_autocast, merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_alpro import AlproConfig, AlproTextConfig, AlproVideoConfig
 from .image_text_alpro import config_from_blip, load_blip, model_state_from_blip
-from .loss_alpro import classification_loss, same_pair_mask, sample_hard_negatives, vtc_loss, vtm_labels
+from .loss_alpro import (
+    classification_loss,
+    hardest_negatives,
+    same_pair_mask,
+    sample_hard_negatives,
+    vtc_loss,
+    vtm_labels,
+)
+from .matching_alpro import at_least_float32, vtc_scores
 from .unimodal_alpro import text_state_from_bert, video_state_from_vit
 
 # collects a tensor (B, ...) of every process into (G, ...), in the order of the ranks
 Gather = Callable[[torch.Tensor], torch.Tensor]
+# what layers compute in; quantised weights are stored in other types
+_COMPUTE_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # what a training step on pairs of text and clip reads of a batch, see `AlproPreTrainedModel.training_inputs`
 PAIR_INPUTS = ("input_ids", "attention_mask", "pixel_values_videos", "video_ids", "text_ids")
 
@@ -70,9 +81,10 @@ class AlproOutput(ModelOutput):
 
     Args:
         loss: Scalar contrastive loss, if `return_loss=True`.
-        logits_per_video: (videos, texts), cosine similarity divided by the temperature.
+        logits_per_video: (videos, texts), cosine similarity divided by the temperature. In float32 also where the
+            weights have half precision, because bfloat16 makes ties.
         logits_per_text: (texts, videos), the transpose of `logits_per_video`.
-        text_embeds, video_embeds: Unit vectors (texts, P) and (videos, P).
+        text_embeds, video_embeds: Unit vectors (texts, P) and (videos, P), in float32 like the logits.
         text_model_output, video_model_output: Complete outputs of the towers.
     """
 
@@ -98,12 +110,16 @@ class AlproRetrievalOutput(AlproOutput):
         vtm_logits: If `return_loss=True`, (3B, 2): B true pairs, B texts with a wrong video, B videos with a wrong
             text. Otherwise (B, 2): row i scores text i with video i. Column 1 is "matched".
         vtm_labels: int64 (3B,): 1 for true pairs, 0 for wrong pairs, -100 for rows without a negative.
+        fusion_model_output: Output of the fusion encoder for the rows of `vtm_logits`. Its `last_hidden_state` is the
+            CLS token (rows, 1, D); if hidden states or attentions are requested, it holds all tokens
+            (rows, L + 1 + N, D).
     """
 
     loss_vtc: torch.Tensor | None = None
     loss_vtm: torch.Tensor | None = None
     vtm_logits: torch.Tensor | None = None
     vtm_labels: torch.Tensor | None = None
+    fusion_model_output: BaseModelOutput | None = None
 
 
 @dataclass
@@ -156,6 +172,22 @@ class MatchingRows(NamedTuple):
     videos: torch.Tensor
     video_index: torch.Tensor
     labels: torch.Tensor
+
+
+def _input_dtype(layer: nn.Module, otherwise: torch.dtype) -> torch.dtype:
+    """Return the type that the input of a layer must have.
+
+    A plain layer takes the type of its weight. A quantised layer stores integers or float8 and casts its input itself,
+    so its weight says nothing about the type that the model computes in; some have no weight at all.
+
+    Args:
+        layer: Linear layer or convolution, or what stands in its place.
+        otherwise: Result for a quantised layer.
+    """
+    weight = getattr(layer, "weight", None)
+    if isinstance(weight, torch.Tensor) and weight.dtype in _COMPUTE_DTYPES:
+        return weight.dtype
+    return otherwise
 
 
 def eager_attention_forward(
@@ -276,7 +308,7 @@ class AlproVideoEmbeddings(nn.Module):
         super().__init__()
         self.config = config
         self.grid = config.image_size // config.patch_size
-        self.patch_embed = nn.Conv2d(
+        self.patch_embed: nn.Module = nn.Conv2d(
             config.num_channels, config.hidden_size, kernel_size=config.patch_size, stride=config.patch_size
         )
         self.cls_token = nn.Parameter(torch.empty(1, 1, config.hidden_size))
@@ -287,7 +319,9 @@ class AlproVideoEmbeddings(nn.Module):
     def space_embeddings(self, height: int, width: int) -> torch.Tensor:
         """Return the space embeddings (1, height * width, D) of a grid of `height` x `width` patches."""
         patches = self.position_embeddings[:, 1:]
-        if (height, width) == (self.grid, self.grid):
+        # a size that an exported graph leaves free is not compared, or the graph would be for other sizes alone
+        is_free = isinstance(height, torch.SymInt) or isinstance(width, torch.SymInt)
+        if not is_free and (height, width) == (self.grid, self.grid):
             return patches
         square = patches.reshape(1, self.grid, self.grid, -1).permute(0, 3, 1, 2)  # (1, D, grid, grid)
         # in float32, because not every device interpolates half precision bicubically
@@ -298,7 +332,8 @@ class AlproVideoEmbeddings(nn.Module):
 
     def frame_embeddings(self, num_frames: int) -> torch.Tensor:
         """Return the time embeddings (1, num_frames, D)."""
-        if num_frames == self.time_embeddings.shape[1]:
+        # an exported graph leaves the number free: comparing it would exclude the trained number from its range
+        if not torch.compiler.is_exporting() and num_frames == self.time_embeddings.shape[1]:
             return self.time_embeddings
         # Parity: nearest neighbour. A checkpoint on 4 frames gives each embedding to two neighbouring frames of 8.
         resized = nn.functional.interpolate(self.time_embeddings.transpose(1, 2), size=num_frames, mode="nearest")
@@ -325,7 +360,8 @@ class AlproVideoEmbeddings(nn.Module):
                 "do not tile. Resize the frames to a multiple of the patch size (AlproVideoProcessor does)."
             )
         # frames as a batch, in the type of the weights: processors return float32, models may be bfloat16
-        pixels = pixel_values_videos.flatten(0, 1).to(self.patch_embed.weight.dtype)
+        dtype = _input_dtype(self.patch_embed, otherwise=self.cls_token.dtype)
+        pixels = pixel_values_videos.flatten(0, 1).to(dtype)
         patches = self.patch_embed(pixels).flatten(2).transpose(1, 2)  # (B * T, N, D)
         patches = patches + self.space_embeddings(height // patch, width // patch)
         patches_BTND = patches.view(batch, num_frames, -1, patches.shape[-1])
@@ -463,10 +499,25 @@ class AlproTextLayer(GradientCheckpointingLayer):
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         first_tokens: int | None = None,
-        shared: SharedTokens | None = None,
+        shared_tokens: torch.Tensor | None = None,
+        shared_row: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
-        """(B, L, D) -> (B, first_tokens, D), or (B, L, D) if that is None. Arguments as in `AlproAttention`."""
+        """Apply the layer.
+
+        Tensors with gradients must be arguments of their own, passed by position: reentrant gradient checkpointing
+        finds no others.
+
+        Args:
+            hidden_states, attention_mask, first_tokens: As in `AlproAttention`.
+            shared_tokens, shared_row: The two parts of `SharedTokens`. None: rows share no tokens.
+
+        Returns:
+            (B, first_tokens, D), or (B, L, D) if that is None.
+        """
+        shared = None
+        if shared_tokens is not None and shared_row is not None:
+            shared = SharedTokens(shared_tokens, shared_row)
         attended, _ = self.attention(hidden_states, attention_mask, first_tokens, shared, **kwargs)
         hidden_states = self.attention_norm(hidden_states[:, :first_tokens] + self.dropout(attended))
         return self.mlp_norm(hidden_states + self.dropout(self.mlp(hidden_states)))
@@ -505,6 +556,7 @@ class AlproPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
+    _can_compile_fullgraph = True
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
@@ -521,6 +573,11 @@ class AlproPreTrainedModel(PreTrainedModel):
                 init.normal_(embeddings, std=module.config.position_initializer_range)
         elif isinstance(module, AlproModel):
             init.constant_(module.temperature, module.config.temperature_init)
+        elif module is getattr(self, "vtm_head", None):
+            # a copy, because the configuration may be that of another model, whose head is trained
+            base: Any = self.base_model
+            self.config = base.config = copy.copy(self.config)
+            self.config.matching_trained = False
 
 
 class AlproVideoModel(AlproPreTrainedModel):
@@ -555,6 +612,9 @@ class AlproVideoModel(AlproPreTrainedModel):
 
     def get_input_embeddings(self) -> nn.Module:
         return self.embeddings.patch_embed
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.embeddings.patch_embed = value
 
     @merge_with_config_defaults
     @capture_outputs(tie_last_hidden_states=False)
@@ -688,9 +748,10 @@ class AlproTextModel(AlproPreTrainedModel):
                 f"{video_width}. Models with towers of two widths have no fusion layers; use AlproModel, which "
                 "compares vectors."
             )
-        shared = None
+        # the clips of the rows, each stored once; two tensors by position, see `AlproTextLayer.forward`
+        shared: tuple[torch.Tensor, torch.Tensor] | tuple[()] = ()
         if video_index is not None:
-            shared = SharedTokens(video_hidden_states, video_index)
+            shared = (video_hidden_states, video_index)
             video_hidden_states = video_hidden_states[video_index]
         if text_hidden_states.shape[0] != video_hidden_states.shape[0]:
             raise ValueError(
@@ -706,11 +767,11 @@ class AlproTextModel(AlproPreTrainedModel):
         )
         layers = self.layers[self.config.fusion_layer :]
         for layer in layers[:-1]:
-            hidden_states = layer(hidden_states, mask, shared=shared, **kwargs)
-            shared = None  # from the second layer on, the tokens of a video depend on the text they are fused with
+            hidden_states = layer(hidden_states, mask, None, *shared, **kwargs)
+            shared = ()  # from the second layer on, the tokens of a video depend on the text they are fused with
         if len(layers):
             hidden_states = self._last_fusion_layer(
-                hidden_states, mask, attention_mask, first_tokens, shared, **kwargs
+                hidden_states, mask, attention_mask, first_tokens, *shared, **kwargs
             )
         return BaseModelOutput(last_hidden_state=hidden_states[:, :first_tokens])
 
@@ -720,7 +781,7 @@ class AlproTextModel(AlproPreTrainedModel):
         mask: Any,
         attention_mask: torch.Tensor | None,
         first_tokens: int | None,
-        shared: SharedTokens | None,
+        *shared: torch.Tensor,
         **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
         """Run the last layer on the first tokens of each row; keys and values still come from all tokens.
@@ -729,19 +790,19 @@ class AlproTextModel(AlproPreTrainedModel):
             hidden_states: (B, L + 1 + N, D).
             mask: Mask for all tokens as queries, in the form of the attention implementation. None: nothing is padded.
             attention_mask: (B, L + 1 + N), the mask in plain form.
-            first_tokens, shared: As in `AlproAttention.forward`.
+            first_tokens, shared: As in `AlproTextLayer.forward`.
 
         Returns:
             (B, first_tokens, D), or all tokens.
         """
         last_layer = self.layers[-1]
         if first_tokens is None or mask is None:
-            return last_layer(hidden_states, mask, first_tokens, shared, **kwargs)
+            return last_layer(hidden_states, mask, first_tokens, *shared, **kwargs)
         is_flash_mask = isinstance(mask, torch.Tensor) and mask.ndim == 2
         if is_flash_mask and first_tokens != 1:
             # With padding, the library's flash attention (`_upad_input`) takes fewer queries than keys for the *last*
             # tokens of a row; a single query is an exception. So compute all tokens, and let the caller cut.
-            return last_layer(hidden_states, mask, None, shared, **kwargs)
+            return last_layer(hidden_states, mask, None, *shared, **kwargs)
         # The other implementations have one mask row per query, so fewer queries need another mask.
         mask = create_bidirectional_mask(
             config=self.config,
@@ -749,16 +810,27 @@ class AlproTextModel(AlproPreTrainedModel):
             attention_mask=attention_mask,
             encoder_hidden_states=hidden_states,
         )
-        return last_layer(hidden_states, mask, first_tokens, shared, **kwargs)
+        return last_layer(hidden_states, mask, first_tokens, *shared, **kwargs)
 
 
-def _unit_vector(projection: nn.Linear, cls: torch.Tensor) -> torch.Tensor:
-    """Project the CLS token (B, D) to a unit vector (B, P), in the precision of the weights.
+class AlproScoringLinear(nn.Linear):
+    """Linear layer whose output is compared and ranked: (..., in) -> (..., out), at least float32.
 
-    Autocast is off, because close similarities become equal in bfloat16, and ties spoil ranking.
+    Weights of half precision are cast, and autocast is off, because close scores become equal in bfloat16, and ties
+    spoil ranking. The parameters are those of `nn.Linear`. The layer is small, so that its cost does not count.
     """
-    with torch.autocast(cls.device.type, enabled=False):
-        return nn.functional.normalize(projection(cls.to(projection.weight.dtype)), dim=-1)
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        dtype = torch.promote_types(self.weight.dtype, torch.float32)
+        bias = None if self.bias is None else self.bias.to(dtype)
+        with maybe_autocast(input.device.type, enabled=False):
+            return nn.functional.linear(input.to(dtype), self.weight.to(dtype), bias)
+
+
+def _unit_vector(projection: nn.Module, cls: torch.Tensor) -> torch.Tensor:
+    """Project the CLS token (B, D) to a unit vector (B, P), at least float32."""
+    # an adapter or a quantised layer may stand in the place of the projection, and return half precision
+    return nn.functional.normalize(at_least_float32(projection(cls)), dim=-1)
 
 
 class AlproModel(AlproPreTrainedModel):
@@ -783,8 +855,8 @@ class AlproModel(AlproPreTrainedModel):
         super().__init__(config)
         self.text_model = AlproTextModel._from_config(config.text_config)
         self.video_model = AlproVideoModel._from_config(config.video_config)
-        self.text_projection = nn.Linear(config.text_config.hidden_size, config.projection_dim)
-        self.video_projection = nn.Linear(config.video_config.hidden_size, config.projection_dim)
+        self.text_projection = AlproScoringLinear(config.text_config.hidden_size, config.projection_dim)
+        self.video_projection = AlproScoringLinear(config.video_config.hidden_size, config.projection_dim)
         # shape (1,), not (): fully sharded training (FSDP2) rejects parameters without a dimension
         self.temperature = nn.Parameter(torch.full((1,), float(config.temperature_init)))
         self.post_init()
@@ -888,8 +960,7 @@ class AlproModel(AlproPreTrainedModel):
         video_outputs = self.get_video_features(pixel_values_videos, return_dict=True, **kwargs)
         text_outputs = self.get_text_features(input_ids, attention_mask, return_dict=True, **kwargs)
         video_embeds, text_embeds = video_outputs.pooler_output, text_outputs.pooler_output
-        with torch.autocast(text_embeds.device.type, enabled=False):  # as in `vtc_loss`: bfloat16 makes ties
-            logits_per_text = text_embeds @ video_embeds.t() / self.get_temperature()
+        logits_per_text = vtc_scores(text_embeds, video_embeds) / self.get_temperature()
         loss = None
         if return_loss:
             loss = self.contrastive_loss(video_embeds, text_embeds, video_ids, text_ids, gather, rank)
@@ -965,14 +1036,18 @@ class AlproModel(AlproPreTrainedModel):
         generator: torch.Generator | None = None,
         negatives: Literal["local", "global"] = "local",
     ) -> MatchingRows:
-        """Draw hard negatives and lay out the rows that VTM fuses (section 3.2).
+        """Choose hard negatives and lay out the rows that VTM fuses (section 3.2).
+
+        In training they are drawn with the softmax of the similarities as probabilities. In evaluation mode they are
+        the most similar ones, so that a batch always has the same loss, unless there is a generator to draw from.
 
         Args:
             outputs: Output of `forward` for B pairs.
             attention_mask: (B, L) of the texts.
             video_ids, text_ids, gather, rank: As in `forward`.
-            generator: Source of randomness. With `negatives="global"` it must be in the same state on every process;
-                the draw then equals that of a single process with the whole batch.
+            generator: Source of randomness; negatives are then drawn in evaluation mode, too. With
+                `negatives="global"` it must be in the same state on every process; the draw then equals that of a
+                single process with the whole batch.
             negatives: Where wrong videos and texts come from: the batch of this process (`local`, as in the released
                 code) or of all processes (`global`; every process then needs equally many rows and equal L).
 
@@ -998,15 +1073,19 @@ class AlproModel(AlproPreTrainedModel):
             video_ids = None if video_ids is None else gather(video_ids)
             text_ids = None if text_ids is None else gather(text_ids)
             assert outputs.text_embeds is not None and outputs.video_embeds is not None
-            with torch.no_grad(), torch.autocast(text_BLD.device.type, enabled=False):  # as in `forward`
-                logits_per_text = gather(outputs.text_embeds) @ gather(outputs.video_embeds).t()
+            with torch.no_grad():
+                logits_per_text = vtc_scores(gather(outputs.text_embeds), gather(outputs.video_embeds))
                 logits_per_text = logits_per_text / self.get_temperature()
             first = rank * batch  # of this process in the pool; needs equally many rows on every process
         # the pool is square: row i of the texts belongs to row i of the videos
         size = (len(pool_text), len(pool_text))
         same_pair = same_pair_mask(video_ids, text_ids, size=size, device=text_BLD.device)
-        wrong_video, video_valid = sample_hard_negatives(logits_per_text, same_pair, generator)
-        wrong_text, text_valid = sample_hard_negatives(logits_per_text.t(), same_pair, generator)
+        if self.training or generator is not None:
+            wrong_video, video_valid = sample_hard_negatives(logits_per_text, same_pair, generator)
+            wrong_text, text_valid = sample_hard_negatives(logits_per_text.t(), same_pair, generator)
+        else:
+            wrong_video, video_valid = hardest_negatives(logits_per_text, same_pair)
+            wrong_text, text_valid = hardest_negatives(logits_per_text.t(), same_pair)
         # All processes draw for the whole global batch, from equal generators, and each keeps its own rows.
         mine = slice(first, first + batch)
         wrong_video, wrong_text = wrong_video[mine], wrong_text[mine]
@@ -1050,13 +1129,15 @@ class AlproModel(AlproPreTrainedModel):
         """
         towers = []
         for name, source, expected in (("vision", vision, "vit"), ("text", text, "bert")):
-            found = AutoConfig.from_pretrained(source).model_type
+            found = AutoConfig.from_pretrained(source, trust_remote_code=False).model_type
             if found != expected:
                 raise ValueError(
                     f"{name}={source!r} holds a model of type {found!r}; from_unimodal_pretrained starts from type "
                     f"{expected!r}."
                 )
-            tower, report = AutoModel.from_pretrained(source, add_pooling_layer=False, output_loading_info=True)
+            tower, report = AutoModel.from_pretrained(
+                source, add_pooling_layer=False, output_loading_info=True, trust_remote_code=False
+            )
             if report["missing_keys"]:
                 raise ValueError(
                     f"{name}={source!r} lacks the weights {', '.join(sorted(report['missing_keys']))}, so it is not "
@@ -1119,7 +1200,73 @@ class AlproModel(AlproPreTrainedModel):
         return model.eval()
 
 
-class AlproForVideoTextRetrieval(AlproPreTrainedModel):
+class AlproWithTowers(AlproPreTrainedModel):
+    """Base class of the models around an `AlproModel`, which is their attribute `alpro`: features of either tower."""
+
+    alpro: AlproModel
+
+    def get_text_features(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutputWithPooling:
+        """Encode texts, see `AlproModel.get_text_features`."""
+        return self.alpro.get_text_features(input_ids, attention_mask, **kwargs)
+
+    def get_video_features(
+        self, pixel_values_videos: torch.Tensor, **kwargs: Unpack[TransformersKwargs]
+    ) -> AlproVideoModelOutput:
+        """Encode clips, see `AlproModel.get_video_features`."""
+        return self.alpro.get_video_features(pixel_values_videos, **kwargs)
+
+    def _tokens_to_fuse(self, needed: int, **kwargs: Unpack[TransformersKwargs]) -> int | None:
+        """Return the number of tokens per row that `fuse` computes, `first_tokens`.
+
+        A head reads the first `needed` ones. Requested hidden states or attentions are those of every token: None.
+        """
+        config = self.alpro.text_model.config
+        wants_hidden_states = kwargs.get("output_hidden_states") or config.output_hidden_states
+        wants_attentions = kwargs.get("output_attentions") or config.output_attentions
+        return None if wants_hidden_states or wants_attentions else needed
+
+
+class AlproWithMatching(AlproWithTowers):
+    """Base class of the models with a matching head; evaluation and re-ranking treat them alike."""
+
+    vtm_head: nn.Module
+
+    def match(
+        self,
+        text_hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        video_hidden_states: torch.Tensor,
+        video_index: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> torch.Tensor:
+        """Score how well text i matches video i.
+
+        Args:
+            text_hidden_states: (B, L, D) from `alpro.get_text_features`.
+            attention_mask: (B, L) of the text. None: nothing is padded.
+            video_hidden_states: (B, 1 + N, D) from `alpro.get_video_features`; (V, 1 + N, D) with `video_index`.
+            video_index: int64 (B,) in [0, V), the video of each text.
+
+        Returns:
+            Logits (B, 2), at least float32; column 1 is "matched".
+        """
+        fused = self.alpro.fuse(
+            text_hidden_states, attention_mask, video_hidden_states, 1, video_index, return_dict=True, **kwargs
+        )
+        return self._matching_logits(fused)
+
+    def _matching_logits(self, fused: BaseModelOutput) -> torch.Tensor:
+        """Classify the CLS token: (B, 2), at least float32."""
+        assert fused.last_hidden_state is not None
+        return at_least_float32(self.vtm_head(fused.last_hidden_state[:, 0]))
+
+
+class AlproForVideoTextRetrieval(AlproWithMatching):
     """Text-video retrieval: contrastive similarity (VTC) and a matching classifier on the fused CLS token (VTM).
 
     Section 3.2 of the paper has the losses, section 4.3 the fine-tuning.
@@ -1132,7 +1279,7 @@ class AlproForVideoTextRetrieval(AlproPreTrainedModel):
     def __init__(self, config: AlproConfig):
         super().__init__(config)
         self.alpro = AlproModel(config)
-        self.vtm_head = nn.Linear(config.text_config.hidden_size, 2)  # 0: not matched, 1: matched
+        self.vtm_head = AlproScoringLinear(config.text_config.hidden_size, 2)  # 0: not matched, 1: matched
         self.post_init()
 
     @classmethod
@@ -1158,30 +1305,6 @@ class AlproForVideoTextRetrieval(AlproPreTrainedModel):
         model = cls(start.config)
         model.alpro.load_state_dict(start.state_dict())
         return model.eval()
-
-    def match(
-        self,
-        text_hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None,
-        video_hidden_states: torch.Tensor,
-        video_index: torch.Tensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> torch.Tensor:
-        """Score how well text i matches video i.
-
-        Args:
-            text_hidden_states: (B, L, D) from `alpro.get_text_features`.
-            attention_mask: (B, L) of the text. None: nothing is padded.
-            video_hidden_states: (B, 1 + N, D) from `alpro.get_video_features`; (V, 1 + N, D) with `video_index`.
-            video_index: int64 (B,) in [0, V), the video of each text.
-
-        Returns:
-            Logits (B, 2), column 1 is "matched".
-        """
-        fused = self.alpro.fuse(
-            text_hidden_states, attention_mask, video_hidden_states, 1, video_index, return_dict=True, **kwargs
-        )
-        return self.vtm_head(fused.last_hidden_state[:, 0])
 
     @can_return_tuple
     def forward(
@@ -1221,8 +1344,15 @@ class AlproForVideoTextRetrieval(AlproPreTrainedModel):
                 )
             if attention_mask is not None:
                 attention_mask = attention_mask.expand(rows, -1)
-            logits = self.match(text_BLD.expand(rows, -1, -1), attention_mask, video_BND.expand(rows, -1, -1))
-            return AlproRetrievalOutput(**outputs, vtm_logits=logits)
+            fused = self.alpro.fuse(
+                text_BLD.expand(rows, -1, -1),
+                attention_mask,
+                video_BND.expand(rows, -1, -1),
+                self._tokens_to_fuse(1, **kwargs),
+                return_dict=True,
+                **kwargs,
+            )
+            return AlproRetrievalOutput(**outputs, vtm_logits=self._matching_logits(fused), fusion_model_output=fused)
 
         loss_vtc = self.alpro.contrastive_loss(
             outputs.video_embeds, outputs.text_embeds, video_ids, text_ids, gather, rank
@@ -1230,15 +1360,29 @@ class AlproForVideoTextRetrieval(AlproPreTrainedModel):
         matching = self.alpro.matching_rows(
             outputs, attention_mask, video_ids, text_ids, gather, rank, generator, negatives
         )
-        logits = self.match(matching.text, matching.mask, matching.videos, matching.video_index)
+        fused = self.alpro.fuse(
+            matching.text,
+            matching.mask,
+            matching.videos,
+            self._tokens_to_fuse(1, **kwargs),
+            matching.video_index,
+            return_dict=True,
+            **kwargs,
+        )
+        logits = self._matching_logits(fused)
         loss_vtm = classification_loss(logits, matching.labels)
         outputs.loss = loss_vtc + loss_vtm
         return AlproRetrievalOutput(
-            **outputs, loss_vtc=loss_vtc, loss_vtm=loss_vtm, vtm_logits=logits, vtm_labels=matching.labels
+            **outputs,
+            loss_vtc=loss_vtc,
+            loss_vtm=loss_vtm,
+            vtm_logits=logits,
+            vtm_labels=matching.labels,
+            fusion_model_output=fused,
         )
 
 
-class AlproForVideoQuestionAnswering(AlproPreTrainedModel):
+class AlproForVideoQuestionAnswering(AlproWithTowers):
     """Video question answering as a choice among the answers in `config.id2label` (section 4.3).
 
     The classifier has two layers and reads the fused CLS token, as in the released code.
@@ -1318,15 +1462,11 @@ class AlproForVideoQuestionAnswering(AlproPreTrainedModel):
                     f"{clips - 1}; received {video_index.tolist()}. Take video_index and clips from the same, "
                     "undivided batch."
                 )
-        # The classifier reads the CLS token alone. Requested hidden states or attentions are those of every token.
-        config = self.alpro.text_model.config
-        wants_hidden_states = kwargs.get("output_hidden_states") or config.output_hidden_states
-        wants_attentions = kwargs.get("output_attentions") or config.output_attentions
         fused = self.alpro.fuse(
             text_outputs.last_hidden_state,
             attention_mask,
             video_outputs.last_hidden_state,
-            first_tokens=None if wants_hidden_states or wants_attentions else 1,
+            first_tokens=self._tokens_to_fuse(1, **kwargs),
             video_index=video_index,
             return_dict=True,
             **kwargs,

@@ -26,9 +26,11 @@ from transformers.pipelines.base import Pipeline
 from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 from transformers.utils import logging
 
+from .decoding_column import file_of, is_file_mapping, is_frame_decoder, path_of
 from .decoding_formats import is_image_sequence
-from .matching_alpro import encode_clips, rerank, vtm_scores
+from .matching_alpro import encode_clips, matching_problem, rerank, vtc_scores, vtm_scores
 from .video_processing_alpro import is_frame, is_video_source
+from .wrappers_alpro import plain_model
 
 Row = dict[str, Any]
 _TEXTS = 64  # encoded at a time
@@ -36,7 +38,7 @@ _BAR_AFTER = 2.0  # seconds: short work needs no bar
 
 # Class names instead of classes: remote code defines classes of its own, which `isinstance` would not recognise.
 _ANSWERS = frozenset({"AlproForVideoQuestionAnswering"})
-_MATCHES = frozenset({"AlproForVideoTextRetrieval", "AlproForPreTraining"})
+_COMPARES = frozenset({"AlproForVideoTextRetrieval", "AlproForPreTraining", "AlproModel", "AlproPrompterModel"})
 
 
 class AlproPipeline(Pipeline):
@@ -57,8 +59,8 @@ class AlproPipeline(Pipeline):
     _load_image_processor = False  # type: ignore[assignment]
     _load_video_processor = False  # type: ignore[assignment]
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, model: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(plain_model(model), *args, **kwargs)
         self.model.eval()
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
@@ -158,23 +160,6 @@ class AlproPipeline(Pipeline):
     def _tokenize(self, texts: Sequence[str]) -> Any:
         return self.processor(text=list(texts), return_tensors="pt").to(self.device)
 
-    def _refuse_new_head(self, head: torch.nn.Module | None, name: str, holders: frozenset[str]) -> None:
-        """Raise an error if the checkpoint lacks the head: a random head gives meaningless results.
-
-        Args:
-            head: The head of the model, if it has one.
-            name: Name of the head in the error.
-            holders: Names of the classes whose checkpoints hold this head.
-        """
-        made = set(self.model.config.architectures or holders)
-        # A new head has zero biases. So a head that was trained in memory is accepted, whatever its checkpoint was.
-        biases = [] if head is None else [bias for key, bias in head.named_parameters() if key.endswith("bias")]
-        if not made & holders and not any(bias.any() for bias in biases):
-            raise ValueError(
-                f"The checkpoint {self.model.name_or_path!r} holds {', '.join(sorted(made))}, which has no trained "
-                f"{name}. The {self.task} pipeline needs one of {', '.join(sorted(holders))}."
-            )
-
 
 class VideoQuestionAnsweringPipeline(AlproPipeline):
     """Answers questions about videos with one of the answers that the model was trained on (`config.id2label`).
@@ -196,7 +181,14 @@ class VideoQuestionAnsweringPipeline(AlproPipeline):
         super().__init__(*args, **kwargs)
         if (found := type(self.model).__name__) not in _ANSWERS:
             raise ValueError(f"The {self.task} pipeline needs an AlproForVideoQuestionAnswering, not a {found}.")
-        self._refuse_new_head(self.model.classifier, "answer classifier", _ANSWERS)
+        made = set(self.model.config.architectures or _ANSWERS)
+        # A new classifier has zero biases. So one that was trained in memory is accepted, whatever its checkpoint was.
+        trained = any(bias.any() for key, bias in self.model.classifier.named_parameters() if key.endswith("bias"))
+        if not made & _ANSWERS and not trained:
+            raise ValueError(
+                f"The checkpoint {self.model.name_or_path!r} holds {', '.join(sorted(made))}, which has no trained "
+                f"answer classifier. The {self.task} pipeline needs one of {', '.join(sorted(_ANSWERS))}."
+            )
 
     def _sanitize_parameters(self, top_k: int | None = None, **video_options: Any) -> tuple[Row, Row, Row]:
         if top_k is not None and top_k < 1:
@@ -216,9 +208,10 @@ class VideoQuestionAnsweringPipeline(AlproPipeline):
         """Answer questions.
 
         Args:
-            video: One video (path, bytes, file object, array or tensor (T, H, W, C) or (T, C, H, W), list of images),
-                a list of videos, or a dataset or generator of videos. Without `question`: rows
-                `{"video": ..., "question": ...}` instead of videos, where `question` may be a list too.
+            video: One video (path, bytes, file object, value of a column of `datasets.Video`, list of images, array or
+                tensor (T, H, W, C) or (T, C, H, W)), a list of videos, or a dataset or generator of videos. Without
+                `question`: rows `{"video": ..., "question": ...}` instead of videos, where `question` may be a list
+                too.
             question: One question or a list of questions, asked about every video. Each clip is encoded once.
             batch_size: Clips encoded at a time.
             num_workers: Processes that decode ahead.
@@ -238,10 +231,10 @@ class VideoQuestionAnsweringPipeline(AlproPipeline):
         preprocess, forward, postprocess = self._parameters(kwargs)
         params = (*self._size(batch_size, num_workers), preprocess, forward, postprocess)
         if question is None:
-            if isinstance(video, Mapping):
-                return self.run_single(video, *params[2:])
             if isinstance(video, str | os.PathLike) or _is_one_video(video):
                 raise ValueError("There is no question. Ask one: pipe(video, 'what is the dog doing?').")
+            if isinstance(video, Mapping):
+                return self.run_single(video, *params[2:])
             if not isinstance(video, list | tuple):
                 return self.get_iterator(video, *params)
             rows = list(video)
@@ -330,23 +323,27 @@ class TextVideoRetrievalPipeline(AlproPipeline):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if (found := type(self.model).__name__) not in _MATCHES | {"AlproModel", "AlproPrompterModel"}:
+        if (found := type(self.model).__name__) not in _COMPARES:
             raise ValueError(f"The {self.task} pipeline needs an AlproForVideoTextRetrieval, not a {found}.")
-        if _ANSWERS & set(self.model.config.architectures or ()):
-            self._refuse_new_head(getattr(self.model, "vtm_head", None), "matching head", _MATCHES)
+        made = set(self.model.config.architectures or ())
+        # training on questions changes the towers and not the projections, so the vectors alone mean nothing either
+        if made & _ANSWERS and matching_problem(self.model) is not None:
+            raise ValueError(
+                f"The checkpoint {self.model.name_or_path!r} holds {', '.join(sorted(made))}, which has no trained "
+                f"matching head and was not trained to compare. The {self.task} pipeline needs one of "
+                f"{', '.join(sorted(_COMPARES))}."
+            )
 
     def _sanitize_parameters(
         self, top_k: int | None = None, rerank: int | None = None, **video_options: Any
     ) -> tuple[Row, Row, Row]:
         if (top_k is not None and top_k < 1) or (rerank or 0) < 0:
             raise ValueError(f"top_k={top_k} must be at least 1 and rerank={rerank} at least 0.")
-        if rerank:
-            if not hasattr(self.model, "vtm_head"):
-                raise ValueError(
-                    f"rerank={rerank} needs a matching head, and {type(self.model).__name__} has none: use a "
-                    "checkpoint of AlproForVideoTextRetrieval, or rerank=0."
-                )
-            self._refuse_new_head(self.model.vtm_head, "matching head (rerank=0 needs none)", _MATCHES)
+        if rerank and (problem := matching_problem(self.model)):
+            raise ValueError(
+                f"rerank={rerank} needs a matching head, and {problem}. Use rerank=0, or a trained checkpoint of "
+                "AlproForVideoTextRetrieval."
+            )
         return (
             self._video_options(video_options),
             {} if rerank is None else {"rerank": rerank},
@@ -390,7 +387,8 @@ class TextVideoRetrievalPipeline(AlproPipeline):
             re-ranked. Re-ranked candidates come before all others.
 
         Raises:
-            ValueError: A text is blank, there are no candidates, or a number is out of range.
+            ValueError: A text is blank, there are no candidates, a number is out of range, or `rerank` is above 0 and
+                the model has no trained matching head.
             TypeError: A video or a text has the wrong type.
             VideoDecodeError: A video cannot be decoded; the message names the file.
             ModuleNotFoundError: `index` is a folder, and `open_index` is None.
@@ -477,8 +475,7 @@ class TextVideoRetrievalPipeline(AlproPipeline):
     def preprocess(self, input_: Any, kind: str = "text", **video_options: Any) -> Row:  # type: ignore[override]
         if kind == "text":
             return {"name": _text(input_)}
-        name = os.fsdecode(input_) if isinstance(input_, str | os.PathLike) else None
-        return {"name": name, "pixel_values_videos": self._pixels(input_, video_options)}
+        return {"name": path_of(input_), "pixel_values_videos": self._pixels(input_, video_options)}
 
     def _forward(  # type: ignore[override]
         self, input_tensors: list[Row], candidates: _Candidates | None = None, rerank: int = 0
@@ -510,7 +507,7 @@ class TextVideoRetrievalPipeline(AlproPipeline):
 
     def _compare(self, query: Row, candidates: _Candidates, k: int) -> Row:
         """Similarity (C,) with all candidates, and their order after the k most similar ones are re-ranked."""
-        similarity = torch.stack(candidates.embeds) @ query["embed"].cpu()
+        similarity = vtc_scores(query["embed"].cpu()[None], torch.stack(candidates.embeds))[0]
 
         def match(places: torch.Tensor) -> torch.Tensor:
             states = [candidates.states[i] for i in places.tolist()]
@@ -559,9 +556,9 @@ def _is_one_video(given: Any) -> bool:
     """Whether an argument is one video and not several. A list of images, or of their paths, is one video."""
     if isinstance(given, list | tuple):
         return is_image_sequence(given) or (bool(given) and all(is_frame(item) for item in given))
-    return (
-        is_video_source(given) or is_frame(given) or (isinstance(given, np.ndarray | torch.Tensor) and given.ndim == 4)
-    )
+    if is_video_source(given) or is_frame(given) or is_file_mapping(given) or is_frame_decoder(given):
+        return True
+    return isinstance(given, np.ndarray | torch.Tensor) and given.ndim == 4
 
 
 def _text(text: Any) -> str:
@@ -598,7 +595,8 @@ def _share_clips(rows: Sequence[Any]) -> tuple[list[Row], list[tuple[int, Any]]]
         video, question = _read_row(row)
         questions = [question] if isinstance(question, str) else list(question)
         # an id is safe as a key: the joined row keeps the video alive, so no other object can get its id
-        key = os.fsdecode(video) if isinstance(video, str | os.PathLike) else id(video)
+        source = file_of(video)
+        key = os.fsdecode(source) if isinstance(source, str | os.PathLike) else id(video)
         own = joined.setdefault(key, {"video": video, "question": []})["question"]
         first = len(own)
         own += questions

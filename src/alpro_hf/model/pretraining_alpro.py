@@ -22,13 +22,15 @@ from transformers.utils.generic import can_return_tuple
 
 from .configuration_alpro import AlproConfig, AlproTextConfig
 from .loss_alpro import classification_loss, crop_to_patches, pem_kept, pem_loss
+from .matching_alpro import at_least_float32, vtc_scores
 from .modeling_alpro import (
     PAIR_INPUTS,
-    AlproForVideoTextRetrieval,
     AlproModel,
     AlproOutput,
-    AlproPreTrainedModel,
     AlproRetrievalOutput,
+    AlproScoringLinear,
+    AlproWithMatching,
+    AlproWithTowers,
     Gather,
 )
 
@@ -44,6 +46,7 @@ class AlproPreTrainingOutput(AlproRetrievalOutput):
         loss_mlm, loss_pem: Scalars, if the inputs of MLM and of PEM were given.
         mlm_logits: (B, L, vocabulary), of the masked texts if `return_loss=True`, otherwise of `input_ids`.
         pem_logits: (B, entities), if `crop_mask` was given.
+        fusion_model_output: As in the retrieval model, but without `return_loss` only.
         pem_kept: bool (B,), True where a pseudo-label is certain enough to carry a loss, see `pem_kept`.
     """
 
@@ -96,7 +99,7 @@ class AlproMLMHead(nn.Module):
         return self.decoder(self.norm(self.activation(self.dense(hidden_states))))
 
 
-class AlproForPreTraining(AlproPreTrainedModel):
+class AlproForPreTraining(AlproWithMatching):
     """The student of pre-training: VTC, VTM and MLM, and PEM if the configuration names entities (sections 3.2, 3.3).
 
     Example:
@@ -118,7 +121,7 @@ class AlproForPreTraining(AlproPreTrainedModel):
         super().__init__(config)
         width = config.text_config.hidden_size
         self.alpro = AlproModel(config)
-        self.vtm_head = nn.Linear(width, 2)
+        self.vtm_head = AlproScoringLinear(width, 2)
         self.mlm_head = AlproMLMHead(config.text_config)
         # parity: the released code has this MLP, D -> 2D -> entities
         self.pem_head: nn.Module | None = None
@@ -133,9 +136,6 @@ class AlproForPreTraining(AlproPreTrainedModel):
 
     def set_output_embeddings(self, value: nn.Linear) -> None:
         self.mlm_head.decoder = value
-
-    # evaluation and re-ranking treat this model like a retrieval model
-    match = AlproForVideoTextRetrieval.match
 
     @can_return_tuple
     def forward(
@@ -188,18 +188,22 @@ class AlproForPreTraining(AlproPreTrainedModel):
         outputs: Any
         if not return_loss:
             outputs = self.alpro(input_ids, attention_mask, pixel_values_videos, return_dict=True, **kwargs)
-            pairs = _FusionRows(
+            reads_patches = crop_mask is not None and self.pem_head is not None
+            fused = self.alpro.fuse(
                 outputs.text_model_output.last_hidden_state,
                 attention_mask,
                 outputs.video_model_output.last_hidden_state,
-                torch.arange(batch, device=input_ids.device),
+                None if reads_patches else self._tokens_to_fuse(length, **kwargs),
+                return_dict=True,
+                **kwargs,
             )
-            words, patches = self._fuse(pairs, batch, length, crop_mask, **kwargs)  # (B, L, D), (B, N, D)
+            tokens = fused.last_hidden_state
             return AlproPreTrainingOutput(
                 **outputs,
-                vtm_logits=self.vtm_head(words[:, 0]),
-                mlm_logits=self.mlm_head(words),
-                pem_logits=self._entity_logits(patches, crop_mask),
+                vtm_logits=self._matching_logits(fused),
+                fusion_model_output=fused,
+                mlm_logits=self.mlm_head(tokens[:, :length]),
+                pem_logits=self._entity_logits(tokens[:, length + 1 :] if reads_patches else None, crop_mask),
             )
 
         outputs, masked_text = self._encode(input_ids, attention_mask, mlm_input_ids, pixel_values_videos, **kwargs)
@@ -220,7 +224,7 @@ class AlproForPreTraining(AlproPreTrainedModel):
         # words is (4B, L, D) with MLM and (3B, 1, D) without
         matching_words, masked_words = words[: 3 * batch], words[3 * batch :]
 
-        vtm_logits = self.vtm_head(matching_words[:, 0])
+        vtm_logits = at_least_float32(self.vtm_head(matching_words[:, 0]))
         loss_vtm = classification_loss(vtm_logits, matching.labels)
         loss_vtc = self.alpro.contrastive_loss(
             outputs.video_embeds, outputs.text_embeds, video_ids, text_ids, gather, rank
@@ -369,7 +373,7 @@ def _first_texts(outputs: AlproOutput, count: int) -> AlproOutput:
     return outputs
 
 
-class AlproPrompterModel(AlproPreTrainedModel):
+class AlproPrompterModel(AlproWithTowers):
     """The teacher of PEM: towers trained with VTC alone, and prompt embeddings of each entity (section 3.3).
 
     `config.entities` names the entities, and `set_prompts` fills the embeddings. The function
@@ -457,9 +461,8 @@ class AlproPrompterModel(AlproPreTrainedModel):
         if not embeds.any():
             raise ValueError(f"The prompter has no {kind} prompts yet; call set_prompts({kind!r}, ...) first.")
         video = self.alpro.get_video_features(pixel_values_videos).pooler_output
-        # float32, as in `vtc_loss`: the temperature multiplies the rounding errors of bfloat16
-        with torch.autocast(video.device.type, enabled=False):
-            similarity = video.float() @ embeds.float().t() / self.alpro.get_temperature().float()
+        # float32 throughout: the temperature multiplies rounding errors
+        similarity = vtc_scores(video, embeds).float() / self.alpro.get_temperature().float()
         return similarity.softmax(dim=1)
 
     def _prompts(self, kind: str) -> torch.Tensor:

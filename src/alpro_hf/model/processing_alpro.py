@@ -5,7 +5,7 @@ from typing import Any
 
 from transformers import AutoImageProcessor, AutoTokenizer
 from transformers.image_processing_utils import BatchFeature
-from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, TextKwargs, VideosKwargs
+from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, TextKwargs
 from transformers.utils import logging
 
 from .decoding_formats import VIDEO_EXTENSIONS, has_video_extension, is_video_file
@@ -22,12 +22,14 @@ _TEXT_KWARGS: TextKwargs = {
     "return_token_type_ids": False,
     "return_tensors": "pt",
 }
-_VIDEOS_KWARGS: VideosKwargs = {"return_tensors": "pt"}
 
 
-class _Kwargs(ProcessingKwargs, total=False):
-    # transformers 5.20 reads the defaults here; later versions read the class attributes of the processor
-    _defaults = {"text_kwargs": _TEXT_KWARGS, "videos_kwargs": _VIDEOS_KWARGS}  # type: ignore[misc]  # noqa: RUF012
+class AlproProcessorKwargs(ProcessingKwargs, total=False):
+    """Arguments of a call of `AlproProcessor`: those of the tokenizer and those of `AlproVideoProcessor`."""
+
+    # The library finds this class by its name. Version 5.20 reads the defaults here; later ones read the class
+    # attributes of the processor. The video processor has its own defaults, `return_tensors="pt"` among them.
+    _defaults = {"text_kwargs": _TEXT_KWARGS}  # type: ignore[misc]  # noqa: RUF012
 
 
 class AlproProcessor(ProcessorMixin):
@@ -55,8 +57,7 @@ class AlproProcessor(ProcessorMixin):
     """
 
     text_kwargs = _TEXT_KWARGS
-    videos_kwargs = _VIDEOS_KWARGS
-    valid_processor_kwargs = _Kwargs
+    valid_processor_kwargs = AlproProcessorKwargs
 
     def __init__(self, video_processor: Any = None, tokenizer: Any = None, **kwargs: Any) -> None:
         super().__init__(video_processor, tokenizer, **kwargs)
@@ -88,6 +89,30 @@ class AlproProcessor(ProcessorMixin):
         return super().__call__(text=text, videos=videos, **kwargs)
 
     @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> "AlproProcessor":
+        """Load a processor as the library does, but never ask whether code of the folder may run.
+
+        The library loads both parts by their Auto classes, which ask on the terminal unless `trust_remote_code` is
+        passed. Here its default is False.
+
+        Raises:
+            OSError: A part of the processor needs code of the folder, and `trust_remote_code=True` was not passed.
+        """
+        if kwargs.get("trust_remote_code") is None:
+            kwargs["trust_remote_code"] = False
+        try:
+            loaded: AlproProcessor = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+            return loaded
+        except ValueError as error:
+            if kwargs["trust_remote_code"] or "trust_remote_code" not in str(error):  # the library has no class for it
+                raise
+            raise OSError(
+                f"The processor of {pretrained_model_name_or_path} names classes that come as code with it, of which "
+                "nothing was run. An ALPRO model does not need that code: save its AlproProcessor there with "
+                "save_pretrained, or name another model."
+            ) from error
+
+    @classmethod
     def from_image_text_pretrained(cls, source: str, max_length: int = 35, **video_kwargs: Any) -> "AlproProcessor":
         """Build the processor of a model that starts from BLIP, see `AlproModel.from_image_text_pretrained`.
 
@@ -100,11 +125,11 @@ class AlproProcessor(ProcessorMixin):
             video_kwargs: Attributes of `AlproVideoProcessor`, such as `num_frames=4` or
                 `size={"height": 224, "width": 224}`.
         """
-        images = AutoImageProcessor.from_pretrained(source)
+        images = AutoImageProcessor.from_pretrained(source, trust_remote_code=False)
         copied = ("size", "resample", "image_mean", "image_std", "rescale_factor")
         settings: dict[str, Any] = {name: getattr(images, name) for name in copied}
         settings["size"] = dict(settings["size"])
-        tokenizer = AutoTokenizer.from_pretrained(source, model_max_length=max_length)
+        tokenizer = AutoTokenizer.from_pretrained(source, model_max_length=max_length, trust_remote_code=False)
         return cls(AlproVideoProcessor(**(settings | video_kwargs)), tokenizer)
 
     @property

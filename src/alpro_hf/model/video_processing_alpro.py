@@ -25,6 +25,7 @@ from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata
 
 from .decoding import decode
+from .decoding_column import file_of, is_column, is_frame_decoder, sampled_frames
 from .decoding_formats import is_image_sequence
 from .decoding_source import VideoSource
 from .decoding_types import (
@@ -274,7 +275,7 @@ class AlproVideoProcessor(BaseVideoProcessor):
         rows = setting("sampling_index")
         rows = list(range(len(clips))) if rows is None else [rows] if isinstance(rows, int) else list(rows)
         given = kwargs.pop("video_metadata", None)
-        described = [None] * len(clips) if given is None else given if isinstance(given, list) else [given]
+        described = [None] * len(clips) if given is None else _flat(given)
         if not len(rows) == len(described) == len(clips):
             raise ValueError(
                 f"Got {len(clips)} videos, sampling_index for {len(rows)} and video_metadata for {len(described)}: "
@@ -303,6 +304,9 @@ class AlproVideoProcessor(BaseVideoProcessor):
         loaded, metadata = [], []
         for place, (clip, row, description) in enumerate(zip(clips, rows, described, strict=True)):
             choose = partial(sample, sampling_index=row) if setting("do_sample_frames") else None
+            if is_frame_decoder(clip):
+                clip, description = sampled_frames(clip, choose)
+                choose = None
             if is_video_source(clip):
                 frames = self._decode(clip, choose, height, width, allow_url, limits, decoder, check_size)
                 loaded.append(frames.pixels)
@@ -514,6 +518,11 @@ def _split(videos: Any) -> list[Any]:
 
     A list of videos is flat. A list in it that holds several videos is an error: to which row would they belong?
     """
+    videos = file_of(videos)  # of a value of a column of datasets.Video
+    if is_column(videos):
+        videos = list(videos)
+    if is_frame_decoder(videos):
+        return [videos]
     one = _as_clip(videos)
     if one is not None:
         return [one]
@@ -533,8 +542,9 @@ def _split(videos: Any) -> list[Any]:
         return clips
     shape = f" of shape {tuple(videos.shape)}" if hasattr(videos, "shape") else ""
     raise TypeError(
-        "A video is a path, bytes, a binary file object, a list of images or of their paths, or an array or tensor of "
-        f"shape (T, H, W, C) or (T, C, H, W), not {type(videos).__name__}{shape}."
+        "A video is a path, bytes, a binary file object, a value of a column of datasets.Video, a list of images or "
+        "of their paths, or an array or tensor of shape (T, H, W, C) or (T, C, H, W), not "
+        f"{type(videos).__name__}{shape}."
     )
 
 
@@ -549,6 +559,13 @@ def _as_clip(video: Any) -> Any:
     if isinstance(video, list | tuple) and video and all(is_frame(item) for item in video):
         return _stack(video)
     return None
+
+
+def _flat(given: Any) -> list[Any]:
+    """Flatten `video_metadata` to one description for each clip. The library nests it as it nests videos."""
+    if isinstance(given, list | tuple):
+        return [description for item in given for description in _flat(item)]
+    return [given]
 
 
 def _stack(frames: Any) -> torch.Tensor:

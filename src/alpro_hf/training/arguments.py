@@ -135,6 +135,8 @@ class AlproTrainingArguments(TrainingArguments):
                 "remove_unused_columns=True removes the columns 'video', 'text', 'question' and 'answer' before "
                 "AlproCollator reads them. Set it to False."
             )
+        # whether the trainer, which knows the model, is to choose; the library's choice would be `loss`
+        self.chooses_best_metric = self.metric_for_best_model is None
         super().__post_init__()
 
     @property

@@ -4,19 +4,22 @@ The library writes a checkpoint file by file into its final folder, and resumes 
 number. A process that is killed while writing leaves the folder with the highest number incomplete.
 """
 
-import json
 import logging
 import os
 import re
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from ..files import inside, is_link, remove_links
+from ..untrusted_json import read_json
+
 logger = logging.getLogger(__name__)
 
+_LARGEST_STATE = 1 << 28  # bytes; a log of a million steps fits
 _STATE = "trainer_state.json"  # the library writes it last, so it marks a checkpoint as complete
 
 
@@ -26,7 +29,8 @@ def last_complete_checkpoint(folder: str | os.PathLike[str]) -> str | None:
     A warning names each newer checkpoint that is incomplete, and the reason.
     """
     # by number: names sort "checkpoint-1000" before "checkpoint-900", and copies lose their times
-    found = [path for path in Path(folder).glob("checkpoint-*") if path.is_dir() and _step(path) is not None]
+    named = [path for path in Path(folder).glob("checkpoint-*") if _step(path) is not None]
+    found = [path for path in named if path.is_dir() or path.is_symlink()]  # a link that leads nowhere is named, too
     for checkpoint in sorted(found, key=lambda path: _step(path) or 0, reverse=True):
         problem = checkpoint_problem(checkpoint)
         if problem is None:
@@ -48,10 +52,18 @@ def checkpoint_problem(checkpoint: str | os.PathLike[str]) -> str | None:
     """
     checkpoint = Path(checkpoint)
     if not checkpoint.is_dir():
-        return "there is no such folder"
+        return "it is a link that leads to no folder" if checkpoint.is_symlink() else "there is no such folder"
     parts: list[tuple[str, Sequence[str], Callable[[Path], str | None]]] = [
         ("the trainer's state", [_STATE], _state_problem),
-        ("weights", ["model.safetensors", "model.safetensors.index.json", "pytorch_model_fsdp*"], _weights_problem),
+        (
+            "weights",
+            # the third: adapters, whose checkpoints do not repeat the frozen weights. Several are in subfolders
+            [
+                *("model.safetensors", "model.safetensors.index.json"),
+                *("adapter_model.safetensors", "*/adapter_model.safetensors", "pytorch_model_fsdp*"),
+            ],
+            _weights_problem,
+        ),
         ("the optimizer", ["optimizer.pt", "optimizer.bin", "optimizer_*"], _archive_problem),
         ("the scheduler", ["scheduler.pt"], _archive_problem),
         ("random numbers", ["rng_state.pth", "rng_state_*.pth"], _archive_problem),
@@ -65,6 +77,13 @@ def checkpoint_problem(checkpoint: str | os.PathLike[str]) -> str | None:
             if problem is not None:
                 return f"{path.name} {problem}"
     return None
+
+
+def processes_of(checkpoint: str | os.PathLike[str]) -> int:
+    """Return the number of processes that wrote a checkpoint; 0 if it holds no random numbers."""
+    checkpoint = Path(checkpoint)
+    # of one process and of several; the first file may be left over from an earlier run
+    return len(list(checkpoint.glob("rng_state_*.pth"))) or int((checkpoint / "rng_state.pth").is_file())
 
 
 @contextmanager
@@ -85,8 +104,15 @@ def disk_errors(folder: str) -> Iterator[None]:
 
 
 def mark_incomplete(checkpoint: str | os.PathLike[str]) -> None:
-    """Mark an existing checkpoint as incomplete before a new one of the same name is written over it."""
-    (Path(checkpoint) / _STATE).unlink(missing_ok=True)
+    """Mark an existing checkpoint as incomplete before a new one of the same name is written over it.
+
+    If it is a link, or has links to files, these are removed: nothing outside of it is changed.
+    """
+    checkpoint = Path(checkpoint)
+    if is_link(checkpoint):
+        checkpoint.unlink()
+    remove_links(checkpoint)
+    (checkpoint / _STATE).unlink(missing_ok=True)
 
 
 def _step(checkpoint: Path) -> int | None:
@@ -96,7 +122,7 @@ def _step(checkpoint: Path) -> int | None:
 
 def _state_problem(path: Path) -> str | None:
     try:
-        state = json.loads(path.read_bytes())
+        state = read_json(path, max_bytes=_LARGEST_STATE, nan=True)  # the loss of a step may be NaN
     except ValueError as error:
         return f"is not valid JSON ({error})"
     # A state of another step was copied here, or comes from an older run in the same folder.
@@ -107,14 +133,22 @@ def _state_problem(path: Path) -> str | None:
 
 
 def _weights_problem(path: Path) -> str | None:
-    if path.name == "model.safetensors":
+    if path.suffix == ".safetensors":
         return _tensors_problem(path)
     if path.suffix != ".json":
         return _archive_problem(path)
     try:
-        names: Iterable[str] = set(json.loads(path.read_bytes())["weight_map"].values())
-    except (ValueError, KeyError) as error:
+        index = read_json(path)
+    except ValueError as error:
         return f"is not an index of weights ({type(error).__name__}: {error})"
+    files = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(files, dict) or not files:
+        return "is not an index of weights (it has no 'weight_map')"
+    names = set(map(str, files.values()))
+    # the library would open files elsewhere
+    outside = [name for name in names if Path(name).name != name or not inside(path.parent / name, path.parent)]
+    if outside:
+        return f"lists {min(outside)!r:.80}, which is not a file of the same folder"
     for name in sorted(names):
         problem = _tensors_problem(path.parent / name)
         if problem is not None:
@@ -141,4 +175,4 @@ def _archive_problem(path: Path) -> str | None:
     return None
 
 
-__all__ = ["checkpoint_problem", "disk_errors", "last_complete_checkpoint", "mark_incomplete"]
+__all__ = ["checkpoint_problem", "disk_errors", "last_complete_checkpoint", "mark_incomplete", "processes_of"]

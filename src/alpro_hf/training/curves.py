@@ -4,7 +4,6 @@ The log is `trainer_state.json`, which `Trainer` writes into every checkpoint. N
 at a training while it runs, and next to an earlier one.
 """
 
-import json
 import logging
 import math
 import re
@@ -16,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
+
+from ..untrusted_json import read_json
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -140,8 +141,8 @@ def _newest_state(folder: Path) -> tuple[Path, dict[str, Any]]:
 def _read_state(path: Path) -> dict[str, Any]:
     hint = f"A {STATE} that the Trainer wrote is needed."
     try:
-        state = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        state = read_json(path, max_bytes=1 << 28, nan=True)  # the loss of a step may be NaN
+    except ValueError as error:
         raise TrainingLogError(f"{path} is not JSON, or cut off: {error}. {hint}") from error
     history = state.get("log_history") if isinstance(state, dict) else None
     if not isinstance(history, list) or not all(

@@ -22,9 +22,8 @@ Batch = dict[str, Any]
 
 # labels in a batch -> the argument of the models for the number of labelled entries
 _COUNT_ARGUMENTS = {"labels": "label_count", "mlm_labels": "mlm_count", "pem_targets": "pem_count"}
-_OF_THE_BATCH = ("kind", "black")  # entries of a pre-training batch that are not one per row
 # value to pad each text tensor with
-_PADDING = {"input_ids": 0, "mlm_input_ids": 0, "attention_mask": 0, "mlm_labels": IGNORE_INDEX}
+PADDING = {"input_ids": 0, "mlm_input_ids": 0, "attention_mask": 0, "mlm_labels": IGNORE_INDEX}
 
 
 def in_parallel() -> bool:
@@ -49,16 +48,11 @@ def gather_with_gradients(tensor: torch.Tensor) -> torch.Tensor:
     return torch.cat(parts)
 
 
-def trim_to_smallest(batch: Batch) -> Batch:
-    """Cut a batch to the smallest number of rows of any process.
-
-    Rows with broken clips were dropped, so processes may have different numbers. Gathering needs equal shapes.
-    """
-    size = len(batch["input_ids"])
-    rows = torch.tensor(size, device=batch["input_ids"].device)
-    dist.all_reduce(rows, op=dist.ReduceOp.MIN)
-    smallest = int(rows)
-    return {key: value if key in _OF_THE_BATCH else value[:smallest] for key, value in batch.items()}
+def smallest_of_all(number: int, device: torch.device) -> int:
+    """Return the smallest number of any process, exchanged on a device that the process group can use."""
+    smallest = torch.tensor(number, device=device)
+    dist.all_reduce(smallest, op=dist.ReduceOp.MIN)
+    return int(smallest)
 
 
 def pad_to_longest(batch: Batch) -> Batch:
@@ -67,9 +61,7 @@ def pad_to_longest(batch: Batch) -> Batch:
     dist.all_reduce(length, op=dist.ReduceOp.MAX)
     missing = int(length) - batch["input_ids"].shape[1]
     padded = {
-        key: nn.functional.pad(batch[key], (0, missing), value=value)
-        for key, value in _PADDING.items()
-        if key in batch
+        key: nn.functional.pad(batch[key], (0, missing), value=value) for key, value in PADDING.items() if key in batch
     }
     return batch | padded
 
@@ -161,6 +153,8 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 
 __all__ = [
+    "PADDING",
+    "Batch",
     "add_counts",
     "cache_contrastive_gradients",
     "contrastive_surrogate",
@@ -168,5 +162,5 @@ __all__ = [
     "in_parallel",
     "pad_to_longest",
     "seeded",
-    "trim_to_smallest",
+    "smallest_of_all",
 ]

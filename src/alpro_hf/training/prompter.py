@@ -12,6 +12,7 @@ from typing import Any, Literal
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
+from ..adapters import merged
 from ..model.modeling_alpro import AlproModel
 from ..model.pretraining_alpro import AlproPrompterModel
 
@@ -84,7 +85,7 @@ def build_prompter(
         TypeError: There is no `AlproModel` in the model.
         ValueError: Templates, entities, `max_length` or `batch_size` cannot be used.
     """
-    base = model.base_model
+    base = merged(model).base_model
     if not isinstance(base, AlproModel):
         raise TypeError(
             f"A prompter is made from an AlproModel or a model around one; received {type(model).__name__}."

@@ -37,9 +37,10 @@ from ..data.collator import Collated
 from ..data.columns import MEDIA_COLUMNS
 from ..data.pretraining_collator import AlproPreTrainingCollator
 from ..data.rows import NumberedRows, Row, undecoded
-from ..files import model_fingerprint, write_text_whole, write_whole
+from ..files import model_fingerprint, remove_partial, write_text_whole, write_whole
 from ..model.loss_alpro import crop_on_black
 from ..model.pretraining_alpro import AlproPrompterModel
+from ..untrusted_json import parse_json, read_json
 
 MANIFEST = "pseudo_labels.json"
 SKIPPED = "skipped.jsonl"
@@ -237,9 +238,11 @@ class _Folder:
             write_text_whole(manifest, json.dumps(description, indent=1) + "\n")
             return
         try:
-            begun = json.loads(manifest.read_text(encoding="utf-8"))
+            begun = read_json(manifest)
         except ValueError as error:
             raise PseudoLabelError(f"{manifest} is damaged ({error}). Delete the folder and label again.") from error
+        if not isinstance(begun, dict):
+            raise PseudoLabelError(f"{manifest} is damaged (it is no object). Delete the folder and label again.")
         differing = [name for name in description if begun.get(name) != description[name]]
         if differing:
             raise PseudoLabelError(
@@ -277,6 +280,7 @@ class _Folder:
 
     def close(self) -> Dataset:
         """Make the shards one data set, join the lists of what was skipped, and load the data set."""
+        remove_partial(self.path)
         lists = filter(Path.exists, map(self._skipped, range(len(self.files))))
         skipped = "".join(path.read_text(encoding="utf-8") for path in lists)
         write_text_whole(self.path / SKIPPED, skipped)
@@ -312,8 +316,17 @@ class _Folder:
 
 
 def read_skipped(folder: str | Path) -> list[dict[str, Any]]:
-    """Rows that `pseudo_label` left out: `{"row", "reason"}` each."""
-    return [json.loads(line) for line in (Path(folder) / SKIPPED).read_text(encoding="utf-8").splitlines()]
+    """Rows that `pseudo_label` left out: `{"row", "reason"}` each.
+
+    Raises:
+        PseudoLabelError: The list is damaged.
+        OSError: It cannot be read.
+    """
+    path = Path(folder) / SKIPPED
+    try:
+        return [parse_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except ValueError as error:
+        raise PseudoLabelError(f"{path} is damaged: {error}. Label again, into a new folder.") from error
 
 
 @dataclass(frozen=True)

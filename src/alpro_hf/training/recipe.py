@@ -9,7 +9,7 @@ Importing this module imports no torch, so that the help of `alpro train` can li
 
 import dataclasses
 import difflib
-import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -20,6 +20,7 @@ import yaml
 
 from ..data.operations import OPERATIONS
 from ..model.decoding_types import SamplingStrategy
+from ..untrusted_json import MAX_DEPTH, JsonBoundsError, parse_json, read_bounded
 from .settings import Setting, settings_of
 
 Task = Literal["prompter", "pretrain", "retrieval", "qa"]
@@ -29,6 +30,9 @@ RECIPES = Path(__file__).parent / "recipes"
 RUN = "run"
 # Training arguments that a run decides itself from `--output`, or that do nothing here.
 _MANAGED = ("output_dir", "do_train", "do_eval", "do_predict", "local_rank", "resume_from_checkpoint")
+_LARGEST = 1 << 18  # bytes of a recipe
+_HUGE = 1e100
+_MOST = 1 << 24  # of a setting that counts something; far more than any hardware has room for
 _DESCRIBING = ("task", "description")  # keys of a recipe that are not settings
 
 
@@ -53,6 +57,12 @@ class AlproRecipe:
     )
     image_size: int | None = field(default=None, metadata={"help": "Height and width of a frame in pixels."})
     text_length: int | None = field(default=None, metadata={"help": "Longest text in tokens."})
+    fusion_layers: int | None = field(
+        default=None,
+        metadata={
+            "help": "Fusion layers of a start without any, such as BLIP; they begin as copies of its last text layers."
+        },
+    )
     train_sampling: SamplingStrategy = field(
         default="headtail", metadata={"help": "How the frames of a clip are chosen in training."}
     )
@@ -80,6 +90,13 @@ class AlproRecipe:
             "row and does not end the training."
         },
     )
+    lora: dict[str, Any] | None = field(
+        default=None,
+        metadata={
+            "help": "Train low-rank updates (LoRA) instead of the weights: fields of peft.LoraConfig, such as "
+            '{"r": 16}. All attention layers get updates, unless target_modules says otherwise. Needs PEFT.'
+        },
+    )
     mlm_probability: float = field(default=0.15, metadata={"help": "pretrain: share of words to mask."})
     pem_threshold: float | None = field(
         default=None, metadata={"help": "pretrain: lowest top probability of a pseudo-label that is learned from."}
@@ -100,12 +117,26 @@ class AlproRecipe:
     )
 
     def __post_init__(self) -> None:
+        # null in a recipe is the default, which of a list is an empty one
+        self.leave_out, self.data_weights = self.leave_out or [], self.data_weights or []
         for name in ("global_batch_size", "num_frames", "image_frames", "image_size", "num_entities", "num_answers"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise RecipeError(f"{name}={value} must be at least 1.")
+            if value is not None and not 1 <= value <= _MOST:
+                raise RecipeError(f"{name}={value} must be at least 1 and at most {_MOST:,}.")
+        if self.fusion_layers is not None and not 0 <= self.fusion_layers <= _MOST:
+            raise RecipeError(f"fusion_layers={self.fusion_layers} must be at least 0 and at most {_MOST:,}.")
         if self.text_length is not None and self.text_length < 3:
             raise RecipeError(f"text_length={self.text_length} leaves no room for words; it must be at least 3.")
+        for name in ("text_length", "prompt_length"):
+            value = getattr(self, name)
+            if value is not None and not 1 <= value <= _MOST:
+                raise RecipeError(f"{name}={value} must be at least 1 and at most {_MOST:,}.")
+        for name in ("mlm_probability", "pem_threshold"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise RecipeError(f"{name}={value} must lie between 0 and 1.")
+        if wrong := [weight for weight in self.data_weights if not (math.isfinite(weight) and weight >= 0)]:
+            raise RecipeError(f"data_weights has {wrong[0]}; a weight is a number of at least 0.")
         unknown = [name for name in self.leave_out if name not in OPERATIONS]
         if unknown:
             raise RecipeError(f"leave_out names {', '.join(unknown)}; choose from {', '.join(OPERATIONS)}.")
@@ -139,9 +170,9 @@ def check_settings(values: Mapping[str, Any], source: str) -> dict[str, Any]:
         if name in _MANAGED:
             raise RecipeError(f"{source}: {name!r} is decided by the command itself (--output). Remove it.")
         if name not in known:
-            close = difflib.get_close_matches(str(name), [*known, *_DESCRIBING], n=3)
+            close = difflib.get_close_matches(str(name)[:80], [*known, *_DESCRIBING], n=3)
             hint = f"Did you mean {' or '.join(close)}?" if close else "See alpro train --help for the settings."
-            raise RecipeError(f"{source}: unknown key {name!r}. {hint}")
+            raise RecipeError(f"{source}: unknown key {name!r:.80}. {hint}")
         try:
             checked[name] = known[name].check(value)
         except ValueError as error:
@@ -175,17 +206,59 @@ def read_recipe(name: str | Path) -> dict[str, Any]:
             + (f" Did you mean {close[0]}?" if close else "")
         )
     try:
-        text = path.read_text(encoding="utf-8")
-        values = yaml.safe_load(text) if path.suffix in (".yaml", ".yml") else json.loads(text)
-    except (json.JSONDecodeError, yaml.YAMLError, UnicodeDecodeError) as error:
+        text = read_bounded(path, _LARGEST).decode("utf-8-sig")
+        values = _parse_yaml(text) if path.suffix in (".yaml", ".yml") else parse_json(text)
+    except JsonBoundsError as error:
+        raise RecipeError(f"{path} is not a recipe{_field(error)}: {error}.") from error
+    except (yaml.YAMLError, ValueError) as error:
         raise RecipeError(f"{path} is not a recipe: it is not valid JSON or (as .yaml) YAML: {error}") from error
     if not isinstance(values, dict):
         raise RecipeError(f"{path} must hold one object of keys and values; it holds a {type(values).__name__}.")
     values.pop(RUN, None)
     describing = {key: values.pop(key) for key in _DESCRIBING if key in values}
     if "task" in describing and describing["task"] not in TASKS:
-        raise RecipeError(f"{path}: task={describing['task']!r} is unknown. Use one of {', '.join(TASKS)}.")
+        raise RecipeError(f"{path}: task={describing['task']!r:.80} is unknown. Use one of {', '.join(TASKS)}.")
+    if not isinstance(describing.get("description", ""), str):
+        raise RecipeError(f"{path}: description={describing['description']!r:.80} must be a text.")
     return describing | check_settings(values, str(path))
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Reads what JSON can express: texts, numbers, truth values, null, lists and objects; dates stay texts."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 (the library's way)
+        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(("timestamp", "merge"))]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+def _parse_yaml(text: str) -> Any:
+    """Parse YAML within the bounds of `parse_json`, and without references, which unfold to more than was written."""
+    depth = 0
+    for event in yaml.parse(text, _PlainLoader):
+        place = f"in line {event.start_mark.line + 1}"
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+            raise JsonBoundsError(f"{place} there is a reference (& or *), which a recipe may not have")
+        if str(getattr(event, "tag", None) or "!").lstrip("!"):
+            raise JsonBoundsError(f"{place} there is the type {event.tag!r:.40}, which a recipe may not have")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise JsonBoundsError(f"{place} it is nested deeper than {MAX_DEPTH} levels")
+    values = _PlainLoader(text).get_single_data()
+    _check_numbers(values)
+    return values
+
+
+def _check_numbers(values: Any) -> None:
+    if isinstance(values, dict | list):
+        for value in values.values() if isinstance(values, dict) else values:
+            _check_numbers(value)
+    elif isinstance(values, int | float) and not (abs(values) < _HUGE):  # also NaN
+        raise JsonBoundsError(f"the number {values!r:.24} is not finite, or too large")
+
+
+def _field(error: JsonBoundsError) -> str:
+    return f", field {error.path[0]!r:.80}" if error.path else ""
 
 
 def batch_per_device(global_batch_size: int, world_size: int, accumulation: int) -> int:
@@ -210,7 +283,7 @@ def recipe_table() -> str:
     lines = ["recipe             learning rate   batch  length         frames  text  clip  description"]
     for name in recipe_names():
         # not by `read_recipe`, which checks the values and takes torch; the bundled ones are checked by the tests
-        values = json.loads((RECIPES / f"{name}.json").read_text(encoding="utf-8"))
+        values = parse_json((RECIPES / f"{name}.json").read_text(encoding="utf-8"))
         length = (
             f"{values['max_steps']:,} steps" if "max_steps" in values else f"{values['num_train_epochs']:g} epochs"
         )

@@ -11,34 +11,56 @@ import json
 import os
 import platform
 import shlex
+import signal
 import sys
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
+from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from transformers import set_seed
 from transformers.integrations import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
+from transformers.utils import logging
 
-from ..data.load_rows import is_labelled, load_rows, video_folders
-from ..files import write_text_whole
+from ..adapters import lora_model, merged
+from ..data.load_rows import is_labelled, load_rows, refuse_missing_files, video_folders, words_digest
+from ..files import write_text_whole, write_whole
 from ..loading import find_model
 from ..model.configuration_alpro import AlproConfig
 from ..model.pretraining_alpro import AlproPrompterModel
+from ..trust import printable
+from ..untrusted_json import read_json
 from ..version import __version__
 from .arguments import AlproTrainingArguments
 from .callbacks import StopWhenTerminated
 from .checkpoints import last_complete_checkpoint
 from .curves import PICTURE, plot_runs
 from .prompter import build_prompter
-from .recipe import FIELDS, RUN, TASKS, AlproRecipe, RecipeError, Task, batch_per_device, check_settings, read_recipe
+from .recipe import (
+    FIELDS,
+    RUN,
+    TASKS,
+    AlproRecipe,
+    RecipeError,
+    Task,
+    batch_per_device,
+    check_settings,
+    read_recipe,
+    recipe_names,
+)
 from .recipe import settings as known_settings
 from .start import (
     TrainError,
     answer_labels,
+    choose_sizes,
     first_entities,
     make_collator,
+    own_sizes,
     pem_entities,
     start_model,
     start_processor,
@@ -47,6 +69,7 @@ from .start import (
 from .trainer import DROPPED, AlproTrainer
 
 RECIPE = "recipe.json"
+ADAPTER = "adapter"  # folder in the output folder, with the adapters that a training with `lora` has learned
 # Settings that may change on resume, because they only say how the training is watched, saved or fed. All others must
 # stay, and so must a setting that a later version of transformers adds, unless it has its default.
 MAY_CHANGE_ON_RESUME = (
@@ -127,7 +150,7 @@ class TrainingRun:
             run, the training continues from there.
         settings: Settings that win over those of the recipe, by name.
         task: `prompter`, `pretrain`, `retrieval` or `qa`; None: the task of the recipe.
-        model: Folder or Hub id of an ALPRO checkpoint, or `bundled`.
+        model: Folder or Hub id of an ALPRO checkpoint or of BLIP for image-text retrieval, or `bundled`.
         vision, text: Folders or Hub ids of a ViT and of a BERT with its tokenizer.
         processor: Folder or Hub id of the processor; None: that of `model`.
         eval_data: Rows to evaluate on during the training and at its end.
@@ -186,20 +209,24 @@ class ResolvedSettings:
 def train(run: TrainingRun) -> bool:
     """Train, and write the model, its processor, the log and `recipe.json` to `run.output`.
 
-    Progress is printed by the first process. With several processes, all of them call this function.
+    The first process prints progress to stderr, and the metrics of the evaluation at the end to stdout. With several
+    processes, all of them call this function.
 
     Returns:
         Whether the training reached its end. False: SIGTERM ended it after a step, and a checkpoint was saved.
 
     Raises:
+        KeyboardInterrupt: Ctrl-C ended the training after a step, and a checkpoint was saved; or a second Ctrl-C.
         RecipeError, TrainError: The recipe, a setting or an input cannot be used, or `run.output` holds another run.
         RowsError, EntityListError: Rows or entities cannot be read.
         DataLoadingError: A data loading process died. The same call continues from the newest checkpoint.
         NonFiniteLossError, DroppedRowsError: See `AlproTrainer`.
         OSError, ValueError: A file is missing, or training arguments contradict each other.
     """
+    stop = StopWhenTerminated()
     try:
-        return _train(run)
+        with quiet_libraries():
+            return _train(run, stop)
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):  # torch has no class of its own for it
             raise
@@ -207,19 +234,25 @@ def train(run: TrainingRun) -> bool:
             f"a data loading process died ({' '.join(str(error).split())}). The same command continues from the "
             "newest checkpoint. With --isolate_decoding, a clip that crashes the decoder loses only its row"
         ) from error
+    finally:
+        stop.restore()  # an error ends a training without its last callbacks
 
 
-def _train(run: TrainingRun) -> bool:
+def _train(run: TrainingRun, stop: StopWhenTerminated) -> bool:
     resolved = resolve(run)
     task, recipe, arguments = resolved.task, resolved.recipe, resolved.arguments
     _check_inputs(run, task)
+    if recipe.lora is not None and importlib.util.find_spec("peft") is None:
+        raise TrainError('lora needs PEFT, which is not installed: pip install "alpro-hf[peft]"')
+    if recipe.lora is not None and run.model is None:
+        raise TrainError("lora leaves the weights as they are, so it needs a trained model to start from: --model.")
     _check_trackers(arguments)
     # a wrong name is reported now, and not after the rows were read
     for name in filter(None, (run.model, run.vision, run.text, run.prompter)):
         find_model(str(name), "qa" if task == "qa" else "retrieval")
     if run.processor:
         find_model(run.processor, needs=None)
-    say = print if arguments.process_index == 0 else _nothing
+    say = partial(_say, file=sys.stderr) if arguments.process_index == 0 else _nothing
     outside = {"allow_outside": True} if run.allow_outside else {}
     with arguments.main_process_first(desc="rows"):  # so that the other processes find the rows in the cache
         sources = {
@@ -230,6 +263,8 @@ def _train(run: TrainingRun) -> bool:
         if run.eval_data:
             videos = run.eval_videos or video_folders(run.videos, 1)[0]
             eval_rows = load_rows(run.eval_data, task, videos, run.eval_split, run.output, **outside)
+    for source, rows in [*sources.items(), *([] if eval_rows is None else [(run.eval_data, eval_rows)])]:
+        refuse_missing_files(str(source), rows)
     set_seed(arguments.seed)  # before the model is made, whose new weights are random
     labels = answer_labels(task, recipe, next(iter(sources.values())), run.answers)
     if task == "prompter" and run.entities:
@@ -237,10 +272,19 @@ def _train(run: TrainingRun) -> bool:
     entities = None
     if task == "pretrain" and arguments.pem_weight > 0:
         entities = pem_entities(recipe, sources, prompter=run.prompter, entities=run.entities)
+    own = own_sizes(
+        model=run.model and find_model(run.model, "qa" if task == "qa" else "retrieval"),
+        vision=run.vision,
+        processor=run.processor and find_model(run.processor, needs=None),
+    )
+    bundled = read_recipe(run.recipe) if str(run.recipe) in recipe_names() else {}
+    sizes = choose_sizes(recipe, own, run.settings, bundled)
+    resolved.written.update({name: getattr(recipe, name) for name in own})
     model: Any
     model, fresh = start_model(task, recipe, entities, labels, model=run.model, vision=run.vision, text=run.text)
     processor = start_processor(recipe, model.config, processor=run.processor or run.model, text=run.text)
     facts = _facts(run, arguments, model.config, {source: len(rows) for source, rows in sources.items()})
+    facts["words"] = {source: words_digest(rows, task) for source, rows in sources.items()}
     checkpoint = _write_recipe(run.output, resolved.written, facts, writes=arguments.process_index == 0)
     say(f"{task} by {run.recipe}: {', '.join(f'{source} ({len(rows)} rows)' for source, rows in sources.items())}")
     say(f"start: {facts['start']}" + (f"; new weights: {', '.join(fresh)}" if fresh else ""))
@@ -248,11 +292,16 @@ def _train(run: TrainingRun) -> bool:
         f"batch: {arguments.per_device_train_batch_size} x {arguments.world_size} processes x "
         f"{arguments.gradient_accumulation_steps} accumulated; all settings are in {run.output / RECIPE}"
     )
+    for line in sizes:
+        say(line)
     if checkpoint:
         say(f"continues from {checkpoint}")
+    if recipe.lora is not None:
+        model = lora_model(model, recipe.lora)
+        say(f"LoRA: {model.get_nb_trainable_parameters()[0]} trained weights of {model.num_parameters()}")
     prompter = None
     if entities and run.prompter and not all(map(is_labelled, sources.values())):
-        prompter = AlproPrompterModel.from_pretrained(find_model(run.prompter))
+        prompter = AlproPrompterModel.from_pretrained(find_model(run.prompter), trust_remote_code=False)
     trainer: Any = AlproTrainer(
         model=model,
         args=arguments,
@@ -261,38 +310,87 @@ def _train(run: TrainingRun) -> bool:
         eval_dataset=eval_rows,
         prompter=prompter,
         processing_class=processor,
-        callbacks=[stop := StopWhenTerminated()],
+        callbacks=[stop],
     )
-    trainer.train(resume_from_checkpoint=checkpoint)
+    with redirect_stdout(sys.stderr):  # where the library prints its log
+        learned = trainer.train(resume_from_checkpoint=checkpoint).metrics
+    say(_used(trainer, learned))
     # A signal in the last step ends nothing early: the training is complete.
-    if stop.terminated and trainer.state.global_step < trainer.state.max_steps:
+    if stop.stopped_by and trainer.state.global_step < trainer.state.max_steps:
+        if stop.stopped_by == signal.SIGINT:
+            raise KeyboardInterrupt
         return False
-    trainer.save_model()
+    if recipe.lora is None:
+        trainer.save_model()
+    else:  # the folder holds a model like every other one, and the adapters alone have a folder of their own
+        trainer.save_model(str(run.output / ADAPTER))
+        if arguments.process_index == 0:
+            merged(trainer.model).save_pretrained(run.output)
+            processor.save_pretrained(run.output)
     trainer.save_state()
     if eval_rows is not None:
-        metrics = _evaluation_at_the_end(trainer)
+        with redirect_stdout(sys.stderr):
+            metrics = _evaluation_at_the_end(trainer)
         trainer.save_metrics("eval", metrics, combined=False)
-        say(json.dumps({key: value for key, value in metrics.items() if key.startswith("eval_")}, indent=1))
+        if arguments.process_index == 0:
+            print(json.dumps({key: value for key, value in metrics.items() if key.startswith("eval_")}, indent=1))
     if task == "prompter" and run.entities and arguments.process_index == 0:
         names = first_entities(run.entities, recipe)
         teacher = build_prompter(trainer.model, processor, names, max_length=recipe.prompt_length)
         teacher.save_pretrained(run.output)
         say(f"a prompter of {len(names)} entities")
     if run.plot and arguments.process_index == 0:
-        plot_runs([run.output]).savefig(run.output / PICTURE)
+        picture = plot_runs([run.output])
+        write_whole(run.output / PICTURE, lambda partial: picture.savefig(partial, format="png"))
         say(f"curves drawn in {run.output / PICTURE}")
     dropped = max((entry.get("dropped_rows", 0) for entry in trainer.state.log_history), default=0)
     if dropped:
         listed = f"the clips are listed with the reasons in {run.output / DROPPED}"
-        say(f"{dropped} rows were dropped because their clips cannot be decoded; {listed}", file=sys.stderr)
+        say(f"{dropped} rows were dropped because their clips cannot be decoded; {listed}")
     say(f"model and processor saved in {run.output}")
     if arguments.world_size > 1:
         trainer.accelerator.end_training()  # closes the process group, about which torch would warn at exit
     return True
 
 
+def _say(text: str, file: TextIO | None = None) -> None:
+    """Print a text; names in it cannot steer the terminal."""
+    print("\n".join(map(printable, text.split("\n"))), file=file, flush=True)
+
+
+def _used(trainer: AlproTrainer, learned: Mapping[str, float]) -> str:
+    """What a training really used, in a sentence."""
+    rows, steps, left_out = (int(learned[f"train_{name}"]) for name in ("rows", "steps", "rows_left_out"))
+    total = f" (step {trainer.state.global_step} of {trainer.state.max_steps})"
+    rest = f"; {left_out} rows did not fill a step and were left out" if left_out else ""
+    return f"trained on {rows} rows in {steps} steps{total}{rest}"
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keep the warnings and progress bars of the libraries out of what a training prints; errors stay."""
+    verbosity = logging.get_verbosity()
+    bars = not are_progress_bars_disabled(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    disable_progress_bars()
+    try:
+        with warnings.catch_warnings():
+            for category in (UserWarning, FutureWarning, DeprecationWarning):
+                warnings.filterwarnings(
+                    "ignore", category=category, module=r"(torch|accelerate|transformers|datasets)\b"
+                )
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars[0]:
+            enable_progress_bars()
+        if bars[1]:
+            logging.enable_progress_bar()
+
+
 def _nothing(*args: Any, **kwargs: Any) -> None:
-    """Stands for `print` in all processes but the first."""
+    """Stands for `_say` in all processes but the first."""
 
 
 def resolve(run: TrainingRun) -> ResolvedSettings:
@@ -321,7 +419,12 @@ def resolve(run: TrainingRun) -> ResolvedSettings:
     if "per_device_train_batch_size" in given and "global_batch_size" not in given:
         values.pop("global_batch_size", None)
     values |= given
+    if values.get("load_best_model_at_end") and values.get("metric_for_best_model") is None:
+        # as the trainer chooses; here already, so that recipe.json names it
+        values["metric_for_best_model"] = "accuracy" if task == "qa" else "t2v_r1"
     recipe = AlproRecipe(**{name: value for name, value in values.items() if name in FIELDS})
+    if recipe.lora is not None and task == "pretrain":
+        raise RecipeError("lora is for fine-tuning; pre-training learns all weights. Remove it, or name another task.")
     own = {name: value for name, value in values.items() if name not in FIELDS}
     arguments = AlproTrainingArguments(output_dir=str(run.output), **own | _batch(recipe, own))
     rows = arguments.per_device_train_batch_size * arguments.world_size * arguments.gradient_accumulation_steps
@@ -443,7 +546,11 @@ def _write_recipe(output: Path, values: Mapping[str, Any], facts: dict[str, Any]
     text = json.dumps({**values, RUN: facts}, indent=2, default=str, ensure_ascii=False) + "\n"
     if path.is_file() and checkpoint:
         # `now` from its text, so that both have the types of JSON
-        changed = _changes(json.loads(path.read_text(encoding="utf-8")), json.loads(text))
+        try:
+            before = read_json(path)
+            changed = _changes(before, json.loads(text)) if isinstance(before, dict) else ["it is no object"]
+        except ValueError as error:
+            raise TrainError(f"{path} is damaged ({error}). For a new run, name another --output.") from error
         if changed:
             raise TrainError(
                 f"{output} holds a run by another recipe: {'; '.join(changed)}. To continue that run, give the same "
@@ -470,6 +577,10 @@ def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         earlier = before.get(RUN, {}).get(name)
         if earlier != now[RUN][name]:
             changed.append(f"{name} was {earlier!r}, is {now[RUN][name]!r}")
+    words = before.get(RUN, {}).get("words", {})  # earlier versions did not write them
+    for source, digest in now[RUN]["words"].items():
+        if words.get(source, digest) != digest:
+            changed.append(f"the rows of {source} have other texts, or another order")
     return changed
 
 
@@ -483,6 +594,7 @@ def _evaluation_at_the_end(trainer: AlproTrainer) -> dict[str, float]:
 
 
 __all__ = [
+    "ADAPTER",
     "MAY_CHANGE_ON_RESUME",
     "RECIPE",
     "DataLoadingError",

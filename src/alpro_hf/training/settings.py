@@ -5,11 +5,13 @@ The rules are those that `transformers.HfArgumentParser` documents for its datac
 """
 
 import dataclasses
-import json
+import math
 from dataclasses import dataclass
 from enum import Enum
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from ..untrusted_json import parse_json
 
 _SWITCHES = dict.fromkeys(("true", "t", "yes", "y", "1"), True) | dict.fromkeys(("false", "f", "no", "n", "0"), False)
 
@@ -62,7 +64,7 @@ class Setting:
         if self.takes_list and isinstance(value, list | tuple):
             return [self._check_one(item) for item in value]
         if not self.takes_one:
-            raise ValueError(f"{value!r} must be a list.")
+            raise ValueError(f"{value!r:.120} must be a list.")
         return self._check_one(value)
 
     def _check_one(self, value: Any) -> Any:
@@ -74,14 +76,14 @@ class Setting:
             return self._read(value)
         right_type = self.kind is str or (self.kind in (bool, dict) and isinstance(value, self.kind))
         if self.choices or not right_type:
-            raise ValueError(f"{value!r} must be {self._expected()}.")
+            raise ValueError(f"{value!r:.120} must be {self._expected()}.")
         return value
 
     def _read(self, value: Any) -> Any:
         try:
             return self._convert(str(value))
         except (KeyError, ValueError):
-            raise ValueError(f"{value!r} must be {self._expected()}.") from None
+            raise ValueError(f"{value!r:.120} must be {self._expected()}.") from None
 
     def _convert(self, word: str) -> Any:
         if self.choices:
@@ -89,11 +91,14 @@ class Setting:
         if self.kind is bool:
             return _SWITCHES.get(word.lower(), word) if self.or_text else _SWITCHES[word.lower()]
         if self.kind is dict:
-            value = json.loads(word)
+            value = parse_json(word)
             if not isinstance(value, dict):
                 raise ValueError
             return value
-        return self.kind(word)
+        value = self.kind(word)
+        if self.kind is float and not math.isfinite(value):
+            raise ValueError
+        return value
 
     def _expected(self) -> str:
         if self.choices:

@@ -2,13 +2,13 @@
 
 import copy
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import logging
 
 from ..data.augmentation import OPERATIONS, AlproAugmentation
@@ -128,7 +128,7 @@ def pem_entities(
         TrainError: There is no teacher for some rows, or pseudo-labels have another number of entities.
     """
     if prompter:
-        names = AlproConfig.from_pretrained(find_model(str(prompter))).entities
+        names = AlproConfig.from_pretrained(find_model(str(prompter)), trust_remote_code=False).entities
         if not names:
             raise TrainError(
                 f"--prompter {prompter} names no entities. Make one with alpro train --task prompter --entities."
@@ -154,6 +154,72 @@ def pem_entities(
 # -------------------------------------------------------------------------------------------- the model and its inputs
 
 
+def own_sizes(*, model: str | None = None, vision: str | None = None, processor: str | None = None) -> dict[str, int]:
+    """The sizes that the start of a training was made for, by the names of settings.
+
+    Args:
+        model: Folder or Hub id of an ALPRO checkpoint; or else
+        vision: folder or Hub id of a ViT, which has an `image_size` alone.
+        processor: Folder or Hub id of the processor, which has a `text_length`.
+    """
+    if model is None:
+        if vision is None:
+            return {}  # `start_model` refuses it
+        size = getattr(AutoConfig.from_pretrained(vision), "image_size", None)
+        return {"image_size": size} if isinstance(size, int) else {}
+    if AlproConfig.get_config_dict(model)[0].get("model_type") != AlproConfig.model_type:
+        return {}  # `start_model` refuses it
+    video = AlproConfig.from_pretrained(model).video_config
+    tokenizer = AlproProcessor.from_pretrained(processor or model).tokenizer
+    return {
+        "num_frames": video.num_frames,
+        "image_size": video.image_size,
+        "text_length": tokenizer.model_max_length,
+    }
+
+
+def choose_sizes(
+    recipe: AlproRecipe, own: Mapping[str, int], given: Collection[str], bundled: Mapping[str, Any]
+) -> list[str]:
+    """Let a model keep its own sizes where nobody asked for others, and say what becomes of them.
+
+    The sizes of a bundled recipe are those of the paper, whose models see frames of 224 pixels. A model that was made
+    for other frames keeps all its sizes. A recipe of one's own and `given` settings always win.
+
+    Args:
+        recipe: Its sizes are set to None where the model keeps its own.
+        own: See `own_sizes`.
+        given: Names of settings besides the recipe.
+        bundled: Values of the recipe if it is a bundled one; else empty.
+
+    Returns:
+        Sentences for the user; none if all sizes stay as they are.
+    """
+    is_papers = own.get("image_size") == bundled.get("image_size", own.get("image_size"))
+    kept, changed = [], []
+    for name, size in own.items():
+        value = getattr(recipe, name)
+        if value in (None, size):
+            continue
+        if name in given or is_papers:
+            changed.append(f"{name} {size} -> {value}")
+        else:
+            setattr(recipe, name, None)
+            kept.append(f"{name} {size} instead of {value}")
+    lines = []
+    if kept:
+        lines.append(
+            f"sizes: the model keeps its own, {', '.join(kept)}: those of the recipe are for models of "
+            f"{bundled['image_size']} pixels. Options such as --{kept[0].split()[0]} change them"
+        )
+    if changed:
+        lines.append(
+            f"sizes: the model was made for others, {', '.join(changed)}. Options such as "
+            f"--{changed[0].split()[0]} {changed[0].split()[1]} keep them"
+        )
+    return lines
+
+
 def start_model(
     task: Task,
     recipe: AlproRecipe,
@@ -171,32 +237,43 @@ def start_model(
 
     Args:
         task: What the training is for.
-        recipe: Its number and size of frames, and `pem_threshold`, go into the configuration.
+        recipe: Its number and size of frames, and `pem_threshold`, go into the configuration. Its `fusion_layers` are
+            appended to a start that has none.
         entities: Names of the entities of PEM; None: no PEM.
         labels: Answers in the order of their indices; None: those of the checkpoint.
-        model: Folder or Hub id of an ALPRO checkpoint, or `bundled`; or else
+        model: Folder or Hub id of an ALPRO checkpoint or of BLIP for image-text retrieval, or `bundled`; or else
         vision, text: folders or Hub ids of a ViT and a BERT.
 
     Returns:
         The model in float32, and the names of its parts whose weights are new.
 
     Raises:
-        TrainError: There is no starting checkpoint, or it is not an ALPRO model, incomplete, or has unnamed answers.
+        TrainError: There is no starting checkpoint, or it is of another type, incomplete, or has unnamed answers; or
+            it does not fit `fusion_layers`.
+        ValueError: A BLIP checkpoint is incomplete.
     """
     model_class = MODELS[task]
     source: Any
+    video = {"num_frames": recipe.num_frames, "image_size": recipe.image_size}
+    video = {name: value for name, value in video.items() if value is not None}
     if model:
         model = find_model(model, "qa" if task == "qa" else "retrieval")
+    if model and is_image_text(model):
+        source, new = _with_towers(model_class, AlproModel.from_image_text_pretrained(model, video_config=video))
+        new |= {"temperature"}
+    elif model:
         found, _ = AlproConfig.get_config_dict(model)
         if found.get("model_type") != AlproConfig.model_type:
             raise TrainError(
-                f"--model {model} holds a model of type {found.get('model_type')!r}, not an ALPRO model. A ViT and a "
-                "BERT are given with --vision and --text."
+                f"--model {model} holds a model of type {found.get('model_type')!r}, neither an ALPRO model nor BLIP "
+                "for image-text retrieval. A ViT and a BERT are given with --vision and --text."
             )
         # The library would warn about every new weight. `train` prints the new parts of the model instead.
         verbosity = logging.get_verbosity()
         logging.set_verbosity_error()
-        source, info = model_class.from_pretrained(model, dtype=torch.float32, output_loading_info=True)
+        source, info = model_class.from_pretrained(
+            model, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
+        )
         logging.set_verbosity(verbosity)
         new = set(info["missing_keys"])
         if any(name.startswith(("alpro.", "text_model.", "video_model.")) for name in new):
@@ -204,21 +281,49 @@ def start_model(
     elif vision is None or text is None:
         raise TrainError("Say what to start from: --model START, or --vision VIT and --text BERT.")
     else:
-        video = {"num_frames": recipe.num_frames, "image_size": recipe.image_size}
-        towers = AlproModel.from_unimodal_pretrained(
-            vision, text, video_config={name: value for name, value in video.items() if value is not None}
-        )
-        source = model_class(copy.deepcopy(towers.config))
-        source.base_model.load_state_dict(towers.state_dict())
-        new = {name for name, _ in source.named_parameters() if not name.startswith("alpro.")}
-        new = (set() if task == "prompter" else new) | {"projections", "temperature"}
+        source, new = _with_towers(model_class, AlproModel.from_unimodal_pretrained(vision, text, video_config=video))
+        new |= {"projections", "temperature"}
     config = _start_config(source.config, task, recipe, entities, labels)
     kept = _fitting(source, config)
+    if added := _add_fusion_layers(kept, source.config, config):
+        new.add(f"{added} fusion layers from the last text layers")
     started = model_class(config)
     state = started.state_dict()
     new |= state.keys() - kept.keys()
     started.load_state_dict(state | kept)
+    if "vtm_head.weight" in kept:
+        started.config.matching_trained = source.config.matching_trained
     return started, sorted({name.removeprefix("alpro.").split(".")[0] for name in new})
+
+
+def is_image_text(source: str | Path) -> bool:
+    """Whether a folder or Hub id holds BLIP, an image-text model that a training can start from."""
+    found, _ = AlproConfig.get_config_dict(source)
+    return found.get("model_type") == "blip"
+
+
+def _with_towers(model_class: Any, towers: AlproModel) -> tuple[Any, set[str]]:
+    """A model with the weights of two towers, and the names of its other weights, which are new."""
+    source = model_class(copy.deepcopy(towers.config))
+    source.base_model.load_state_dict(towers.state_dict())
+    # a model without a head is the towers themselves
+    new = set() if source.base_model is source else {n for n, _ in source.named_parameters() if n[:6] != "alpro."}
+    return source, new
+
+
+def _add_fusion_layers(state: dict[str, torch.Tensor], source: AlproConfig, config: AlproConfig) -> int:
+    """Add fusion layers to the weights of a start that has none, as copies of its last text layers.
+
+    Returns:
+        The number of layers added.
+    """
+    before, after = source.text_config.num_hidden_layers, config.text_config.num_hidden_layers
+    for name in list(state):
+        head, layers, rest = name.partition("text_model.layers.")
+        number, _, tensor = rest.partition(".")
+        if layers and int(number) >= 2 * before - after:
+            state[f"{head}{layers}{int(number) + after - before}.{tensor}"] = state[name].clone()
+    return after - before
 
 
 def _start_config(
@@ -227,6 +332,16 @@ def _start_config(
     config: Any = copy.deepcopy(source)  # Any: the library's `id2label` may be None for its type, and never is
     config.video_config.num_frames = recipe.num_frames or config.video_config.num_frames
     config.video_config.image_size = recipe.image_size or config.video_config.image_size
+    text = config.text_config
+    if recipe.fusion_layers and text.fusion_layer == text.num_hidden_layers:
+        if recipe.fusion_layers > text.fusion_layer or text.hidden_size != config.video_config.hidden_size:
+            raise TrainError(
+                f"--fusion_layers {recipe.fusion_layers} does not fit the start: it needs as many text layers, which "
+                f"are {text.fusion_layer}, and towers of one width, which are {text.hidden_size} (text) and "
+                f"{config.video_config.hidden_size} (video). Fewer layers are possible, or none: --fusion_layers 0 "
+                "--vtm_weight 0."
+            )
+        text.num_hidden_layers += recipe.fusion_layers
     config.entities = entities if task == "pretrain" else None
     if recipe.pem_threshold is not None and task == "pretrain":
         config.pem_threshold = recipe.pem_threshold
@@ -273,16 +388,20 @@ def start_processor(
     Args:
         recipe: Its sizes, `eval_sampling` and `text_length` are set on the processor.
         config: Configuration of the model to train.
-        processor: Folder or Hub id of a processor to start from; or else
+        processor: Folder or Hub id of a processor to start from, or of BLIP; or else
         text: folder or Hub id of a BERT with its tokenizer.
 
     Raises:
         TrainError: `text_length` is more than the model can read.
     """
     if processor:
-        started = AlproProcessor.from_pretrained(find_model(processor, needs=None))
+        processor = find_model(processor, needs=None)
+    if processor and is_image_text(processor):
+        started = AlproProcessor.from_image_text_pretrained(processor)
+    elif processor:
+        started = AlproProcessor.from_pretrained(processor, trust_remote_code=False)
     else:
-        tokenizer = AutoTokenizer.from_pretrained(text)
+        tokenizer = AutoTokenizer.from_pretrained(text, trust_remote_code=False)
         tokenizer.model_max_length = min(tokenizer.model_max_length, config.text_config.max_position_embeddings)
         started = AlproProcessor(video_processor=AlproVideoProcessor(), tokenizer=tokenizer)
     video = started.video_processor
@@ -358,8 +477,11 @@ __all__ = [
     "MODELS",
     "TrainError",
     "answer_labels",
+    "choose_sizes",
     "first_entities",
+    "is_image_text",
     "make_collator",
+    "own_sizes",
     "pem_entities",
     "start_model",
     "start_processor",

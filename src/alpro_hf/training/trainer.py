@@ -6,9 +6,13 @@ the log of every loss, and the evaluation of retrieval and question answering.
 """
 
 import hashlib
+import json
+import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +22,25 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers import EvalPrediction, Trainer
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
+from transformers.utils import logging
 
-from ..data.collator import AlproCollator
+from ..adapters import has_adapters, load_adapters
+from ..data.collator import AlproCollator, dropped_clips
 from ..data.mixed_rows import MixedRows
-from ..data.rows import NumberedRows
+from ..data.rows import NumberedRows, undecoded
 from ..evaluation.encode import encode_batches, gather_states, match_pairs, merge_states
 from ..evaluation.metrics import question_answering_metrics, retrieval_metrics
 from ..evaluation.protocols import RetrievalProtocol, retrieval_scores
+from ..files import remove_links
 from ..model.loss_alpro import IGNORE_INDEX, crop_on_black
+from ..model.matching_alpro import matching_problem
 from ..model.modeling_alpro import AlproOutput, AlproPreTrainedModel
 from ..model.pretraining_alpro import AlproPrompterModel
+from ..model.wrappers_alpro import plain_model
 from .arguments import MIN_ROWS_FOR_SHARE, WEIGHT_ARGUMENTS, AlproTrainingArguments
-from .callbacks import KeepTemperatureInRange, SetDatasetEpoch
-from .checkpoints import disk_errors, last_complete_checkpoint, mark_incomplete
+from .callbacks import KeepTemperatureInRange, LogLastSteps, SetDatasetEpoch
+from .checkpoints import disk_errors, last_complete_checkpoint, mark_incomplete, processes_of
+from .defaults import checked_arguments, choose_best_metric, default_collator, fit_collator
 from .distributed import (
     add_counts,
     cache_contrastive_gradients,
@@ -39,14 +49,19 @@ from .distributed import (
     in_parallel,
     pad_to_longest,
     seeded,
-    trim_to_smallest,
+    smallest_of_all,
 )
+from .shares import EqualShares, size_of
+
+logger = logging.get_logger(__name__)
 
 DROPPED = "dropped_rows.jsonl"  # in the output folder
+_NOTHING_TO_EVALUATE = "There is nothing to evaluate: the data set has no rows whose clips can be decoded."
+_WAITING = "waiting_rows_{}.pt"  # in a checkpoint: rows of a process for its next batch, see `EqualShares`
 
 
 class DroppedRowsError(RuntimeError):
-    """Too many rows were dropped because their clips cannot be decoded; the message names the file that lists them."""
+    """Too few rows are left to train or evaluate on, mostly because clips cannot be decoded; the message says why."""
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -79,40 +94,48 @@ class AlproTrainer(Trainer):
     Processes and micro-steps. A loss is divided by its number of labels in all processes and all micro-steps of
     gradient accumulation. Losses and gradients therefore equal those of a single process with the whole batch. VTC
     compares across processes always, and across micro-steps with `contrastive_accumulation`. `vtm_negatives` says
-    where the negatives of VTM come from.
+    where the negatives of VTM come from. If rows were dropped in one process, the others keep as many for their next
+    batch, and save them with checkpoints.
+
+    End. The last log has `train_rows`, `train_rows_left_out` and `train_steps`: see `train`.
 
     Evaluation. Retrieval has metrics such as `eval_t2v_r1` (see `retrieval_metrics`), by the protocol
-    `args.eval_protocol`. If that is not `vtc`, the metrics by `vtc` are added as `eval_vtc_t2v_r1` and so on. Question
-    answering has metrics such as `eval_accuracy` (see `question_answering_metrics`). `eval_dropped_rows` is the number
-    of rows whose clip cannot be decoded. `predict` returns the scores (texts, clips) and the clip of each text, or the
-    logits (rows, answers) and the labels.
+    `args.eval_protocol`, or by `vtc` while the matching head is untrained. If that is not `vtc`, the metrics by `vtc`
+    are added as `eval_vtc_t2v_r1` and so on. Question answering has metrics such as `eval_accuracy` (see
+    `question_answering_metrics`). `eval_dropped_rows` is the number of rows whose clip cannot be decoded. `predict`
+    returns the scores (texts, clips) and the clip of each text, or the logits (rows, answers) and the labels.
 
     Rows are numbered on the way to the collator (see `NumberedRows`), so a resumed training draws the same frames.
 
     Args:
-        model: One of the models above, or the same class from the code of a checkpoint (`trust_remote_code`).
+        model: One of the models above, or the same class from the code of a checkpoint (`trust_remote_code`); also
+            in a wrapper, such as that of `peft.get_peft_model`, or with adapters from `add_adapter`. With adapters,
+            checkpoints hold the adapters alone.
         args: Training arguments. None: the defaults, with output folder `alpro_trainer`.
-        data_collator: An `AlproCollator`, or an `AlproPreTrainingCollator` for `AlproForPreTraining`.
+        data_collator: An `AlproCollator`, or an `AlproPreTrainingCollator` for `AlproForPreTraining`. None: one for
+            the model, from `processing_class`, without augmentation. A collator of questions takes `config.label2id`
+            if it has no `label2id`.
         train_dataset: Rows, see `AlproCollator`.
         eval_dataset: Rows, or a dictionary of names and rows.
         prompter: Teacher of PEM, with the entities of the model. None: the rows have pseudo-labels, or there is no
             PEM.
-        kwargs: Other arguments of `transformers.Trainer`.
+        kwargs: Other arguments of `transformers.Trainer`. `processing_class`, the `AlproProcessor`, is saved with
+            every checkpoint; None: that of `data_collator`.
 
     Raises:
-        TypeError: The model declares no losses, or `prompter` is not a prompter.
+        TypeError: The model declares no losses, `prompter` is not a prompter, or `args` are of another class.
         ValueError: Arguments are missing or contradict each other; the message names them.
-        DroppedRowsError: While training, more than `max_dropped_share` of the rows were dropped.
+        DroppedRowsError: While training, more than `max_dropped_share` of the rows were dropped, or there is nothing
+            to train or evaluate on.
         NonFiniteLossError: While training, before a loss that is not finite reaches the weights.
 
     Example:
         >>> trainer = AlproTrainer(
         ...     model=model,
         ...     args=AlproTrainingArguments(output_dir="out", per_device_train_batch_size=64),
-        ...     data_collator=AlproCollator(processor),
+        ...     processing_class=processor,
         ...     train_dataset=train_rows,
         ...     eval_dataset=test_rows,
-        ...     processing_class=processor,
         ... )
         >>> trainer.train()
     """
@@ -130,9 +153,7 @@ class AlproTrainer(Trainer):
         prompter: AlproPrompterModel | None = None,
         **kwargs: Any,
     ):
-        args = AlproTrainingArguments(output_dir="alpro_trainer") if args is None else args
-        if data_collator is None:
-            raise ValueError("AlproTrainer needs data_collator: pass AlproCollator(processor, task=...).")
+        args = checked_arguments(args)
         if args.n_gpu > 1:
             raise ValueError(
                 f"One process drives {args.n_gpu} GPUs. The library then splits each batch, and the contrastive loss "
@@ -145,12 +166,25 @@ class AlproTrainer(Trainer):
         if accelerator_config.dispatch_batches is None:
             accelerator_config.dispatch_batches = False  # True decodes every clip in the first process
         trained = None if model is None else _trained_part(model, args)
-        if trained is not None and args.ddp_find_unused_parameters is None:
-            args.ddp_find_unused_parameters = _may_leave_parameters_unused(trained)
+        plain: Any = None if trained is None else plain_model(trained)
+        if data_collator is None:
+            data_collator = default_collator(plain, args, kwargs.get("processing_class"))
+        elif kwargs.get("processing_class") is None and isinstance(data_collator, AlproCollator):
+            kwargs["processing_class"] = data_collator.processor  # so that checkpoints hold it
+        if plain is not None:
+            fit_collator(data_collator, plain)
+            choose_best_metric(args, plain, eval_dataset)
+            if args.ddp_find_unused_parameters is None:
+                args.ddp_find_unused_parameters = _may_leave_parameters_unused(plain)
         # sums over the micro-steps since the last log; tensors, because reading a number would wait for the GPU
         self._parts: dict[str, torch.Tensor] = {}
         self._steps_in_parts = 0
         self._micro_step = 0  # index within the current optimiser step
+        self._rows_used = 0  # by this process, since `train` was called
+        self._rows_left_out = 0  # healthy ones, which did not fill a step
+        self._labels_seen: torch.Tensor | int = 0
+        self._resumed = False
+        self._shares: EqualShares | None = None
         super().__init__(
             model=trained,
             args=args,
@@ -168,6 +202,7 @@ class AlproTrainer(Trainer):
             if data_collator.dropped_file is None:
                 data_collator.dropped_file = Path(args.output_dir or ".") / DROPPED
         self.add_callback(KeepTemperatureInRange())
+        self.add_callback(LogLastSteps())
         self.add_callback(SetDatasetEpoch())
         self.prompter = prompter
         if prompter is not None:
@@ -191,8 +226,12 @@ class AlproTrainer(Trainer):
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
         """Train as the library does; `resume_from_checkpoint=True` resumes from the newest complete checkpoint.
 
+        The result has metrics of this call: `train_rows`, the rows that the losses were computed from (a row counts
+        in each epoch); `train_rows_left_out`, healthy rows that did not fill a step; and `train_steps`.
+
         Raises:
             ValueError: `output_dir` contains no complete checkpoint to resume from.
+            DroppedRowsError: There was nothing to train or evaluate on. No model is saved.
         """
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir or "")
@@ -201,24 +240,169 @@ class AlproTrainer(Trainer):
                     f"There is no complete checkpoint in {self.args.output_dir} to resume from. Train without "
                     "resume_from_checkpoint, or pass the path of a checkpoint."
                 )
-        return super().train(resume_from_checkpoint, *args, **kwargs)
+        if self.args.should_save and self.args.output_dir:
+            remove_links(self.args.output_dir)  # the library writes to the files behind them
+        self._rows_used = self._rows_left_out = self._labels_seen = 0
+        self._resumed = bool(resume_from_checkpoint)
+        self._shares = None
+        if resume_from_checkpoint:
+            self._tell_other_start(str(resume_from_checkpoint))
+        if in_parallel():
+            exchange = partial(smallest_of_all, device=self.args.device)
+            self._shares = EqualShares(
+                self.args.per_device_train_batch_size, _is_contrastive(plain_model(self.model)), exchange
+            )
+            if resume_from_checkpoint and processes_of(resume_from_checkpoint) == self.args.world_size:
+                self._restore_waiting_rows(resume_from_checkpoint)
+        if self.args.eval_strategy != "no":
+            self._refuse_undecodable_evaluation()
+        output = super().train(resume_from_checkpoint, *args, **kwargs)
+        if self._rows_used or self.state.global_step < self.state.max_steps:  # else it had ended before
+            self._refuse_nothing_learned()
+        if self.state.global_step:  # also when a resumed training had no step left
+            self._note_matching(self.accelerator.unwrap_model(self.model, keep_torch_compile=False))
+        return output
+
+    def _note_matching(self, model: Any) -> None:
+        """Note in the configuration that VTM has trained the matching head, if the model learns from it."""
+        model = plain_model(model)
+        if "loss_vtm" in model.training_losses and self.args.loss_weights["loss_vtm"]:
+            model.config.matching_trained = True
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        remove_links(output_dir or self.args.output_dir or "")
+        super()._save(output_dir, state_dict)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        if not self._resumed:  # the checkpoint would not be the first one that learned something
+            self._refuse_nothing_learned()
         if self.args.should_save:
             mark_incomplete(Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}")
         with disk_errors(self._get_output_dir(trial=trial)):
             super()._save_checkpoint(model, trial)
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        plain = plain_model(self.model if model is None else model)
+        # the library loads adapters into a PeftModel only, not into a model that got them from `add_adapter`
+        if getattr(plain, "_hf_peft_config_loaded", False):
+            load_adapters(plain, resume_from_checkpoint)
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        plain = plain_model(self.model)
+        if getattr(plain, "_hf_peft_config_loaded", False):
+            load_adapters(plain, self.state.best_model_checkpoint or "")
+        else:
+            super()._load_best_model()
+
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
+        waiting = Path(output_dir) / _WAITING.format(self.args.process_index)
+        if self._shares is not None and self._shares.waiting:
+            torch.save(self._shares.state(), waiting)
+        else:
+            waiting.unlink(missing_ok=True)
         # The first process now writes the trainer's state, which marks the checkpoint as complete (see `checkpoints`).
         self.accelerator.wait_for_everyone()
+
+    def _tell_other_start(self, checkpoint: str) -> None:
+        """Warn if a training continues from a checkpoint that other processes, or other rows, made."""
+        wrote, now = processes_of(checkpoint), self.args.world_size
+        if wrote not in (0, now):
+            logger.warning(
+                "%s was written by %d processes, and %d continue it: the random numbers of dropout are others, and so "
+                "is the batch of a step, unless per_device_train_batch_size x processes is the same.",
+                *(checkpoint, wrote, now),
+            )
+        rows: Any = self.train_dataset
+        path = Path(checkpoint) / "trainer_state.json"
+        if isinstance(rows, MixedRows) or not isinstance(rows, NumberedRows) or not path.is_file():
+            return
+        state = json.loads(path.read_text(encoding="utf-8"))
+        accumulation = self.args.gradient_accumulation_steps
+        steps = math.ceil(math.ceil(len(rows) / (self.args.train_batch_size * now)) / accumulation)
+        before = round(state["global_step"] / state["epoch"]) if state.get("epoch") else steps
+        if abs(before - steps) > 1:  # an epoch ends between two steps
+            logger.warning(
+                "%s was made with %d steps an epoch, and the %d rows of train_dataset now make %d: the data set or "
+                "the batch is another. The training continues at step %d, and reads other rows than it would have.",
+                *(checkpoint, before, len(rows), steps, state["global_step"]),
+            )
+
+    def _restore_waiting_rows(self, checkpoint: str | os.PathLike[str]) -> None:
+        waiting = Path(checkpoint) / _WAITING.format(self.args.process_index)
+        if self._shares is not None and waiting.is_file():
+            self._shares.restore(torch.load(waiting, weights_only=True), self.args.device)
+
+    def _refuse_undecodable_evaluation(self) -> None:
+        """Raise an error if no clip of an evaluation set can be decoded, before the training instead of after it."""
+        sets = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"": self.eval_dataset}
+        for name, rows in sets.items():
+            if not (isinstance(rows, NumberedRows) and isinstance(self.data_collator, AlproCollator)):
+                continue
+            problem = None
+            for index in range(len(rows)):
+                found = self.data_collator.problem_of(rows[index])
+                if found is None:
+                    break
+                problem = problem or found
+            else:
+                raise DroppedRowsError(
+                    f"None of the {len(rows)} clips of the evaluation set{name and f' {name!r}'} can be decoded, the "
+                    f"first because: {(problem or '').rstrip('.')}. Nothing was trained. Correct the paths, or set "
+                    "eval_strategy='no'."
+                )
+
+    def _refuse_nothing_learned(self) -> None:
+        """Raise an error if no row, or no labelled question, has been used for learning."""
+        used = torch.tensor([self._rows_used, int(self._labels_seen)], device=self.args.device)
+        if in_parallel():
+            used = self.accelerator.gather(used[None]).sum(dim=0)
+        if not used[0]:
+            raise DroppedRowsError(self._why_nothing_was_learned())
+        if not used[1] and "loss" in plain_model(self.model).training_losses:
+            known = ", ".join(map(repr, list(getattr(self.data_collator, "label2id", {}))[:3]))
+            raise DroppedRowsError(
+                f"Nothing was learned, and nothing was saved: none of the answers of {int(used[0])} questions is one "
+                f"that the model can give, such as {known}. Pass the answers of your rows as label2id to the model."
+            )
+
+    def _why_nothing_was_learned(self) -> str:
+        dropped, read = self._dropped_and_read()
+        if not read:
+            return "Nothing was learned: the data set gave no rows. Nothing was saved. Check the data set."
+        listed = dropped_clips(self._dropped_file() or "")
+        example = f" One of them: {listed[-1]['reason'].rstrip('.')}." if listed else ""
+        steps = self.args.gradient_accumulation_steps
+        rest = f", and the others do not fill a step of {steps} batches" if dropped < read else ""
+        return (
+            f"Nothing was learned, and nothing was saved: {dropped} of {read} rows were dropped, because their clips "
+            f"cannot be decoded{rest}.{example} {self._dropped_file()} lists all of them with the reasons. Relative "
+            "paths start at the working directory."
+        )
+
+    def _dropped_and_read(self) -> tuple[int, int]:
+        """Rows dropped and rows read so far, in all processes."""
+        collator = self.data_collator
+        counts = [collator.dropped, collator.read] if isinstance(collator, AlproCollator) else [0, 0]
+        gathered = self.accelerator.gather(torch.tensor([counts], device=self.args.device))
+        dropped, read = gathered.sum(dim=0).tolist()
+        return dropped, read
+
+    def _refuse_too_many_dropped(self, dropped: int, read: int) -> None:
+        if read >= MIN_ROWS_FOR_SHARE and dropped / read > self.args.max_dropped_share:
+            raise DroppedRowsError(
+                f"{dropped} of {read} rows were dropped, because their clips cannot be decoded; "
+                f"max_dropped_share={self.args.max_dropped_share:g}. {self._dropped_file()} lists them with the "
+                "reasons. Repair or remove them, or raise max_dropped_share."
+            )
 
     def _check_prompter(self, prompter: AlproPrompterModel) -> None:
         # by what it can do, not by its class: remote code defines the class a second time
         if not hasattr(prompter, "pseudo_labels"):
             raise TypeError(f"prompter must be an AlproPrompterModel; received {type(prompter).__name__}.")
-        student: Any = self.model
+        student: Any = plain_model(self.model)
         if "loss_pem" not in student.training_losses:
             raise ValueError(f"A prompter teaches AlproForPreTraining; {type(student).__name__} has no use for it.")
         if student.config.entities != prompter.config.entities:
@@ -234,33 +418,45 @@ class AlproTrainer(Trainer):
         """Return the micro-batches of a step and their number of items, and let them exchange what they must share.
 
         An empty batch, of whose rows no clip can be decoded, is replaced by the next one. If the epoch has no more
-        batches, its last step is left out.
+        batches, its last step is left out. Several processes do so together, see `EqualShares`.
 
         Raises:
-            ValueError: A batch is empty in one of several processes; the others would wait for it.
+            DroppedRowsError: The epoch has ended without a row to learn from, or too many rows were dropped.
         """
-        batches, count = super().get_batch_samples(epoch_iterator, num_batches, device)
-        # an empty dictionary: the collator found no clip of the batch that can be decoded
-        while not all(batches):
-            if in_parallel():
-                raise ValueError(
-                    f"A batch has no row left, because none of its clips can be decoded. {self._dropped_file()} lists "
-                    "them. Several processes cannot skip a batch: repair or remove these clips, or increase "
-                    "per_device_train_batch_size."
-                )
-            batches = [batch for batch in batches if batch]
-            more, _ = super().get_batch_samples(epoch_iterator, num_batches - len(batches), device)
-            batches = batches + more if more else []  # a shorter accumulation would be a step of another batch size
-        plain: Any = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        plain: Any = plain_model(self.model)
         self._micro_step = 0
+        batches: list[dict[str, Any]] = []
+        count = None
+        replaced = ended = False
+        while len(batches) < num_batches and not ended:
+            missing = num_batches - len(batches)
+            found, items = super().get_batch_samples(epoch_iterator, missing, device)
+            count = items if count is None else count
+            # an empty dictionary: the collator found no clip of the batch that can be decoded
+            given = [self._prepare_inputs(batch) if batch else batch for batch in found]
+            ended = len(given) < missing
+            if self._shares is not None:
+                padded: list[Any] = [*given, *[None] * (missing - len(given))]
+                shared = [self._shares.equal(batch) for batch in padded]
+                ended = any(batch is None for batch in shared)
+                given = [batch for batch in shared if batch is not None]
+            batches += filter(None, given)
+            if not all(given):
+                replaced = True
+                self._refuse_too_many_dropped(*self._dropped_and_read())
+        if replaced and len(batches) < num_batches:  # a shorter accumulation would be a step of another batch size
+            self._rows_left_out += sum(map(size_of, batches))
+            batches = []
         if not batches:
+            if not self._rows_used and not self._resumed:
+                raise DroppedRowsError(self._why_nothing_was_learned())
             return batches, count
-        batches = [self._prepare_inputs(batch) for batch in batches]
+        self._rows_used += sum(map(size_of, batches))
+        if "labels" in batches[0]:
+            self._labels_seen += sum((batch["labels"] != IGNORE_INDEX).sum() for batch in batches)
         # The order matters: PEM labels only the rows that stay, and the counts are those of the labels that stay.
-        if in_parallel() and _is_contrastive(plain):
-            batches = [trim_to_smallest(batch) for batch in batches]
-            if self.args.vtm_negatives == "global":
-                batches = [pad_to_longest(batch) for batch in batches]
+        if in_parallel() and _is_contrastive(plain) and self.args.vtm_negatives == "global":
+            batches = [pad_to_longest(batch) for batch in batches]
         if "loss_pem" in plain.training_losses and plain.config.entities:
             for batch in batches:
                 self._add_pseudo_labels(batch)
@@ -320,7 +516,7 @@ class AlproTrainer(Trainer):
         Raises:
             NonFiniteLossError: A loss is infinite or NaN.
         """
-        plain: Any = self.accelerator.unwrap_model(model, keep_torch_compile=False)
+        plain: Any = plain_model(model)
         batch = {name: inputs[name] for name in self._input_names(plain) if name in inputs}
         cached = inputs.get("contrastive")
         with nullcontext() if cached is None else seeded(self._own_seed_of(self._micro_step), self.args.device):
@@ -336,6 +532,7 @@ class AlproTrainer(Trainer):
         if plain.training:
             self._refuse_non_finite(losses, inputs)
             self._micro_step += 1
+            self._note_matching(plain)  # now, so that the checkpoints of this training say so
             for name, value in (losses | _statistics_of(plain, losses, outputs, batch)).items():
                 value = value.detach().float()
                 self._parts[name] = self._parts[name] + value if name in self._parts else value
@@ -393,16 +590,19 @@ class AlproTrainer(Trainer):
             all_dropped, all_read = (int(count) for count in gathered[:, -2:].sum(dim=0))
             if all_dropped:
                 logs["dropped_rows"], logs["dropped_share"] = all_dropped, all_dropped / all_read
-        if "loss" in logs or "train_loss" in logs:  # `train_loss` is in the last log of a training
+        if "train_loss" in logs:  # the last log of a training
+            waiting = 0 if self._shares is None else self._shares.left_out + self._shares.waiting
+            own = torch.tensor([[self._rows_used, self._rows_left_out + waiting]], device=self.args.device)
+            used, left_out = self.accelerator.gather(own).sum(dim=0).tolist()
+            logs |= {
+                "train_rows": used,
+                "train_rows_left_out": left_out,
+                "train_steps": self.state.global_step - self._initial_global_step,
+            }
+        if "loss" in logs or "train_loss" in logs:
             self._parts, self._steps_in_parts = {}, 0
         super().log(logs, start_time)
-        share = logs.get("dropped_share", 0.0)
-        if share > self.args.max_dropped_share and all_read >= MIN_ROWS_FOR_SHARE:
-            raise DroppedRowsError(
-                f"{all_dropped} of {all_read} rows were dropped, because their clips cannot be decoded; "
-                f"max_dropped_share={self.args.max_dropped_share:g}. {self._dropped_file()} lists them with the "
-                "reasons. Repair or remove them, or raise max_dropped_share."
-            )
+        self._refuse_too_many_dropped(all_dropped, all_read)
 
     def _dropped_file(self) -> str | os.PathLike[str] | None:
         return self.data_collator.dropped_file if isinstance(self.data_collator, AlproCollator) else None
@@ -425,7 +625,7 @@ class AlproTrainer(Trainer):
 
         `prediction_loss_only` and `ignore_keys` are the library's arguments and have no effect.
         """
-        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        model = plain_model(self.model)
         if not self.is_in_train:  # as the library does: in training, the optimiser holds on to these weights
             dtype = {self.args.bf16_full_eval: torch.bfloat16, self.args.fp16_full_eval: torch.float16}.get(True)
             model = model.to(device=self.args.device, dtype=dtype)
@@ -468,10 +668,19 @@ class AlproTrainer(Trainer):
         """Return scores (texts, clips), the clip of each text (texts,), and metrics."""
         can_match = "loss_vtm" in model.training_losses
         protocol: RetrievalProtocol = self.args.eval_protocol if can_match else "vtc"
-        with self.accelerator.autocast():  # around the model only: similarities in bfloat16 have many ties
-            batches = filter(None, dataloader)  # an undecodable batch is empty, see `AlproCollator`
-            states = encode_batches(model, batches, keep_states=protocol != "vtc", on_batch=self._on_batch)
-        states = merge_states(gather_states([states])).to(self.args.device)
+        if protocol != "vtc" and (problem := matching_problem(model)):
+            logger.warning("The protocol %s needs a matching head, and %s. Evaluating by vtc.", protocol, problem)
+            protocol = "vtc"
+        batches = filter(None, dataloader)  # an undecodable batch is empty, see `AlproCollator`
+        parts = []
+        for first in batches:
+            with self.accelerator.autocast():  # around the model only: similarities in bfloat16 have many ties
+                rest = chain([first], batches)
+                parts = [encode_batches(model, rest, keep_states=protocol != "vtc", on_batch=self._on_batch)]
+        parts = gather_states(parts)  # a process without any row takes part in it
+        if not parts:
+            raise DroppedRowsError(_NOTHING_TO_EVALUATE)
+        states = merge_states(parts).to(self.args.device)
 
         def score_pairs(pairs: torch.Tensor) -> torch.Tensor:
             with self.accelerator.autocast():
@@ -504,7 +713,7 @@ class AlproTrainer(Trainer):
         if self.args.world_size > 1:
             rows = {row_id: row for part in gather_object([rows]) for row_id, row in part.items()}
         if not rows:
-            raise ValueError("There is nothing to evaluate: the data set has no rows whose clips can be decoded.")
+            raise DroppedRowsError(_NOTHING_TO_EVALUATE)
         all_logits, all_labels, answers, types = zip(*(rows[row_id] for row_id in sorted(rows)), strict=True)
         logits, labels = torch.stack(all_logits), torch.tensor(all_labels)
         id2label = model.config.id2label or {}
@@ -536,21 +745,30 @@ def _trained_part(model: Any, args: AlproTrainingArguments) -> Any:
         TypeError: The model declares no losses.
         ValueError: The arguments leave the model without a loss, or ask for contrastive accumulation without VTC.
     """
-    if not (hasattr(model, "training_losses") and model.training_losses):
+    plain = plain_model(model)
+    if not getattr(plain, "training_losses", None):
         raise TypeError(
             "AlproTrainer trains AlproModel, AlproPrompterModel, AlproForPreTraining, AlproForVideoTextRetrieval and "
             f"AlproForVideoQuestionAnswering; received {type(model).__name__}."
         )
-    if set(model.training_losses) == {"loss_vtc", "loss_vtm"} and args.vtm_weight == 0:
-        model = model.base_model
-    if args.contrastive_accumulation and not _is_contrastive(model):
+    # what is wrapped stays whole: its wrapper, or the adapters in it, save the model that they were made for
+    towers_alone = set(plain.training_losses) == {"loss_vtc", "loss_vtm"} and args.vtm_weight == 0
+    if towers_alone and model is plain and not has_adapters(plain):
+        model = plain = plain.base_model
+    text = plain.config.text_config
+    if "loss_vtm" in plain.training_losses and args.vtm_weight and text.fusion_layer == text.num_hidden_layers:
+        raise ValueError(
+            f"vtm_weight={args.vtm_weight} trains a matching head on fusion layers, and the model has none. Set "
+            "vtm_weight=0, or start with fusion layers (fusion_layers in a recipe)."
+        )
+    if args.contrastive_accumulation and not _is_contrastive(plain):
         raise ValueError(
             "contrastive_accumulation is for contrastive training; question answering has none. Set it to False."
         )
     weights = args.loss_weights
-    if not any(weights[loss] for loss in model.training_losses):
-        zeros = ", ".join(f"{WEIGHT_ARGUMENTS[loss]}=0" for loss in model.training_losses)
-        raise ValueError(f"{zeros} leave nothing to learn for {type(model).__name__}. Raise one of them above 0.")
+    if not any(weights[loss] for loss in plain.training_losses):
+        zeros = ", ".join(f"{WEIGHT_ARGUMENTS[loss]}=0" for loss in plain.training_losses)
+        raise ValueError(f"{zeros} leave nothing to learn for {type(plain).__name__}. Raise one of them above 0.")
     return model
 
 
@@ -577,8 +795,16 @@ def _check_fit(rows: MixedRows, args: AlproTrainingArguments) -> None:
 
 
 def _numbered(dataset: Any, training: bool = False) -> Any:
+    """The same rows with their numbers, not decoded yet.
+
+    Raises:
+        ValueError: There are no rows.
+    """
+    dataset = undecoded(dataset)
     if dataset is None or isinstance(dataset, NumberedRows) or not hasattr(dataset, "__len__"):
         return dataset
+    if not len(dataset):
+        raise ValueError(f"The data set to {'train' if training else 'evaluate'} on has no rows. Pass one with rows.")
     return NumberedRows(dataset, training=training)
 
 

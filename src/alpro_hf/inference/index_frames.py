@@ -1,0 +1,79 @@
+"""Which frames an index is made of: the settings of its processor, and those that were chosen for the index."""
+
+import copy
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from .index_shards import VideoIndexError
+
+# settings of the video processor that change the pixels; an index is only valid for the ones it was made with
+_SETTINGS = ("num_frames", "fps", "frame_sampling", "size", "resample", "image_mean", "image_std")
+_CHOSEN = "chosen"  # key of the manifest's settings: those that were chosen for the index, with their values
+
+
+def chosen_frames(num_frames: int | None, size: int | None) -> dict[str, int]:
+    """The settings that are not None, by name."""
+    given = {"num_frames": num_frames, "size": size}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def choose_frames(processor: Any, patch: int, chosen: Mapping[str, int]) -> Any:
+    """A processor with other frames.
+
+    Args:
+        processor: An `AlproProcessor`, which stays as it is.
+        patch: Side of the model's patches in pixels.
+        chosen: `num_frames`, `size` or both, see `chosen_frames`.
+
+    Returns:
+        The processor if nothing is chosen, else a copy.
+
+    Raises:
+        VideoIndexError: A number is out of range, or patches do not tile frames of this size.
+    """
+    for name, value in chosen.items():
+        if type(value) is not int or value < 1:
+            raise VideoIndexError(f"{name}={value!r} must be a whole number of at least 1.")
+    if not chosen:
+        return processor
+    processor = copy.copy(processor)
+    video = processor.video_processor = copy.deepcopy(processor.video_processor)
+    if "num_frames" in chosen:
+        video.num_frames, video.fps, video.do_sample_frames = chosen["num_frames"], None, True
+    if "size" in chosen:
+        side = chosen["size"]
+        if side % patch:
+            near = sorted({max(patch, side // patch * patch), (side // patch + 1) * patch})
+            raise VideoIndexError(
+                f"size={side} must be a multiple of {patch}, the side of the model's patches in pixels, such as "
+                f"{' or '.join(map(str, near))}."
+            )
+        video.size = {"height": side, "width": side}
+    return processor
+
+
+def video_settings(processor: Any, chosen: Mapping[str, int]) -> dict[str, Any]:
+    """The settings of a processor that change the pixels, as a manifest keeps them, with those that were chosen."""
+    settings = json.loads(processor.video_processor.to_json_string())
+    found = {key: settings.get(key) for key in _SETTINGS}
+    return found | {_CHOSEN: dict(chosen)} if chosen else found
+
+
+def noted_frames(settings: Mapping[str, Any]) -> dict[str, int]:
+    """The settings that were chosen for an index, from those of its manifest."""
+    noted = settings.get(_CHOSEN, {})
+    if not isinstance(noted, dict) or not noted.keys() <= {"num_frames", "size"}:
+        raise VideoIndexError(f"The manifest of the index is damaged: {_CHOSEN}={noted!r} names no frames.")
+    return noted
+
+
+def made_with(settings: Mapping[str, Any], name: str) -> Any:
+    """The value of `num_frames` or `size` that an index was made with, from the settings of its manifest."""
+    value = settings.get(name)
+    if name == "size" and isinstance(value, dict) and value.get("height") == value.get("width"):
+        return value.get("height")
+    return value
+
+
+__all__ = ["choose_frames", "chosen_frames", "made_with", "noted_frames", "video_settings"]
