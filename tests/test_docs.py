@@ -72,7 +72,7 @@ def quiet_library() -> Iterator[None]:
 def run_commands(code: str) -> list[list[str]]:
     """The `alpro` commands of a block, run in this process, but what takes the network or draws the demo."""
     ran = []
-    for line in code.splitlines():
+    for line in code.replace("\\\n", " ").splitlines():
         program, *arguments = shlex.split(line)
         if (program, arguments[0]) in (("pip", "install"), ("alpro", "demo")):
             continue
