@@ -148,6 +148,8 @@ def test_index_then_search(capsys, videos, tmp_path, models, monkeypatch) -> Non
         assert given == {
             "rank": expected.rank,
             "path": str(expected.path),
+            "start": None,
+            "end": None,
             "score": expected.score,
             "similarity": expected.similarity,
             "match_probability": expected.match_probability,
@@ -349,7 +351,6 @@ def test_libraries_keep_the_notes_about_their_installation(videos) -> None:
         ["dance"],
         ["--json"],
         ["--"],
-        ["search", "index"],
         ["search", "index", " "],
         ["search", "index", "a dog", "--top-k", "0"],
         ["search", "index", "a dog", "--rerank", "-1"],

@@ -106,7 +106,10 @@ def test_something_else_is_one_sentence(tmp_path, capsys, command):
 
 NO_WEIGHTS = {
     "a web page": (lambda good: b"<!DOCTYPE html><html>sign in</html>", "is a web page"),
-    "a pointer": (lambda good: b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "a pointer of Git LFS"),
+    "a pointer": (
+        lambda good: b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n",
+        "is a pointer of Git LFS",
+    ),
     "a half": (lambda good: good[: len(good) // 2], "is damaged or incomplete"),
     "nothing": (lambda good: b"", "is damaged or incomplete|is not a file written by torch.save"),
 }

@@ -106,8 +106,8 @@ def test_training_begins_with_the_metrics_of_blip_and_ends_with_a_head_that_rank
         str(folder),
     ]
     assert main([*argv, "--output", str(tmp_path), *settings]) == 0
-    out = capsys.readouterr().out
-    assert f"start: {folder}; new weights: 2 fusion layers from the last text layers, temperature, vtm_head" in out
+    said = capsys.readouterr().err
+    assert f"start: {folder}; new weights: 2 fusion layers from the last text layers, temperature, vtm_head" in said
     history = json.loads((tmp_path / "trainer_state.json").read_text())["log_history"]
     before, after = [entry for entry in history if "eval_t2v_r1" in entry][:2]
 

@@ -6,10 +6,12 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from ..data.spans import span_text
 from ..files import write_whole
 from ..inference.question_answering import Answer
 from ..inference.video_index import SearchResult
 from ..model.decoding import decode, probe
+from ..model.decoding_types import VideoInfo
 from ..model.video_processing_alpro import sample_indices
 
 
@@ -102,8 +104,16 @@ class _Canvas:
         if share * width >= 7:
             self.box(x, y, share * width, 7, 3.5, fill=colour)
 
-    def strip(self, x: float, y: float, clip: Path, side: int = FRAME, outline: str | None = None) -> None:
-        """Frames of a clip from its first to its last, side by side."""
+    def strip(
+        self,
+        x: float,
+        y: float,
+        clip: Path,
+        side: int = FRAME,
+        outline: str | None = None,
+        span: tuple[float, float] | None = None,
+    ) -> None:
+        """Frames of a clip from its first to its last, or of a span of it in seconds, side by side."""
         if outline:
             self.box(x - 5, y - 5, _strip_width(side) + 10, side + 10, 7, outline=outline, line=3)
         size = side * SCALE
@@ -111,7 +121,14 @@ class _Canvas:
         # the whole picture in its proportions, in the middle of a square
         scale = size / max(shown.height, shown.width)
         height, width = (max(1, round(length * scale)) for length in (shown.height, shown.width))
-        frames = decode(clip, lambda info: sample_indices(info.num_frames, FRAMES), height=height, width=width)
+
+        def choose(info: VideoInfo) -> list[int]:
+            if span is None:
+                return sample_indices(info.num_frames, FRAMES)
+            part = (span[1] - span[0]) / FRAMES
+            return info.frames_at(span[0] + (number + 0.5) * part for number in range(FRAMES))
+
+        frames = decode(clip, choose, height=height, width=width)
         for i, pixels in enumerate(frames.pixels):
             frame = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
             left, top = round((x + i * (side + GAP)) * SCALE), round(y * SCALE)
@@ -170,6 +187,33 @@ def draw_contact_sheet(
     write_whole(path, lambda partial: canvas.image.reduce(SCALE).save(partial, format="PNG", optimize=True))
 
 
+def draw_results(path: Path, query: str, results: Sequence[SearchResult]) -> None:
+    """Write the results of one search as PNG: frames of each, and below them rank, video, time and scores.
+
+    Args:
+        path: The file, written complete or not at all; an existing one is replaced.
+        query: The heading.
+        results: Best first.
+
+    Raises:
+        VideoDecodeError, OSError: A video cannot be read, or the file not be written.
+    """
+    row, top = FRAME + 74, 104
+    canvas = _Canvas(top + -(-len(results) // COLUMNS) * row + 18)
+    canvas.text(EDGES + PAD, 34, _fitting(f"\u201c{query}\u201d", 30, WIDTH - 2 * (EDGES + PAD)), 30)
+    for place, result in enumerate(results):
+        x, y = EDGES + PAD + place % COLUMNS * (STRIP + GUTTER), top + place // COLUMNS * row
+        span = None if result.start is None or result.end is None else (result.start, result.end)
+        canvas.strip(x, y, result.path, span=span)
+        canvas.text(x, y + FRAME + 10, f"{result.rank}", 17, TRUE)
+        time = "" if span is None else span_text(*span)
+        room = STRIP - 28 - _font(14).getlength(time) - 10
+        canvas.text(x + 28, y + FRAME + 12, _fitting(result.path.name, 14, room), 14)
+        canvas.text(x + STRIP, y + FRAME + 12, time, 14, anchor="ra")
+        _draw_scores(canvas, x + 28, y + FRAME + 34, result, MUTED, STRIP - 28)
+    write_whole(path, lambda partial: canvas.image.reduce(SCALE).save(partial, "PNG", optimize=True))
+
+
 def _draw_heading(canvas: _Canvas, y: float, heading: str, explanation: str) -> None:
     canvas.text(EDGES, y + 22, heading, 24, anchor="ls")
     canvas.text(EDGES + _font(24).getlength(heading) + 14, y + 22, explanation, 15, MUTED, anchor="ls")
@@ -198,10 +242,12 @@ def _standing(result: SearchResult) -> str:
     return f"match {_percent(result)}, rank {result.rank}"
 
 
-def _draw_scores(canvas: _Canvas, x: float, y: float, result: SearchResult, colour: str) -> None:
+def _draw_scores(
+    canvas: _Canvas, x: float, y: float, result: SearchResult, colour: str, width: float = STRIP - 20
+) -> None:
     canvas.bar(x, y + 4, 120, result.match_probability or 0.0, colour)
     canvas.text(x + 130, y, f"match {_percent(result)}", 14, MUTED)
-    canvas.text(x + STRIP - 20, y, f"similarity {result.similarity:.2f}", 14, MUTED, anchor="ra")
+    canvas.text(x + width, y, f"similarity {result.similarity:.2f}", 14, MUTED, anchor="ra")
 
 
 def _draw_question(canvas: _Canvas, x: float, y: float, question: ShownQuestion) -> None:

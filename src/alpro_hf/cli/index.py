@@ -9,7 +9,7 @@ from typing import Any
 
 from ..loading import BUNDLED, load_model
 from ..trust import printable
-from .options import DTYPES, positive_number, whole_number
+from .options import DTYPES, nonblank, positive_number, whole_number
 from .videos import (
     WHAT_IS_A_VIDEO,
     add_decoding_options,
@@ -36,6 +36,9 @@ happens. It is decoded once, forward, and memory does not grow with its length.
 An index may be moved, and it may cover several folders. It notes its model, data type, frames, size and windows; later
 runs and searches use the same. On a CPU most of the time goes into the model: fewer and smaller frames shorten it.
 
+alpro search in a folder keeps an index of it in the cache of the user. --list shows these indexes. --remove deletes
+the one of a name that --list prints, or those of a folder that was searched. It deletes nothing else.
+
 examples:
   alpro index holiday --output holiday-index
   alpro index talks films/*.mkv --output my-index --model my-alpro --batch-size 16
@@ -43,6 +46,8 @@ examples:
   alpro index match.mp4 --output match-index --window 10 --stride 2
   alpro index films --output my-index --window scenes       with pip install "alpro-hf[scenes]"
   accelerate launch --num_processes 4 -m alpro_hf index films --output my-index    four processes, one index
+  alpro index --list
+  alpro index --remove holiday
 """
 
 
@@ -53,8 +58,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         expected_errors=expected_errors,
         when_stopped="what is done is kept, and the same command continues from there",
     )
-    parser.add_argument("paths", nargs="+", type=Path, metavar="DIR", help="folders, or single videos")
-    parser.add_argument("--output", type=Path, required=True, metavar="INDEX", help="folder of the index")
+    parser.set_defaults(usage_error=parser.error)
+    parser.add_argument("paths", nargs="*", type=Path, metavar="DIR", help="folders, or single videos")
+    parser.add_argument("--output", type=Path, metavar="INDEX", help="folder of the index")
+    kept = parser.add_mutually_exclusive_group()
+    kept.add_argument("--list", action="store_true", help="list the indexes that alpro search keeps in the cache")
+    kept.add_argument("--remove", type=nonblank, metavar="NAME|DIR", help="delete such an index, or those of a folder")
     parser.add_argument(
         "--batch-size", type=whole_number(1), default=8, metavar="N", help="videos encoded at a time (default: 8)"
     )
@@ -110,6 +119,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out `alpro index`; 1 if some videos could not be used."""
+    if args.list or args.remove is not None:
+        if args.paths or args.output:
+            args.usage_error("--list and --remove stand alone, without DIR and --output")
+        return _list_cached(args) if args.list else _remove_cached(args)
+    if not args.paths or args.output is None:
+        args.usage_error("name the folders of videos, and the folder of the index with --output")
     from ..data.isolated_decoder import IsolatedDecoder
     from ..evaluation.unfamiliar import sample_of, unfamiliar_videos
     from ..inference.index_frames import made_with
@@ -190,6 +205,35 @@ def _window(text: str) -> str | tuple[float, ...]:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not auto, scenes, none, or seconds such as 10 or 4,8") from None
+
+
+def _list_cached(args: argparse.Namespace) -> int:
+    from ..inference.cached_index import as_json, cache_folder, cached_indexes
+
+    kept = cached_indexes()
+    if args.json:
+        print(json.dumps({"cache": str(cache_folder()), "indexes": [as_json(one) for one in kept]}, indent=1))
+        return 0
+    width = max([len(one.name) for one in kept] + [4])
+    print(f"{'name':{width}}  videos      MB  model and folder")
+    for one in kept:
+        videos = "damaged" if one.videos is None else str(one.videos)
+        about = f"{printable(one.model)}  {printable(one.folder)}"
+        print(f"{printable(one.name):{width}}  {videos:>6}  {one.size / 1e6:6.1f}  {about}")
+    print(f"{len(kept)} in {cache_folder()}", file=sys.stderr)
+    return 0
+
+
+def _remove_cached(args: argparse.Namespace) -> int:
+    from ..inference.cached_index import as_json, remove_cached
+
+    removed = remove_cached(args.remove)
+    if args.json:
+        print(json.dumps({"removed": [as_json(one) for one in removed]}, indent=1))
+    else:
+        for one in removed:
+            print(f"removed {printable(one.name)}, of {printable(one.folder)}")
+    return 0
 
 
 def _lasting_name(model: str) -> str:

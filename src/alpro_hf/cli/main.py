@@ -32,6 +32,7 @@ COMMANDS = {
     "index": ("index", "encode every video of a folder once, for fast searches"),
     "search": ("search", "find the videos that a text describes"),
     "ask": ("ask", "ask a video a question"),
+    "label": ("label", "name what each moment of videos shows, with labels of a list"),
     "convert": ("convert", "turn a checkpoint of ALPRO, also a published one, or of BLIP into a model folder"),
     "entities": ("entities", "list the most frequent nouns of captions, for the prompter"),
     "pseudo-label": ("pseudo_label", "precompute the labels that a prompter gives to crops of a data set"),
@@ -52,7 +53,7 @@ examples:
   alpro demo                                         see it work: renders a small gallery, searches it and asks it
   alpro index holiday --output holiday-index         encode every video below a folder once
   alpro search holiday-index "a dog runs into the sea"
-  alpro search holiday "a dog runs into the sea"     the same without an index, which is slower each time
+  alpro search holiday "a dog runs into the sea"     the same in a folder; what is encoded is kept in the cache
   alpro ask holiday/0042.mp4 "what is the dog doing?"
   alpro evaluate --task retrieval --data rows.jsonl --output results    metrics with their intervals
   alpro entities captions.csv --output entities.txt  the first step of pre-training on your own videos

@@ -54,6 +54,10 @@ class Parser(argparse.ArgumentParser):
                 name = option.partition("=")[0]
                 if name not in known:
                     self.error(f"unknown option {name}.{did_you_mean(name, known, f'{self.prog} --help')}")
+        if "--" not in arguments and any(a.nargs == "*" and not a.option_strings for a in self._actions):
+            # `parse_args` would let an argument that may be missing take nothing before the first option, and then
+            # refuse the values behind it; but only `parse_args` understands "--"
+            return self.parse_intermixed_args(arguments)
         return self.parse_args(arguments)
 
 

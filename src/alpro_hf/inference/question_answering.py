@@ -6,7 +6,10 @@ from typing import Any
 
 import torch
 
+from ..data.decode_span import span_decoder
 from ..data.isolated_decoder import IsolatedDecoder
+from ..data.spans import Span
+from ..model.decoding import decode
 from ..model.decoding_source import VideoSource
 from ..model.modeling_alpro import AlproForVideoQuestionAnswering
 from ..model.wrappers_alpro import plain_model
@@ -34,6 +37,7 @@ def ask(
     questions: Sequence[str],
     *,
     top_k: int = 5,
+    span: Span | None = None,
     decoder: IsolatedDecoder | None = None,
 ) -> list[list[Answer]]:
     """Answer questions about one video. The video is decoded and encoded once.
@@ -44,6 +48,7 @@ def ask(
         video: Path, bytes or file object.
         questions: One or more questions.
         top_k: Number of answers to each; all answers, if the model knows fewer.
+        span: The moment to ask about; None: the whole video.
         decoder: Decodes in a process of its own.
 
     Returns:
@@ -51,6 +56,7 @@ def ask(
 
     Raises:
         VideoDecodeError: The video cannot be decoded.
+        SpanError: The moment does not lie in the video.
         ValueError: A question is blank, or there are no questions.
     """
     if not questions or any(not question.strip() for question in questions):
@@ -58,8 +64,10 @@ def ask(
             f"A question is blank, or there is none: {list(questions)}. Ask, for instance, 'what is the dog doing?'."
         )
     model = plain_model(model)
-    options = {} if decoder is None else {"decoder": decoder.decode}
-    inputs = processor(text=list(questions), videos=video, return_tensors="pt", **options).to(model.device)
+    frames_of = decode if decoder is None else decoder.decode
+    if span is not None:
+        frames_of = span_decoder(processor, span, frames_of)
+    inputs = processor(text=list(questions), videos=video, return_tensors="pt", decoder=frames_of).to(model.device)
     # every question is about clip 0, so the clip is encoded once however many questions there are
     video_index = torch.zeros(len(questions), dtype=torch.long, device=model.device)
     # a softmax in half precision would round different probabilities to equal ones

@@ -64,6 +64,7 @@ from .index_shards import (
     VideoIndexError,
     blocks_of,
 )
+from .queries import Term, example, query_vector
 
 VideoPath = str | os.PathLike[str]
 _Row = tuple[VideoEntry, torch.Tensor, torch.Tensor, bytes]  # entry, vector (P,), tokens (1 + N, D), frame table
@@ -793,6 +794,36 @@ class VideoIndex:
                 if nearest is not None or self._folder is None or self._folder.stamp() == self._stamp:
                     raise
                 self._read(self._folder)
+
+    @torch.inference_mode()
+    def search_like(
+        self,
+        *terms: Term | VideoPath,
+        top_k: int = 10,
+        per_video: int = 1,
+        nearest: Nearest | None = None,
+        decoder: IsolatedDecoder | None = None,
+    ) -> list[SearchResult]:
+        """Find the videos that are like examples, or like a sum of texts and examples, best first.
+
+        Results are in the order of similarity (`vtc`). The matching head reads one text, so nothing is re-ranked.
+
+        Args:
+            terms: Names of videos or pictures, such as `"clip.mp4"`, `"clip.mp4@00:12-00:20"` or `"photo.jpg"`; or
+                terms, such as those of `queries.parse_terms`.
+            top_k, per_video, nearest: As in `search`.
+            decoder: Decodes the examples in a process of its own.
+
+        Raises:
+            QueryError, SpanError, VideoDecodeError: As `queries.query_vector`.
+            VideoIndexError: The index is empty, or `top_k` is below 1.
+        """
+        if not len(self) or top_k < 1:
+            raise VideoIndexError(f"top_k={top_k} must be at least 1, and the index must not be empty.")
+        read = [term if isinstance(term, Term) else example(os.fspath(term)) for term in terms]
+        embed = query_vector(self.model, self.processor, read, decoder)
+        # without re-ranking, no tokens are read
+        return self._find(embed[None], embed[None], top_k, 0, per_video, nearest or self.nearest)
 
     def _encode_text(self, query: str) -> tuple[torch.Tensor, torch.Tensor]:
         """Tokens (1, L, D) on the model's device and unit vector (1, P) on the CPU.

@@ -1,0 +1,55 @@
+"""Write the moments that a search has found as videos."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..data.cut_clip import CutError, cut_clip
+from ..data.spans import Span, span_text
+from ..model.decoding_types import VideoDecodeError
+from .video_index import SearchResult
+
+
+def clip_name(result: SearchResult) -> str:
+    """A file name with rank, video and time, such as `01_match_00.41.08-00.41.23.mp4`."""
+    span = _span_of(result)
+    time = "" if span is None else "_" + span_text(span.start, span.end).replace(":", ".")
+    return f"{result.rank:02d}_{result.path.stem}{time}.mp4"
+
+
+def save_clips(
+    results: Sequence[SearchResult], folder: Path, *, exact: bool = False
+) -> tuple[dict[int, Path], list[tuple[Path, str]]]:
+    """Write the moment of each result as an mp4; see `cut_clip`. A result without a moment is written as a whole.
+
+    Args:
+        results: Results of a search.
+        folder: Where to write; made if it does not exist.
+        exact: Encode exactly the moments instead of copying them from the key frame before.
+
+    Returns:
+        Rank -> file; and (video, reason) for those that could not be written.
+
+    Raises:
+        CutError: One of the files exists already. Nothing was written.
+        OSError: The folder cannot be made or written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {result.rank: folder / clip_name(result) for result in results}
+    existing = next((file for file in files.values() if file.exists()), None)
+    if existing is not None:
+        raise CutError(str(existing), "the file exists already", "Name another folder, or delete it first")
+    failed: list[tuple[Path, str]] = []
+    for result in results:
+        try:
+            cut_clip(result.path, files[result.rank], _span_of(result), exact=exact)
+        except VideoDecodeError as error:
+            failed.append((result.path, f"{error.problem}. {error.advice}"))
+            del files[result.rank]
+    return files, failed
+
+
+def _span_of(result: SearchResult) -> Span | None:
+    return None if result.start is None or result.end is None else Span(result.start, result.end)
+
+
+__all__ = ["clip_name", "save_clips"]
