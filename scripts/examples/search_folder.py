@@ -30,4 +30,5 @@ for path, reason in [*unreadable, *index.report.failed]:
 # similarity (VTC) finds the sixteen nearest videos; matching (VTM) re-ranks them, if the model has learned it
 for result in index.search(args.query, top_k=5):
     match = "" if result.match_probability is None else f"{result.match_probability:6.1%}  "
-    print(f"{result.rank}  {match}{result.similarity:.3f}  {result.path}")
+    time = "" if result.start is None else f"{result.start:.0f} to {result.end:.0f} s  "  # a moment of a long video
+    print(f"{result.rank}  {match}{result.similarity:.3f}  {time}{result.path}")

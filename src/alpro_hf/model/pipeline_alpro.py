@@ -384,7 +384,8 @@ class TextVideoRetrievalPipeline(AlproPipeline):
             A result is a dictionary: `index`, place among the candidates (not with an index); `video` (path, None for
             a video that is not a file) or `text`; `similarity`, cosine (VTC) in [-1, 1]; `match_probability` (VTM) in
             [0, 1], None if the candidate was not re-ranked; `score`, the similarity, plus the matching logit if it was
-            re-ranked. Re-ranked candidates come before all others.
+            re-ranked. Re-ranked candidates come before all others. A moment of a long video in an index also has its
+            `start` and `end` in seconds.
 
         Raises:
             ValueError: A text is blank, there are no candidates, a number is out of range, or `rerank` is above 0 and
@@ -442,6 +443,7 @@ class TextVideoRetrievalPipeline(AlproPipeline):
                     "score": result.score,
                     "similarity": result.similarity,
                     "match_probability": result.match_probability,
+                    **({} if result.start is None else {"start": result.start, "end": result.end}),
                 }
                 for result in search(_text(query), **options)
             ]
