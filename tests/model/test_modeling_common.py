@@ -457,7 +457,7 @@ def test_scores_of_half_precision_weights_do_not_tie(model_class):
         assert matched.dtype == torch.float32
         scores.append(matched[:, 1] - matched[:, 0])
     for row in scores:
-        assert len(row.unique()) == clips
+        assert len(row.unique()) > 0.95 * clips  # two clips may have equal tokens, which are bfloat16
         assert len(row.bfloat16().unique()) < clips / 2  # which bfloat16 could not tell apart
 
 
