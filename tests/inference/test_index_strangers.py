@@ -289,7 +289,7 @@ def nan(features: torch.Tensor) -> torch.Tensor:
         ({"tokens": lambda x: x[:, :2].contiguous()}, "different numbers of tokens"),
         ({"videos": lambda videos: videos[:1]}, "names 1 videos, not 2"),
         ({"videos": lambda videos: [*videos, *videos]}, "names 4 videos"),
-        ({"videos": lambda videos: [videos[0], videos[0]]}, "names a video twice"),
+        ({"videos": lambda videos: [videos[0], videos[0]]}, "names a video or a window twice"),
         ({"videos": lambda videos: {"0": 1, "1": 2}}, "names no videos"),
         ({"videos": lambda videos: [[[], 1, 1], videos[1]]}, "a path is not a text"),
         ({"videos": lambda videos: [["", 1, 1], videos[1]]}, "a path is not a text"),
