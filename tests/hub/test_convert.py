@@ -414,10 +414,17 @@ def test_a_file_with_other_objects_is_refused_with_their_type(tmp_path):
         load_original_checkpoint(tmp_path / "file.pt")
 
 
-@pytest.mark.parametrize("content", [b"", b"<html>not found</html>", b"GIF89a"])
-def test_a_file_of_another_kind_is_refused(tmp_path, content):
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", r"file\.pt is not a file written by torch\.save"),
+        (b"<html>not found</html>", r"file\.pt is a web page and not a file of weights"),
+        (b"GIF89a", r"file\.pt is not a file written by torch\.save"),
+    ],
+)
+def test_a_file_of_another_kind_is_refused(tmp_path, content, said):
     (tmp_path / "file.pt").write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"file\.pt is not a file written by torch\.save"):
+    with pytest.raises(CheckpointError, match=said):
         load_original_checkpoint(tmp_path / "file.pt")
 
 
