@@ -108,10 +108,10 @@ class AlproPairs(nn.Module):
         names = {"revision": "revision", "cache_folder": "cache_dir", "token": "token"}
         names |= {"local_files_only": "local_files_only"}
         where = {ours: kwargs[theirs] for theirs, ours in names.items() if kwargs.get(theirs) is not None}
-        model = AlproForVideoTextRetrieval.from_pretrained(
-            model_name_or_path, **where, **(kwargs.get("model_kwargs") or {})
-        )
-        return cls(model, AlproProcessor.from_pretrained(model_name_or_path, **where))
+        options = {**(kwargs.get("model_kwargs") or {}), **where}
+        options.pop("trust_remote_code", None)  # the classes are here, so that no code of the folder is needed
+        model = AlproForVideoTextRetrieval.from_pretrained(model_name_or_path, **options, trust_remote_code=False)
+        return cls(model, AlproProcessor.from_pretrained(model_name_or_path, **where, trust_remote_code=False))
 
 
 def _text_and_video(pair: Any) -> tuple[str, Any]:

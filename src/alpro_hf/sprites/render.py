@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
-from ..files import write_text_whole, write_whole
+from ..files import remove_partial, write_text_whole, write_whole
 from ..untrusted_json import read_json
 from .language import ANSWERS, captions, opposite_caption, questions, reversed_caption, swapped_caption
 from .world import MARK, SPLIT_SIZES, SPLITS, WORLD_VERSION, Scene, SpriteWorldError, content, draw_scene, pose
@@ -249,7 +249,7 @@ def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def claim_folder(folder: Path, settings: dict[str, Any], what: str = "clips") -> None:
-    """Note the settings of clips in their folder, and make `folder / what` for them.
+    """Note the settings of clips in their folder, and make `folder / what` for them, without unfinished files.
 
     Raises:
         SpriteWorldError: The folder has clips of other settings.
@@ -269,6 +269,7 @@ def claim_folder(folder: Path, settings: dict[str, Any], what: str = "clips") ->
             raise SpriteWorldError(
                 f"{folder} holds {what} made with {was}, not {now}; use another folder or delete it."
             )
+        remove_partial(folder / what)
         return
     (folder / what).mkdir(parents=True, exist_ok=True)
     write_text_whole(note, json.dumps(settings, indent=1) + "\n")

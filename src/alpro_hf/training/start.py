@@ -165,12 +165,12 @@ def own_sizes(*, model: str | None = None, vision: str | None = None, processor:
     if model is None:
         if vision is None:
             return {}  # `start_model` refuses it
-        size = getattr(AutoConfig.from_pretrained(vision), "image_size", None)
+        size = getattr(AutoConfig.from_pretrained(vision, trust_remote_code=False), "image_size", None)
         return {"image_size": size} if isinstance(size, int) else {}
     if AlproConfig.get_config_dict(model)[0].get("model_type") != AlproConfig.model_type:
         return {}  # `start_model` refuses it
-    video = AlproConfig.from_pretrained(model).video_config
-    tokenizer = AlproProcessor.from_pretrained(processor or model).tokenizer
+    video = AlproConfig.from_pretrained(model, trust_remote_code=False).video_config
+    tokenizer = AlproProcessor.from_pretrained(processor or model, trust_remote_code=False).tokenizer
     return {
         "num_frames": video.num_frames,
         "image_size": video.image_size,
