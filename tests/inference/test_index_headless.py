@@ -68,7 +68,7 @@ def test_index_and_search(capsys, model, clips, tmp_path) -> None:
 
     code, out, _ = alpro(capsys, "search", index, QUERY, "--json")
     results = json.loads(out)["results"]
-    assert [result.keys() for result in results] == [{"rank", "path", "score", "similarity"}] * 5
+    assert [result.keys() for result in results] == [{"rank", "path", "start", "end", "score", "similarity"}] * 5
     assert [result["score"] for result in results] == pytest.approx([expected[clip] for clip in order], abs=1e-5)
 
     code, out, _ = alpro(capsys, "search", clips[0].parent, QUERY, "--model", model, "--dtype", "float32")

@@ -82,7 +82,7 @@ def test_the_state_must_be_of_the_folder_s_step(run):
     shutil.copy(run / "checkpoint-4" / "trainer_state.json", run / "checkpoint-6")
     assert checkpoint_problem(run / "checkpoint-6") == "trainer_state.json belongs to step 4"
     (run / "checkpoint-6" / "trainer_state.json").write_text("[]")
-    assert checkpoint_problem(run / "checkpoint-6") == "trainer_state.json belongs to step None"
+    assert checkpoint_problem(run / "checkpoint-6") == "trainer_state.json is not valid JSON (it holds no object)"
 
 
 def test_numbers_count_not_letters_and_other_folders_are_none_of_ours(run):
