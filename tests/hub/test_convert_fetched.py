@@ -279,7 +279,7 @@ ARCHIVES = {
     "size": (lying_size, "damaged or incomplete"),
     "no weights": (lambda p, g: write(p, {"readme.txt": g}), "holds no weights"),
     "empty": (lambda p, g: write(p, {}), "holds no weights"),
-    "page inside": (lambda p, g: write(p, {"best.pt": b"<html>"}), "is not a file written by torch.save"),
+    "page inside": (lambda p, g: write(p, {"best.pt": b"<html>"}), "is a web page and not a file of weights"),
 }
 
 

@@ -102,7 +102,8 @@ def test_all_losses_are_logged_and_fall(tmp_path, prompter):
     # wrong pairs as close as these take VTM longer than this
     for name, share in (("loss_vtc", 0.3), ("loss_vtm", 0.99), ("loss_mlm", 0.4), ("loss_pem", 0.4)):
         assert entries[-1][name] < share * entries[0][name], name
-    assert entries[-1]["pem_agreement"] > entries[0]["pem_agreement"]
+    # of 16 crops: the student may begin with a lucky batch
+    assert entries[-1]["pem_agreement"] >= max(0.5, entries[0]["pem_agreement"])
     assert entries[-1]["pem_kept"] > 0.5, "a trained prompter is sure of most crops"
 
     assert not prompter.training and not any(p.requires_grad or p.grad is not None for p in prompter.parameters())
