@@ -57,6 +57,8 @@ def test_names_are_escaped_wherever_a_command_shows_them(tmp_path, model, capsys
         ["search", str(index), "a fox", "--model", absent],
         ["ask", absent, "what is it"],
         ["ask", str(videos / f"{NAMES[0]}-broken.mp4"), "what is it"],
+        ["label", str(videos), "--labels", absent],
+        ["label", absent, "--labels", str(rows)],
         ["convert", absent, "--output", str(tmp_path / "converted")],
         ["entities", absent, "--output", str(tmp_path / "entities.txt")],
         ["pseudo-label", absent, "--prompter", absent, "--output", absent],

@@ -10,6 +10,7 @@ own: `expected_errors`, a function that returns the types of error its users can
 """
 
 import argparse
+import atexit
 import logging
 import math
 import os
@@ -172,10 +173,18 @@ def _stoppable(ends: bool) -> Iterator[Callable[[], None]]:
         nonlocal over
         over = True
 
+    def deafen() -> None:
+        # at its very end Python restores what the system does by itself, which is to kill the process by the signal
+        if over:
+            for number in before:
+                signal.signal(number, signal.SIG_IGN)
+
     before = {signal.SIGTERM: signal.signal(signal.SIGTERM, stop)}
     # a process in the background, such as one of nohup, may have been told to ignore Ctrl-C
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         before[signal.SIGINT] = signal.signal(signal.SIGINT, stop)
+    if ends:
+        atexit.register(deafen)
     try:
         yield end
     finally:
