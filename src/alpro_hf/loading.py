@@ -320,7 +320,7 @@ def has_towers_alone(config: Mapping[str, Any]) -> bool:
 
     Such a model is loaded as an `AlproModel`. It compares texts and videos by similarity alone.
     """
-    return set(config.get("architectures") or ()) in ({"AlproModel"}, {"AlproPrompterModel"})
+    return config.get("architectures") in (["AlproModel"], ["AlproPrompterModel"])
 
 
 def _config_of(source: str, revision: str | None, name: str) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def test_each_caption_finds_its_scene(film, searching) -> None:
 
 def test_windows_are_encoded_as_clips_of_their_frames(film, searching) -> None:
     model, processor = searching
-    settings = WindowSettings(lengths=(2,), cuts=False)
+    settings = WindowSettings(lengths=(2,), cuts=None)
     windows = list(encode_windows(model, processor, film[0], settings))
     assert len(windows) > 4 and windows[0][0] == Span(0, 2)
     span, clip = windows[2]

@@ -123,6 +123,7 @@ def test_the_database_finds_what_the_index_finds(place: Path) -> None:
     assert index_to_qdrant.fill(client, index, "videos") == 4
     found = index_to_qdrant.search(client, index, "videos", "a fox runs", 3)
     expected = index.search("a fox runs", top_k=3, rerank=0)
-    assert [path for path, _ in found] == [str(result.path) for result in expected]
-    assert [score for _, score in found] == pytest.approx([result.similarity for result in expected], abs=1e-5)
+    assert [path for path, *_ in found] == [str(result.path) for result in expected]
+    assert [times for _, *times, _ in found] == [[None, None]] * 3  # whole files
+    assert [score for *_, score in found] == pytest.approx([result.similarity for result in expected], abs=1e-5)
     client.close()

@@ -18,9 +18,9 @@ import torch
 
 from ..data.isolated_decoder import IsolatedDecoder
 from ..data.windows import Window, WindowSettings, stream_windows
-from ..model.decoding import decode, decode_stream, probe
+from ..model.decoding import choose_frames, decode, decode_stream, probe
 from ..model.decoding_table import FrameTable
-from ..model.decoding_types import Frames, VideoDecodeError, VideoLimits
+from ..model.decoding_types import Frames, TruncatedVideoError, VideoDecodeError, VideoInfo, VideoLimits
 from ..model.matching_alpro import encode_clips
 from ..model.modeling_alpro import AlproPreTrainedModel
 
@@ -68,6 +68,10 @@ class _Clip:
 
 class _GivenUpError(Exception):
     """Nobody reads the clips any more."""
+
+
+class _LongVideoError(Exception):
+    """A file is too long for one clip, which is known once it is open."""
 
 
 def encode_videos(
@@ -123,9 +127,11 @@ def encode_videos(
             batch.append((file, clip))
             if clip.final:
                 ahead.popleft()
-                submit()
             if len(batch) == batch_size or not ahead:
                 yield _encode(model, batch, keep_tokens)
+                # not before: what the caller has got may be stored by then
+                for _ in range(sum(clip.final for _, clip in batch)):
+                    submit()
                 batch = []
         finished = True
     finally:
@@ -186,13 +192,18 @@ class _Source:
 
     def _clips(self, file: Path) -> Generator[_Clip, None, None]:
         limits: dict[str, Any] = {} if self.limits is None else {"limits": self.limits}
-        if self.windows is None:
+        try:
             yield self._whole(file)
             return
-        info = (self.decoder.probe if self.decoder else probe)(file, **limits)
-        if info.duration <= self.windows.short:
-            yield self._whole(file)
-            return
+        except _LongVideoError:
+            assert self.windows is not None
+        except TruncatedVideoError:
+            if self.windows is None:
+                raise
+            # the readable part of a long video is worth its windows
+            info = (self.decoder.probe if self.decoder else probe)(file, **limits)
+            if info.duration <= self.windows.short:
+                raise
         tables: list[FrameTable | None] = []
         stream = self.decoder.stream if self.decoder else decode_stream
 
@@ -234,10 +245,15 @@ class _Source:
     def _whole(self, file: Path) -> _Clip:
         tables: list[FrameTable | None] = []
 
-        def decode_and_note(*source: Any, **options: Any) -> Frames:
+        def decode_and_note(source: Any, indices: Any, **options: Any) -> Frames:
+            def choose(info: VideoInfo) -> list[int]:
+                if self.windows is not None and info.duration > self.windows.short:
+                    raise _LongVideoError
+                return choose_frames(indices, info)
+
             if self.limits is not None:
                 options["limits"] = self.limits
-            frames = (self.decoder.decode if self.decoder else decode)(*source, **options)
+            frames = (self.decoder.decode if self.decoder else decode)(source, choose, **options)
             tables.append(frames.table)
             return frames
 

@@ -139,7 +139,7 @@ class AlproRecipe:
             raise RecipeError(f"data_weights has {wrong[0]}; a weight is a number of at least 0.")
         unknown = [name for name in self.leave_out if name not in OPERATIONS]
         if unknown:
-            raise RecipeError(f"leave_out names {', '.join(unknown)}; choose from {', '.join(OPERATIONS)}.")
+            raise RecipeError(f"leave_out names {', '.join(map(str, unknown))}; choose from {', '.join(OPERATIONS)}.")
 
 
 FIELDS = tuple(one.name for one in dataclasses.fields(AlproRecipe))
