@@ -17,9 +17,8 @@ SECONDS = float(os.environ.get("ALPRO_FUZZ_SECONDS", "0"))
 
 @pytest.mark.parametrize("name", fuzz_structure.TARGETS)
 def test_files_of_a_grammar_are_read_or_refused(name, tmp_path) -> None:
-    seen = fuzz_structure.run(name, tmp_path, 7, 60)
-    # most files are refused; of few files, those of a manifest may all be
-    assert sum(seen.values()) >= 40 and len(seen) >= (1 if name == "manifests" else 2), seen
+    seen = fuzz_structure.run(name, tmp_path, 7, 300 if name == "manifests" else 60)
+    assert sum(seen.values()) >= 40 and len(seen) >= 2, seen
     assert not [outcome for outcome in seen if "without the file" in outcome], seen
     if SECONDS > 1:
         seed = random.SystemRandom().randrange(1 << 24)

@@ -81,11 +81,25 @@ def test_towers_alone_train_as_the_prompter_does(tmp_path):
 # --- pre-training ---------------------------------------------------------------------------------------------------
 
 
+@torch.no_grad()
+def agreement(student, prompter) -> float:
+    """The share of 320 crops that student and teacher give one name; a batch of the log has 16."""
+    agreed = []
+    for seed in range(20):
+        batch = coloured.collator(seed=seed)(coloured.rows())
+        crops = crop_on_black(batch["pixel_values_videos"], batch["crop_mask"], batch.pop("black"))
+        batch["pem_targets"] = prompter.pseudo_labels(crops, kind=batch.pop("kind"))
+        outputs = student.eval()(**batch)
+        agreed.append(outputs.pem_logits.argmax(dim=1) == batch["pem_targets"].argmax(dim=1))
+    return torch.cat(agreed).float().mean().item()
+
+
 def test_all_losses_are_logged_and_fall(tmp_path, prompter):
     before = copied(prompter)
     student = coloured.student()
+    agreed = agreement(student, prompter)
     args = coloured.arguments(
-        tmp_path, max_steps=60, logging_steps=6, logging_first_step=True, per_device_train_batch_size=16,
+        tmp_path, max_steps=150, logging_steps=15, logging_first_step=True, per_device_train_batch_size=16,
         train_sampling_strategy="random"
     )  # fmt: skip
     trainer = coloured.trainer(student, args, prompter=prompter)
@@ -102,8 +116,7 @@ def test_all_losses_are_logged_and_fall(tmp_path, prompter):
     # wrong pairs as close as these take VTM longer than this
     for name, share in (("loss_vtc", 0.3), ("loss_vtm", 0.99), ("loss_mlm", 0.4), ("loss_pem", 0.4)):
         assert entries[-1][name] < share * entries[0][name], name
-    # of 16 crops: the student may begin with a lucky batch
-    assert entries[-1]["pem_agreement"] >= max(0.5, entries[0]["pem_agreement"])
+    assert agreement(trainer.model, prompter) > max(agreed, 0.75)
     assert entries[-1]["pem_kept"] > 0.5, "a trained prompter is sure of most crops"
 
     assert not prompter.training and not any(p.requires_grad or p.grad is not None for p in prompter.parameters())

@@ -11,6 +11,8 @@ import torch
 from torch import nn
 from transformers.utils.generic import maybe_autocast
 
+from .matching_alpro import at_least_float32
+
 IGNORE_INDEX = -100  # label of rows without a loss; PyTorch's default `ignore_index`
 
 
@@ -71,15 +73,16 @@ def vtc_loss(
         rank: Index of this process.
 
     Returns:
-        Scalar float32, the mean of the video-to-text and text-to-video cross entropies of the local rows.
+        Scalar, the mean of the video-to-text and text-to-video cross entropies of the local rows; float32, or float64
+        for vectors of float64.
     """
     all_video_embeds = video_embeds if all_video_embeds is None else all_video_embeds
     all_text_embeds = text_embeds if all_text_embeds is None else all_text_embeds
-    # Always in float32: rounding to bfloat16 moves a similarity by up to 0.004, and a temperature of 0.01 makes 0.4 of
-    # that.
+    # At least in float32: rounding to bfloat16 moves a similarity by up to 0.004, and a temperature of 0.01 makes 0.4
+    # of that.
     with maybe_autocast(video_embeds.device.type, enabled=False):
-        logits_v2t = video_embeds.float() @ all_text_embeds.float().t() / temperature
-        logits_t2v = text_embeds.float() @ all_video_embeds.float().t() / temperature
+        logits_v2t = at_least_float32(video_embeds) @ at_least_float32(all_text_embeds).t() / temperature
+        logits_t2v = at_least_float32(text_embeds) @ at_least_float32(all_video_embeds).t() / temperature
     batch = video_embeds.shape[0]
     # The positive of row i is its global index. The released code used the local one, wrong on every rank but 0.
     targets = torch.arange(batch, device=logits_v2t.device) + rank * batch
