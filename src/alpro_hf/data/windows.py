@@ -11,10 +11,12 @@ import math
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
+import torch
 
 from ..model.decoding import decode_stream
 from ..model.decoding_source import VideoSource, source_name
@@ -241,6 +243,37 @@ def stream_windows(
             return
 
 
+def model_windows(
+    source: VideoSource,
+    processor: Any,
+    settings: WindowSettings,
+    *,
+    stream: Callable[..., Iterator[Frames]] = decode_stream,
+    **options: Any,
+) -> Generator[tuple[Window, torch.Tensor], None, None]:
+    """Windows of a video, and their pixels as a model reads them.
+
+    Args:
+        source, settings, stream, options: As in `stream_windows`.
+        processor: The `AlproProcessor` of the model. Its `fps` counts for the longest window.
+
+    Yields:
+        A window, and (T, 3, H, W) of `pixel_values_videos`.
+
+    Raises:
+        VideoDecodeError, OSError: As in `stream_windows`.
+    """
+    video = processor.video_processor
+    num_frames = video.num_frames if video.fps is None else max(1, round(video.fps * settings.longest))
+    height, width = video.decoded_size()
+    options |= {"stream": stream, "height": height, "width": width}
+    with closing(stream_windows(source, settings, num_frames, **options)) as windows:
+        for window in windows:
+            clip = [torch.from_numpy(window.pixels)]
+            seen = video(clip, do_sample_frames=False, input_data_format="channels_first", return_tensors="pt")
+            yield window, seen["pixel_values_videos"][0]
+
+
 def overlap(start: float, end: float, other_start: float, other_end: float) -> float:
     """Intersection over union of two spans of time, in [0, 1]."""
     if (start, end) == (other_start, other_end):
@@ -272,4 +305,4 @@ def suppress(spans: Sequence[tuple[str, float, float]], *, most: float = 0.5, pe
     return remaining
 
 
-__all__ = ["Window", "WindowCutter", "WindowSettings", "overlap", "stream_windows", "suppress"]
+__all__ = ["Window", "WindowCutter", "WindowSettings", "model_windows", "overlap", "stream_windows", "suppress"]

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from ..data.collator import AlproCollator, Collated
 from ..data.rows import NumberedRows, undecoded, video_id
-from ..data.windows import Window, WindowSettings, stream_windows
+from ..data.windows import WindowSettings, model_windows
 from ..model.decoding_column import file_of
 from ..model.decoding_types import VideoDecodeError
 from ..model.matching_alpro import encode_clips, vtm_scores
@@ -213,21 +213,12 @@ def _window_features(
     model: AlproModel, processor: Any, source: Any, windows: WindowSettings, batch_size: int
 ) -> tuple[list[tuple[float, float]], torch.Tensor]:
     """Start and end of the windows of a video, and their unit vectors (n, P)."""
-    video_processor = processor.video_processor
-    size = dict(video_processor.size) if video_processor.do_resize else {}
-    stream = stream_windows(
-        source, windows, video_processor.num_frames, height=size.get("height"), width=size.get("width")
-    )
+    found = model_windows(source, processor, windows)
     spans: list[tuple[float, float]] = []
     embeds: list[torch.Tensor] = []
-    batch: list[Window]
-    while batch := list(islice(stream, batch_size)):
-        clips = [torch.from_numpy(window.pixels) for window in batch]
-        inputs = video_processor(
-            clips, do_sample_frames=False, input_data_format="channels_first", return_tensors="pt"
-        )
-        embeds += [clip.embed.cpu() for clip in encode_clips(model, inputs["pixel_values_videos"])]
-        spans += [(window.start, window.end) for window in batch]
+    while batch := list(islice(found, batch_size)):
+        embeds += [clip.embed.cpu() for clip in encode_clips(model, [pixels for _, pixels in batch])]
+        spans += [(window.start, window.end) for window, _ in batch]
     return spans, torch.stack(embeds)
 
 

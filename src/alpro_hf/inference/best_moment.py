@@ -9,7 +9,7 @@ import torch
 
 from ..data.isolated_decoder import IsolatedDecoder
 from ..data.spans import Span
-from ..data.windows import Window, WindowSettings, stream_windows
+from ..data.windows import WindowSettings, model_windows
 from ..model.decoding import decode_stream
 from ..model.decoding_source import VideoSource
 from ..model.matching_alpro import EncodedClip, encode_clips, matching_problem, rerank, vtm_scores
@@ -55,25 +55,11 @@ def encode_windows(
     Raises:
         VideoDecodeError: The video is damaged. The windows before the damage come first.
     """
-    video_processor = processor.video_processor
-    size = video_processor.size
-    windows = stream_windows(
-        video,
-        settings,
-        video_processor.num_frames,
-        stream=decode_stream if decoder is None else decoder.stream,
-        height=size.get("height"),
-        width=size.get("width"),
-    )
+    stream = decode_stream if decoder is None else decoder.stream
+    windows = model_windows(video, processor, settings, stream=stream)
     while batch := list(islice(windows, _BATCH)):
-        yield from _encode(model, video_processor, batch)
-
-
-def _encode(model: Any, video_processor: Any, batch: list[Window]) -> Iterator[tuple[Span, EncodedClip]]:
-    pixels = [torch.from_numpy(window.pixels) for window in batch]
-    seen = video_processor(pixels, return_tensors="pt", do_sample_frames=False, input_data_format="channels_first")
-    for window, clip in zip(batch, encode_clips(model, seen["pixel_values_videos"]), strict=True):
-        yield Span(window.start, window.end), clip
+        clips = encode_clips(model, [pixels for _, pixels in batch])
+        yield from ((Span(window.start, window.end), clip) for (window, _), clip in zip(batch, clips, strict=True))
 
 
 @torch.inference_mode()

@@ -10,14 +10,14 @@ from collections import deque
 from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..data.isolated_decoder import IsolatedDecoder
-from ..data.windows import Window, WindowSettings, stream_windows
+from ..data.windows import WindowSettings, model_windows
 from ..model.decoding import choose_frames, decode, decode_stream, probe
 from ..model.decoding_table import FrameTable
 from ..model.decoding_types import Frames, TruncatedVideoError, VideoDecodeError, VideoInfo, VideoLimits
@@ -71,7 +71,11 @@ class _GivenUpError(Exception):
 
 
 class _LongVideoError(Exception):
-    """A file is too long for one clip, which is known once it is open."""
+    """A file is too long for one clip, which is known once it is open. `table`: where its frames are."""
+
+    def __init__(self, table: FrameTable | None) -> None:
+        super().__init__()
+        self.table = table
 
 
 def encode_videos(
@@ -192,11 +196,12 @@ class _Source:
 
     def _clips(self, file: Path) -> Generator[_Clip, None, None]:
         limits: dict[str, Any] = {} if self.limits is None else {"limits": self.limits}
+        table: FrameTable | None = None
         try:
             yield self._whole(file)
             return
-        except _LongVideoError:
-            assert self.windows is not None
+        except _LongVideoError as error:
+            table = error.table  # its packets need not be listed again
         except TruncatedVideoError:
             if self.windows is None:
                 raise
@@ -204,6 +209,7 @@ class _Source:
             info = (self.decoder.probe if self.decoder else probe)(file, **limits)
             if info.duration <= self.windows.short:
                 raise
+        assert self.windows is not None
         tables: list[FrameTable | None] = []
         stream = self.decoder.stream if self.decoder else decode_stream
 
@@ -213,57 +219,47 @@ class _Source:
                     tables[:] = [frames.table]
                     yield frames
 
-        video = self.processor.video_processor
-        count = video.num_frames if video.fps is None else max(1, round(video.fps * self.windows.longest))
-        sides = video.decoded_size()
         left_out = self.known.get(file, 0)
-        held: Window | None = None  # one window back, because only the last one is final
+        held: _Clip | None = None  # one window back, because only the last one is final
         with closing(
-            stream_windows(
-                file,
-                self.windows,
-                count,
-                stream=noting,
-                height=sides[0],
-                width=sides[1],
-                **limits,
-            )
-        ) as found:
+            model_windows(file, self.processor, self.windows, stream=noting, table=table, **limits)
+        ) as windows:
             try:
-                for number, window in enumerate(found):
+                for number, (window, pixels) in enumerate(windows):
                     if held is not None:
-                        yield self._window(held)
-                    held = window if number >= left_out else None
+                        yield held
+                    clip = _Clip(pixels, start=window.start, end=window.end, final=False)
+                    held = clip if number >= left_out else None
             except VideoDecodeError:
                 if held is not None:  # what came before the damage counts
-                    yield self._window(held)
+                    yield held
                 raise
         if held is None:
             raise VideoDecodeError(str(file), "it has no window that is not known", "Index again, into a new folder")
-        yield self._window(held, final=True, table=tables[0] if tables else None)
+        yield replace(held, final=True, table=tables[0] if tables else None)
 
     def _whole(self, file: Path) -> _Clip:
         tables: list[FrameTable | None] = []
 
         def decode_and_note(source: Any, indices: Any, **options: Any) -> Frames:
+            long = False
+
             def choose(info: VideoInfo) -> list[int]:
-                if self.windows is not None and info.duration > self.windows.short:
-                    raise _LongVideoError
-                return choose_frames(indices, info)
+                nonlocal long
+                long = self.windows is not None and info.duration > self.windows.short
+                # one frame, because an error here would cost the process of a decoder
+                return [0] if long else choose_frames(indices, info)
 
             if self.limits is not None:
                 options["limits"] = self.limits
             frames = (self.decoder.decode if self.decoder else decode)(source, choose, **options)
+            if long:
+                raise _LongVideoError(frames.table)
             tables.append(frames.table)
             return frames
 
         seen = self.processor.video_processor(file, return_tensors="pt", decoder=decode_and_note)
         return _Clip(seen["pixel_values_videos"][0], tables[-1])
-
-    def _window(self, window: Window, *, final: bool = False, table: FrameTable | None = None) -> _Clip:
-        pixels = torch.from_numpy(window.pixels)
-        seen = self.processor.video_processor([pixels], do_sample_frames=False, return_tensors="pt")
-        return _Clip(seen["pixel_values_videos"][0], table, None, window.start, window.end, final)
 
 
 @torch.inference_mode()

@@ -12,7 +12,7 @@ from ..model.decoding import decode
 from ..model.decoding_types import Frames, VideoInfo
 from ..model.matching_alpro import rerank
 
-Span = tuple[str, float, float]  # video, start and end
+VideoSpan = tuple[str, float, float]  # video, start and end
 
 
 @dataclass(frozen=True)
@@ -68,12 +68,12 @@ class Candidates:
         kept: The windows that remain, by their places, most similar first.
     """
 
-    spans: Sequence[Span]
+    spans: Sequence[VideoSpan]
     similarity: torch.Tensor
     kept: list[int]
 
     @classmethod
-    def of(cls, spans: Sequence[Span], similarity: torch.Tensor) -> "Candidates":
+    def of(cls, spans: Sequence[VideoSpan], similarity: torch.Tensor) -> "Candidates":
         """Leave out windows that overlap with a more similar one."""
         order = similarity.argsort(descending=True, stable=True).tolist()
         return cls(spans, similarity, [order[place] for place in suppress([spans[i] for i in order])])
@@ -107,4 +107,4 @@ class Candidates:
         ]
 
 
-__all__ = ["Candidates", "SearchResult", "Span"]
+__all__ = ["Candidates", "SearchResult", "VideoSpan"]
