@@ -515,13 +515,14 @@ class VideoIndex:
         decoder: IsolatedDecoder | None,
     ) -> None:
         pending: list[_Row] = []
-        known = {}  # of an interrupted file, the windows that are there
+        known: dict[Path, int] = {}  # of an interrupted file, the windows that are there
+        changed: set[Path] = set()
         for path, file in wanted.items():
-            held = self._entries_of(file.path)
-            if held and all(one.version == file.version for one in held):
-                known[path] = len(held)
-            elif held:
-                self._forget(file.path)  # a changed file must not be found by its old content
+            if held := self._entries_of(file.path):
+                if all(one.version == file.version for one in held):
+                    known[path] = len(held)
+                else:
+                    changed.add(path)
         # drawn after each batch, however quick or slow, with the time left by the mean of all batches so far
         bar = tqdm(
             total=len(wanted),
@@ -548,6 +549,9 @@ class VideoIndex:
             with closing(encoding) as batches:
                 for batch in batches:
                     for video in batch:
+                        if video.path in changed:
+                            changed.remove(video.path)
+                            self._forget(wanted[video.path].path)  # it must not be found by its old content
                         if video.embed is None or video.tokens is None:
                             self.report.failed.append((video.path, self._problem(video, wanted, pending)))
                         else:
@@ -788,7 +792,12 @@ class VideoIndex:
         texts = [self._encode_text(query) for query in queries]
         while True:
             try:
-                return [self._find(*text, top_k, rerank, per_video, nearest or self.nearest) for text in texts]
+                # re-ranking may bring a video to the top that similarity alone would have cut off
+                positions = (nearest or self.nearest)(torch.cat([embed for _, embed in texts]), max(top_k, rerank))
+                return [
+                    self._find(*text, near, top_k, rerank, per_video, nearest or self.nearest)
+                    for text, near in zip(texts, positions, strict=True)
+                ]
             except ShardGoneError:
                 # another process may have removed videos; an approximate index counts those that there were
                 if nearest is not None or self._folder is None or self._folder.stamp() == self._stamp:
@@ -823,7 +832,9 @@ class VideoIndex:
         read = [term if isinstance(term, Term) else example(os.fspath(term)) for term in terms]
         embed = query_vector(self.model, self.processor, read, decoder)
         # without re-ranking, no tokens are read
-        return self._find(embed[None], embed[None], top_k, 0, per_video, nearest or self.nearest)
+        nearest = nearest or self.nearest
+        [positions] = nearest(embed[None], top_k)
+        return self._find(embed[None], embed[None], positions, top_k, 0, per_video, nearest)
 
     def _encode_text(self, query: str) -> tuple[torch.Tensor, torch.Tensor]:
         """Tokens (1, L, D) on the model's device and unit vector (1, P) on the CPU.
@@ -865,13 +876,18 @@ class VideoIndex:
         return places.gather(1, best.argsort(dim=1, descending=True, stable=True))
 
     def _find(
-        self, text: torch.Tensor, embed: torch.Tensor, top_k: int, rerank: int, per_video: int, nearest: Nearest
+        self,
+        text: torch.Tensor,
+        embed: torch.Tensor,
+        positions: torch.Tensor,
+        top_k: int,
+        rerank: int,
+        per_video: int,
+        nearest: Nearest,
     ) -> list[SearchResult]:
-        """The results of one query, whose tokens (1, L, D) and unit vector (1, P) are given."""
-        # re-ranking may bring a video to the top that similarity alone would have cut off
+        """The results of one query: its tokens (1, L, D), unit vector (1, P) and nearest positions (n,) are given."""
         count = wanted = max(top_k, rerank)
         while True:
-            [positions] = nearest(embed, count)
             places = self._shards_at(positions)
             entries = [shard.entries()[row] for shard, row in places]
             # not a matrix product, whose last bits would depend on the other videos: a video has the same similarity
@@ -881,6 +897,7 @@ class VideoIndex:
             if found.suffice(wanted, top_k, per_video) or len(positions) < count or count >= len(self):
                 break
             count *= 4  # windows that overlap, or are of one video, have taken the places of others
+            [positions] = nearest(embed, count)
         ranked = found.rank(rerank, per_video, lambda kept: self._match(text, [places[i] for i in kept.tolist()]))
         return [
             SearchResult(
