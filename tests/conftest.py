@@ -20,7 +20,9 @@ from fixtures import network
 os.environ.setdefault("SVT_LOG", "1")  # the AV1 encoder talks to stderr otherwise
 # what searches in folders keep must not go to the cache of whoever runs the tests
 _CACHE = tempfile.TemporaryDirectory(prefix="alpro-test-cache-")
-os.environ["HF_ASSETS_CACHE"] = _CACHE.name
+os.environ["HF_ASSETS_CACHE"] = f"{_CACHE.name}/assets"
+# nor the code of models, which would still lie there for the next run
+os.environ["HF_MODULES_CACHE"] = f"{_CACHE.name}/modules"
 # models here are tiny and tests run side by side: more threads would only wait for each other
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # the key of the user's seals belongs to the tests, and not to the home of whoever runs them

@@ -33,9 +33,11 @@ FILES = {
 def remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Save a model with its code, and load it by that code: a function from a model to its remote twin."""
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
-    monkeypatch.setattr(sys, "path", [*sys.path])  # transformers appends the folder of the modules
+    # transformers appends the folder of its modules; that of an earlier test in this process would be found first
+    elsewhere = [entry for entry in sys.path if not Path(entry, "transformers_modules").exists()]
+    monkeypatch.setattr(sys, "path", elsewhere)
     for name in [name for name in sys.modules if name.partition(".")[0] == "transformers_modules"]:
-        monkeypatch.delitem(sys.modules, name)  # a package that looks into the folder of an earlier test
+        monkeypatch.delitem(sys.modules, name)
 
     def twin(model):
         folder = tmp_path / type(model).__name__
