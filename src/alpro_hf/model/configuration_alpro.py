@@ -46,6 +46,8 @@ def _check_numbers(config: PreTrainedConfig, prefix: str) -> None:
             raise ValueError(f"{prefix}{name}={value} must lie between {least} and {_LARGEST[name]:,}.")
         if name.endswith("dropout_prob") and not 0 <= value <= 1:
             raise ValueError(f"{prefix}{name}={value} is not a probability; it must lie in [0, 1].")
+        if name == "drop_path_rate" and not 0 <= value < 1:
+            raise ValueError(f"{prefix}{name}={value} is the probability of dropping a branch; it must lie in [0, 1).")
         if name == "layer_norm_eps" and not 0 < value <= 1:
             raise ValueError(f"{prefix}{name}={value} must be greater than 0 and at most 1.")
         if (name.endswith("initializer_range") or name.startswith("temperature")) and not 0 <= value < 1e6:
@@ -223,6 +225,11 @@ class AlproVideoConfig(AlproTowerConfig):
             averaged over the frames in each layer. True for a start from an image-text model, which encodes frames
             one by one.
         norm_embeddings: Whether a layer norm follows the embeddings, before the first layer, as in CLIP.
+        drop_path_rate: Stochastic depth (arXiv 1603.09382) in training: probability with which the last layer drops
+            the output of a branch, and divides what it keeps by the probability of keeping it. It grows linearly with
+            the layer, from 0 in the first. As in the released TimeSformer, time attention is dropped at single patch
+            positions of a clip, space attention in single frames, and the feed-forward network for a whole clip. The
+            paper's models were all trained with 0.1, which its recipes set.
 
     The other fields are those of `AlproTowerConfig`.
     """
@@ -246,6 +253,7 @@ class AlproVideoConfig(AlproTowerConfig):
     position_initializer_range: float | int = 0.02
     cls_per_frame: bool = False
     norm_embeddings: bool = False
+    drop_path_rate: float | int = 0.0
 
     def validate_architecture(self) -> None:
         """Check that patches tile a frame.

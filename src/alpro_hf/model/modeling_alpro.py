@@ -297,6 +297,29 @@ class AlproMLP(nn.Module):
         return self.fc2(self.activation(self.fc1(hidden_states)))
 
 
+class AlproDropPath(nn.Module):
+    """Stochastic depth: in training, zero whole rows of a residual branch and scale up the others.
+
+    Args:
+        rate: Probability of dropping a row, in [0, 1). 0 is the identity and draws no random number.
+    """
+
+    def __init__(self, rate: float):
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, branch: torch.Tensor) -> torch.Tensor:
+        """Drop rows of (R, ...); the mean over many draws is the input."""
+        if self.rate == 0 or not self.training:
+            return branch
+        # drawn in float32: half precision rounds the probability
+        kept = torch.empty(len(branch), dtype=torch.float32, device=branch.device).bernoulli_(1 - self.rate)
+        return branch * (kept / (1 - self.rate)).to(branch.dtype).view(-1, *[1] * (branch.ndim - 1))
+
+    def extra_repr(self) -> str:
+        return f"rate={self.rate:g}"
+
+
 class AlproVideoEmbeddings(nn.Module):
     """Turn frames into tokens: patch projection, CLS token, and additive space and time embeddings.
 
@@ -384,9 +407,13 @@ class AlproVideoLayer(GradientCheckpointingLayer):
     The CLS token takes no part in the time attention. A copy of it takes part in the space attention of every frame;
     the copies are averaged (TimeSformer, arXiv 2102.05095, as used in section 3.1 of the paper). With `cls_per_frame`
     every frame has a CLS token of its own, and none is averaged here.
+
+    Args:
+        config: Configuration of the tower.
+        drop_path_rate: Probability of dropping a branch in this layer, see `AlproVideoConfig`.
     """
 
-    def __init__(self, config: AlproVideoConfig):
+    def __init__(self, config: AlproVideoConfig, drop_path_rate: float = 0.0):
         super().__init__()
         self.cls_per_frame = config.cls_per_frame
         self.temporal_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
@@ -397,6 +424,7 @@ class AlproVideoLayer(GradientCheckpointingLayer):
         self.mlp_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.mlp = AlproMLP(config)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.drop_path = AlproDropPath(drop_path_rate)
 
     def forward(
         self, hidden_states: torch.Tensor, num_frames: int, **kwargs: Unpack[TransformersKwargs]
@@ -419,14 +447,15 @@ class AlproVideoLayer(GradientCheckpointingLayer):
         along_time = self.temporal_norm(patches_BTND).transpose(1, 2).flatten(0, 1)  # (B * N, T, D)
         along_time, _ = self.temporal_attn(along_time, **kwargs)
         # TimeSformer's extra projection. Training from an image model starts it at zero, see `unimodal_alpro`.
-        along_time = self.temporal_fc(self.dropout(along_time))
+        # Parity: branches are dropped by the rows of their attention, and before this projection, whose bias stays.
+        along_time = self.temporal_fc(self.drop_path(self.dropout(along_time)))
         patches_BTND = patches_BTND + along_time.view(batch, -1, num_frames, width).transpose(1, 2)
 
         # space attention: one sequence of 1 + N tokens for each frame
         frame_cls = cls.expand(-1, num_frames, -1)[:, :, None]  # (B, T, 1, D)
         frames = torch.cat([frame_cls, patches_BTND], dim=2).flatten(0, 1)  # (B * T, 1 + N, D)
         in_frame, _ = self.spatial_attn(self.spatial_norm(frames), **kwargs)
-        in_frame_BTND = self.dropout(in_frame).view(batch, num_frames, -1, width)
+        in_frame_BTND = self.drop_path(self.dropout(in_frame)).view(batch, num_frames, -1, width)
         in_frame_cls = in_frame_BTND[:, :, 0]
         if not self.cls_per_frame:
             # Parity: the residual of the CLS token is its own state plus the mean of its copies, one per frame.
@@ -435,7 +464,8 @@ class AlproVideoLayer(GradientCheckpointingLayer):
         patches_BTND = patches_BTND + in_frame_BTND[:, :, 1:]
 
         hidden_states = torch.cat([cls, patches_BTND.flatten(1, 2)], dim=1)
-        return hidden_states + self.dropout(self.mlp(self.mlp_norm(hidden_states)))  # pre-norm, as in ViT
+        # pre-norm, as in ViT
+        return hidden_states + self.drop_path(self.dropout(self.mlp(self.mlp_norm(hidden_states))))
 
 
 class AlproTextEmbeddings(nn.Module):
@@ -608,7 +638,13 @@ class AlproVideoModel(AlproPreTrainedModel):
     def __init__(self, config: AlproVideoConfig):
         super().__init__(config)
         self.embeddings = AlproVideoEmbeddings(config)
-        self.layers = nn.ModuleList([AlproVideoLayer(config) for _ in range(config.num_hidden_layers)])
+        depth = max(config.num_hidden_layers - 1, 1)  # 0 in the first layer, the whole rate in the last one
+        self.layers = nn.ModuleList(
+            [
+                AlproVideoLayer(config, config.drop_path_rate * layer / depth)
+                for layer in range(config.num_hidden_layers)
+            ]
+        )
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.gradient_checkpointing = False
         self.post_init()
