@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from alpro_hf.data.augmentation import OPERATIONS, AlproAugmentation, apply_operation, box_mask, draw_crop
+from alpro_hf.data.augmentation import (
+    OPERATIONS,
+    AlproAugmentation,
+    apply_operation,
+    apply_released_operation,
+    box_mask,
+    draw_crop,
+)
 from alpro_hf.sprites.render import render
 from alpro_hf.sprites.world import draw_scene
 
@@ -167,6 +174,90 @@ def test_a_still_background_stays_still_under_contrast_when_something_bright_app
     assert not torch.equal(changed[0, :, 8:], clip[0, :, 8:])
 
 
+# --------------------------------------------------------------------------------------- operations as in the released
+
+
+@pytest.mark.parametrize(("magnitude", "pixels"), [(5, 5), (7, 7), (10, 10)])
+@pytest.mark.parametrize("size", [60, 224])
+def test_as_released_a_translation_is_by_whole_pixels_to_the_upper_left(magnitude: int, pixels: int, size: int):
+    clip = sprite_clip(size=size)
+    left = apply_released_operation(clip, "translate_x", magnitude)
+    up = apply_released_operation(clip, "translate_y", magnitude)
+    assert torch.equal(left[..., :-pixels], clip[..., pixels:]) and (left[..., -pixels:] == GREY).all()
+    assert torch.equal(up[..., :-pixels, :], clip[..., pixels:, :]) and (up[..., -pixels:, :] == GREY).all()
+
+
+@pytest.mark.parametrize("operation", ["identity", "contrast", "brightness", "sharpness"])
+def test_as_released_the_factor_is_exactly_one_at_magnitude_five(operation: str):
+    clip = sprite_clip()
+    assert torch.equal(apply_released_operation(clip, operation, 5), clip)
+
+
+def test_as_released_factors_go_from_a_tenth_to_nineteen_tenths():
+    clip = torch.full((2, 3, 8, 8), 100, dtype=torch.uint8)
+    for magnitude, expected in ((0, 10), (2.5, 55), (7, 136), (10, 190)):
+        found = apply_released_operation(clip, "brightness", magnitude).int()
+        assert (found - expected).abs().max() <= 1, magnitude
+    clip[..., 4:] = 140  # mean 120
+    found = apply_released_operation(clip, "contrast", 7).int()  # factor 1.36
+    assert (found[..., :4] - 93).abs().max() <= 1 and (found[..., 4:] - 147).abs().max() <= 1
+
+
+@pytest.mark.parametrize("magnitude", [5, 7])
+def test_as_released_a_shear_fixes_the_upper_left_corner(magnitude: int):
+    # the released code: cv2.warpAffine with [[1, m, 0], [0, 1, 0]], so that x becomes x + m y
+    share, size = 0.03 * magnitude, 101
+    moved = apply_released_operation(square(30, -30, size=size), "shear_x", magnitude)
+    row, column = position(moved[0])
+    assert row == pytest.approx(30, abs=0.3) and column == pytest.approx(-30 + share * (30 + size // 2), abs=0.3)
+    moved = apply_released_operation(square(-30, 30, size=size), "shear_y", magnitude)
+    row, column = position(moved[0])
+    assert column == pytest.approx(30, abs=0.3) and row == pytest.approx(-30 + share * (30 + size // 2), abs=0.3)
+
+
+@pytest.mark.parametrize("magnitude", [5, 7])
+def test_as_released_a_rotation_is_counter_clockwise_by_three_degrees_a_level(magnitude: int):
+    angle = math.radians(3 * magnitude)
+    row, column = position(apply_released_operation(square(0, 30), "rotate", magnitude)[0])
+    assert row == pytest.approx(-30 * math.sin(angle), abs=0.3)
+    assert column == pytest.approx(30 * math.cos(angle), abs=0.3)
+
+
+def drawn_by(kind: str, count: int, **options) -> list[list[str]]:
+    augment, generator = AlproAugmentation(kind, 8, **options), seeded()
+    return [augment._draw_released(generator) for _ in range(count)]
+
+
+@pytest.mark.parametrize("kind", ["video", "finetune"])
+def test_as_released_a_clip_gets_two_different_operations(kind: str):
+    pairs = drawn_by(kind, 4000)
+    assert all(len(set(pair)) == 2 for pair in pairs)
+    for place in (0, 1):
+        drawn = Counter(pair[place] for pair in pairs)
+        assert set(drawn) == set(OPERATIONS) and min(drawn.values()) > 330 and max(drawn.values()) < 470  # 400
+    # two of the four that change nothing at magnitude 5: 4 / 10 x 3 / 9
+    unchanged = sum({"identity", "contrast", "brightness", "sharpness"} >= set(pair) for pair in pairs) / 4000
+    assert unchanged == pytest.approx(12 / 90, abs=0.017)
+    assert drawn_by(kind, 5, operations=["rotate"]) == [["rotate"]] * 5  # there is no second one
+
+
+def test_as_released_thirteen_percent_of_clips_stay_as_they_are():
+    augment, generator, clip = AlproAugmentation("finetune", 16), seeded(), sprite_clip(16, 2)
+    still = sum(torch.equal(augment(clip, generator), clip) for _ in range(1200)) / 1200
+    assert still == pytest.approx(12 / 90, abs=0.03)
+
+
+def test_as_released_an_image_gets_each_drawn_operation_half_of_the_time():
+    drawn = drawn_by("image", 4000)
+    counts = Counter(map(len, drawn))
+    assert [counts[n] / 4000 for n in range(3)] == pytest.approx([0.25, 0.5, 0.25], abs=0.03)
+    names = Counter(name for names in drawn for name in names)
+    assert set(names) == set(OPERATIONS) - {"contrast", "horizontal_flip"}
+    assert min(names.values()) > 420 and max(names.values()) < 580  # 500 expected of each
+    assert any(len(names) == 2 and len(set(names)) == 1 for names in drawn)  # with replacement
+    assert drawn_by("image", 3, operations=["contrast"]) == [[], [], []]
+
+
 # ------------------------------------------------------------------------------------------------------- augmentations
 
 
@@ -287,7 +378,9 @@ def test_images_of_any_shape_have_a_part_to_show(height: int, width: int):
 
 def test_every_operation_is_drawn_equally_often_and_in_both_directions():
     clip = square(0, 0, side=1, size=21)[:1]
-    augment = AlproAugmentation("finetune", 21, num_ops=1, operations=["translate_x", "translate_y"])
+    augment = AlproAugmentation(
+        "finetune", 21, num_ops=1, operations=["translate_x", "translate_y"], randaugment="torchvision"
+    )
     generator, seen = seeded(), Counter()
     for _ in range(800):
         seen[position(augment(clip, generator)[0])] += 1
@@ -299,9 +392,11 @@ def test_every_operation_is_drawn_equally_often_and_in_both_directions():
 def test_operations_and_their_number_and_strength_are_arguments():
     clip = square(0, 0, side=1, size=41)[:1]
     for magnitude in (2, 10):
-        augment = AlproAugmentation("finetune", 41, num_ops=1, magnitude=magnitude, operations=["translate_x"])
+        augment = AlproAugmentation(
+            "finetune", 41, num_ops=1, magnitude=magnitude, operations=["translate_x"], randaugment="torchvision"
+        )
         assert abs(position(augment(clip, seeded())[0])[1]) == round(0.045 * magnitude * 41)
-    twice = AlproAugmentation("finetune", 41, operations=["horizontal_flip"])
+    twice = AlproAugmentation("finetune", 41, operations=["horizontal_flip"], randaugment="torchvision")
     assert torch.equal(twice(sprite_clip(41), seeded()), sprite_clip(41))
     assert [AlproAugmentation(kind, 8).magnitude for kind in KINDS] == [5, 7, 5]
     assert AlproAugmentation("video", 8).num_ops == 2
@@ -318,6 +413,7 @@ def test_operations_and_their_number_and_strength_are_arguments():
         ({"operations": ["rotate", "zoom"]}, r"'zoom' is unknown. Choose from identity, contrast"),
         ({"operations": "rotate"}, r"Write a sequence of names: \['rotate'\]"),
         ({"operations": []}, r"num_ops=0"),
+        ({"randaugment": "strong"}, r"randaugment='strong' is unknown. Use one of released, torchvision"),
     ],
 )
 def test_arguments_out_of_range_are_named(arguments: dict, message: str):

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from alpro_hf.model.loss_alpro import same_pair_mask, sample_hard_negatives, vtc_loss
+from alpro_hf.model.loss_alpro import pools_of, same_pair_mask, sample_hard_negatives, vtc_loss
 from alpro_hf.model.modeling_alpro import (
     AlproForVideoQuestionAnswering,
     AlproForVideoTextRetrieval,
@@ -16,6 +16,7 @@ from alpro_hf.model.modeling_alpro import (
     AlproTextModel,
     AlproVideoModel,
     AlproVideoModelOutput,
+    NegativeSampling,
 )
 
 
@@ -554,6 +555,94 @@ def test_an_unknown_pool_of_negatives_is_refused(base_model):
     outputs, mask = numbered_outputs(2)
     with pytest.raises(ValueError, match="negatives='all' is unknown; use 'local' or 'global'"):
         base_model.matching_rows(outputs, mask, negatives="all")
+
+
+@pytest.mark.parametrize(("rows", "size", "pools"), [(8, 4, [4, 4]), (8, 3, [3, 3, 2]), (5, 9, [5]), (7, 4, [4, 3])])
+def test_pools_are_neighbours_of_nearly_equal_number(rows, size, pools):
+    found = pools_of(rows, size)
+    assert (found.diff() >= 0).all()
+    assert sorted(found.bincount().tolist()) == sorted(pools)
+
+
+@pytest.mark.parametrize("pool", [2, 3, 4, 8])
+def test_negatives_of_a_pool_are_the_same_however_many_processes_there_are(base_model, pool):
+    """Pools of 2 and 4 lie inside one of two processes, those of 3 and 8 across them."""
+    outputs, mask = numbered_outputs(8)
+    ids = {"video_ids": torch.tensor([0, 1, 2, 0, 3, 0, 4, 5]), "text_ids": torch.tensor([0, 1, 2, 3, 1, 4, 5, 6])}
+    group, drawn = pools_of(8, pool).tolist(), set()
+    for seed in range(12):
+        sampling = NegativeSampling(pool=pool)
+        generator = torch.Generator().manual_seed(seed)
+        alone = pairs_of(base_model.matching_rows(outputs, mask, **ids, generator=generator, negatives=sampling))
+        for text, video, label in alone[8:]:
+            assert label != 0 or group[text] == group[video]
+            drawn.add((text, video))
+        for rank, pairs in enumerate(on_two_ranks(base_model, outputs, mask, **ids, seed=seed, negatives=sampling)):
+            mine = slice(4 * rank, 4 * rank + 4)
+            wanted = alone[:8][mine] + alone[8:16][mine] + alone[16:][mine]
+            # what stands in for a missing negative carries no label and may be any row
+            assert [pair if pair[2] >= 0 else pair[2] for pair in pairs] == [
+                pair if pair[2] >= 0 else pair[2] for pair in wanted
+            ]
+    assert len(drawn) > 8
+
+
+def test_a_pool_inside_of_a_process_exchanges_no_token_states(base_model):
+    outputs, mask = numbered_outputs(4)
+    states = {id(outputs.text_model_output.last_hidden_state), id(outputs.video_model_output.last_hidden_state)}
+    for pool, exchanged in ((2, False), (4, False), (8, True)):
+        seen = []
+
+        def gather(tensor, seen=seen):
+            seen.append(id(tensor) in states)
+            return torch.cat([tensor, tensor])  # two processes with equal rows
+
+        generator = torch.Generator().manual_seed(0)
+        base_model.matching_rows(outputs, mask, None, None, gather, 0, generator, NegativeSampling(pool=pool))
+        assert any(seen) is exchanged
+
+
+def test_a_higher_temperature_and_an_even_share_draw_more_varied_negatives(base_model):
+    outputs, mask = numbered_outputs(12)
+    outputs.logits_per_text = 40 * outputs.logits_per_text  # as sharp as after VTC
+
+    def different(**options) -> int:
+        generator, found = torch.Generator().manual_seed(0), set()
+        for _ in range(20):
+            rows = base_model.matching_rows(outputs, mask, generator=generator, negatives=NegativeSampling(**options))
+            found |= {(text, video) for text, video, _ in pairs_of(rows)[12:24]}
+        return len(found)
+
+    plain = different()
+    assert plain < 25  # nearly always the same one of eleven
+    assert different(temperature=10.0) > 80
+    assert different(uniform_share=0.5) > 70
+    assert different(uniform_share=1.0) > 90
+
+
+def test_an_even_share_is_mixed_with_the_softmax():
+    same = torch.eye(3, dtype=torch.bool)
+    logits = torch.tensor([[0.0, 20.0, 0.0]] * 3)
+    generator = torch.Generator().manual_seed(0)
+    draws = torch.stack([sample_hard_negatives(logits, same, generator, 0.4)[0] for _ in range(3000)])
+    assert (draws[:, 0] == 1).float().mean().item() == pytest.approx(0.8, abs=0.03)  # 0.6 + 0.4 / 2
+    assert (draws[:, 1] == 0).float().mean().item() == pytest.approx(0.5, abs=0.03)
+    assert not (draws == torch.arange(3)).any()
+    _, valid = sample_hard_negatives(torch.zeros(1, 1), torch.ones(1, 1, dtype=torch.bool), generator, 1.0)
+    assert not valid.any()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"pool": 1}, "pool=1 has no room"),
+        ({"temperature": 0.0}, "temperature=0.0 must be above 0"),
+        ({"uniform_share": 1.5}, "uniform_share=1.5 must lie between"),
+    ],
+)
+def test_impossible_draws_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        NegativeSampling(**options)
 
 
 @torch.no_grad()

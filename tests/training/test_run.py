@@ -162,6 +162,10 @@ def test_bundled_recipes_hold_the_values_of_the_paper(name):
     assert values["warmup_steps"] == (0.05 if pretraining else 0.1)
     assert values["augmentation"] == ("pretrain" if pretraining else "finetune")
     assert (values["adam_beta1"], values["adam_beta2"], values["weight_decay"]) == (0.9, 0.98, 1e-3)
+    # of the released code: adamw.py, randaugment.py, timesformer_divst_8x32_224_k600.json
+    assert (values["adam_epsilon"], values["randaugment"], values["drop_path_rate"]) == (1e-6, "released", 0.1)
+    # the batch of one of its devices: 256 / 16, 64 / 8 and 96 / 8
+    assert values.get("vtm_pool") == {"pretrain": 16, "msrvtt-retrieval": 8, "didemo-retrieval": 12}.get(name)
     assert (values["lr_scheduler_type"], values["image_size"], values["train_sampling"]) == ("linear", 224, "headtail")
     assert values["seed"] == 42
     assert values.get("num_answers") == {"msrvtt-qa": 1500, "msvd-qa": 2423}.get(name)

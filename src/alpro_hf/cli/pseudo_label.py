@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..data.operations import OPERATIONS
+from ..data.operations import OPERATIONS, RANDAUGMENTS
 from ..loading import find_model
 from ..model.decoding_types import SAMPLING_STRATEGIES
 from ..trust import printable
@@ -76,6 +76,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="OPERATION",
         help=f"random operations not to use, any of {', '.join(OPERATIONS)}",
     )
+    parser.add_argument(
+        "--randaugment",
+        choices=RANDAUGMENTS,
+        default="released",
+        help="ranges and draws of the random operations, as in alpro train (default: %(default)s)",
+    )
     parser.set_defaults(
         expected_errors=_expected_errors, when_stopped="the same command continues with the first missing shard"
     )
@@ -133,8 +139,8 @@ def _collator(args: argparse.Namespace, prompter: "AlproPrompterModel") -> "Alpr
     if not args.no_augmentation:
         shape = (size["height"], size["width"])
         operations = [operation for operation in OPERATIONS if operation not in args.leave_out]
-        video = AlproAugmentation("video", shape, operations=operations)
-        image = AlproAugmentation("image", shape, operations=operations)
+        video = AlproAugmentation("video", shape, operations=operations, randaugment=args.randaugment)
+        image = AlproAugmentation("image", shape, operations=operations, randaugment=args.randaugment)
     return AlproPreTrainingCollator(
         processor,
         video_augmentation=video,

@@ -13,12 +13,12 @@ import torch
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F  # noqa: N812
 
-from .operations import OPERATIONS, Operation
+from .operations import OPERATIONS, RANDAUGMENTS, Operation, RandAugment
 
 Kind = Literal["video", "image", "finetune"]
 
-# ranges of the operations at the highest magnitude, those of torchvision's RandAugment
 MAX_MAGNITUDE = 10
+# ranges of the operations at the highest magnitude, those of torchvision's RandAugment
 MAX_FACTOR = 0.9
 MAX_SHEAR = 0.3
 MAX_TRANSLATE = 0.45
@@ -28,6 +28,12 @@ CANVAS = 256 / 224  # side of the resized frames of a video, as a multiple of th
 IMAGE_AREA = (0.2, 1.0)
 IMAGE_ASPECT = (3 / 4, 4 / 3)
 GREY = 128  # fills areas from outside of the picture
+
+# RandAugment of the released code, at the highest magnitude
+RELEASED_FACTOR = (0.1, 1.9)  # at the magnitudes 0 and 10
+RELEASED_PIXELS = 10  # of a translation, whatever the size of the frame
+IMAGE_PROBABILITY = 0.5  # with which a drawn operation is applied to an image
+NOT_FOR_IMAGES = ("contrast", "horizontal_flip")
 
 
 class AlproAugmentation:
@@ -39,21 +45,28 @@ class AlproAugmentation:
       ratio (width / height) from 3/4 to 4/3; resize; mirror half of the time; then RandAugment(2, 7).
     - `finetune`: resize without a crop, then RandAugment(2, 5).
 
-    RandAugment(n, m) draws n of the operations with replacement and applies all of them, each at m tenths of its
-    range. If an operation has two directions, one is drawn:
+    `randaugment` chooses what RandAugment(n, m) means.
 
-    | operation | range at magnitude 10 |
-    | --- | --- |
-    | `identity`, `horizontal_flip` | |
-    | `contrast`, `brightness`, `sharpness` | factor 0.1 or 1.9; 1 changes nothing |
-    | `shear_x`, `shear_y` | 0.3 pixels for each pixel from the middle |
-    | `translate_x`, `translate_y` | 45 % of width or height, in whole pixels |
-    | `rotate` | 30 degrees |
+    - `released`, as in the released code: a clip gets n different operations, all applied, always in one direction.
+      An image gets n operations, drawn with replacement, each applied with probability 0.5; `contrast` and
+      `horizontal_flip` are not among them. At magnitude 5 a factor is 1, so that `contrast`, `brightness` and
+      `sharpness` change nothing, and 13 % of clips stay as they are.
+    - `torchvision`: clips and images get n operations, drawn with replacement, all applied. If an operation has two
+      directions, one is drawn. The ranges are those of torchvision's RandAugment.
 
-    These are the ranges of torchvision's RandAugment. In another convention, factors go from 0.1 to 1.9 over the
-    levels 0 to 10; then the paper's level 5 would not change contrast, brightness and sharpness at all. Contrast is
-    relative to the mean of the whole clip instead of each frame, so that a still background stays still when something
-    bright appears. Areas from outside of the picture are filled with grey (128).
+    | operation | `released` at magnitude m | `torchvision` at magnitude m |
+    | --- | --- | --- |
+    | `identity`, `horizontal_flip` | | |
+    | `contrast`, `brightness`, `sharpness` | factor 0.1 + 0.18 m | factor 1 - 0.09 m or 1 + 0.09 m |
+    | `shear_x`, `shear_y` | 0.03 m about the upper left corner, right or down | 0.03 m about the middle |
+    | `translate_x`, `translate_y` | m pixels, left or up | 4.5 m % of width or height, in whole pixels |
+    | `rotate` | 3 m degrees counter-clockwise | 3 m degrees |
+
+    A factor of 1 changes nothing. A shear is in pixels for each pixel of distance.
+
+    Contrast is relative to the mean of the whole clip instead of each frame, so that a still background stays still
+    when something bright appears. Areas from outside of the picture are filled with grey (128). The kernels are
+    torchvision's, also for `released`, whose original uses OpenCV: single pixels differ by interpolation.
 
     Mirroring makes captions with "left" or "right" false. If captions speak of directions, leave `horizontal_flip` out
     of `operations`: then nothing is mirrored, including images. Translation, like a crop, can push what a caption
@@ -65,6 +78,7 @@ class AlproAugmentation:
         num_ops: Number of operations for each clip; 0 turns RandAugment off.
         magnitude: From 0 to 10; by default 5, and 7 for `image`.
         operations: Operations that RandAugment draws from, names of `OPERATIONS`.
+        randaugment: `released` or `torchvision`, see above.
 
     Attributes:
         input_size: (height, width) to which frames are resized first; frames that the decoder has given this size are
@@ -86,6 +100,7 @@ class AlproAugmentation:
         num_ops: int = 2,
         magnitude: float | None = None,
         operations: Sequence[Operation] = OPERATIONS,
+        randaugment: RandAugment = "released",
     ):
         if kind not in get_args(Kind):
             raise ValueError(f"kind={kind!r} is unknown. Use one of {', '.join(get_args(Kind))}.")
@@ -104,7 +119,10 @@ class AlproAugmentation:
             _check_operation(operation)
         if num_ops and not operations:
             raise ValueError("operations is empty. Name at least one, or turn them off with num_ops=0.")
+        if randaugment not in RANDAUGMENTS:
+            raise ValueError(f"randaugment={randaugment!r} is unknown. Use one of {', '.join(RANDAUGMENTS)}.")
         self.kind = kind
+        self.randaugment = randaugment
         self.size = (pair[0], pair[1])
         self.num_ops = num_ops
         self.magnitude = magnitude
@@ -144,21 +162,34 @@ class AlproAugmentation:
             frames = frames[..., top : top + height, left : left + width]
         else:
             frames = _resize(frames, self.size)
-        for _ in range(self.num_ops):
-            operation = self.operations[_below(len(self.operations), generator)]
-            sign = 1 if _uniform(generator) < 0.5 else -1
-            frames = apply_operation(frames, operation, sign * self.magnitude / MAX_MAGNITUDE)
+        if self.randaugment == "released":
+            for operation in self._draw_released(generator):
+                frames = apply_released_operation(frames, operation, self.magnitude)
+        else:
+            for _ in range(self.num_ops):
+                operation = self.operations[_below(len(self.operations), generator)]
+                sign = 1 if _uniform(generator) < 0.5 else -1
+                frames = apply_operation(frames, operation, sign * self.magnitude / MAX_MAGNITUDE)
         return frames.contiguous()
+
+    def _draw_released(self, generator: torch.Generator) -> list[Operation]:
+        """Draw the operations of the released code for a clip, or for an image."""
+        if self.kind == "image":
+            operations = [operation for operation in self.operations if operation not in NOT_FOR_IMAGES]
+            drawn = [operations[_below(len(operations), generator)] for _ in range(self.num_ops if operations else 0)]
+            return [operation for operation in drawn if _uniform(generator) < IMAGE_PROBABILITY]
+        order = torch.randperm(len(self.operations), generator=generator).tolist()
+        return [self.operations[index] for index in order[: self.num_ops]]
 
     def __repr__(self) -> str:
         return (
             f"AlproAugmentation({self.kind!r}, {self.size}, num_ops={self.num_ops}, magnitude={self.magnitude}, "
-            f"operations={self.operations})"
+            f"operations={self.operations}, randaugment={self.randaugment!r})"
         )
 
 
 def apply_operation(frames: torch.Tensor, operation: Operation, strength: float) -> torch.Tensor:
-    """Apply one operation of RandAugment, the same to all frames.
+    """Apply one operation of RandAugment with the ranges of torchvision, the same to all frames.
 
     Args:
         frames: uint8 (T, 3, H, W).
@@ -175,21 +206,7 @@ def apply_operation(frames: torch.Tensor, operation: Operation, strength: float)
         ValueError: The operation is unknown.
     """
     _check_operation(operation)
-    factor = 1 + MAX_FACTOR * strength
     match operation:
-        case "identity":
-            return frames
-        case "horizontal_flip":
-            return F.horizontal_flip(frames)
-        case "brightness":
-            return F.adjust_brightness(frames, factor)
-        case "contrast":
-            # the frames, one below the other, are one picture with one mean
-            tall = frames.transpose(0, 1).flatten(1, 2)
-            return F.adjust_contrast(tall, factor).unflatten(1, (len(frames), -1)).transpose(0, 1)
-        case "sharpness":
-            # several times faster than with the channels first in memory
-            return F.adjust_sharpness(frames.contiguous(memory_format=torch.channels_last), factor)
         case "rotate":
             return _warp(frames, degrees=MAX_DEGREES * strength)
         case "shear_x":
@@ -200,6 +217,41 @@ def apply_operation(frames: torch.Tensor, operation: Operation, strength: float)
             return _shift(frames, round(MAX_TRANSLATE * strength * frames.shape[-1]), dim=-1)
         case "translate_y":
             return _shift(frames, round(MAX_TRANSLATE * strength * frames.shape[-2]), dim=-2)
+        case _:
+            return _recolour(frames, operation, 1 + MAX_FACTOR * strength)
+
+
+def apply_released_operation(frames: torch.Tensor, operation: Operation, magnitude: float) -> torch.Tensor:
+    """Apply one operation of RandAugment as in the released code, the same to all frames.
+
+    Args:
+        frames: uint8 (T, 3, H, W).
+        operation: A name of `OPERATIONS`.
+        magnitude: From 0 to 10, see `AlproAugmentation`. Translations are rounded to whole pixels.
+
+    Returns:
+        uint8 (T, 3, H, W).
+
+    Raises:
+        ValueError: The operation is unknown.
+    """
+    _check_operation(operation)
+    share = magnitude / MAX_MAGNITUDE
+    match operation:
+        case "rotate":
+            return _warp(frames, degrees=MAX_DEGREES * share)
+        # Parity: OpenCV shears about the upper left corner. A shear of torchvision takes the opposite sign.
+        case "shear_x":
+            return _warp(frames, shear=(-MAX_SHEAR * share, 0.0), center=[0.0, 0.0])
+        case "shear_y":
+            return _warp(frames, shear=(0.0, -MAX_SHEAR * share), center=[0.0, 0.0])
+        case "translate_x":
+            return _shift(frames, -round(RELEASED_PIXELS * share), dim=-1)
+        case "translate_y":
+            return _shift(frames, -round(RELEASED_PIXELS * share), dim=-2)
+        case _:
+            low, high = RELEASED_FACTOR
+            return _recolour(frames, operation, low + (high - low) * share)
 
 
 def draw_crop(
@@ -280,8 +332,33 @@ def _resize(frames: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     return F.resize(frames, list(size), interpolation=InterpolationMode.BICUBIC, antialias=True)
 
 
-def _warp(frames: torch.Tensor, degrees: float = 0.0, shear: tuple[float, float] = (0.0, 0.0)) -> torch.Tensor:
-    """Rotate counter-clockwise or shear (pixels for each pixel) about the middle, bilinear, with a grey fill.
+def _recolour(frames: torch.Tensor, operation: Operation, factor: float) -> torch.Tensor:
+    """Apply an operation that moves nothing, except by mirroring. A factor of 1 changes nothing."""
+    match operation:
+        case "horizontal_flip":
+            return F.horizontal_flip(frames)
+        case "brightness" if factor != 1:
+            return F.adjust_brightness(frames, factor)
+        case "contrast" if factor != 1:
+            # the frames, one below the other, are one picture with one mean
+            tall = frames.transpose(0, 1).flatten(1, 2)
+            return F.adjust_contrast(tall, factor).unflatten(1, (len(frames), -1)).transpose(0, 1)
+        case "sharpness" if factor != 1:
+            # several times faster than with the channels first in memory
+            return F.adjust_sharpness(frames.contiguous(memory_format=torch.channels_last), factor)
+        case _:
+            return frames
+
+
+def _warp(
+    frames: torch.Tensor,
+    degrees: float = 0.0,
+    shear: tuple[float, float] = (0.0, 0.0),
+    center: list[float] | None = None,
+) -> torch.Tensor:
+    """Rotate counter-clockwise or shear (pixels for each pixel), bilinear, with a grey fill.
+
+    The fixed point is `center` (x, y), in pixels from the upper left corner; None: the middle.
 
     torchvision fills with 0 in half the time of any other value. The frames are mapped to signed bytes in which grey
     is 0.
@@ -294,6 +371,7 @@ def _warp(frames: torch.Tensor, degrees: float = 0.0, shear: tuple[float, float]
         scale=1.0,
         shear=[math.degrees(math.atan(push)) for push in shear],
         interpolation=InterpolationMode.BILINEAR,
+        center=center,
     )
     return moved.view(torch.uint8) ^ GREY
 
@@ -368,4 +446,4 @@ def _check_frames(frames: torch.Tensor) -> None:
         )
 
 
-__all__ = ["OPERATIONS", "AlproAugmentation", "apply_operation", "box_mask", "draw_crop"]
+__all__ = ["OPERATIONS", "AlproAugmentation", "apply_operation", "apply_released_operation", "box_mask", "draw_crop"]

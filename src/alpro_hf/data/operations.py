@@ -15,5 +15,7 @@ Operation = Literal[
     "horizontal_flip",
 ]
 OPERATIONS: tuple[Operation, ...] = get_args(Operation)
+RandAugment = Literal["released", "torchvision"]
+RANDAUGMENTS: tuple[RandAugment, ...] = get_args(RandAugment)
 
-__all__ = ["OPERATIONS", "Operation"]
+__all__ = ["OPERATIONS", "RANDAUGMENTS", "Operation", "RandAugment"]

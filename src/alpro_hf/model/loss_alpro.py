@@ -95,9 +95,28 @@ def vtc_loss(
     return (loss_v2t + loss_t2v) / 2
 
 
+def pools_of(rows: int, size: int, device: torch.device | None = None) -> torch.Tensor:
+    """Divide the rows of a batch into pools of neighbours, among which VTM draws its negatives.
+
+    Args:
+        rows: Rows of the batch of all processes.
+        size: Rows of a pool. If it does not divide the batch, pools are a little smaller, and their sizes differ by at
+            most one.
+        device: Device of the result.
+
+    Returns:
+        int64 (rows,), number of the pool of each row, ascending.
+    """
+    count = -(-rows // size)
+    return torch.arange(rows, device=device) * count // max(rows, 1)
+
+
 @torch.no_grad()
 def sample_hard_negatives(
-    similarity: torch.Tensor, same_pair: torch.Tensor, generator: torch.Generator | None = None
+    similarity: torch.Tensor,
+    same_pair: torch.Tensor,
+    generator: torch.Generator | None = None,
+    uniform_share: float = 0.0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Draw one hard negative per row, with the softmax of the similarities as probabilities (section 3.2, VTM).
 
@@ -105,6 +124,8 @@ def sample_hard_negatives(
         similarity: (B, G), similarities divided by the temperature, of local rows with the pool of candidates.
         same_pair: bool (B, G), True where a candidate is not a negative.
         generator: Source of randomness. None: the global generator.
+        uniform_share: Share of the probability that all negatives of a row have in equal parts, in [0, 1]; 0 in the
+            paper. A sharp softmax draws nearly the same negative always; see `vtm_uniform_share` of the trainer.
 
     Returns:
         `indices`, int64 (B,) into the pool, and `valid`, bool (B,). A row has no negative if all candidates are its
@@ -116,6 +137,11 @@ def sample_hard_negatives(
     weights = torch.where(valid[:, None], logits, torch.zeros_like(logits)).softmax(dim=1)
     # A NaN in `multinomial` is an assertion on the GPU, which kills the process. The loss is NaN too and says so.
     weights = weights.nan_to_num(nan=1.0)
+    if uniform_share:
+        evenly = (~same_pair).float()
+        # a row without negatives keeps its uniform draw
+        evenly = torch.where(valid[:, None], evenly / evenly.sum(dim=1, keepdim=True).clamp(min=1), weights)
+        weights = torch.lerp(weights, evenly, uniform_share)
     return torch.multinomial(weights, 1, generator=generator).squeeze(1), valid
 
 
@@ -262,6 +288,7 @@ __all__ = [
     "hardest_negatives",
     "pem_kept",
     "pem_loss",
+    "pools_of",
     "same_pair_mask",
     "sample_hard_negatives",
     "vtc_loss",

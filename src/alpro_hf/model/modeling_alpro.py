@@ -42,6 +42,7 @@ from .image_text_alpro import config_from_blip, load_blip, model_state_from_blip
 from .loss_alpro import (
     classification_loss,
     hardest_negatives,
+    pools_of,
     same_pair_mask,
     sample_hard_negatives,
     vtc_loss,
@@ -154,6 +155,41 @@ class SharedTokens(NamedTuple):
 
     tokens: torch.Tensor
     row: torch.Tensor
+
+
+@dataclass(frozen=True)
+class NegativeSampling:
+    """How VTM draws its wrong videos and wrong texts; the defaults are the paper's.
+
+    Args:
+        where: The candidates of a row are the rows of its process (`local`, as in the released code) or of all
+            processes (`global`; every process then needs equally many rows and equal L). Without effect with `pool`.
+        pool: The candidates of a row are about this many neighbouring rows of the batch of all processes, see
+            `pools_of`. They do not depend on the number of processes: the draw is that of a single process with the
+            whole batch. A pool within one process needs no exchange of token states; a pool across processes needs
+            equally many rows and equal L in each. None: all rows that `where` says.
+        temperature: Divisor of the cosine similarities in the softmax of the draw. None: the learned temperature, as
+            in the paper. A higher one draws more varied negatives.
+        uniform_share: Share of the probability that is the same for all candidates, in [0, 1].
+
+    Raises:
+        ValueError: A value is out of its range.
+    """
+
+    where: Literal["local", "global"] = "local"
+    pool: int | None = None
+    temperature: float | None = None
+    uniform_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.where not in ("local", "global"):
+            raise ValueError(f"negatives={self.where!r} is unknown; use 'local' or 'global'.")
+        if self.pool is not None and self.pool < 2:
+            raise ValueError(f"pool={self.pool} has no room for a wrong pair; use at least 2, or None for all rows.")
+        if self.temperature is not None and not self.temperature > 0:
+            raise ValueError(f"temperature={self.temperature} must be above 0, or None for the learned one.")
+        if not 0 <= self.uniform_share <= 1:
+            raise ValueError(f"uniform_share={self.uniform_share} must lie between 0 and 1.")
 
 
 class MatchingRows(NamedTuple):
@@ -1073,7 +1109,7 @@ class AlproModel(AlproPreTrainedModel):
         gather: Gather | None = None,
         rank: int = 0,
         generator: torch.Generator | None = None,
-        negatives: Literal["local", "global"] = "local",
+        negatives: Literal["local", "global"] | NegativeSampling = "local",
     ) -> MatchingRows:
         """Choose hard negatives and lay out the rows that VTM fuses (section 3.2).
 
@@ -1085,19 +1121,18 @@ class AlproModel(AlproPreTrainedModel):
             attention_mask: (B, L) of the texts.
             video_ids, text_ids, gather, rank: As in `forward`.
             generator: Source of randomness; negatives are then drawn in evaluation mode, too. With
-                `negatives="global"` it must be in the same state on every process; the draw then equals that of a
-                single process with the whole batch.
-            negatives: Where wrong videos and texts come from: the batch of this process (`local`, as in the released
-                code) or of all processes (`global`; every process then needs equally many rows and equal L).
+                `negatives="global"` or a pool it must be in the same state on every process; the draw then equals
+                that of a single process with the whole batch.
+            negatives: How wrong videos and texts are drawn, see `NegativeSampling`; `local` and `global` stand for a
+                sampling with that `where`.
 
         Returns:
             The 3B rows, see `MatchingRows`.
 
         Raises:
-            ValueError: `negatives` is neither "local" nor "global".
+            ValueError: `negatives` is neither "local" nor "global" nor a sampling.
         """
-        if negatives not in ("local", "global"):
-            raise ValueError(f"negatives={negatives!r} is unknown; use 'local' or 'global'.")
+        sampling = negatives if isinstance(negatives, NegativeSampling) else NegativeSampling(negatives)
         text_output: Any = outputs.text_model_output
         video_output: Any = outputs.video_model_output
         assert outputs.logits_per_text is not None
@@ -1106,9 +1141,9 @@ class AlproModel(AlproPreTrainedModel):
         # the pool of candidates: the rows of this process, or those of all processes
         pool_text, pool_video, pool_mask = text_BLD, video_BND, attention_mask
         logits_per_text, first = outputs.logits_per_text.detach(), 0
-        if negatives == "global" and gather is not None:
-            pool_text, pool_video = gather(text_BLD), gather(video_BND)
-            pool_mask = None if attention_mask is None else gather(attention_mask)
+        everywhere = gather is not None and (sampling.where == "global" or sampling.pool is not None)
+        if everywhere:
+            assert gather is not None
             video_ids = None if video_ids is None else gather(video_ids)
             text_ids = None if text_ids is None else gather(text_ids)
             assert outputs.text_embeds is not None and outputs.video_embeds is not None
@@ -1116,18 +1151,34 @@ class AlproModel(AlproPreTrainedModel):
                 logits_per_text = vtc_scores(gather(outputs.text_embeds), gather(outputs.video_embeds))
                 logits_per_text = logits_per_text / self.get_temperature()
             first = rank * batch  # of this process in the pool; needs equally many rows on every process
-        # the pool is square: row i of the texts belongs to row i of the videos
-        size = (len(pool_text), len(pool_text))
-        same_pair = same_pair_mask(video_ids, text_ids, size=size, device=text_BLD.device)
+        if sampling.temperature is not None:
+            logits_per_text = logits_per_text * (self.get_temperature().detach() / sampling.temperature)
+        # the batch is square: row i of the texts belongs to row i of the videos
+        size = (len(logits_per_text), len(logits_per_text))
+        no_negative = same_pair_mask(video_ids, text_ids, size=size, device=text_BLD.device)
+        stays_here = not everywhere
+        if sampling.pool is not None:
+            pools = pools_of(size[0], sampling.pool, text_BLD.device)
+            no_negative = no_negative | (pools[:, None] != pools)
+            # Whether a pool crosses the border of a process, which all processes compute alike.
+            stays_here = stays_here or not bool((pools[batch::batch] == pools[batch - 1 : -1 : batch]).any())
         if self.training or generator is not None:
-            wrong_video, video_valid = sample_hard_negatives(logits_per_text, same_pair, generator)
-            wrong_text, text_valid = sample_hard_negatives(logits_per_text.t(), same_pair, generator)
+            share = sampling.uniform_share
+            wrong_video, video_valid = sample_hard_negatives(logits_per_text, no_negative, generator, share)
+            wrong_text, text_valid = sample_hard_negatives(logits_per_text.t(), no_negative, generator, share)
         else:
-            wrong_video, video_valid = hardest_negatives(logits_per_text, same_pair)
-            wrong_text, text_valid = hardest_negatives(logits_per_text.t(), same_pair)
+            wrong_video, video_valid = hardest_negatives(logits_per_text, no_negative)
+            wrong_text, text_valid = hardest_negatives(logits_per_text.t(), no_negative)
         # All processes draw for the whole global batch, from equal generators, and each keeps its own rows.
         mine = slice(first, first + batch)
         wrong_video, wrong_text = wrong_video[mine], wrong_text[mine]
+        if not stays_here:
+            assert gather is not None
+            pool_text, pool_video = gather(text_BLD), gather(video_BND)
+            pool_mask = None if attention_mask is None else gather(attention_mask)
+        elif everywhere:
+            # a row without a negative has an index of anywhere, which is not used
+            wrong_video, wrong_text = ((index - first).clamp(0, batch - 1) for index in (wrong_video, wrong_text))
         mask = None
         if attention_mask is not None and pool_mask is not None:
             mask = torch.cat([attention_mask, attention_mask, pool_mask[wrong_text]])
@@ -1357,7 +1408,7 @@ class AlproForVideoTextRetrieval(AlproWithMatching):
         gather: Gather | None = None,
         rank: int = 0,
         generator: torch.Generator | None = None,
-        negatives: Literal["local", "global"] = "local",
+        negatives: Literal["local", "global"] | NegativeSampling = "local",
         **kwargs: Unpack[TransformersKwargs],
     ) -> AlproRetrievalOutput:
         """Score texts with clips, or compute the two losses of section 3.2.

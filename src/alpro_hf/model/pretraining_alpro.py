@@ -32,6 +32,7 @@ from .modeling_alpro import (
     AlproWithMatching,
     AlproWithTowers,
     Gather,
+    NegativeSampling,
 )
 
 PromptKind = Literal["video", "image"]
@@ -153,7 +154,7 @@ class AlproForPreTraining(AlproWithMatching):
         gather: Gather | None = None,
         rank: int = 0,
         generator: torch.Generator | None = None,
-        negatives: Literal["local", "global"] = "local",
+        negatives: Literal["local", "global"] | NegativeSampling = "local",
         mlm_count: torch.Tensor | float | None = None,
         pem_count: torch.Tensor | float | None = None,
         **kwargs: Unpack[TransformersKwargs],

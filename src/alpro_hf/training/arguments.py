@@ -6,6 +6,7 @@ from typing import Literal, get_args
 from transformers import TrainingArguments
 
 from ..evaluation.protocols import RetrievalProtocol
+from ..model.modeling_alpro import NegativeSampling
 
 MIN_ROWS_FOR_SHARE = 100  # with fewer rows, a few broken clips make a large share
 # name of a loss in the outputs of the models -> the argument that is its weight
@@ -53,6 +54,39 @@ class AlproTrainingArguments(TrainingArguments):
             "choices": ["local", "global"],
         },
     )
+    vtm_pool: int | None = field(
+        default=None,
+        metadata={
+            "help": "Draw VTM's hard negatives among this many neighbouring rows of the batch, whatever the number of "
+            "devices (released: 16 in pre-training, 8 for MSR-VTT, 12 for DiDeMo); vtm_negatives then has no effect. "
+            "Default: all rows that vtm_negatives says."
+        },
+    )
+    vtm_temperature: float | None = field(
+        default=None,
+        metadata={
+            "help": "Temperature with which VTM's hard negatives are drawn; a higher one draws more varied negatives. "
+            "Default: the learned one, as in the paper."
+        },
+    )
+    vtm_uniform_share: float = field(
+        default=0.0,
+        metadata={
+            "help": "Share of VTM's negatives that is drawn evenly at the start of the training, from 0 (the paper) to "
+            "1; it falls linearly to 0. 0.3 to 0.5 lets matching start where VTC is sharp already."
+        },
+    )
+    vtm_uniform_steps: float = field(
+        default=0.5,
+        metadata={"help": "Steps until vtm_uniform_share is 0, or their share of all steps if below 1."},
+    )
+    head_warmup_steps: float = field(
+        default=0.0,
+        metadata={
+            "help": "Steps at the start in which the towers and the fusion layers stay as they are and only heads and "
+            "projections learn, or their share of all steps if below 1. Protects trained layers from new heads."
+        },
+    )
     contrastive_accumulation: bool = field(
         default=False,
         metadata={
@@ -80,6 +114,9 @@ class AlproTrainingArguments(TrainingArguments):
     # Optimisation: the library's fields, with the paper's values
     adam_beta2: float = field(
         default=0.98, metadata={"help": "Beta2 of AdamW. The paper's value; the library's default is 0.999."}
+    )
+    adam_epsilon: float = field(
+        default=1e-6, metadata={"help": "Epsilon of AdamW. The released value; the library's default is 1e-8."}
     )
     weight_decay: float = field(
         default=1e-3,
@@ -121,6 +158,13 @@ class AlproTrainingArguments(TrainingArguments):
                 raise ValueError(f"{WEIGHT_ARGUMENTS[loss]}={weight} must not be negative; 0 switches the loss off.")
         if self.vtm_negatives not in ("local", "global"):
             raise ValueError(f"vtm_negatives={self.vtm_negatives!r} is unknown. Use 'local' or 'global'.")
+        try:
+            self.negative_sampling(0, 1)
+        except ValueError as error:
+            raise ValueError(f"vtm_negatives, vtm_pool, vtm_temperature or vtm_uniform_share: {error}") from error
+        for name in ("vtm_uniform_steps", "head_warmup_steps"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name}={getattr(self, name)} must be a number of steps or a share, of at least 0.")
         if self.vtm_weight == 0 and self.eval_protocol != "vtc":
             raise ValueError(
                 f"eval_protocol={self.eval_protocol!r} scores by matching, which vtm_weight=0 does not train. Use "
@@ -139,6 +183,16 @@ class AlproTrainingArguments(TrainingArguments):
         self.chooses_best_metric = self.metric_for_best_model is None
         super().__post_init__()
 
+    def negative_sampling(self, step: int, max_steps: int) -> NegativeSampling:
+        """How VTM draws its negatives in a step (counted from 0) of a training of `max_steps`."""
+        until = _steps(self.vtm_uniform_steps, max_steps)
+        left = max(0.0, 1 - step / until) if until else 0.0
+        return NegativeSampling(self.vtm_negatives, self.vtm_pool, self.vtm_temperature, self.vtm_uniform_share * left)
+
+    def heads_alone(self, step: int, max_steps: int) -> bool:
+        """Whether only heads and projections learn in a step (counted from 0) of a training of `max_steps`."""
+        return step < _steps(self.head_warmup_steps, max_steps)
+
     @property
     def loss_weights(self) -> dict[str, float]:
         """Weight of each loss by its name in the outputs of the models; `loss` is that of question answering."""
@@ -149,6 +203,11 @@ class AlproTrainingArguments(TrainingArguments):
             "loss_mlm": self.mlm_weight,
             "loss_pem": self.pem_weight,
         }
+
+
+def _steps(value: float, max_steps: int) -> float:
+    """A number of steps, given as such or as a share of all."""
+    return value * max_steps if value < 1 else value
 
 
 __all__ = ["MIN_ROWS_FOR_SHARE", "WEIGHT_ARGUMENTS", "AlproTrainingArguments"]

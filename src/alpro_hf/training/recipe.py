@@ -18,7 +18,7 @@ from typing import Any, Literal, get_args
 
 import yaml
 
-from ..data.operations import OPERATIONS
+from ..data.operations import OPERATIONS, RandAugment
 from ..model.decoding_types import SamplingStrategy
 from ..untrusted_json import MAX_DEPTH, JsonBoundsError, parse_json, read_bounded
 from .settings import Setting, settings_of
@@ -74,6 +74,20 @@ class AlproRecipe:
         metadata={
             "help": "Random changes of frames: 'pretrain' (crops and RandAugment, with a variant for images), "
             "'finetune' (RandAugment), or 'none'."
+        },
+    )
+    randaugment: RandAugment = field(
+        default="released",
+        metadata={
+            "help": "Ranges and draws of RandAugment: 'released' (those of the original code), or 'torchvision' "
+            "(stronger, in both directions)."
+        },
+    )
+    drop_path_rate: float | None = field(
+        default=None,
+        metadata={
+            "help": "Stochastic depth of the video tower: probability of dropping a branch of its last layer in "
+            "training, 0.1 in the paper. It is saved with the model (default: that of the start)."
         },
     )
     leave_out: list[str] = field(
@@ -135,6 +149,8 @@ class AlproRecipe:
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise RecipeError(f"{name}={value} must lie between 0 and 1.")
+        if self.drop_path_rate is not None and not 0 <= self.drop_path_rate < 1:
+            raise RecipeError(f"drop_path_rate={self.drop_path_rate} must be at least 0 and below 1.")
         if wrong := [weight for weight in self.data_weights if not (math.isfinite(weight) and weight >= 0)]:
             raise RecipeError(f"data_weights has {wrong[0]}; a weight is a number of at least 0.")
         unknown = [name for name in self.leave_out if name not in OPERATIONS]

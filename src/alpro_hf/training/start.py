@@ -237,8 +237,8 @@ def start_model(
 
     Args:
         task: What the training is for.
-        recipe: Its number and size of frames, and `pem_threshold`, go into the configuration. Its `fusion_layers` are
-            appended to a start that has none.
+        recipe: Its number and size of frames, `drop_path_rate` and `pem_threshold` go into the configuration. Its
+            `fusion_layers` are appended to a start that has none.
         entities: Names of the entities of PEM; None: no PEM.
         labels: Answers in the order of their indices; None: those of the checkpoint.
         model: Folder or Hub id of an ALPRO checkpoint or of BLIP for image-text retrieval, or `bundled`; or else
@@ -332,6 +332,8 @@ def _start_config(
     config: Any = copy.deepcopy(source)  # Any: the library's `id2label` may be None for its type, and never is
     config.video_config.num_frames = recipe.num_frames or config.video_config.num_frames
     config.video_config.image_size = recipe.image_size or config.video_config.image_size
+    if recipe.drop_path_rate is not None:
+        config.video_config.drop_path_rate = recipe.drop_path_rate
     text = config.text_config
     if recipe.fusion_layers and text.fusion_layer == text.num_hidden_layers:
         if recipe.fusion_layers > text.fusion_layer or text.hidden_size != config.video_config.hidden_size:
@@ -445,6 +447,7 @@ def make_collator(
                 kind if recipe.augmentation == "pretrain" else "finetune",
                 (size["height"], size["width"]),
                 operations=operations,
+                randaugment=recipe.randaugment,
             )
     decoder = IsolatedDecoder(processes=1) if recipe.isolate_decoding else None
     seed = arguments.seed if arguments.data_seed is None else arguments.data_seed

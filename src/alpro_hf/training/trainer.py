@@ -457,7 +457,8 @@ class AlproTrainer(Trainer):
         if "labels" in batches[0]:
             self._labels_seen += sum((batch["labels"] != IGNORE_INDEX).sum() for batch in batches)
         # The order matters: PEM labels only the rows that stay, and the counts are those of the labels that stay.
-        if in_parallel() and _is_contrastive(plain) and self.args.vtm_negatives == "global":
+        shares_texts = self.args.vtm_negatives == "global" or self.args.vtm_pool is not None
+        if in_parallel() and _is_contrastive(plain) and shares_texts:
             batches = [pad_to_longest(batch) for batch in batches]
         if "loss_pem" in plain.training_losses and plain.config.entities:
             for batch in batches:
@@ -505,6 +506,17 @@ class AlproTrainer(Trainer):
     def _own_seed_of(self, micro_step: int) -> int:
         """Return a seed that differs between processes, so that their dropouts drop different units."""
         return self._seed_of(micro_step) + self.args.process_index
+
+    def training_step(self, model: nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Compute the gradients of a micro-batch; during `head_warmup_steps`, of heads and projections alone."""
+        loss = super().training_step(model, *args, **kwargs)
+        if self.args.heads_alone(self.state.global_step, self.state.max_steps):
+            # Here, before the norm is clipped. Not by `requires_grad`, which DDP reads once, at the start. The
+            # optimizer leaves what has no gradient as it is, without decay, too.
+            for name, weight in model.named_parameters():
+                if "text_model." in name or "video_model." in name:
+                    weight.grad = None
+        return loss
 
     def compute_loss(
         self,
@@ -559,7 +571,8 @@ class AlproTrainer(Trainer):
             options |= {"gather": gather_with_gradients, "rank": self.args.process_index}
         if "loss_vtm" in model.training_losses:
             generator = torch.Generator(self.args.device).manual_seed(self._seed_of(self._micro_step))
-            options |= {"generator": generator, "negatives": self.args.vtm_negatives}
+            sampling = self.args.negative_sampling(self.state.global_step, self.state.max_steps)
+            options |= {"generator": generator, "negatives": sampling}
         return options
 
     def _refuse_non_finite(self, losses: dict[str, torch.Tensor], inputs: dict[str, Any]) -> None:
