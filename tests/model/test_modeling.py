@@ -584,7 +584,7 @@ def test_negatives_of_a_pool_are_the_same_however_many_processes_there_are(base_
             assert [pair if pair[2] >= 0 else pair[2] for pair in pairs] == [
                 pair if pair[2] >= 0 else pair[2] for pair in wanted
             ]
-    assert len(drawn) > 8
+    assert len(drawn) >= 8
 
 
 def test_a_pool_inside_of_a_process_exchanges_no_token_states(base_model):

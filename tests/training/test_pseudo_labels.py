@@ -171,6 +171,28 @@ def test_images_are_compared_with_prompts_for_images(prompter, processor, source
     np.testing.assert_array_equal(np.array(labelled[3]["image"]), source_frames[36])
 
 
+def test_labels_of_several_epochs_are_those_of_each(broken_rows, prompter, processor, tmp_path):
+    collator = make_collator(processor)
+    every = pseudo_label(
+        broken_rows, prompter, collator, tmp_path / "every", epoch=1, epochs=3, batch_size=5, shard_size=7
+    )
+    whole = len(every) // 3
+    for epoch in range(3):
+        one = pseudo_label(broken_rows, prompter, collator, tmp_path / str(epoch), epoch=1 + epoch)
+        part = every.select(range(epoch * whole, (epoch + 1) * whole))
+        assert one["pem_epoch"] == part["pem_epoch"] == [1 + epoch] * whole
+        assert one["pem_index"] == part["pem_index"]
+        np.testing.assert_allclose(one["pem_targets"], part["pem_targets"], atol=2e-3)
+        assert one["text"] == part["text"]
+    # one row of the data gets three clips and three boxes
+    first = [every[epoch * whole] for epoch in range(3)]
+    batches = [collator([{**row, "index": 0, "epoch": 0}]) for row in first]
+    assert len({batch["pixel_values_videos"].numpy().tobytes() for batch in batches}) == 3
+    assert read_skipped(tmp_path / "every") == read_skipped(tmp_path / "0") != []
+    with pytest.raises(PseudoLabelError, match="'epochs' differ"):
+        pseudo_label(broken_rows, prompter, collator, tmp_path / "0", epoch=1, epochs=2)
+
+
 def test_labels_are_replaced_by_new_ones(rows, prompter, processor, tmp_path):
     first = label(rows, prompter, processor, tmp_path / "first")
     second = label(first, prompter, processor, tmp_path / "second", epoch=1)

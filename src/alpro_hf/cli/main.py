@@ -36,6 +36,7 @@ COMMANDS = {
     "label": ("label", "name what each moment of videos shows, with labels of a list"),
     "convert": ("convert", "turn a checkpoint of ALPRO, also a published one, or of BLIP into a model folder"),
     "entities": ("entities", "list the most frequent nouns of captions, for the prompter"),
+    "edit-captions": ("edit_captions", "make false captions of true ones, from which matching learns order and roles"),
     "pseudo-label": ("pseudo_label", "precompute the labels that a prompter gives to crops of a data set"),
     "train": ("train", "train a model by a recipe: prompter, pre-training, retrieval or question answering"),
     "evaluate": ("evaluate", "measure a model on a benchmark or on your own rows: retrieval or question answering"),

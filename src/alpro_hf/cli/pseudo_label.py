@@ -23,12 +23,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Let a prompter label a crop of every clip with entities, and store the labels with the rows.\n\n"
         "DATA are the rows of pre-training, {video or image, text}: JSON lines, CSV or Parquet, or a folder written\n"
         "by save_to_disk; all of them videos, or all images. Paths are relative to the working directory. A label\n"
-        "holds for one crop of one augmented clip, so train with the same augmentation, frames and sizes. Started\n"
+        "holds for one crop of one augmented clip, so train with the same augmentation, frames and sizes. A\n"
+        "training that repeats the rows needs --epochs, or it repeats frames and augmentation, too. Started\n"
         "again, the command continues where it was interrupted. Rows that cannot be decoded are left out and listed."
     )
     parser.epilog = (
         "examples:\n"
         "  alpro pseudo-label clips.jsonl --prompter my-prompter --output clips-labelled\n"
+        "  alpro pseudo-label clips.jsonl --prompter my-prompter --output clips-labelled --epochs 5\n"
         "  alpro pseudo-label images.parquet --prompter my-prompter --output images-1 --epoch 1 --image-frames 1\n"
         "  alpro pseudo-label clips.jsonl --prompter my-prompter --output labelled --leave-out horizontal_flip\n\n"
         "then:\n"
@@ -46,6 +48,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--epoch", type=whole_number(0), default=0, metavar="N", help="epoch whose draws are labelled (default: 0)"
+    )
+    parser.add_argument(
+        "--epochs",
+        default=1,
+        **whole,
+        help="label the draws of so many epochs; the rows are then stored once for each, and a training on them sees "
+        "other frames, crops and augmentation each time (default: 1)",
     )
     parser.add_argument("--seed", type=whole_number(0), default=42, help="seed of all draws (default: 42)")
     parser.add_argument("--batch-size", default=32, **whole, help="clips encoded at a time (default: 32)")
@@ -105,6 +114,7 @@ def run(args: argparse.Namespace) -> int:
         _collator(args, prompter),
         args.output,
         epoch=args.epoch,
+        epochs=args.epochs,
         batch_size=args.batch_size,
         shard_size=args.shard_size,
         workers=args.workers,

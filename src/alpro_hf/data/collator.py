@@ -57,6 +57,8 @@ class AlproCollator:
     Optional fields of a row:
 
     - `video_id` (text or whole number): identifies a clip that occurs under different paths or as different arrays;
+    - `negatives` (strings), for `retrieval`: false captions of the clip, such as `alpro edit-captions` makes. One is
+      drawn in each epoch; VTC and VTM learn that it does not describe the clip.
     - `candidates` (strings): the answers that compete for a question, if not all do (multiple choice);
     - `index` and `epoch`, which `NumberedRows` adds. With an `epoch`, frames are drawn by `train_sampling` and go
       through `augmentation`, both as functions of (seed, epoch, index). Without one, the processor samples as in
@@ -84,7 +86,8 @@ class AlproCollator:
         - `pixel_values_videos` float32 (V, T, 3, height, width); V = B for retrieval. For `qa`, questions about one
           path or `video_id` share a clip;
         - `row_ids` int64 (B,), if all rows have an `index`;
-        - retrieval: `video_ids`, `text_ids` int64 (B,), equal for the same clip or caption;
+        - retrieval: `video_ids`, `text_ids` int64 (B,), equal for the same clip or caption; if a row has `negatives`,
+          `negative_input_ids` and `negative_attention_mask` int64 (B, L) and `has_negative` bool (B,);
         - `qa`: `labels` int64 (B,); lists of strings `answers`, `answer_types`; `video_index` int64 (B,), the clip
           among the V that a question is about; `answer_mask` bool (B, answers), if a row has `candidates`.
 
@@ -159,15 +162,23 @@ class AlproCollator:
         if not kept:
             return Collated({}, [], lost)
         texts = [required_field(row, "text" if self.task == "retrieval" else "question", self.task) for row in kept]
-        encoding = self.processor(text=texts, return_tensors="pt")
+        false = [self._false_caption(row) for row in kept] if self.task == "retrieval" else []
+        edited = any(one is not None for one in false)
+        # together with the true captions, so that both are padded to the same length
+        fillers = [one or text for one, text in zip(false, texts, strict=True)] if edited else []
+        encoding = self.processor(text=texts + fillers, return_tensors="pt")
         batch: dict[str, Any] = {
-            "input_ids": encoding["input_ids"],
-            "attention_mask": encoding["attention_mask"],
+            "input_ids": encoding["input_ids"][: len(kept)],
+            "attention_mask": encoding["attention_mask"][: len(kept)],
             "pixel_values_videos": self._normalise(torch.stack(clips)),
         }
         if self.task == "retrieval":
             batch["video_ids"] = torch.tensor([video_id(row) for row in kept])
             batch["text_ids"] = torch.tensor([stable_id(text.encode()) for text in texts])
+            if edited:
+                batch["negative_input_ids"] = encoding["input_ids"][len(kept) :]
+                batch["negative_attention_mask"] = encoding["attention_mask"][len(kept) :]
+                batch["has_negative"] = torch.tensor([one is not None for one in false])
         else:
             answers = [required_field(row, "answer", self.task) for row in kept]
             batch["video_index"] = torch.tensor([places[key] for key in keys if key in places])
@@ -179,6 +190,25 @@ class AlproCollator:
         if all("index" in row for row in kept):
             batch["row_ids"] = torch.tensor([row["index"] for row in kept])
         return Collated(batch, kept, lost)
+
+    def _false_caption(self, row: Row) -> str | None:
+        """One of the false captions of a row: another one in each epoch, and the first in evaluation.
+
+        Raises:
+            TypeError: `negatives` is not a list of texts.
+        """
+        negatives = row.get("negatives")
+        if negatives is None or len(negatives) == 0:
+            return None
+        if isinstance(negatives, str) or not all(isinstance(one, str) for one in negatives):
+            raise TypeError(
+                f"The column 'negatives' of a row is {negatives!r:.120}; it must be a list of false captions, as "
+                "written by alpro edit-captions."
+            )
+        draw = AlproCollator._draw(self, row)  # of this epoch, also for a row with cached pseudo-labels
+        if draw is None:
+            return negatives[0]
+        return negatives[int(torch.randint(len(negatives), (), generator=draw.generator("negatives")))]
 
     def _answer_mask(self, row: Row) -> torch.Tensor:
         """The answers that compete for a question, bool (answers,)."""

@@ -45,8 +45,9 @@ class AlproPreTrainingCollator(AlproCollator):
     augmentation, and the boxes and masks of epoch 0. Without an `index`, the position in the batch takes its place.
 
     Cached pseudo-labels (see `alpro pseudo-label`) describe one draw: a row with `pem_targets` gets frames,
-    augmentation and box by its (`pem_seed`, `pem_epoch`, `pem_index`), in evaluation, too. Its words are masked as
-    for other rows. Augmentation, sampling and sizes of the collator must be the same as when the labels were made.
+    augmentation and box by its (`pem_seed`, `pem_epoch`, `pem_index`), in evaluation, too: the student must see what
+    the teacher has seen. Label several epochs for other frames in each. Its words are masked as for other rows.
+    Augmentation, sampling and sizes of the collator must be the same as when the labels were made.
 
     Args:
         processor: As in `AlproCollator`.

@@ -58,6 +58,8 @@ def vtc_loss(
     all_text_embeds: torch.Tensor | None = None,
     same_pair: torch.Tensor | None = None,
     rank: int = 0,
+    edited_text_embeds: torch.Tensor | None = None,
+    has_edited: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Video-text contrastive loss VTC: symmetric InfoNCE over the global batch (section 3.2, equations 1 to 3).
 
@@ -71,6 +73,9 @@ def vtc_loss(
             gradients. None: a single process.
         same_pair: bool (B, G) from `same_pair_mask`. None: row i only matches itself.
         rank: Index of this process.
+        edited_text_embeds: (B, P), unit vectors of false captions of the local clips: each is one more candidate for
+            its own clip, and for no other, of which it may be true. None: there are none, as in the paper.
+        has_edited: bool (B,), False for a clip without a false caption, whose row is a filler. None: all have one.
 
     Returns:
         Scalar, the mean of the video-to-text and text-to-video cross entropies of the local rows; float32, or float64
@@ -90,6 +95,13 @@ def vtc_loss(
         left_out = same_pair.scatter(1, targets[:, None], False)  # the positive itself stays in
         logits_v2t = logits_v2t.masked_fill(left_out, float("-inf"))
         logits_t2v = logits_t2v.masked_fill(left_out, float("-inf"))
+    if edited_text_embeds is not None:
+        with maybe_autocast(video_embeds.device.type, enabled=False):
+            own = at_least_float32(video_embeds) * at_least_float32(edited_text_embeds)
+            edited = own.sum(dim=1, keepdim=True) / temperature
+        if has_edited is not None:
+            edited = edited.masked_fill(~has_edited[:, None], float("-inf"))
+        logits_v2t = torch.cat([logits_v2t, edited], dim=1)  # behind the others, so the targets stay
     loss_v2t = nn.functional.cross_entropy(logits_v2t, targets)
     loss_t2v = nn.functional.cross_entropy(logits_t2v, targets)
     return (loss_v2t + loss_t2v) / 2

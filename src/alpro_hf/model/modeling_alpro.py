@@ -40,6 +40,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from .configuration_alpro import AlproConfig, AlproTextConfig, AlproVideoConfig
 from .image_text_alpro import config_from_blip, load_blip, model_state_from_blip
 from .loss_alpro import (
+    IGNORE_INDEX,
     classification_loss,
     hardest_negatives,
     pools_of,
@@ -57,6 +58,7 @@ Gather = Callable[[torch.Tensor], torch.Tensor]
 _COMPUTE_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # what a training step on pairs of text and clip reads of a batch, see `AlproPreTrainedModel.training_inputs`
 PAIR_INPUTS = ("input_ids", "attention_mask", "pixel_values_videos", "video_ids", "text_ids")
+PAIR_INPUTS += ("negative_input_ids", "negative_attention_mask", "has_negative")
 
 
 @dataclass
@@ -109,8 +111,9 @@ class AlproRetrievalOutput(AlproOutput):
         loss: Scalar, `loss_vtc + loss_vtm`, if `return_loss=True`.
         loss_vtc, loss_vtm: Scalars, the contrastive and the matching loss, if `return_loss=True`.
         vtm_logits: If `return_loss=True`, (3B, 2): B true pairs, B texts with a wrong video, B videos with a wrong
-            text. Otherwise (B, 2): row i scores text i with video i. Column 1 is "matched".
-        vtm_labels: int64 (3B,): 1 for true pairs, 0 for wrong pairs, -100 for rows without a negative.
+            text; with false captions (4B, 2), where these come last. Otherwise (B, 2): row i scores text i with video
+            i. Column 1 is "matched".
+        vtm_labels: int64 (3B,) or (4B,): 1 for true pairs, 0 for wrong pairs, -100 for rows without a negative.
         fusion_model_output: Output of the fusion encoder for the rows of `vtm_logits`. Its `last_hidden_state` is the
             CLS token (rows, 1, D); if hidden states or attentions are requested, it holds all tokens
             (rows, L + 1 + N, D).
@@ -192,8 +195,26 @@ class NegativeSampling:
             raise ValueError(f"uniform_share={self.uniform_share} must lie between 0 and 1.")
 
 
+class EditedTexts(NamedTuple):
+    """False captions of the B clips of a batch, made from the true ones; see `alpro edit-captions`.
+
+    Attributes:
+        text: float (B, L, D), token states; L is that of the true captions.
+        mask: (B, L), 1 for tokens and 0 for padding. None: nothing is padded.
+        embeds: float (B, P), unit vectors.
+        exist: bool (B,), False where a clip has no false caption; its row is a filler.
+    """
+
+    text: torch.Tensor
+    mask: torch.Tensor | None
+    embeds: torch.Tensor
+    exist: torch.Tensor
+
+
 class MatchingRows(NamedTuple):
     """The 3B rows of the matching loss: B true pairs, B texts with a wrong video, B videos with a wrong text.
+
+    With edited captions there are B more: the false captions, each with its own clip.
 
     Attributes:
         text: float (3B, L, D), token states of the texts.
@@ -208,6 +229,24 @@ class MatchingRows(NamedTuple):
     videos: torch.Tensor
     video_index: torch.Tensor
     labels: torch.Tensor
+
+    def with_edited(self, edited: EditedTexts | None) -> "MatchingRows":
+        """Append the false captions of the B clips; None: there are none."""
+        if edited is None:
+            return self
+        batch = len(edited.text)
+        mask = self.mask
+        if mask is not None or edited.mask is not None:
+            first = self.text.new_ones(self.text.shape[:2], dtype=torch.long) if mask is None else mask
+            last = edited.text.new_ones(edited.text.shape[:2], dtype=first.dtype)
+            mask = torch.cat([first, last if edited.mask is None else edited.mask])
+        return MatchingRows(
+            text=torch.cat([self.text, edited.text]),
+            mask=mask,
+            videos=self.videos,
+            video_index=torch.cat([self.video_index, self.video_index[:batch]]),  # of the true pairs
+            labels=torch.cat([self.labels, torch.where(edited.exist, 0, IGNORE_INDEX)]),
+        )
 
 
 def _input_dtype(layer: nn.Module, otherwise: torch.dtype) -> torch.dtype:
@@ -1012,6 +1051,9 @@ class AlproModel(AlproPreTrainedModel):
         text_ids: torch.Tensor | None = None,
         gather: Gather | None = None,
         rank: int = 0,
+        negative_input_ids: torch.Tensor | None = None,
+        negative_attention_mask: torch.Tensor | None = None,
+        has_negative: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> AlproOutput:
         """Compare every text with every clip.
@@ -1025,6 +1067,9 @@ class AlproModel(AlproPreTrainedModel):
             gather: Function that collects a tensor (B, ...) from every process into (G, ...) in rank order, with
                 gradients for floating point. None: a single process.
             rank: Index of this process.
+            negative_input_ids, negative_attention_mask: int64 (B, L) like the texts: a false caption for each clip,
+                one more negative of the loss. None: there are none.
+            has_negative: bool (B,), False for a clip without a false caption. None: all have one.
 
         Raises:
             ValueError: There are no clips, or `return_loss=True` with different numbers of texts and clips.
@@ -1038,7 +1083,8 @@ class AlproModel(AlproPreTrainedModel):
         logits_per_text = vtc_scores(text_embeds, video_embeds) / self.get_temperature()
         loss = None
         if return_loss:
-            loss = self.contrastive_loss(video_embeds, text_embeds, video_ids, text_ids, gather, rank)
+            edited = self.edited_texts(input_ids, negative_input_ids, negative_attention_mask, has_negative, **kwargs)
+            loss = self.contrastive_loss(video_embeds, text_embeds, video_ids, text_ids, gather, rank, edited)
         return AlproOutput(
             loss=loss,
             logits_per_video=logits_per_text.t(),
@@ -1049,6 +1095,36 @@ class AlproModel(AlproPreTrainedModel):
             video_model_output=video_outputs,
         )
 
+    def edited_texts(
+        self,
+        input_ids: torch.Tensor | None,
+        negative_input_ids: torch.Tensor | None,
+        negative_attention_mask: torch.Tensor | None,
+        has_negative: torch.Tensor | None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> EditedTexts | None:
+        """Encode the false captions of a batch; None if there are none. Arguments as in `forward`.
+
+        Raises:
+            ValueError: They have another shape than the true captions.
+        """
+        if negative_input_ids is None:
+            return None
+        if input_ids is not None and negative_input_ids.shape != input_ids.shape:
+            raise ValueError(
+                f"negative_input_ids {tuple(negative_input_ids.shape)} must have the shape of input_ids "
+                f"{tuple(input_ids.shape)}: one false caption for each text, padded to the same length (AlproCollator "
+                "does so)."
+            )
+        outputs: Any = self.get_text_features(negative_input_ids, negative_attention_mask, return_dict=True, **kwargs)
+        exist = torch.ones(len(negative_input_ids), dtype=torch.bool, device=negative_input_ids.device)
+        return EditedTexts(
+            outputs.last_hidden_state,
+            negative_attention_mask,
+            outputs.pooler_output,
+            exist if has_negative is None else has_negative,
+        )
+
     def contrastive_loss(
         self,
         video_embeds: torch.Tensor,
@@ -1057,12 +1133,14 @@ class AlproModel(AlproPreTrainedModel):
         text_ids: torch.Tensor | None = None,
         gather: Gather | None = None,
         rank: int = 0,
+        edited: EditedTexts | None = None,
     ) -> torch.Tensor:
         """Compute VTC over the global batch (section 3.2).
 
         Args:
             video_embeds, text_embeds: (B, P), unit vectors of this process. Text i belongs to video i.
             video_ids, text_ids, gather, rank: As in `forward`.
+            edited: False captions of the clips of this process. None: there are none.
 
         Returns:
             Scalar, the mean over the rows of this process.
@@ -1098,6 +1176,8 @@ class AlproModel(AlproPreTrainedModel):
             all_text_embeds=all_text_embeds,
             same_pair=same_pair,
             rank=rank,
+            edited_text_embeds=None if edited is None else edited.embeds,
+            has_edited=None if edited is None else edited.exist,
         )
 
     def matching_rows(
@@ -1132,7 +1212,8 @@ class AlproModel(AlproPreTrainedModel):
         Raises:
             ValueError: `negatives` is neither "local" nor "global" nor a sampling.
         """
-        sampling = negatives if isinstance(negatives, NegativeSampling) else NegativeSampling(negatives)
+        # not by the class, which code that comes with a checkpoint defines a second time
+        sampling = NegativeSampling(negatives) if isinstance(negatives, str) else negatives
         text_output: Any = outputs.text_model_output
         video_output: Any = outputs.video_model_output
         assert outputs.logits_per_text is not None
@@ -1409,6 +1490,9 @@ class AlproForVideoTextRetrieval(AlproWithMatching):
         rank: int = 0,
         generator: torch.Generator | None = None,
         negatives: Literal["local", "global"] | NegativeSampling = "local",
+        negative_input_ids: torch.Tensor | None = None,
+        negative_attention_mask: torch.Tensor | None = None,
+        has_negative: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> AlproRetrievalOutput:
         """Score texts with clips, or compute the two losses of section 3.2.
@@ -1418,6 +1502,8 @@ class AlproForVideoTextRetrieval(AlproWithMatching):
             return_loss: Whether to compute VTC and VTM. Text i then belongs to video i. Otherwise text i is scored
                 with video i; a single text is scored with every video, and a single video with every text.
             generator, negatives: How hard negatives are drawn, see `AlproModel.matching_rows`.
+            negative_input_ids, negative_attention_mask, has_negative: False captions, as in `AlproModel`. VTM, too,
+                learns that they do not match their clips.
 
         Raises:
             ValueError: The numbers of texts and videos do not fit each other.
@@ -1444,12 +1530,15 @@ class AlproForVideoTextRetrieval(AlproWithMatching):
             )
             return AlproRetrievalOutput(**outputs, vtm_logits=self._matching_logits(fused), fusion_model_output=fused)
 
+        edited = self.alpro.edited_texts(
+            input_ids, negative_input_ids, negative_attention_mask, has_negative, **kwargs
+        )
         loss_vtc = self.alpro.contrastive_loss(
-            outputs.video_embeds, outputs.text_embeds, video_ids, text_ids, gather, rank
+            outputs.video_embeds, outputs.text_embeds, video_ids, text_ids, gather, rank, edited
         )
         matching = self.alpro.matching_rows(
             outputs, attention_mask, video_ids, text_ids, gather, rank, generator, negatives
-        )
+        ).with_edited(edited)
         fused = self.alpro.fuse(
             matching.text,
             matching.mask,

@@ -157,6 +157,9 @@ class AlproForPreTraining(AlproWithMatching):
         negatives: Literal["local", "global"] | NegativeSampling = "local",
         mlm_count: torch.Tensor | float | None = None,
         pem_count: torch.Tensor | float | None = None,
+        negative_input_ids: torch.Tensor | None = None,
+        negative_attention_mask: torch.Tensor | None = None,
+        has_negative: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> AlproPreTrainingOutput:
         """Score B pairs of text and clip, or compute the losses of pre-training. Text i belongs to clip i.
@@ -174,6 +177,8 @@ class AlproForPreTraining(AlproWithMatching):
             video_ids, text_ids, gather, rank: As in `AlproModel`.
             generator, negatives: How VTM draws hard negatives, see `AlproModel.matching_rows`.
             mlm_count, pem_count: Divisors of the summed losses, see `classification_loss`.
+            negative_input_ids, negative_attention_mask, has_negative: False captions for VTC and VTM, as in
+                `AlproModel`.
 
         Raises:
             ValueError: An input is missing, or the inputs do not fit each other in shape.
@@ -211,6 +216,11 @@ class AlproForPreTraining(AlproWithMatching):
         matching = self.alpro.matching_rows(
             outputs, attention_mask, video_ids, text_ids, gather, rank, generator, negatives
         )
+        edited = self.alpro.edited_texts(
+            input_ids, negative_input_ids, negative_attention_mask, has_negative, **kwargs
+        )
+        matching = matching.with_edited(edited)
+        count = len(matching.labels)
         rows = _FusionRows(matching.text, matching.mask, matching.videos, matching.video_index)
         if masked_text is not None:
             rows = _FusionRows(
@@ -220,15 +230,16 @@ class AlproForPreTraining(AlproWithMatching):
                 torch.cat([rows.video_index, rows.video_index[:batch]]),  # of the true pairs: each text's own clip
             )
         first_tokens = 1 if masked_text is None else length  # VTM reads the CLS token, MLM every word
-        # One fusion batch of 3B matching rows and, with MLM, B masked texts, each with the clip of its true pair.
+        # One fusion batch of 3B (with false captions 4B) matching rows and, with MLM, B masked texts, each with the
+        # clip of its true pair.
         words, patches = self._fuse(rows, batch, first_tokens, crop_mask, **kwargs)
-        # words is (4B, L, D) with MLM and (3B, 1, D) without
-        matching_words, masked_words = words[: 3 * batch], words[3 * batch :]
+        # words is (count + B, L, D) with MLM and (count, 1, D) without
+        matching_words, masked_words = words[:count], words[count:]
 
         vtm_logits = at_least_float32(self.vtm_head(matching_words[:, 0]))
         loss_vtm = classification_loss(vtm_logits, matching.labels)
         loss_vtc = self.alpro.contrastive_loss(
-            outputs.video_embeds, outputs.text_embeds, video_ids, text_ids, gather, rank
+            outputs.video_embeds, outputs.text_embeds, video_ids, text_ids, gather, rank, edited
         )
         outputs.loss = loss_vtc + loss_vtm  # a plain sum, as in the paper; a trainer weights the parts itself
         mlm_logits = loss_mlm = None

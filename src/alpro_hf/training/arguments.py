@@ -72,7 +72,7 @@ class AlproTrainingArguments(TrainingArguments):
     vtm_uniform_share: float = field(
         default=0.0,
         metadata={
-            "help": "Share of VTM's negatives that is drawn evenly at the start of the training, from 0 (the paper) to "
+            "help": "Share of VTM's negatives that is drawn evenly at the start of training, from 0 (the paper) to "
             "1; it falls linearly to 0. 0.3 to 0.5 lets matching start where VTC is sharp already."
         },
     )

@@ -24,6 +24,7 @@ Batch = dict[str, Any]
 _COUNT_ARGUMENTS = {"labels": "label_count", "mlm_labels": "mlm_count", "pem_targets": "pem_count"}
 # value to pad each text tensor with
 PADDING = {"input_ids": 0, "mlm_input_ids": 0, "attention_mask": 0, "mlm_labels": IGNORE_INDEX}
+PADDING |= {"negative_input_ids": 0, "negative_attention_mask": 0}
 
 
 def in_parallel() -> bool:

@@ -108,15 +108,30 @@ def count_nouns(
     return found
 
 
-def load_tagger(name: str) -> "Language":
-    """Load a spaCy pipeline by its name or folder.
+def load_parser(name: str = DEFAULT_PIPELINE) -> "Language":
+    """Load a spaCy pipeline that finds subjects and objects, by its name or folder.
+
+    Raises:
+        TaggerError: spaCy or the pipeline is missing, cannot be loaded, or has no parser.
+    """
+    nlp = load_tagger(name, purpose="Finding subjects and objects")
+    if not any("token.dep" in nlp.get_pipe_meta(one).assigns for one in nlp.pipe_names):
+        raise TaggerError(
+            f"The spaCy pipeline {name!r} has no parser; it has {', '.join(nlp.pipe_names) or 'no components'}. Use "
+            f"one with a parser, such as {DEFAULT_PIPELINE}."
+        )
+    return nlp
+
+
+def load_tagger(name: str, purpose: str = "Finding nouns") -> "Language":
+    """Load a spaCy pipeline by its name or folder. The error for a missing spaCy begins with the purpose.
 
     Raises:
         TaggerError: spaCy or the pipeline is missing, or cannot be loaded. The message says how to get it.
     """
     if importlib.util.find_spec("spacy") is None:
         raise TaggerError(
-            'Finding nouns needs spaCy, which is not installed: pip install "alpro-hf[entities]", then '
+            f'{purpose} needs spaCy, which is not installed: pip install "alpro-hf[entities]", then '
             f"python -m spacy download {DEFAULT_PIPELINE}"
         )
     import spacy
@@ -185,4 +200,4 @@ def _drop_rare(found: NounCounts, missed: dict[str, int]) -> None:
             missed.pop(noun, None)
 
 
-__all__ = ["NounCounts", "TaggerError", "count_nouns", "load_tagger"]
+__all__ = ["NounCounts", "TaggerError", "count_nouns", "load_parser", "load_tagger"]

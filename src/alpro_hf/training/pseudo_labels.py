@@ -2,7 +2,8 @@
 
 The teacher of PEM is frozen, so its labels are the same in each training. A label holds for one crop of one augmented
 clip. The draw (seed, epoch, index) that leads to this crop is stored with it, and `AlproPreTrainingCollator` repeats
-the draw for a row with labels.
+the draw for a row with labels. A training of several epochs needs a label for each: it would see the same frames, crop
+and augmentation in every epoch otherwise, in the other losses, too.
 """
 
 import hashlib
@@ -60,6 +61,7 @@ def pseudo_label(
     output: str | Path,
     *,
     epoch: int = 0,
+    epochs: int = 1,
     batch_size: int = 32,
     shard_size: int = 1000,
     workers: int = 0,
@@ -80,7 +82,10 @@ def pseudo_label(
         prompter: The teacher, on the device where it is to run. It is put into evaluation mode.
         collator: The collator to train with later: same seed, sampling, augmentation and sizes.
         output: Folder to write, made if it does not exist.
-        epoch: The epoch whose draws are labelled. For several epochs, label into several folders and train on all.
+        epoch: The first epoch whose draws are labelled.
+        epochs: How many epochs are labelled. The result has all rows of the first epoch, then all of the next one,
+            and so on, so an epoch of training on it is that many epochs of the data. Each costs the teacher's forward
+            pass once more, and its rows are stored once more.
         batch_size: Clips encoded at a time.
         shard_size: Rows of a shard, which is what an interruption can lose.
         workers: Processes that decode; 0: this one.
@@ -99,27 +104,26 @@ def pseudo_label(
         raise PseudoLabelError("The collator draws no crops to label: make it with pem=True.")
     if not len(dataset):
         raise PseudoLabelError("There is nothing to label: the data set has no rows.")
-    if epoch < 0 or batch_size < 1 or shard_size < 1:
-        raise PseudoLabelError(f"epoch={epoch} must not be negative, batch_size and shard_size must be at least 1.")
+    if epoch < 0 or min(epochs, batch_size, shard_size) < 1:
+        raise PseudoLabelError(
+            f"epoch={epoch} must not be negative; epochs, batch_size and shard_size must be at least 1."
+        )
     dataset = dataset.remove_columns([name for name in LABEL_COLUMNS if name in dataset.column_names])
     entities = list(prompter.config.entities or ())
     labels = {"pem_targets": List(Value("float16"), length=len(entities))}
     features = Features(dict(dataset.features) | labels | {name: Value("int64") for name in LABEL_COLUMNS[1:]})
-    folder = _Folder(Path(output), math.ceil(len(dataset) / shard_size), features)
-    folder.open(_description(dataset, prompter, collator, epoch, shard_size))
+    rows = _Epochs(undecoded(dataset), epoch, epochs)
+    folder = _Folder(Path(output), math.ceil(len(rows) / shard_size), features)
+    folder.open(_description(dataset, prompter, collator, epoch, shard_size) | {"epochs": epochs})
 
-    shards = {
-        shard: range(shard * shard_size, min((shard + 1) * shard_size, len(dataset))) for shard in folder.missing()
-    }
-    rows = NumberedRows(undecoded(dataset), training=True)
-    rows.set_epoch(epoch)
+    shards = {shard: range(shard * shard_size, min((shard + 1) * shard_size, len(rows))) for shard in folder.missing()}
     # batches end with their shard, so that the file of a shard can be written when its last batch is done
     batches = [list(part[i : i + batch_size]) for part in shards.values() for i in range(0, len(part), batch_size)]
     loader = iter(DataLoader(rows, batch_sampler=batches, num_workers=workers, collate_fn=_Batches(collator)))
     prompter.eval()
     with tqdm(
-        total=len(dataset),
-        initial=len(dataset) - sum(map(len, shards.values())),
+        total=len(rows),
+        initial=len(rows) - sum(map(len, shards.values())),
         desc="pseudo-labels",
         unit=" rows",
         disable=not progress,
@@ -130,14 +134,17 @@ def pseudo_label(
             targets = [np.empty((0, len(entities)), np.float16)]
             for start in range(0, len(part), batch_size):
                 collated = next(loader)
-                if collated.batch:
-                    kept += collated.batch["row_ids"].tolist()
-                    targets.append(_label(prompter, collated.batch))
                 numbers = part[start : start + batch_size]
-                skipped += [{"row": numbers[place], "reason": why} for place, why in collated.failures.items()]
+                if collated.batch:
+                    kept += [number for place, number in enumerate(numbers) if place not in collated.failures]
+                    targets.append(_label(prompter, collated.batch))
+                skipped += [
+                    {"row": numbers[place] % len(dataset), "reason": why} for place, why in collated.failures.items()
+                ]
                 bar.update(len(numbers))
-            columns = _label_columns(np.concatenate(targets), collator.seed, epoch, kept)
-            table = dataset.select(kept, keep_in_memory=True)
+            draws = [rows.draw(number) for number in kept]
+            columns = _label_columns(np.concatenate(targets), collator.seed, draws)
+            table = dataset.select([index for _, index in draws], keep_in_memory=True)
             folder.write(shard, table, columns, skipped)
     return folder.close()
 
@@ -148,6 +155,37 @@ def _label(prompter: AlproPrompterModel, batch: dict[str, Any]) -> np.ndarray:
     crops = crop_on_black(batch["pixel_values_videos"], batch["crop_mask"], batch["black"])
     targets = prompter.pseudo_labels(crops.to(prompter.device, prompter.dtype), batch["kind"])
     return targets.half().numpy(force=True)
+
+
+class _Epochs:
+    """Rows of several epochs, one after the other: row i of epoch e has the number e * rows + i.
+
+    Args:
+        rows: The rows, not decoded.
+        first: Number of the first epoch.
+        count: Number of epochs.
+    """
+
+    def __init__(self, rows: Dataset, first: int, count: int):
+        self.rows = NumberedRows(rows)
+        self.first = first
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count * len(self.rows)
+
+    def draw(self, number: int) -> tuple[int, int]:
+        """Epoch and index of a row."""
+        epoch, index = divmod(number, len(self.rows))
+        return self.first + epoch, index
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        return self.__getitems__([number])[0]
+
+    def __getitems__(self, numbers: list[int]) -> list[dict[str, Any]]:
+        draws = [self.draw(number) for number in numbers]
+        rows = self.rows.__getitems__([index for _, index in draws])
+        return [{**row, "epoch": epoch} for row, (epoch, _) in zip(rows, draws, strict=True)]
 
 
 class _Batches:
@@ -161,14 +199,15 @@ class _Batches:
         return self.collator.collate(rows)._replace(rows=[])
 
 
-def _label_columns(targets: np.ndarray, seed: int, epoch: int, indices: Sequence[int]) -> pa.Table:
+def _label_columns(targets: np.ndarray, seed: int, draws: Sequence[tuple[int, int]]) -> pa.Table:
+    """The columns of labels, for rows with (epoch, index) as their draws."""
     rows, entities = targets.shape
     return pa.table(
         {
             "pem_targets": pa.FixedSizeListArray.from_arrays(pa.array(targets.reshape(-1)), entities),
             "pem_seed": pa.array([seed] * rows, pa.int64()),
-            "pem_epoch": pa.array([epoch] * rows, pa.int64()),
-            "pem_index": pa.array(indices, pa.int64()),
+            "pem_epoch": pa.array([epoch for epoch, _ in draws], pa.int64()),
+            "pem_index": pa.array([index for _, index in draws], pa.int64()),
         }
     )
 
@@ -243,6 +282,7 @@ class _Folder:
             raise PseudoLabelError(f"{manifest} is damaged ({error}). Delete the folder and label again.") from error
         if not isinstance(begun, dict):
             raise PseudoLabelError(f"{manifest} is damaged (it is no object). Delete the folder and label again.")
+        begun.setdefault("epochs", 1)  # earlier versions labelled one
         differing = [name for name in description if begun.get(name) != description[name]]
         if differing:
             raise PseudoLabelError(
@@ -282,7 +322,8 @@ class _Folder:
         """Make the shards one data set, join the lists of what was skipped, and load the data set."""
         remove_partial(self.path)
         lists = filter(Path.exists, map(self._skipped, range(len(self.files))))
-        skipped = "".join(path.read_text(encoding="utf-8") for path in lists)
+        # a clip that is broken is so in every epoch
+        skipped = "".join(dict.fromkeys("".join(path.read_text("utf-8") for path in lists).splitlines(keepends=True)))
         write_text_whole(self.path / SKIPPED, skipped)
         rows = sum(len(Dataset.from_file(str(file))) for file in self.files)
         if not rows:

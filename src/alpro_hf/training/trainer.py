@@ -33,7 +33,7 @@ from ..evaluation.protocols import RetrievalProtocol, retrieval_scores
 from ..files import remove_links
 from ..model.loss_alpro import IGNORE_INDEX, crop_on_black
 from ..model.matching_alpro import matching_problem
-from ..model.modeling_alpro import AlproOutput, AlproPreTrainedModel
+from ..model.modeling_alpro import AlproOutput, AlproPreTrainedModel, NegativeSampling
 from ..model.pretraining_alpro import AlproPrompterModel
 from ..model.wrappers_alpro import plain_model
 from .arguments import MIN_ROWS_FOR_SHARE, WEIGHT_ARGUMENTS, AlproTrainingArguments
@@ -82,7 +82,8 @@ class AlproTrainer(Trainer):
     its weights.
 
     Log. Besides `loss`, each log contains means since the previous log, over all processes:
-        - `loss_vtc` and `loss_vtm`, `vtm_accuracy` in [0, 1], and the `temperature`.
+        - `loss_vtc` and `loss_vtm`, `vtm_accuracy` in [0, 1], and the `temperature`. If rows have false captions
+          (column `negatives`), `vtm_edited_accuracy` is the share of them that matching recognises.
         - In pre-training also `loss_mlm`, `mlm_accuracy` and `loss_pem`; `pem_kept`, the share of certain
           pseudo-labels; `pem_entropy`, the entropy of the teacher in nats; and `pem_agreement`, the share of crops for
           which teacher and student name the same entity.
@@ -484,6 +485,11 @@ class AlproTrainer(Trainer):
     def _cache_contrastive_gradients(self, plain: Any, batches: list[dict[str, Any]]) -> None:
         if self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
             raise ValueError("contrastive_accumulation does not work with sharded models (FSDP, DeepSpeed).")
+        if any("negative_input_ids" in batch for batch in batches):
+            raise ValueError(
+                "contrastive_accumulation does not work with false captions: the rows have a column 'negatives'. "
+                "Remove the column, or set contrastive_accumulation=False."
+            )
 
         def encode(batch: dict[str, Any]) -> AlproOutput:
             # Exactly the texts that the later forward pass encodes: dropout draws by the shape of the batch.
@@ -572,7 +578,9 @@ class AlproTrainer(Trainer):
         if "loss_vtm" in model.training_losses:
             generator = torch.Generator(self.args.device).manual_seed(self._seed_of(self._micro_step))
             sampling = self.args.negative_sampling(self.state.global_step, self.state.max_steps)
-            options |= {"generator": generator, "negatives": sampling}
+            # the word alone where it says all, which code of earlier versions (`trust_remote_code`) knows, too
+            says_all = sampling == NegativeSampling(sampling.where)
+            options |= {"generator": generator, "negatives": sampling.where if says_all else sampling}
         return options
 
     def _refuse_non_finite(self, losses: dict[str, torch.Tensor], inputs: dict[str, Any]) -> None:
@@ -852,7 +860,10 @@ def _statistics_of(
         return {"accuracy": _share_correct(outputs.logits, batch["labels"], batch.get("label_count"))}
     statistics = {"temperature": model.base_model.get_temperature().squeeze()}
     if "loss_vtm" in losses:
-        statistics["vtm_accuracy"] = _share_correct(outputs.vtm_logits, outputs.vtm_labels)
+        pairs = 3 * len(batch["input_ids"])  # behind them are the false captions
+        statistics["vtm_accuracy"] = _share_correct(outputs.vtm_logits[:pairs], outputs.vtm_labels[:pairs])
+        if "negative_input_ids" in batch:
+            statistics["vtm_edited_accuracy"] = _share_correct(outputs.vtm_logits[pairs:], outputs.vtm_labels[pairs:])
     if "loss_mlm" in losses:
         logits, labels = outputs.mlm_logits.flatten(0, 1), batch["mlm_labels"].flatten()
         statistics["mlm_accuracy"] = _share_correct(logits, labels, batch.get("mlm_count"))
