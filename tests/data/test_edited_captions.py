@@ -13,7 +13,7 @@ from alpro_hf.data.load_rows import load_rows
 ORDERS = [
     ("a fox spins before an owl sits", ["a fox spins after an owl sits", "an owl sits before a fox spins"]),
     ("a fox spins after an owl sits", ["a fox spins before an owl sits", "an owl sits after a fox spins"]),
-    ("After a man opens a door, he leaves.", ["Before a man opens a door, he leaves.", "After he leaves, a man opens a door."]),
+    ("After a man sits, he eats.", ["Before a man sits, he eats.", "After he eats, a man sits."]),
     ("first a fox spins, then an owl sits", ["first an owl sits, then a fox spins"]),
     ("A dog runs, and then a cat sits.", ["A cat sits, and then a dog runs."]),
     ("in this video a fox spins and then an owl sits", ["in this video an owl sits and then a fox spins"]),

@@ -56,7 +56,9 @@ def prompter(processor):
 
 
 def make_collator(processor, **options):
-    options = {f"{kind}_augmentation": AlproAugmentation(kind, SIZE) for kind in ("video", "image")} | options
+    # the stronger changes, so that the untrained teacher does not say the same of all crops
+    augmentations = {kind: AlproAugmentation(kind, SIZE, randaugment="torchvision") for kind in ("video", "image")}
+    options = {f"{kind}_augmentation": augmentation for kind, augmentation in augmentations.items()} | options
     return AlproPreTrainingCollator(processor, **{"patch_size": PATCH, **options})
 
 
@@ -350,7 +352,7 @@ def saved_prompter(prompter, processor, tmp_path_factory):
 
 
 def command(*arguments) -> int:
-    return main(["pseudo-label", *map(str, arguments)])
+    return main(["pseudo-label", *map(str, arguments), "--randaugment", "torchvision"])
 
 
 @pytest.mark.parametrize("form", ["jsonl", "csv", "parquet", "folder", "splits"])

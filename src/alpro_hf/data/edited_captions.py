@@ -265,8 +265,8 @@ def edit_rows(
 ) -> EditCounts:
     """Add false captions to rows, and write them to a file that `alpro train` reads.
 
-    Columns added (or replaced): `negatives`, the list of false captions, which may be empty; `wording`, how the caption
-    orders two events (`then`, `before`, `after`), or null.
+    Columns added (or replaced): `negatives`, the list of false captions, which may be empty; `wording`, how the
+    caption orders two events (`then`, `before`, `after`), or null.
 
     Args:
         rows: Rows with a column `text`.

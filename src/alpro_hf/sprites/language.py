@@ -14,11 +14,13 @@ from .world import (
     CATEGORY_OF,
     OPPOSITE,
     PAIR_OF,
+    RELATION_PAIR,
     SEEN_SPRITES,
     SPRITES,
     Content,
     Pose,
     Rng,
+    Role,
     Scene,
     SpriteWorldError,
     allowed_actions,
@@ -111,6 +113,9 @@ SEQUENCE: tuple[str, ...] = (
     "{1} after {0}",
     "first {0} and after that {1}",
 )
+# the wordings of `SEQUENCE` that name the events in their order, and those that can reverse it
+FORWARD: tuple[str, ...] = tuple(one for one in SEQUENCE if "after {0}" not in one and "{1} after" not in one)
+REVERSING: tuple[str, ...] = tuple(one for one in SEQUENCE if one not in FORWARD)
 _PARTITIVES: dict[str, str] = {"scissors": "pair of scissors"} | {
     food: f"piece of {food}" for food in ("bread", "cheese", "bacon", "sushi", "broccoli", "corn", "candy")
 }
@@ -160,7 +165,7 @@ def _at(items: Sequence[T], share: float) -> T:
     return items[int(share * len(items))]
 
 
-def _compose(scene_content: Content, wording: _Wording) -> str:
+def _compose(scene_content: Content, wording: _Wording, sequence: Sequence[str] = SEQUENCE) -> str:
     kind, roles = scene_content
     nouns = [noun_phrase(roles[i][0], wording.definite[i]) for i in wording.order]
     ing = wording.ing and kind != "sequence"
@@ -176,13 +181,51 @@ def _compose(scene_content: Content, wording: _Wording) -> str:
     if ing:  # "a video of a fox moving left and a pizza spinning"
         clauses = [f"{noun} {form[1]}" for noun, form in zip(nouns, forms, strict=True)]
         return opening + " , ".join(clauses[:-1]) + " and " + clauses[-1]
-    templates = {"two": TOGETHER, "three": TOGETHER_THREE, "sequence": SEQUENCE}[kind]
+    templates = {"two": TOGETHER, "three": TOGETHER_THREE, "sequence": sequence}[kind]
     clauses = [f"{noun} {form[0]}" for noun, form in zip(nouns, forms, strict=True)]
     return opening + _at(templates, wording.connector).format(*clauses)
 
 
-def _caption(scene_content: Content, wording: _Wording) -> str:
-    return _compose(scene_content, wording).replace(" ,", ",")
+def _caption(scene_content: Content, wording: _Wording, sequence: Sequence[str] = SEQUENCE) -> str:
+    return _compose(scene_content, wording, sequence).replace(" ,", ",")
+
+
+def caption_and_negatives(scene: Scene, rng: Rng, sequence: Sequence[str] = SEQUENCE) -> tuple[str, list[str]]:
+    """A true caption, and all false ones in the same wording that differ in one detail.
+
+    The details: one action is replaced by its opposite, two sprites exchange their actions, the events of a sequence
+    their order, or the sprites of a relation their roles.
+
+    Args:
+        scene: The scene.
+        rng: A `random.Random` or a `numpy.random.Generator`.
+        sequence: Wordings of a sequence to choose from, of `SEQUENCE`; one may be there several times.
+    """
+    kind, roles = content(scene)
+    wording = _draw_wording(kind, rng)
+    true = _caption((kind, roles), wording, sequence)
+    false: dict[str, None] = {}
+
+    def add(other: tuple[Role, ...], phrases: tuple[float, ...] = wording.phrases) -> None:
+        if semantic_key((kind, other)) != semantic_key((kind, roles)):
+            false[_caption((kind, other), wording._replace(phrases=phrases), sequence)] = None
+
+    if kind == "relation":
+        (a, action), (b, role) = roles
+        add(((b, action), (a, role)))
+        add(((a, OPPOSITE[action]), (b, role)))
+    else:
+        for place, (sprite, action) in enumerate(roles):
+            add((*roles[:place], (sprite, OPPOSITE[action]), *roles[place + 1 :]))
+        for i, j in itertools.combinations(range(len(roles)), 2):
+            exchanged, phrases = list(roles), list(wording.phrases)
+            exchanged[i], exchanged[j] = (roles[i][0], roles[j][1]), (roles[j][0], roles[i][1])
+            phrases[i], phrases[j] = phrases[j], phrases[i]
+            add(tuple(exchanged), tuple(phrases))
+        if kind == "sequence":
+            add(roles[::-1], wording.phrases[::-1])
+    false.pop(true, None)
+    return true, list(false)
 
 
 def captions(scene: Scene, rng: Rng, count: int = 1) -> list[str]:
@@ -367,6 +410,58 @@ def questions(scene: Scene, rng: Rng, candidates: bool = False) -> list[dict[str
         wordings = (f"which one moves first, {one} or {other}?", f"which one starts first, {one} or {other}?")
         ask("which first", wordings, roles[0][0])
     return rows
+
+
+NONE = "none"  # answer to a question with a false premise; not in `ANSWERS`
+
+
+def false_premises(scene: Scene, rng: Rng) -> list[dict[str, Any]]:
+    """Questions that assume a relation the scene does not show: what follows the one that follows?
+
+    Rows of `question`, `answer` (`NONE`), `answer_type` ("false premise") and `other`, the sprite that the question
+    names not. A model that only looks for the second sprite of a relation answers with `other`. Empty for scenes
+    without a relation.
+    """
+    kind, roles = content(scene)
+    if kind != "relation":
+        return []
+    (agent, action), (patient, _) = roles
+    verb, passive = pick(rng, PHRASES[action])[0], pick(rng, PASSIVE[action])
+    asked = ((f"what {verb} {noun_phrase(agent, True)}?", patient),)
+    asked += ((f"what {passive} {noun_phrase(patient, True)}?", agent),)
+    return [
+        {"question": question, "answer": NONE, "answer_type": "false premise", "other": other}
+        for question, other in asked
+    ]
+
+
+@cache
+def _relation_forms() -> dict[str, bool]:
+    """Beginnings of questions about a relation -> whether they ask for the agent; longer ones first."""
+    active = {f"what {form[0]} ": True for action in RELATION_PAIR for form in PHRASES[action]}
+    passive = {f"what {form} ": False for action in RELATION_PAIR for form in PASSIVE[action]}
+    return dict(sorted((active | passive).items(), key=lambda item: -len(item[0])))
+
+
+def turned_premise(question: str, answer: str) -> dict[str, Any] | None:
+    """The question with a false premise that a true question about a relation turns into, as in `false_premises`.
+
+    "what follows the owl?" with the answer "fox" becomes "what follows the fox?", with `other` "owl". None for other
+    questions.
+    """
+    for start in _relation_forms():
+        if not question.startswith(start):
+            continue
+        named = _named().get(question.removeprefix(start).removesuffix("?"))
+        if named is not None and answer in SPRITES:
+            turned = f"{start}{noun_phrase(answer, True)}?"
+            return {"question": turned, "answer": NONE, "answer_type": "false premise", "other": named}
+    return None
+
+
+@cache
+def _named() -> dict[str, str]:
+    return {noun_phrase(sprite, True): sprite for sprite in SPRITES}
 
 
 # --------------------------------------------------------------------------------------------------------------- words

@@ -8,16 +8,18 @@ from typing import Any, Literal
 import numpy as np
 from torch.utils.data import Dataset
 
-from .language import captions, questions
+from .language import NONE, SEQUENCE, caption_and_negatives, captions, false_premises, questions
 from .render import render
 from .world import Scene, content, draw_group, semantic_key
 
 GROUP = 4  # neighbouring clips with the same sprites and different actions
 LONE = 10**12  # number of the first group of which only one clip is shown
 # Relative frequency of the types of questions, if a scene has all. Naming one of 160 sprites needs most examples.
-QUESTION_WEIGHTS = {"what": 3, "where": 2, "which first": 2, "which way": 1, "how many": 1}
+QUESTION_WEIGHTS = {"what": 3, "where": 2, "which first": 2, "which way": 1, "how many": 1, "false premise": 1}
 # Phases of a training: (first row after the phase, the kinds of its groups in turn, see `draw_group`; None: any kind).
 Curriculum = Sequence[tuple[int, Sequence[str | None]]]
+# Phases of the wordings of a sequence: (first row after the phase, wordings, of `SEQUENCE`); after them all wordings.
+Wordings = Sequence[tuple[int, Sequence[str]]]
 
 
 class SpriteRows(Dataset):
@@ -42,7 +44,17 @@ class SpriteRows(Dataset):
             negatives come from the group of a clip, so without other clips it never learns that nouns matter.
         questions_per_clip: With `qa`, how many neighbouring rows ask about one clip, with the same `video_id`.
             Rendering and encoding a clip costs more than answering its questions.
-        split: `train`, or `validation` for rows of seen combinations that training never drew.
+        split: `train`; `train-dev`, which lacks the combinations of `dev`, too; or `validation` for rows of seen
+            combinations that training never drew.
+        negatives: With `retrieval`, whether rows have `negatives`, all false captions that differ from `text` in one
+            detail; see `AlproCollator`.
+        wordings: With `negatives`, phases of a training by the wordings of sequences, each (row, wordings). The order
+            of events is learned more surely if one wording comes first. Name a wording twice to show it more often.
+        candidates: With `qa`, whether answers that training never shows with a question do not compete for it. They
+            are known from the definition of the split, which a measurement of held-out combinations may not use:
+            without them the model can learn which combinations are missing.
+        false_premises: With `qa`, whether some questions assume a relation that the clip does not show; their answer
+            is "none", which the answers of the model then have to include.
     """
 
     def __init__(
@@ -56,7 +68,11 @@ class SpriteRows(Dataset):
         curriculum: Curriculum = (),
         mixed: bool = False,
         questions_per_clip: int = 1,
-        split: Literal["train", "validation"] = "train",
+        split: Literal["train", "train-dev", "validation"] = "train",
+        negatives: bool = False,
+        wordings: Wordings = (),
+        candidates: bool = True,
+        false_premises: bool = False,
     ):
         if task not in ("retrieval", "qa"):
             raise ValueError(f"task={task!r} is unknown; use 'retrieval' or 'qa'.")
@@ -71,6 +87,10 @@ class SpriteRows(Dataset):
         self.mixed = mixed
         self.questions_per_clip = questions_per_clip if task == "qa" else 1
         self.split = split
+        self.negatives = negatives
+        self.wordings = wordings
+        self.candidates = candidates
+        self.false_premises = false_premises
 
     def __len__(self) -> int:
         return self.length
@@ -91,15 +111,30 @@ class SpriteRows(Dataset):
         video = _render(scene, times, self.size).copy()  # cached, and the reader may change its row
         if self.task == "retrieval":
             # clips with the same meaning must not be negatives of each other
-            return {"video": video, "video_id": str(semantic_key(content(scene))), "text": captions(scene, rng)[0]}
+            row = {"video": video, "video_id": str(semantic_key(content(scene)))}
+            if not self.negatives:
+                return {**row, "text": captions(scene, rng)[0]}
+            sequence = next((wordings for until, wordings in self.wordings if first < until), SEQUENCE)
+            text, false = caption_and_negatives(scene, rng, sequence)
+            return {**row, "text": text, "negatives": false}
         left: list[dict[str, Any]] = []
         for _ in range(index % self.questions_per_clip + 1):
-            left = left or questions(scene, rng, candidates=True)
+            left = left or self._questions(scene, rng)
             types = sorted({row["answer_type"] for row in left})
             [wanted] = rng.choices(types, [QUESTION_WEIGHTS[answer_type] for answer_type in types])
             drawn = rng.choice([row for row in left if row["answer_type"] == wanted])
             left.remove(drawn)
         return {"video": video, "video_id": clip, **drawn}
+
+    def _questions(self, scene: Scene, rng: random.Random) -> list[dict[str, Any]]:
+        rows = questions(scene, rng, candidates=self.candidates)
+        if not self.false_premises:
+            return rows
+        # where a premise may be false, "none" competes for every answer
+        rows = [{**row, "candidates": (*row["candidates"], NONE)} if "candidates" in row else row for row in rows]
+        return rows + [
+            {name: value for name, value in row.items() if name != "other"} for row in false_premises(scene, rng)
+        ]
 
 
 @lru_cache(maxsize=2)  # neighbouring rows ask about one clip

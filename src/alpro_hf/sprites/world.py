@@ -6,7 +6,10 @@ A `Scene` describes the position of every sprite on a unit square for times in [
 Every action takes more than one frame and has its opposite in the set. No single frame, and not even the set of frames
 without their order, distinguishes the two. Splits are made by combination: each sprite holds out two of the seven
 pairs of opposites, both members together. `train` and `validation` never show a sprite doing a held-out action, `test`
-and `test-hard` show only held-out actions, and eight sprites occur only in `test-unseen`. In a relation ("A follows
+and `test-hard` show only held-out actions, and eight sprites occur only in `test-unseen`. `dev` is for decisions
+during development, so that `test` stays unseen: it has pairs of its own, which `train` shows and `train-dev` does not.
+Train on `train-dev` to decide on `dev`; the combinations of `test` and `test-hard` are new to both. In a relation
+("A follows
 B") the pair counts for A, the agent. The splits are part of the world and do not depend on the seed of a draw.
 """
 
@@ -81,8 +84,9 @@ REVERSED |= {"pass": "pass", "passed": "passed"}
 SCENE_KINDS: dict[str, float] = {"one": 0.15, "two": 0.40, "three": 0.15, "sequence": 0.15, "relation": 0.15}
 DIRECTIONS = "directions"  # a kind of group: one sprite that moves left, right, up and down
 ACTORS: dict[str, int] = {"one": 1, "two": 2, "three": 3, "sequence": 2, "relation": 2}
-SPLITS: tuple[str, ...] = ("train", "validation", "test", "test-hard", "test-unseen")
-SPLIT_SIZES: dict[str, int] = {"validation": 1000, "test": 1000, "test-hard": 1000, "test-unseen": 200}
+SPLITS: tuple[str, ...] = ("train", "train-dev", "validation", "dev", "test", "test-hard", "test-unseen")
+SPLIT_SIZES: dict[str, int] = {"validation": 1000, "dev": 1000, "test": 1000, "test-hard": 1000, "test-unseen": 200}
+ENDLESS: tuple[str, ...] = ("train", "train-dev")
 
 
 def _held_out() -> dict[str, tuple[tuple[str, str], ...]]:
@@ -93,6 +97,23 @@ def _held_out() -> dict[str, tuple[tuple[str, str], ...]]:
 
 
 HELD_OUT: dict[str, tuple[tuple[str, str], ...]] = _held_out()
+
+
+def _held_out_for_dev() -> dict[str, tuple[tuple[str, str], ...]]:
+    """Of the pairs that tests leave, one basic pair for each seen sprite; for some sprites the relation, too."""
+    sprites = list(SEEN_SPRITES)
+    random.Random("sprite world: pairs of the dev split").shuffle(sprites)
+    turns, held = itertools.cycle(BASIC_PAIRS), {}
+    for sprite in sprites:
+        pair = next(pair for pair in turns if pair not in HELD_OUT[sprite])
+        held[sprite] = (pair,)
+    able = [sprite for sprite in sprites if RELATION_PAIR not in HELD_OUT[sprite]]
+    for sprite in able[: len(sprites) // len(PAIRS)]:
+        held[sprite] = (*held[sprite], RELATION_PAIR)
+    return held
+
+
+HELD_OUT_DEV: dict[str, tuple[tuple[str, str], ...]] = _held_out_for_dev()
 
 
 class SpriteWorldError(ValueError):
@@ -344,6 +365,10 @@ def allowed_actions(split: str, sprite: str) -> tuple[str, ...]:
         pairs = ()
     elif split in ("train", "validation"):
         pairs = [pair for pair in PAIRS if pair not in HELD_OUT[sprite]]
+    elif split == "train-dev":
+        pairs = [pair for pair in PAIRS if pair not in (*HELD_OUT[sprite], *HELD_OUT_DEV[sprite])]
+    elif split == "dev":
+        pairs = HELD_OUT_DEV[sprite]
     else:
         pairs = HELD_OUT[sprite]
     return tuple(itertools.chain.from_iterable(pairs))
@@ -471,12 +496,12 @@ def _check(split: str, index: int, size: int | None) -> None:
 def draw_scene(split: str, seed: int, index: int) -> Scene:
     """Scene `index` of a split: a pure function of its arguments.
 
-    `train` is endless. The other splits have `SPLIT_SIZES[split]` scenes, no two with the same meaning. Scenes 4k to
-    4k + 3 of `test-hard` share their sprites, and no other group has the same sprites.
+    `train` and `train-dev` are endless. The other splits have `SPLIT_SIZES[split]` scenes, no two with the same
+    meaning. Scenes 4k to 4k + 3 of `test-hard` share their sprites, and no other group has the same sprites.
     """
     _check(split, index, SPLIT_SIZES.get(split))
     rng = random.Random(f"sprite world/{split}/{seed}/scene/{index}")
-    return stage(_draw_content(split, rng) if split == "train" else _fixed_contents(split, seed)[index], rng)
+    return stage(_draw_content(split, rng) if split in ENDLESS else _fixed_contents(split, seed)[index], rng)
 
 
 def draw_scenes(split: str, seed: int, name: str, count: int) -> list[Scene]:
@@ -502,14 +527,15 @@ def draw_scenes(split: str, seed: int, name: str, count: int) -> list[Scene]:
 def draw_group(split: str, seed: int, index: int, kind: str | None = None) -> list[Scene]:
     """Four scenes with the same sprites and different actions: a pure function of its arguments.
 
-    Half of the groups consist of opposites. `train` and `validation` have endless groups, `test-hard` has 250; `test`
-    and `test-unseen` have none and raise `SpriteWorldError`. With `kind`, a key of `SCENE_KINDS` or `DIRECTIONS`,
-    groups of `train` and `validation` are of that kind.
+    Half of the groups consist of opposites. `train`, `train-dev` and `validation` have endless groups, `test-hard` has
+    250; `dev`, `test` and `test-unseen` have none and raise `SpriteWorldError`. With `kind`, a key of `SCENE_KINDS` or
+    `DIRECTIONS`, endless groups are of that kind.
     """
     if kind is not None and kind not in (*SCENE_KINDS, DIRECTIONS):
         raise SpriteWorldError(f"kind is {kind!r}; expected one of {', '.join(SCENE_KINDS)} or {DIRECTIONS}.")
-    if split in ("test", "test-unseen"):
-        raise SpriteWorldError(f"split {split!r} has no groups; use 'train', 'validation' or 'test-hard'.")
+    if split in ("dev", "test", "test-unseen"):
+        others = "'train', 'train-dev', 'validation' or 'test-hard'"
+        raise SpriteWorldError(f"split {split!r} has no groups; use {others}.")
     if split == "test-hard":
         _check(split, index, SPLIT_SIZES[split] // 4)
         return [draw_scene(split, seed, 4 * index + member) for member in range(4)]
