@@ -1,7 +1,8 @@
 """Measure sprite-world models on the rendered tests: every number that the README reports about them.
 
     python scripts/sprites/render.py sprite-world
-    python scripts/sprites/measure.py --data sprite-world --output results.json
+    python scripts/sprites/measure.py --data sprite-world --splits dev --output dev.json      while developing
+    python scripts/sprites/measure.py --data sprite-world --output results.json                when all is decided
 
 The script decodes the mp4 files and runs three tasks on each test:
   retrieval   among all clips under three protocols: `vtc` (cosine similarity), `rerank` (matching reorders the best 16
@@ -9,7 +10,11 @@ The script decodes the mp4 files and runs three tasks on each test:
   choices     between a true and a false caption (opposite action, swapped actions, reversed clip), by similarity (VTC)
               and by matching (VTM)
   qa          question answering, by type of question and by the kind of answer; for a wrong answer to "which first",
-              whether it names the other of the two sprites
+              whether it names the other of the two sprites; and a control with false premises: "what follows the
+              fox?" is asked where the fox follows. A model that knows roles does not name the other sprite then
+
+All folders, files and models are checked before anything is computed. With --output, the numbers are written after each
+split, and a run that was interrupted goes on behind the splits in the file (--again measures them again).
 """
 
 import argparse
@@ -28,8 +33,9 @@ from alpro_hf.data.rows import video_id
 from alpro_hf.evaluation.encode import answer_rows, encode_rows, match_pairs
 from alpro_hf.evaluation.metrics import question_answering_metrics, retrieval_metrics
 from alpro_hf.evaluation.protocols import RetrievalStates, retrieval_scores
+from alpro_hf.files import write_text_whole
 from alpro_hf.loading import fast_bfloat16
-from alpro_hf.sprites.language import PASSIVE, PHRASES, noun_phrase
+from alpro_hf.sprites.language import NONE, PASSIVE, PHRASES, noun_phrase, turned_premise
 from alpro_hf.sprites.world import PAIR_OF, RELATION_PAIR, SPRITES
 
 PROTOCOLS = ["vtc", "rerank", "reference"]
@@ -125,6 +131,14 @@ def evaluate_answers(
             # a model that finds both sprites but not their order errs with the other of the two
             other = not right and noun_phrase(predicted, definite=True) in row["question"]
             details["which first: names the other"].append(other)
+    turned = [{**row, **other} for row in rows if (other := turned_premise(row["question"], row["answer"]))]
+    if turned:
+        found, _ = answer_rows(model, processor, turned, batch_size=BATCH, title=f"{title}: false premises")
+        for row, label in zip(turned, found.labels.tolist(), strict=True):
+            predicted = model.config.id2label[label]
+            # the true question of the same clips is "what: name in a relation"
+            details["false premise: names the other"].append(predicted == row["other"])
+            details[f"false premise: {NONE}"].append(predicted == NONE)
     return metrics | {name: 100 * sum(hits) / len(hits) for name, hits in sorted(details.items())}
 
 
@@ -181,6 +195,35 @@ def show(name: str, result: dict[str, Any]) -> None:
         print(f"  question answering: {metric:24s} {value:.1f}")
 
 
+FILES = {"retrieval": "retrieval.jsonl", "choices": "choices.jsonl", "qa": "qa.jsonl"}
+
+
+def problems(data: Path, splits: list[str], tasks: list[str], retrieval: Path | None, qa: Path | None) -> list[str]:
+    """What is missing of the inputs, as sentences; empty if everything is there."""
+    found = []
+    for split in splits:
+        folder = data / split
+        if not folder.is_dir():
+            found.append(f"there is no folder {folder}: python scripts/sprites/render.py {data} --split {split}")
+            continue
+        for name in sorted({FILES[task] for task in tasks} | ({"retrieval.jsonl"} if "choices" in tasks else set())):
+            if not (folder / name).is_file():
+                found.append(f"{folder} has no {name}; render the split again")
+                continue
+            missing = [row["video"] for row in read_rows(folder, name) if not Path(row["video"]).is_file()]
+            if missing:
+                found.append(f"{folder / name} names {len(missing)} clips that are not there, such as {missing[0]}")
+    for option, model in (("--retrieval", retrieval), ("--qa", qa)):
+        if model is not None and not (Path(model) / "config.json").is_file():
+            found.append(f"{option} {model} is no folder of a model: it has no config.json")
+    return found
+
+
+def write(output: Path, settings: dict[str, Any], results: dict[str, Any]) -> None:
+    """Write all numbers so far, as a whole file or not at all."""
+    write_text_whole(output, json.dumps({"settings": settings, "results": results}, indent=2) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of the rendered splits, see render.py")
@@ -196,11 +239,35 @@ def main() -> None:
         "--protocols", nargs="+", choices=PROTOCOLS, default=PROTOCOLS, help="of retrieval (default: all)"
     )
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS, help="tasks to run (default: all)")
-    parser.add_argument("--output", type=Path, help="JSON file for all numbers")
+    parser.add_argument("--output", type=Path, help="JSON file for all numbers, written after each split")
+    parser.add_argument("--again", action="store_true", help="also measure the splits that --output has already")
     arguments = parser.parse_args()
+    wrong = problems(arguments.data, arguments.splits, arguments.tasks, arguments.retrieval, arguments.qa)
+    if arguments.output and not arguments.output.parent.is_dir():
+        wrong.append(f"--output {arguments.output} is in no folder that exists")
+    if wrong:
+        parser.error("nothing was measured: " + "; ".join(wrong))
+    settings = {
+        "rerank_k": RERANK_K,
+        "matching": "bfloat16" if fast_bfloat16("cpu") else "float32",
+        "retrieval": str(arguments.retrieval or "bundled"),
+        "qa": str(arguments.qa or "bundled"),
+        "protocols": arguments.protocols,
+        "tasks": arguments.tasks,
+        "torch": torch.__version__,
+    }
     results: dict[str, Any] = {}
-    started = time.time()
+    started, earlier = time.time(), 0.0
+    if arguments.output and arguments.output.is_file() and not arguments.again:
+        before = json.loads(arguments.output.read_text())
+        earlier = before["settings"].pop("seconds", 0)
+        if before["settings"] != settings:
+            parser.error(f"{arguments.output} has numbers of other settings; name another file, or pass --again")
+        results = before["results"]
     for split in arguments.splits:
+        if split in results:
+            print(f"{split} is in {arguments.output}; skipped")
+            continue
         folder = arguments.data / split
         results[split] = measure(
             folder,
@@ -211,15 +278,9 @@ def main() -> None:
             arguments.tasks,
         )
         show(f"{split} ({folder})", results[split])
-    if arguments.output:
-        settings = {
-            "rerank_k": RERANK_K,
-            "matching": "bfloat16" if fast_bfloat16("cpu") else "float32",
-            "seconds": round(time.time() - started),
-            "torch": torch.__version__,
-        }
-        arguments.output.write_text(json.dumps({"settings": settings, "results": results}, indent=2) + "\n")
-        print(f"\nwrote {arguments.output}")
+        if arguments.output:
+            write(arguments.output, {**settings, "seconds": round(earlier + time.time() - started)}, results)
+            print(f"\nwrote {arguments.output}")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ zero-shot. The cell "none" only fine-tunes. All cells start from the same image 
 scripts/sprites/start.py trains. All cells of a seed train on the same clips in the same order.
 
 The teacher of PEM is the bundled retrieval model; --teacher selects another. A teacher that trains as briefly as the
-students is hardly better than chance, which scripts/sprites/teacher.py measures.
+students is hardly better than chance, which scripts/sprites/teacher.py measures. Two more rows, on demand, are
+controls: `--losses mlm+vtm+pem-young mlm+vtm+whole` tell what PEM owes to an older teacher, and what to its crops.
 
 `study` runs the cells without results, seed by seed. You can interrupt it and start it again, later with more seeds.
 `table` prints and draws means and standard deviations.
@@ -22,6 +23,7 @@ import json
 import os
 import statistics
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +46,9 @@ from alpro_hf import (
     AlproPrompterModel,
 )
 from alpro_hf.assets import bundled_model
-from alpro_hf.data.collator import AlproCollator
+from alpro_hf.data.collator import AlproCollator, Collated
 from alpro_hf.data.pretraining_collator import AlproPreTrainingCollator
+from alpro_hf.data.rows import Row
 from alpro_hf.sprites.rows import SpriteRows
 from alpro_hf.sprites.world import SPRITES
 from alpro_hf.training.prompter import build_prompter
@@ -57,20 +60,42 @@ LOSSES = {
     "mlm+vtm+pem": ("mlm", "vtm", "pem"),
     "mlm+vtm+vtc": ("mlm", "vtm", "vtc"),
     "all": ("mlm", "vtm", "vtc", "pem"),
+    # controls of PEM, see `CONTROLS`
+    "mlm+vtm+pem-young": ("mlm", "vtm", "pem"),
+    "mlm+vtm+whole": ("mlm", "vtm", "pem"),
 }
+# Is the gain of PEM that of prompting entities in crops, or that of a teacher that has seen more clips than its student?
+# row of the table -> what differs from "mlm+vtm+pem"
+CONTROLS = {
+    "mlm+vtm+pem-young": "a teacher that trains on as many clips as the student",
+    "mlm+vtm+whole": "VTC distilled without crops: teacher and student see the whole clip",
+}
+TABLE = tuple(losses for losses in LOSSES if losses not in CONTROLS)  # the rows of the paper's table 1
 # stage -> (steps, rows per step, peak learning rate)
 STAGES = {
     "prompter": (150, 64, 1e-3),
+    "young": (100, 64, 1e-3),
     "pretrain": (100, 64, 1e-3),
     "retrieval": (30, 64, 5e-4),
     "qa": (40, 128, 8e-4),
 }
-SEED_OFFSETS = {"prompter": 10, "pretrain": 20, "retrieval": 30, "qa": 40}  # each stage draws other clips
-STUDY_PROTOCOLS = ["vtc", "rerank"]  # not `reference`, which matches all pairs
+SEED_OFFSETS = {"prompter": 10, "young": 50, "pretrain": 20, "retrieval": 30, "qa": 40}  # each stage draws other clips
+# `vtc` and `rerank` cannot show what VTM learned where VTC did not; `reference` matches all pairs
+STUDY_PROTOCOLS = ["vtc", "rerank", "reference"]
 ONE_SPRITE = 0.4  # the first 40 % of the steps show clips of a single sprite
 # entries of the log that go to the results
 LOGGED = ("loss_vtc", "loss_vtm", "vtm_accuracy", "loss_mlm", "mlm_accuracy")
 LOGGED += ("loss_pem", "pem_kept", "pem_entropy", "pem_agreement", "temperature", "accuracy", "train_runtime")
+
+
+class WholeClips(AlproPreTrainingCollator):
+    """Draws no crops: the box of PEM is the whole clip, for the teacher and for the student."""
+
+    def collate(self, rows: Sequence[Row]) -> Collated:
+        collated = super().collate(rows)
+        if "crop_mask" in collated.batch:
+            collated.batch["crop_mask"] = torch.ones_like(collated.batch["crop_mask"])
+        return collated
 
 
 def rows_of(stage: str, output: Path, seed: int, scale: float) -> Dataset:
@@ -110,13 +135,14 @@ def train(
     scale: float,
     losses: tuple[str, ...] = (),
     prompter: AlproPrompterModel | None = None,
+    collator_class: type[AlproPreTrainingCollator] = AlproPreTrainingCollator,
 ) -> dict[str, float]:
     """Train and save, unless `folder` holds the model. Returns the last value of each entry of `LOGGED`."""
     if not (folder / "model.safetensors").is_file():
         steps, batch_size, learning_rate = STAGES[stage]
         steps = max(1, round(steps * scale))
         if stage == "pretrain":
-            collator: AlproCollator = AlproPreTrainingCollator(
+            collator: AlproCollator = collator_class(
                 processor, pem="pem" in losses, patch_size=model.config.video_config.patch_size, seed=seed
             )
         else:
@@ -144,16 +170,20 @@ def train(
     return {name: round(entry[name], 4) for entry in log for name in LOGGED if name in entry}
 
 
-def teach(output: Path, seed: int, arguments: argparse.Namespace) -> AlproPrompterModel:
-    """The prompter of the cells with PEM: the bundled model, a folder, or one that this seed trains (`own`)."""
+def teach(output: Path, seed: int, arguments: argparse.Namespace, teacher: str) -> AlproPrompterModel:
+    """The prompter of the cells with PEM: the bundled model, a folder, or one that this seed trains.
+
+    That is `own`, or `young`, which trains on as many clips as the student.
+    """
     entities = list(SPRITES[: arguments.entities])
-    source = bundled_model("retrieval") if arguments.teacher == "bundled" else arguments.teacher
-    if arguments.teacher == "own":
+    source = bundled_model("retrieval") if teacher == "bundled" else teacher
+    if teacher in ("own", "young"):
         set_seed(seed)
-        source = output / f"seed{seed}" / "prompter"
+        stage = "prompter" if teacher == "own" else teacher
+        source = output / f"seed{seed}" / stage
         model = AlproModel.from_pretrained(output / "start")
         processor = build_processor(output)
-        train("prompter", model, processor, output, source, seed, arguments.scale, ("vtc",))
+        train(stage, model, processor, output, source, seed, arguments.scale, ("vtc",))
     towers, processor = AlproModel.from_pretrained(source), AlproProcessor.from_pretrained(source)
     return build_prompter(towers, processor, entities, progress=False)
 
@@ -174,14 +204,16 @@ def cell(losses: str, seed: int, arguments: argparse.Namespace) -> None:
     if LOSSES[losses]:
         prompter = None
         if "pem" in LOSSES[losses]:
-            prompter = teach(output, seed, arguments)
+            teacher = "young" if losses == "mlm+vtm+pem-young" else arguments.teacher
+            prompter = teach(output, seed, arguments, teacher)
         set_seed(seed)
         student = AlproForPreTraining.from_pretrained(
             start, entities=None if prompter is None else prompter.config.entities
         )
         start = folder / "pretrain"
+        collator_class = WholeClips if losses == "mlm+vtm+whole" else AlproPreTrainingCollator
         stages["pretrain"] = train(
-            "pretrain", student, processor, output, start, seed, scale, LOSSES[losses], prompter
+            *("pretrain", student, processor, output, start, seed, scale, LOSSES[losses], prompter, collator_class)
         )
     heads: dict[str, Any] = {"retrieval": AlproForVideoTextRetrieval, "qa": AlproForVideoQuestionAnswering}
     for stage, head in heads.items():
@@ -192,22 +224,25 @@ def cell(losses: str, seed: int, arguments: argparse.Namespace) -> None:
     for split in arguments.splits:
         rows = arguments.data / split
         everything["fine-tuned"][split] = measure(
-            rows, split, folder / "retrieval", folder / "qa", STUDY_PROTOCOLS, ["retrieval", "choices", "qa"]
+            rows, split, folder / "retrieval", folder / "qa", arguments.protocols, ["retrieval", "choices", "qa"]
         )
         if "vtc" in LOSSES[losses] and split == "test":
-            everything["zero-shot"][split] = measure(rows, split, start, None, STUDY_PROTOCOLS, ["retrieval"])
+            everything["zero-shot"][split] = measure(rows, split, start, None, arguments.protocols, ["retrieval"])
     head_of_file = {"losses": losses, "seed": seed, "scale": scale, "seconds": round(time.time() - started)}
-    teacher = {"teacher": arguments.teacher} if "pem" in LOSSES[losses] else {}
-    everything = rounded({**head_of_file, **teacher, "training": stages, **everything})
+    taught = {"teacher": teacher} if "pem" in LOSSES[losses] else {}
+    everything = rounded({**head_of_file, **taught, "training": stages, **everything})
     results.write_text(json.dumps(everything, indent=1) + "\n")
     print(f"{results}: {everything['seconds']} s")
 
 
 TABLE_COLUMNS = ("R@1", "R@10", "median rank", "R@10 VTM", "opposite", "swapped", "QA", "zero-shot R@10")
+REFERENCE_COLUMNS = ("R@1 reference", "R@10 reference")  # in the table if results have them
 
 
 def numbers_of(result: dict[str, Any], split: str) -> dict[str, float]:
     """The columns of the table for one result. Retrieval is text to video by similarity; R@10 VTM adds re-ranking.
+
+    "reference" matches all pairs, as in the paper.
 
     The columns of the choices hold the better of both scores.
     """
@@ -221,6 +256,8 @@ def numbers_of(result: dict[str, Any], split: str) -> dict[str, float]:
         "swapped": max(fine["choices"]["swapped"][score] for score in ("vtc", "vtm")),
         "QA": fine["qa"]["accuracy"],
     }
+    if "reference" in fine["retrieval"]:
+        columns |= {f"R@{k} reference": fine["retrieval"]["reference"][f"t2v_r{k}"] for k in (1, 10)}
     if zero:
         columns["zero-shot R@10"] = zero["retrieval"]["vtc"]["t2v_r10"]
     return columns
@@ -236,11 +273,14 @@ def table(folder: Path, splits: list[str]) -> None:
         raise SystemExit(
             f"{folder} holds no results (seed*.json). Run `study` first, or name another folder with --results."
         )
+    everything = [result for results in found.values() for result in results]
+    matched = any("reference" in one["fine-tuned"][splits[0]]["retrieval"] for one in everything)
+    columns = TABLE_COLUMNS + REFERENCE_COLUMNS * matched
     means: dict[str, dict[str, dict[str, tuple[float, float]]]] = {}
     for split in splits:
         print(f"\n`{split}`\n")
-        print("| pre-training | seeds | " + " | ".join(TABLE_COLUMNS) + " |")
-        print("| --- |" + " --- |" * (len(TABLE_COLUMNS) + 1))
+        print("| pre-training | seeds | " + " | ".join(columns) + " |")
+        print("| --- |" + " --- |" * (len(columns) + 1))
         means[split] = {}
         for losses, results in found.items():
             if not results:
@@ -248,14 +288,13 @@ def table(folder: Path, splits: list[str]) -> None:
             rows = [numbers_of(result, split) for result in results]
             spread = {
                 name: (statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0)
-                for name in TABLE_COLUMNS
+                for name in columns
                 if (values := [row[name] for row in rows if name in row])
             }
             means[split][losses] = spread
             several = len(rows) > 1
             cells = [
-                f"{spread[n][0]:.1f}" + f" ± {spread[n][1]:.1f}" * several if n in spread else ""
-                for n in TABLE_COLUMNS
+                f"{spread[n][0]:.1f}" + f" ± {spread[n][1]:.1f}" * several if n in spread else "" for n in columns
             ]
             print(f"| {losses} | {len(rows)} | " + " | ".join(cells) + " |")
     draw(means, folder / "table.png")
@@ -289,7 +328,21 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder that holds the rendered splits")
     parser.add_argument("--results", type=Path, help="folder of results for `table` (default: OUTPUT/results)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one cell each (default: 0 1 2)")
-    parser.add_argument("--losses", nargs="+", choices=LOSSES, default=list(LOSSES), help="rows to run (default: all)")
+    parser.add_argument(
+        "--losses",
+        nargs="+",
+        choices=LOSSES,
+        default=list(TABLE),
+        help="rows to run; those with pem-young "
+        "and whole are controls of PEM (default: the rows of the paper's table)",
+    )
+    parser.add_argument(
+        "--protocols",
+        nargs="+",
+        choices=STUDY_PROTOCOLS,
+        default=STUDY_PROTOCOLS,
+        help="of retrieval; the table needs vtc and rerank (default: all)",
+    )
     parser.add_argument(
         "--splits",
         nargs="+",

@@ -20,6 +20,9 @@ ORDERS = [
     ("a dog runs and then jumps", []),  # the second event has no subject
     ("a man washes before eating", ["a man washes after eating"]),
     ("a dog runs while a cat sits", []),
+    ("a video of a dog running after a cat", []),  # one event
+    ("a video where a dog runs before a cat sits",
+     ["a video where a dog runs after a cat sits", "a video where a cat sits before a dog runs"]),
 ]  # fmt: skip
 OPPOSITES = [
     ("a fox moves from left to right", ["a fox moves from right to left"]),

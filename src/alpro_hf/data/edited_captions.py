@@ -73,22 +73,18 @@ def read_edit_words(path: str | Path = WORDS) -> EditWords:
 
 
 # Captions of two events. A comma may stand before a connective; an opening such as "a video where" stays in front.
+_HEAD = r"(?P<head>(?:(?:in |here )?(?:a|the|this) (?:video|clip|film)(?: (?:where|that|in which|of))?,? |here )?)"
+_THEN = r"(?:and )?(?:then|after that|afterwards),? "
+_FORMS: tuple[tuple[Wording, str], ...] = (
+    ("then", rf"(?P<one>first )(?P<first>.+?)(?P<link>,? {_THEN})(?P<second>.+?)"),
+    ("before", r"(?P<one>before )(?P<first>[^,]+)(?P<link>, )(?P<second>.+?)"),
+    ("after", r"(?P<one>after )(?P<first>[^,]+)(?P<link>, )(?P<second>.+?)"),
+    ("then", rf"(?P<one>)(?P<first>.+?)(?P<link>,? {_THEN})(?P<second>.+?)"),
+    ("before", r"(?P<one>)(?P<first>.+?)(?P<link>,? before )(?P<second>.+?)"),
+    ("after", r"(?P<one>)(?P<first>.+?)(?P<link>,? after )(?P<second>.+?)"),
+)
 _EVENTS: tuple[tuple[Wording, re.Pattern[str]], ...] = tuple(
-    (
-        wording,
-        re.compile(rf"^(?P<head>(?:.*?\b(?:where|which|that|of|clip|video)\b[,:]? )??){form}(?P<end>[.!]?)$", re.I),
-    )
-    for wording, form in (
-        (
-            "then",
-            r"(?P<one>first )(?P<first>.+?),?(?P<link> (?:and )?(?:then|after that|afterwards),? )(?P<second>.+?)",
-        ),
-        ("before", r"(?P<one>before )(?P<first>[^,]+)(?P<link>, )(?P<second>.+?)"),
-        ("after", r"(?P<one>after )(?P<first>[^,]+)(?P<link>, )(?P<second>.+?)"),
-        ("then", r"(?P<one>)(?P<first>.+?)(?P<link>,? (?:and )?(?:then|after that|afterwards),? )(?P<second>.+?)"),
-        ("before", r"(?P<one>)(?P<first>.+?)(?P<link>,? before )(?P<second>.+?)"),
-        ("after", r"(?P<one>)(?P<first>.+?)(?P<link>,? after )(?P<second>.+?)"),
-    )
+    (wording, re.compile(rf"^{_HEAD}{form}(?P<end>[.!]?)$", re.IGNORECASE)) for wording, form in _FORMS
 )
 _OTHER = {"before": "after", "after": "before"}
 
@@ -98,9 +94,14 @@ class _Events(NamedTuple):
     parts: re.Match[str]
 
 
+# "runs after the owl" is one event
+_ONE_EVENT = re.compile(r"\b(?:run|go|look|chase)(?:s|es|ning|ing)?$|\b(?:ran|went|named)$", re.IGNORECASE)
+
+
 def _events(text: str) -> _Events | None:
     for wording, pattern in _EVENTS:
-        if match := pattern.match(text):
+        match = pattern.match(text)
+        if match and not (match["link"].strip() == "after" and _ONE_EVENT.search(match["first"])):
             return _Events(wording, match)
     return None
 
