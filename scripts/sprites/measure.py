@@ -13,8 +13,8 @@ The script decodes the mp4 files and runs three tasks on each test:
               whether it names the other of the two sprites; and a control with false premises: "what follows the
               fox?" is asked where the fox follows. A model that knows roles does not name the other sprite then
 
-All folders, files and models are checked before anything is computed. With --output, the numbers are written after each
-split, and a run that was interrupted goes on behind the splits in the file (--again measures them again).
+All folders, files and models are checked before anything is computed. With --output, the numbers are written after
+each split, and a run that was interrupted goes on behind the splits in the file (--again measures them again).
 """
 
 import argparse

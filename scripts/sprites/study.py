@@ -64,7 +64,7 @@ LOSSES = {
     "mlm+vtm+pem-young": ("mlm", "vtm", "pem"),
     "mlm+vtm+whole": ("mlm", "vtm", "pem"),
 }
-# Is the gain of PEM that of prompting entities in crops, or that of a teacher that has seen more clips than its student?
+# Is the gain of PEM that of entities in crops, or that of a teacher that has seen more clips than its student?
 # row of the table -> what differs from "mlm+vtm+pem"
 CONTROLS = {
     "mlm+vtm+pem-young": "a teacher that trains on as many clips as the student",

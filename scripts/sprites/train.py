@@ -193,7 +193,9 @@ def fit(
     trainer.state.save_to_json(str(folder / "trainer_state.json"))
 
 
-def train(stage: str, output: Path, steps: int | None, learning_rate: float | None, seed: int) -> None:
+def train(
+    stage: str, output: Path, steps: int | None, learning_rate: float | None, seed: int, split: str, candidates: bool
+) -> None:
     """Train a stage; `None` stands for the number of steps or the learning rate of the stage."""
     task, default_steps, batch_size, default_rate, seed_offset = STAGES[stage]
     steps = steps or default_steps
@@ -209,6 +211,8 @@ def train(stage: str, output: Path, steps: int | None, learning_rate: float | No
         curriculum=[(until * batch_size, kinds) for until, kinds in CURRICULUM.get(stage, [])],
         mixed=stage.startswith("match"),
         questions_per_clip=QUESTIONS_PER_CLIP,
+        split=split,
+        candidates=candidates,
     )
     fit(
         model,
@@ -263,6 +267,17 @@ def main() -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of weights and clips (default: %(default)s)")
     parser.add_argument(
+        "--split",
+        choices=["train", "train-dev"],
+        default="train",
+        help="combinations to train on; train-dev lacks those of dev, for decisions by dev (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--no-candidates",
+        action="store_true",
+        help="let all answers compete for a question, also those that the definition of the split excludes",
+    )
+    parser.add_argument(
         "--target",
         type=Path,
         default=Path("src/alpro_hf/assets"),
@@ -273,7 +288,15 @@ def main() -> None:
         export(arguments.output, arguments.target)
         return
     torch.set_num_threads(arguments.threads)
-    train(arguments.stage, arguments.output, arguments.steps, arguments.learning_rate, arguments.seed)
+    train(
+        arguments.stage,
+        arguments.output,
+        arguments.steps,
+        arguments.learning_rate,
+        arguments.seed,
+        arguments.split,
+        not arguments.no_candidates,
+    )
 
 
 if __name__ == "__main__":

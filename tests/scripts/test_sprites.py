@@ -45,6 +45,72 @@ def test_scores_of_a_teacher_by_hand():
     assert found["top1_kept"] == 50
 
 
+def test_all_inputs_are_checked_before_anything_is_measured(tmp_path, capsys, monkeypatch):
+    import measure
+
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "qa.jsonl").write_text(json.dumps({"video": "lost.mp4", "question": "?", "answer": "!"}))
+    command = ["measure.py", "--data", str(tmp_path), "--splits", "here", "nowhere", "--qa", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", [*command, "--output", str(tmp_path / "none" / "x.json")])
+    with pytest.raises(SystemExit):
+        measure.main()
+    error = capsys.readouterr().err
+    for problem in (
+        f"there is no folder {tmp_path / 'nowhere'}",
+        "has no retrieval.jsonl",
+        "names 1 clips that are not there, such as",
+        f"--qa {tmp_path} is no folder of a model",
+        "is in no folder that exists",
+    ):
+        assert problem in error
+
+
+def test_numbers_are_written_after_each_split_and_not_measured_twice(tmp_path, capsys, monkeypatch):
+    """The bundled model on six clips, of which the second split is a copy."""
+    import measure
+
+    from alpro_hf.sprites.render import write_split
+
+    write_split(tmp_path, "dev", count=6, size=64, workers=1)
+    shutil.copytree(tmp_path / "dev", tmp_path / "copy")
+    output, seen = tmp_path / "numbers.json", []
+    command = ["measure.py", "--data", str(tmp_path), "--tasks", "qa", "--output", str(output), "--splits"]
+    real = measure.measure
+
+    def interrupted(folder, *rest):
+        seen.append(folder.name)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        return real(folder, *rest)
+
+    monkeypatch.setattr(measure, "measure", interrupted)
+    monkeypatch.setattr("sys.argv", [*command, "dev", "copy"])
+    with pytest.raises(KeyboardInterrupt):
+        measure.main()
+    first = json.loads(output.read_text())["results"]
+    assert list(first) == ["dev"]
+    measure.main()
+    assert seen == ["dev", "copy", "copy"]
+    results = json.loads(output.read_text())["results"]
+    assert results["dev"] == first["dev"] == results["copy"]
+    asked = results["dev"]["qa"]
+    assert ("false premise: names the other" in asked) == ("what: name in a relation" in asked)
+    monkeypatch.setattr("sys.argv", [*command, "dev", "--protocols", "vtc"])
+    with pytest.raises(SystemExit):
+        measure.main()
+    assert "has numbers of other settings" in capsys.readouterr().err
+
+
+def test_whole_clips_have_no_crop():
+    from fixtures import coloured_pretraining as coloured
+    from fixtures import colours
+    from study import CONTROLS, LOSSES, TABLE, WholeClips
+
+    batch = WholeClips(colours.processor(), patch_size=8)([{**row, "index": 0} for row in coloured.rows()[:2]])
+    assert batch["crop_mask"].all() and batch["crop_mask"].dtype == torch.bool
+    assert set(TABLE) | set(CONTROLS) == set(LOSSES) and len(TABLE) == 5
+
+
 def test_the_table_has_means_and_spreads(tmp_path, capsys):
     from study import table
 

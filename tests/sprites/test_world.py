@@ -137,8 +137,8 @@ def test_groups_and_splits_that_do_not_exist_are_refused():
         draw_group("train", 0, 0, "four")
     with pytest.raises(SpriteWorldError, match="'test' has no groups"):
         draw_group("test", 0, 0)
-    with pytest.raises(SpriteWorldError, match="split is 'dev'; expected one of train"):
-        draw_scene("dev", 0, 0)
+    with pytest.raises(SpriteWorldError, match="split is 'training'; expected one of train"):
+        draw_scene("training", 0, 0)
     with pytest.raises(SpriteWorldError, match="index is -1"):
         draw_scene("train", 0, -1)
 

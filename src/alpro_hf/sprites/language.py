@@ -336,19 +336,19 @@ def _place(here: Pose) -> str | None:
 
 
 @cache
-def _never_does(sprite: str) -> frozenset[str]:
-    """Answers that name actions of `sprite` that training never shows."""
-    absent = {*PHRASES} - {*allowed_actions("train", sprite)}
+def _never_does(sprite: str, split: str) -> frozenset[str]:
+    """Answers that name actions of `sprite` that a split for training never shows."""
+    absent = {*PHRASES} - {*allowed_actions(split, sprite)}
     return frozenset(DOING[action] for action in absent) | frozenset(absent & {*ANSWERS})
 
 
 @cache
-def _never_done_by(action: str) -> frozenset[str]:
-    """Sprites that training never shows doing `action`."""
-    return frozenset(sprite for sprite in SEEN_SPRITES if action not in allowed_actions("train", sprite))
+def _never_done_by(action: str, split: str) -> frozenset[str]:
+    """Sprites that a split for training never shows doing `action`."""
+    return frozenset(sprite for sprite in SEEN_SPRITES if action not in allowed_actions(split, sprite))
 
 
-def questions(scene: Scene, rng: Rng, candidates: bool = False) -> list[dict[str, Any]]:
+def questions(scene: Scene, rng: Rng, candidates: bool = False, split: str = "train") -> list[dict[str, Any]]:
     """All questions that the scene answers without doubt: rows of `question`, `answer` and `answer_type`.
 
     The types are "what", "where", "how many", "which way" and "which first". The place of a sprite is asked only if it
@@ -356,7 +356,8 @@ def questions(scene: Scene, rng: Rng, candidates: bool = False) -> list[dict[str
 
     With `candidates`, a row has a tuple of that name if training never shows some answers with its question: the
     answers that it does show. If no fox grows in training, "what grows?" never has the answer "fox". A model that lets
-    only candidates compete does not learn which combinations are held out.
+    only candidates compete does not learn which combinations are held out. `split` is the split for training, `train`
+    or `train-dev`.
     """
     kind, roles = content(scene)
     rows: list[dict[str, Any]] = []
@@ -370,18 +371,23 @@ def questions(scene: Scene, rng: Rng, candidates: bool = False) -> list[dict[str
         (agent, action), (patient, _) = roles
         the_agent, the_patient = noun_phrase(agent, True), noun_phrase(patient, True)
         verb = pick(rng, PHRASES[action])[0]
-        ask("what", (f"what is {the_agent} doing?", f"what does {the_agent} do?"), DOING[action], _never_does(agent))
-        ask("what", (f"what {verb} {the_patient}?",), agent, _never_done_by(action))
+        ask(
+            "what",
+            (f"what is {the_agent} doing?", f"what does {the_agent} do?"),
+            DOING[action],
+            _never_does(agent, split),
+        )
+        ask("what", (f"what {verb} {the_patient}?",), agent, _never_done_by(action, split))
         # groups of training show a relation in both directions, so the patient may be an agent there, too
-        never = _never_done_by(action) - {patient}
+        never = _never_done_by(action, split) - {patient}
         ask("what", (f"what {pick(rng, PASSIVE[action])} {the_agent}?",), patient, never)
     else:
         done = [action for _, action in roles]
         for sprite, action in roles:
-            the_sprite, never = noun_phrase(sprite, True), _never_does(sprite)
+            the_sprite, never = noun_phrase(sprite, True), _never_does(sprite, split)
             ask("what", (f"what is {the_sprite} doing?", f"what does {the_sprite} do?"), DOING[action], never)
             if done.count(action) == 1:
-                ask("what", (f"what {pick(rng, PHRASES[action])[0]}?",), sprite, _never_done_by(action))
+                ask("what", (f"what {pick(rng, PHRASES[action])[0]}?",), sprite, _never_done_by(action, split))
             if PAIR_OF[action] in BASIC_PAIRS[:2]:
                 way = (f"which way does {the_sprite} move?", f"which way does {the_sprite} go?")
                 ask("which way", way, action, never)

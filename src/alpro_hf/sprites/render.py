@@ -309,7 +309,8 @@ def write_split(
         seed: seed of the scenes; the same seed gives the same files.
         size: side of the frames in pixels, an even number.
         num_frames, fps: number of frames and frame rate of the clips.
-        captions_per_clip: rows of a clip in `retrieval.jsonl`; default: 4 in `train` and `validation`, 1 in the tests.
+        captions_per_clip: rows of a clip in `retrieval.jsonl`; default: 4 in `train`, `train-dev` and `validation`,
+            1 in the tests.
         workers: processes; default: one for each core. With 1, or for few clips, this process does all the work.
         progress: show a bar on stderr.
 
@@ -333,7 +334,7 @@ def write_split(
     jobs = [(path, scene, size, num_frames, fps) for path, scene in paths if not path.exists()]
     run_jobs(_write_job, jobs, os.cpu_count() or 1 if workers is None else workers, f"{split}: clips", progress)
 
-    per_clip = captions_per_clip or (4 if split in ("train", "validation") else 1)
+    per_clip = captions_per_clip or (4 if split in ("train", "train-dev", "validation") else 1)
     write_rows(
         folder / "retrieval.jsonl",
         (

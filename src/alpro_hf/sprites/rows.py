@@ -127,7 +127,8 @@ class SpriteRows(Dataset):
         return {"video": video, "video_id": clip, **drawn}
 
     def _questions(self, scene: Scene, rng: random.Random) -> list[dict[str, Any]]:
-        rows = questions(scene, rng, candidates=self.candidates)
+        shown = "train" if self.split == "validation" else self.split
+        rows = questions(scene, rng, candidates=self.candidates, split=shown)
         if not self.false_premises:
             return rows
         # where a premise may be false, "none" competes for every answer
