@@ -44,6 +44,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder to write")
     parser.add_argument("--split", metavar="NAME", help="split of DATA, if it has several")
     parser.add_argument(
+        "--calibrate",
+        type=Path,
+        metavar="ROWS",
+        help="first fit the temperature of the prompter to crops of these rows, which it was not trained on; without, "
+        "it is that of whole clips, and labels are surer than they are right",
+    )
+    parser.add_argument(
+        "--calibrated", type=Path, metavar="DIR", help="with --calibrate: also save the calibrated prompter here"
+    )
+    parser.add_argument(
         "--processor", metavar="DIR", help="folder or Hub id of the processor (default: the prompter's)"
     )
     parser.add_argument(
@@ -102,16 +112,28 @@ def run(args: argparse.Namespace) -> int:
 
     from ..data.load_rows import read_rows
     from ..model.pretraining_alpro import AlproPrompterModel
+    from ..training.calibration import calibrate
     from ..training.pseudo_labels import SKIPPED, pseudo_label, read_skipped, summarise
 
+    if args.calibrated is not None and args.calibrate is None:
+        raise ValueError("--calibrated saves what --calibrate ROWS has fitted; give both.")
     source = find_model(args.prompter)  # a wrong name is reported before the rows are read
     dataset = read_rows(args.data, args.split)
     prompter: Any = AlproPrompterModel.from_pretrained(source, trust_remote_code=False)
     prompter.to("cuda" if torch.cuda.is_available() else "cpu")
+    collator = _collator(args, prompter)
+    if args.calibrate is not None:
+        before = prompter.alpro.get_temperature().item()
+        held_out = read_rows(args.calibrate)
+        after = calibrate(prompter, held_out, collator, batch_size=args.batch_size)
+        print(printable(f"temperature: {before:.4f} -> {after:.4f}, from {len(held_out)} rows of {args.calibrate}"))
+        if args.calibrated is not None:
+            prompter.save_pretrained(args.calibrated)
+            collator.processor.save_pretrained(args.calibrated)
     labelled = pseudo_label(
         dataset,
         prompter,
-        _collator(args, prompter),
+        collator,
         args.output,
         epoch=args.epoch,
         epochs=args.epochs,

@@ -14,6 +14,7 @@ from transformers import DataCollatorForLanguageModeling
 
 from ..model.decoding_column import file_of
 from ..model.decoding_types import VideoDecodeError
+from ..model.loss_alpro import crop_on_black
 from ..model.video_processing_alpro import SamplingStrategy
 from .augmentation import AlproAugmentation, draw_crop
 from .collator import AlproCollator, Collated
@@ -59,6 +60,8 @@ class AlproPreTrainingCollator(AlproCollator):
         patch_size: Pixels of a patch, `config.video_config.patch_size`; boxes are on the grid of patches.
         image_frames: Frames of the clip that an image becomes; None for the number of the processor. The model takes
             any number, and 1 is the cheapest.
+        crop_share: Share of the clips that training shows as a crop on black, like those that PEM shows to its
+            teacher; for the training of a teacher. 0, as in the paper: a teacher never sees a crop.
         train_sampling, seed, decoder, dropped_file: As in `AlproCollator`; images are decoded in this process.
 
     Returns (from a call):
@@ -88,6 +91,7 @@ class AlproPreTrainingCollator(AlproCollator):
         pem: bool = True,
         patch_size: int = 16,
         image_frames: int | None = None,
+        crop_share: float = 0.0,
         train_sampling: SamplingStrategy = "headtail",
         seed: int = 42,
         decoder: IsolatedDecoder | None = None,
@@ -103,12 +107,15 @@ class AlproPreTrainingCollator(AlproCollator):
         )
         if not 0 <= mlm_probability < 1:
             raise ValueError(f"mlm_probability={mlm_probability} must be at least 0 (no MLM) and below 1.")
+        if not 0 <= crop_share <= 1:
+            raise ValueError(f"crop_share={crop_share} must lie between 0 and 1.")
         if patch_size < 1 or (image_frames is not None and image_frames < 1):
             raise ValueError(f"patch_size={patch_size} and image_frames={image_frames} must be at least 1.")
         self.image_augmentation = image_augmentation
         self.pem = pem
         self.patch_size = patch_size
         self.image_frames = processor.video_processor.num_frames if image_frames is None else image_frames
+        self.crop_share = crop_share
         self.masking = None
         if mlm_probability:
             self.masking = DataCollatorForLanguageModeling(processor.tokenizer, mlm_probability=mlm_probability)
@@ -128,6 +135,8 @@ class AlproPreTrainingCollator(AlproCollator):
         if kinds[0] == "image":
             # after augmentation and normalisation, which then process one frame instead of several equal ones
             batch["pixel_values_videos"] = batch["pixel_values_videos"].repeat(1, self.image_frames, 1, 1, 1)
+        if self.crop_share:
+            self._show_crops(batch, kept)
         if self.masking is not None:
             # Not the draw of cached labels: a row would get the same masks in every epoch.
             draws = [AlproCollator._draw(self, row) or self._still(row, i) for i, row in enumerate(kept)]
@@ -164,6 +173,15 @@ class AlproPreTrainingCollator(AlproCollator):
     def _still(self, row: Row, place: int) -> Draw:
         """The draw of box and words in evaluation, where nothing else is random."""
         return Draw(self.seed, 0, row.get("index", place))
+
+    def _show_crops(self, batch: dict[str, Any], rows: Sequence[Row]) -> None:
+        """Show some clips of a batch as crops on black; none in evaluation."""
+        pixels = batch["pixel_values_videos"]
+        masks = torch.ones(len(rows), *self._grid(pixels), dtype=torch.bool)
+        for i, draw in enumerate(map(self._draw, rows)):
+            if draw is not None and torch.rand((), generator=draw.generator("shown as a crop")) < self.crop_share:
+                masks[i] = draw_crop((masks.shape[1], masks.shape[2]), draw.generator("crop"))
+        batch["pixel_values_videos"] = crop_on_black(pixels, masks, -self._mean / self._std)
 
     def _grid(self, pixels: torch.Tensor) -> tuple[int, int]:
         height, width = pixels.shape[-2:]

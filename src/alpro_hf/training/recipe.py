@@ -119,6 +119,20 @@ class AlproRecipe:
         default=None, metadata={"help": "Entities to take from the start of the --entities file (default: all)."}
     )
     prompt_length: int = field(default=15, metadata={"help": "prompter: longest prompt of an entity in tokens."})
+    prompt_templates: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "prompter: sentences with {entity}, in the language of the captions, used beside the templates of "
+            'the paper, such as "a {entity} runs across the street".'
+        },
+    )
+    crop_share: float = field(
+        default=0.0,
+        metadata={
+            "help": "prompter: share of clips that training shows as a crop on black, as PEM will show them to the "
+            "teacher; 0 in the paper."
+        },
+    )
     num_answers: int | None = field(
         default=None,
         metadata={
@@ -133,6 +147,9 @@ class AlproRecipe:
     def __post_init__(self) -> None:
         # null in a recipe is the default, which of a list is an empty one
         self.leave_out, self.data_weights = self.leave_out or [], self.data_weights or []
+        self.prompt_templates = self.prompt_templates or []
+        if wrong_templates := [one for one in self.prompt_templates if "{entity}" not in one]:
+            raise RecipeError(f"prompt_templates has {wrong_templates[0]!r:.80}, without a place for the {{entity}}.")
         for name in ("global_batch_size", "num_frames", "image_frames", "image_size", "num_entities", "num_answers"):
             value = getattr(self, name)
             if value is not None and not 1 <= value <= _MOST:
@@ -145,7 +162,7 @@ class AlproRecipe:
             value = getattr(self, name)
             if value is not None and not 1 <= value <= _MOST:
                 raise RecipeError(f"{name}={value} must be at least 1 and at most {_MOST:,}.")
-        for name in ("mlm_probability", "pem_threshold"):
+        for name in ("mlm_probability", "pem_threshold", "crop_share"):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise RecipeError(f"{name}={value} must lie between 0 and 1.")

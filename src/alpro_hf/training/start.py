@@ -460,6 +460,7 @@ def make_collator(
             pem=entities is not None,
             patch_size=config.video_config.patch_size,
             image_frames=recipe.image_frames,
+            crop_share=recipe.crop_share if task == "prompter" else 0.0,
             train_sampling=recipe.train_sampling,
             seed=seed,
             decoder=decoder,
