@@ -6,39 +6,33 @@ the log of every loss, and the evaluation of retrieval and question answering.
 """
 
 import hashlib
-import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import DistributedType, gather_object
+from accelerate.utils import DistributedType
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import EvalPrediction, Trainer
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 from transformers.utils import logging
 
-from ..adapters import has_adapters, load_adapters
-from ..data.collator import AlproCollator, dropped_clips
+from ..adapters import load_adapters
+from ..data.collator import AlproCollator
 from ..data.mixed_rows import MixedRows
-from ..data.rows import NumberedRows, undecoded
-from ..evaluation.encode import encode_batches, gather_states, match_pairs, merge_states
-from ..evaluation.metrics import question_answering_metrics, retrieval_metrics
-from ..evaluation.protocols import RetrievalProtocol, retrieval_scores
+from ..data.rows import NumberedRows
 from ..files import remove_links
 from ..model.loss_alpro import IGNORE_INDEX, crop_on_black
-from ..model.matching_alpro import matching_problem
 from ..model.modeling_alpro import AlproOutput, AlproPreTrainedModel, NegativeSampling
 from ..model.pretraining_alpro import AlproPrompterModel
 from ..model.wrappers_alpro import plain_model
-from .arguments import MIN_ROWS_FOR_SHARE, WEIGHT_ARGUMENTS, AlproTrainingArguments
+from .arguments import AlproTrainingArguments
 from .callbacks import KeepTemperatureInRange, LogLastSteps, SetDatasetEpoch
-from .checkpoints import disk_errors, last_complete_checkpoint, mark_incomplete, processes_of, read_state
+from .checkpoints import disk_errors, last_complete_checkpoint, mark_incomplete, processes_of
 from .defaults import checked_arguments, choose_best_metric, default_collator, fit_collator
 from .distributed import (
     add_counts,
@@ -51,20 +45,33 @@ from .distributed import (
     smallest_of_all,
 )
 from .shares import EqualShares, size_of
+from .trainer_evaluation import evaluate_answers, evaluate_retrieval
+from .trainer_losses import (
+    NonFiniteLossError,
+    input_names,
+    is_contrastive,
+    losses_of,
+    may_leave_parameters_unused,
+    refuse_non_finite,
+    statistics_of,
+    trained_part,
+)
+from .trainer_rows import (
+    DROPPED,
+    DroppedRowsError,
+    check_fit,
+    dropped_and_read,
+    numbered,
+    refuse_nothing_learned,
+    refuse_too_many_dropped,
+    refuse_undecodable_evaluation,
+    tell_other_start,
+    why_nothing_was_learned,
+)
 
 logger = logging.get_logger(__name__)
 
-DROPPED = "dropped_rows.jsonl"  # in the output folder
-_NOTHING_TO_EVALUATE = "There is nothing to evaluate: the data set has no rows whose clips can be decoded."
 _WAITING = "waiting_rows_{}.pt"  # in a checkpoint: rows of a process for its next batch, see `EqualShares`
-
-
-class DroppedRowsError(RuntimeError):
-    """Too few rows are left to train or evaluate on, mostly because clips cannot be decoded; the message says why."""
-
-
-class NonFiniteLossError(ArithmeticError):
-    """A loss is infinite or NaN; the message names the step, the losses and the rows."""
 
 
 class AlproTrainer(Trainer):
@@ -161,11 +168,11 @@ class AlproTrainer(Trainer):
                 f"{args.n_gpu} SCRIPT. To use a single GPU, set CUDA_VISIBLE_DEVICES=0."
             )
         if isinstance(train_dataset, MixedRows):
-            _check_fit(train_dataset, args)
+            check_fit(train_dataset, args)
         accelerator_config: Any = args.accelerator_config
         if accelerator_config.dispatch_batches is None:
             accelerator_config.dispatch_batches = False  # True decodes every clip in the first process
-        trained = None if model is None else _trained_part(model, args)
+        trained = None if model is None else trained_part(model, args)
         plain: Any = None if trained is None else plain_model(trained)
         if data_collator is None:
             data_collator = default_collator(plain, args, kwargs.get("processing_class"))
@@ -175,7 +182,7 @@ class AlproTrainer(Trainer):
             fit_collator(data_collator, plain)
             choose_best_metric(args, plain, eval_dataset)
             if args.ddp_find_unused_parameters is None:
-                args.ddp_find_unused_parameters = _may_leave_parameters_unused(plain)
+                args.ddp_find_unused_parameters = may_leave_parameters_unused(plain)
         # sums over the micro-steps since the last log; tensors, because reading a number would wait for the GPU
         self._parts: dict[str, torch.Tensor] = {}
         self._steps_in_parts = 0
@@ -189,11 +196,11 @@ class AlproTrainer(Trainer):
             model=trained,
             args=args,
             data_collator=data_collator,
-            train_dataset=_numbered(train_dataset, training=True),
+            train_dataset=numbered(train_dataset, training=True),
             eval_dataset=(
-                {name: _numbered(rows) for name, rows in eval_dataset.items()}
+                {name: numbered(rows) for name, rows in eval_dataset.items()}
                 if isinstance(eval_dataset, dict)
-                else _numbered(eval_dataset)
+                else numbered(eval_dataset)
             ),
             **kwargs,
         )
@@ -211,15 +218,15 @@ class AlproTrainer(Trainer):
             teacher.to(self.args.device).eval().requires_grad_(False)
 
     def call_model_init(self, trial: Any = None) -> nn.Module:
-        return _trained_part(super().call_model_init(trial), self.args)
+        return trained_part(super().call_model_init(trial), self.args)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         return super().get_eval_dataloader(
-            eval_dataset if eval_dataset is None or isinstance(eval_dataset, str) else _numbered(eval_dataset)
+            eval_dataset if eval_dataset is None or isinstance(eval_dataset, str) else numbered(eval_dataset)
         )
 
     def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
-        return super().get_test_dataloader(_numbered(test_dataset))
+        return super().get_test_dataloader(numbered(test_dataset))
 
     # Training
 
@@ -246,19 +253,19 @@ class AlproTrainer(Trainer):
         self._resumed = bool(resume_from_checkpoint)
         self._shares = None
         if resume_from_checkpoint:
-            self._tell_other_start(str(resume_from_checkpoint))
+            tell_other_start(self, str(resume_from_checkpoint))
         if in_parallel():
             exchange = partial(smallest_of_all, device=self.args.device)
             self._shares = EqualShares(
-                self.args.per_device_train_batch_size, _is_contrastive(plain_model(self.model)), exchange
+                self.args.per_device_train_batch_size, is_contrastive(plain_model(self.model)), exchange
             )
             if resume_from_checkpoint and processes_of(resume_from_checkpoint) == self.args.world_size:
                 self._restore_waiting_rows(resume_from_checkpoint)
         if self.args.eval_strategy != "no":
-            self._refuse_undecodable_evaluation()
+            refuse_undecodable_evaluation(self)
         output = super().train(resume_from_checkpoint, *args, **kwargs)
         if self._rows_used or self.state.global_step < self.state.max_steps:  # else it had ended before
-            self._refuse_nothing_learned()
+            refuse_nothing_learned(self, self._rows_used, self._labels_seen)
         if self.state.global_step:  # also when a resumed training had no step left
             self._note_matching(self.accelerator.unwrap_model(self.model, keep_torch_compile=False))
         return output
@@ -275,7 +282,7 @@ class AlproTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         if not self._resumed:  # the checkpoint would not be the first one that learned something
-            self._refuse_nothing_learned()
+            refuse_nothing_learned(self, self._rows_used, self._labels_seen)
         if self.args.should_save:
             mark_incomplete(Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}")
         with disk_errors(self._get_output_dir(trial=trial)):
@@ -306,100 +313,10 @@ class AlproTrainer(Trainer):
         # The first process now writes the trainer's state, which marks the checkpoint as complete (see `checkpoints`).
         self.accelerator.wait_for_everyone()
 
-    def _tell_other_start(self, checkpoint: str) -> None:
-        """Warn if a training continues from a checkpoint that other processes, or other rows, made."""
-        wrote, now = processes_of(checkpoint), self.args.world_size
-        if wrote not in (0, now):
-            logger.warning(
-                "%s was written by %d processes, and %d continue it: the random numbers of dropout are others, and so "
-                "is the batch of a step, unless per_device_train_batch_size x processes is the same.",
-                *(checkpoint, wrote, now),
-            )
-        rows: Any = self.train_dataset
-        path = Path(checkpoint) / "trainer_state.json"
-        if isinstance(rows, MixedRows) or not isinstance(rows, NumberedRows) or not path.is_file():
-            return
-        state = read_state(checkpoint)
-        accumulation = self.args.gradient_accumulation_steps
-        steps = math.ceil(math.ceil(len(rows) / (self.args.train_batch_size * now)) / accumulation)
-        step, epoch = state.get("global_step"), state.get("epoch")
-        before = steps
-        if isinstance(step, int) and isinstance(epoch, int | float) and epoch > 0:
-            before = round(step / epoch)
-        if abs(before - steps) > 1:  # an epoch ends between two steps
-            logger.warning(
-                "%s was made with %d steps an epoch, and the %d rows of train_dataset now make %d: the data set or "
-                "the batch is another. The training continues at step %d, and reads other rows than it would have.",
-                *(checkpoint, before, len(rows), steps, step),
-            )
-
     def _restore_waiting_rows(self, checkpoint: str | os.PathLike[str]) -> None:
         waiting = Path(checkpoint) / _WAITING.format(self.args.process_index)
         if self._shares is not None and waiting.is_file():
             self._shares.restore(torch.load(waiting, weights_only=True), self.args.device)
-
-    def _refuse_undecodable_evaluation(self) -> None:
-        """Raise an error if no clip of an evaluation set can be decoded, before the training instead of after it."""
-        sets = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"": self.eval_dataset}
-        for name, rows in sets.items():
-            if not (isinstance(rows, NumberedRows) and isinstance(self.data_collator, AlproCollator)):
-                continue
-            problem = None
-            for index in range(len(rows)):
-                found = self.data_collator.problem_of(rows[index])
-                if found is None:
-                    break
-                problem = problem or found
-            else:
-                raise DroppedRowsError(
-                    f"None of the {len(rows)} clips of the evaluation set{name and f' {name!r}'} can be decoded, the "
-                    f"first because: {(problem or '').rstrip('.')}. Nothing was trained. Correct the paths, or set "
-                    "eval_strategy='no'."
-                )
-
-    def _refuse_nothing_learned(self) -> None:
-        """Raise an error if no row, or no labelled question, has been used for learning."""
-        used = torch.tensor([self._rows_used, int(self._labels_seen)], device=self.args.device)
-        if in_parallel():
-            used = self.accelerator.gather(used[None]).sum(dim=0)
-        if not used[0]:
-            raise DroppedRowsError(self._why_nothing_was_learned())
-        if not used[1] and "loss" in plain_model(self.model).training_losses:
-            known = ", ".join(map(repr, list(getattr(self.data_collator, "label2id", {}))[:3]))
-            raise DroppedRowsError(
-                f"Nothing was learned, and nothing was saved: none of the answers of {int(used[0])} questions is one "
-                f"that the model can give, such as {known}. Pass the answers of your rows as label2id to the model."
-            )
-
-    def _why_nothing_was_learned(self) -> str:
-        dropped, read = self._dropped_and_read()
-        if not read:
-            return "Nothing was learned: the data set gave no rows. Nothing was saved. Check the data set."
-        listed = dropped_clips(self._dropped_file() or "")
-        example = f" One of them: {listed[-1]['reason'].rstrip('.')}." if listed else ""
-        steps = self.args.gradient_accumulation_steps
-        rest = f", and the others do not fill a step of {steps} batches" if dropped < read else ""
-        return (
-            f"Nothing was learned, and nothing was saved: {dropped} of {read} rows were dropped, because their clips "
-            f"cannot be decoded{rest}.{example} {self._dropped_file()} lists all of them with the reasons. Relative "
-            "paths start at the working directory."
-        )
-
-    def _dropped_and_read(self) -> tuple[int, int]:
-        """Rows dropped and rows read so far, in all processes."""
-        collator = self.data_collator
-        counts = [collator.dropped, collator.read] if isinstance(collator, AlproCollator) else [0, 0]
-        gathered = self.accelerator.gather(torch.tensor([counts], device=self.args.device))
-        dropped, read = gathered.sum(dim=0).tolist()
-        return dropped, read
-
-    def _refuse_too_many_dropped(self, dropped: int, read: int) -> None:
-        if read >= MIN_ROWS_FOR_SHARE and dropped / read > self.args.max_dropped_share:
-            raise DroppedRowsError(
-                f"{dropped} of {read} rows were dropped, because their clips cannot be decoded; "
-                f"max_dropped_share={self.args.max_dropped_share:g}. {self._dropped_file()} lists them with the "
-                "reasons. Repair or remove them, or raise max_dropped_share."
-            )
 
     def _check_prompter(self, prompter: AlproPrompterModel) -> None:
         # by what it can do, not by its class: remote code defines the class a second time
@@ -446,20 +363,20 @@ class AlproTrainer(Trainer):
             batches += filter(None, given)
             if not all(given):
                 replaced = True
-                self._refuse_too_many_dropped(*self._dropped_and_read())
+                refuse_too_many_dropped(self, *dropped_and_read(self))
         if replaced and len(batches) < num_batches:  # a shorter accumulation would be a step of another batch size
             self._rows_left_out += sum(map(size_of, batches))
             batches = []
         if not batches:
             if not self._rows_used and not self._resumed:
-                raise DroppedRowsError(self._why_nothing_was_learned())
+                raise DroppedRowsError(why_nothing_was_learned(self))
             return batches, count
         self._rows_used += sum(map(size_of, batches))
         if "labels" in batches[0]:
             self._labels_seen += sum((batch["labels"] != IGNORE_INDEX).sum() for batch in batches)
         # The order matters: PEM labels only the rows that stay, and the counts are those of the labels that stay.
         shares_texts = self.args.vtm_negatives == "global" or self.args.vtm_pool is not None
-        if in_parallel() and _is_contrastive(plain) and shares_texts:
+        if in_parallel() and is_contrastive(plain) and shares_texts:
             batches = [pad_to_longest(batch) for batch in batches]
         if "loss_pem" in plain.training_losses and plain.config.entities:
             for batch in batches:
@@ -494,7 +411,7 @@ class AlproTrainer(Trainer):
         def encode(batch: dict[str, Any]) -> AlproOutput:
             # Exactly the texts that the later forward pass encodes: dropout draws by the shape of the batch.
             texts, mask = batch["input_ids"], batch["attention_mask"]
-            if "mlm_input_ids" in batch and "mlm_input_ids" in self._input_names(plain):
+            if "mlm_input_ids" in batch and "mlm_input_ids" in input_names(plain, self.args):
                 texts, mask = torch.cat([texts, batch["mlm_input_ids"]]), torch.cat([mask, mask])
             with self.accelerator.autocast():
                 return plain.base_model(texts, mask, batch["pixel_values_videos"], return_dict=True)
@@ -537,11 +454,11 @@ class AlproTrainer(Trainer):
             NonFiniteLossError: A loss is infinite or NaN.
         """
         plain: Any = plain_model(model)
-        batch = {name: inputs[name] for name in self._input_names(plain) if name in inputs}
+        batch = {name: inputs[name] for name in input_names(plain, self.args) if name in inputs}
         cached = inputs.get("contrastive")
         with nullcontext() if cached is None else seeded(self._own_seed_of(self._micro_step), self.args.device):
             outputs = model(**batch, **self._loss_options(plain))
-        losses = _losses_of(plain, outputs)
+        losses = losses_of(plain, outputs)
         if cached is not None:
             losses["loss_vtc"] = contrastive_surrogate(
                 outputs, plain.base_model, cached, self.current_gradient_accumulation_steps
@@ -550,27 +467,18 @@ class AlproTrainer(Trainer):
         # Losses of weight 0 are part of the sum, too: DDP waits for a gradient of each parameter that made an output.
         loss = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
         if plain.training:
-            self._refuse_non_finite(losses, inputs)
+            refuse_non_finite(losses, inputs, self.state.global_step + 1)
             self._micro_step += 1
             self._note_matching(plain)  # now, so that the checkpoints of this training say so
-            for name, value in (losses | _statistics_of(plain, losses, outputs, batch)).items():
+            for name, value in (losses | statistics_of(plain, losses, outputs, batch)).items():
                 value = value.detach().float()
                 self._parts[name] = self._parts[name] + value if name in self._parts else value
             self._steps_in_parts += 1
         return (loss, outputs) if return_outputs else loss
 
-    def _input_names(self, model: Any) -> list[str]:
-        """Return what the model reads of a batch; the inputs of a loss of weight 0 are left out."""
-        weights = self.args.loss_weights
-        names = list(model.training_inputs)
-        for loss, own_inputs in model.training_losses.items():
-            if weights[loss]:
-                names += own_inputs
-        return names
-
     def _loss_options(self, model: Any) -> dict[str, Any]:
         """Return the arguments of the forward pass that are not in the batch."""
-        if not _is_contrastive(model):
+        if not is_contrastive(model):
             return {}
         options: dict[str, Any] = {"return_loss": True}
         if in_parallel():
@@ -582,18 +490,6 @@ class AlproTrainer(Trainer):
             says_all = sampling == NegativeSampling(sampling.where)
             options |= {"generator": generator, "negatives": sampling.where if says_all else sampling}
         return options
-
-    def _refuse_non_finite(self, losses: dict[str, torch.Tensor], inputs: dict[str, Any]) -> None:
-        values = torch.stack([value.detach().float() for value in losses.values()])
-        if torch.isfinite(values).all():
-            return
-        parts = ", ".join(f"{name}={value:g}" for name, value in zip(losses, values.tolist(), strict=True))
-        rows = inputs["row_ids"].tolist() if "row_ids" in inputs else "unknown, they have no 'index'"
-        raise NonFiniteLossError(
-            f"The loss of step {self.state.global_step + 1} is not finite: {parts}. Its rows: {rows}. The "
-            "weights have not been updated with it, and checkpoints are intact. Inspect these rows. A lower "
-            "learning_rate, a smaller max_grad_norm, or bf16 instead of fp16 often helps."
-        )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, and add the means of the losses since the last log, over all processes.
@@ -625,10 +521,7 @@ class AlproTrainer(Trainer):
         if "loss" in logs or "train_loss" in logs:
             self._parts, self._steps_in_parts = {}, 0
         super().log(logs, start_time)
-        self._refuse_too_many_dropped(all_dropped, all_read)
-
-    def _dropped_file(self) -> str | os.PathLike[str] | None:
-        return self.data_collator.dropped_file if isinstance(self.data_collator, AlproCollator) else None
+        refuse_too_many_dropped(self, all_dropped, all_read)
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Return the library's choice without the temperature, which weight decay would lower whatever the data."""
@@ -655,8 +548,8 @@ class AlproTrainer(Trainer):
         was_training = model.training
         model.eval()
         self.callback_handler.eval_dataloader = dataloader
-        evaluate = self._evaluate_retrieval if _is_contrastive(model) else self._evaluate_answers
-        predictions, label_ids, metrics = evaluate(model, dataloader)
+        evaluate = evaluate_retrieval if is_contrastive(model) else evaluate_answers
+        predictions, label_ids, metrics = evaluate(self, model, dataloader)
         model.train(was_training)
         count = len(label_ids)
         if isinstance(dataloader.dataset, NumberedRows):
@@ -671,208 +564,9 @@ class AlproTrainer(Trainer):
             num_samples=count,
         )
 
-    def _row_ids(self, batch: dict[str, Any], count: int) -> list[int]:
-        """Return the numbers of the rows; samplers repeat rows to give every process equally many."""
-        if "row_ids" in batch:
-            return batch["row_ids"].tolist()
-        if self.args.world_size > 1:
-            raise ValueError(
-                "Evaluation in several processes needs rows with an 'index'. The trainer adds it to data sets with "
-                "a length; add it yourself to the rows of an iterable data set."
-            )
-        return list(range(count, count + len(batch["input_ids"])))
-
-    def _on_batch(self) -> None:
+    def count_batch(self) -> None:
+        """Move the progress bar of an evaluation."""
         self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
-
-    def _evaluate_retrieval(
-        self, model: Any, dataloader: DataLoader
-    ) -> tuple[torch.Tensor, torch.Tensor, dict[str, float]]:
-        """Return scores (texts, clips), the clip of each text (texts,), and metrics."""
-        can_match = "loss_vtm" in model.training_losses
-        protocol: RetrievalProtocol = self.args.eval_protocol if can_match else "vtc"
-        if protocol != "vtc" and (problem := matching_problem(model)):
-            logger.warning("The protocol %s needs a matching head, and %s. Evaluating by vtc.", protocol, problem)
-            protocol = "vtc"
-        batches = filter(None, dataloader)  # an undecodable batch is empty, see `AlproCollator`
-        parts = []
-        for first in batches:
-            with self.accelerator.autocast():  # around the model only: similarities in bfloat16 have many ties
-                rest = chain([first], batches)
-                parts = [encode_batches(model, rest, keep_states=protocol != "vtc", on_batch=self._on_batch)]
-        parts = gather_states(parts)  # a process without any row takes part in it
-        if not parts:
-            raise DroppedRowsError(_NOTHING_TO_EVALUATE)
-        states = merge_states(parts).to(self.args.device)
-
-        def score_pairs(pairs: torch.Tensor) -> torch.Tensor:
-            with self.accelerator.autocast():
-                return match_pairs(model, states, pairs, batch_size=self.args.vtm_batch_size)
-
-        text_to_video = states.text_to_video
-        metrics: dict[str, float] = {}
-        if protocol != "vtc":
-            similarity, _ = retrieval_scores(states, "vtc")
-            metrics = {f"vtc_{name}": value for name, value in retrieval_metrics(similarity, text_to_video).items()}
-        scores, scores_v2t = retrieval_scores(states, protocol, score_pairs, self.args.rerank_k)
-        return scores, text_to_video, retrieval_metrics(scores, text_to_video, scores_v2t) | metrics
-
-    def _evaluate_answers(
-        self, model: Any, dataloader: DataLoader
-    ) -> tuple[torch.Tensor, torch.Tensor, dict[str, float]]:
-        """Return logits (rows, answers), labels int64 (rows,), and metrics."""
-        rows: dict[int, tuple] = {}  # row id -> (logits, label, answer, answer type)
-        count = 0
-        for batch in filter(None, dataloader):  # an undecodable batch is empty, see `AlproCollator`
-            inputs = self._prepare_inputs({name: batch[name] for name in self._input_names(model) if name in batch})
-            own_labels = inputs.pop("labels").tolist()
-            with torch.no_grad(), self.accelerator.autocast():
-                own_logits = model(**inputs).logits.float().cpu()
-            columns = (own_logits, own_labels, batch["answers"], batch["answer_types"])
-            for row_id, *row in zip(self._row_ids(batch, count), *columns, strict=True):
-                rows.setdefault(row_id, tuple(row))  # samplers may repeat a row
-            count += len(own_labels)
-            self._on_batch()
-        if self.args.world_size > 1:
-            rows = {row_id: row for part in gather_object([rows]) for row_id, row in part.items()}
-        if not rows:
-            raise DroppedRowsError(_NOTHING_TO_EVALUATE)
-        all_logits, all_labels, answers, types = zip(*(rows[row_id] for row_id in sorted(rows)), strict=True)
-        logits, labels = torch.stack(all_logits), torch.tensor(all_labels)
-        id2label = model.config.id2label or {}
-        predictions = [id2label[index] for index in logits.argmax(dim=1).tolist()]
-        metrics = question_answering_metrics(predictions, answers, types, set(id2label.values()))
-        if (labels != IGNORE_INDEX).any():
-            metrics["loss"] = nn.functional.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX).item()
-        return logits, labels, metrics
-
-
-def _is_contrastive(model: Any) -> bool:
-    """Tell training on pairs of text and clip from training on labelled questions."""
-    return "loss_vtc" in model.training_losses
-
-
-def _may_leave_parameters_unused(model: Any) -> bool:
-    """Tell whether some parameters can be without a gradient in a step, which DDP must know.
-
-    VTC alone does not run the fusion layers. A loss that is computed only if its inputs are given leaves its head
-    without a gradient in the other steps.
-    """
-    return set(model.training_losses) == {"loss_vtc"} or any(model.training_losses.values())
-
-
-def _trained_part(model: Any, args: AlproTrainingArguments) -> Any:
-    """Return the model to train: the one passed, or only its towers if it would learn nothing else than VTC.
-
-    Raises:
-        TypeError: The model declares no losses.
-        ValueError: The arguments leave the model without a loss, or ask for contrastive accumulation without VTC.
-    """
-    plain = plain_model(model)
-    if not getattr(plain, "training_losses", None):
-        raise TypeError(
-            "AlproTrainer trains AlproModel, AlproPrompterModel, AlproForPreTraining, AlproForVideoTextRetrieval and "
-            f"AlproForVideoQuestionAnswering; received {type(model).__name__}."
-        )
-    # what is wrapped stays whole: its wrapper, or the adapters in it, save the model that they were made for
-    towers_alone = set(plain.training_losses) == {"loss_vtc", "loss_vtm"} and args.vtm_weight == 0
-    if towers_alone and model is plain and not has_adapters(plain):
-        model = plain = plain.base_model
-    text = plain.config.text_config
-    if "loss_vtm" in plain.training_losses and args.vtm_weight and text.fusion_layer == text.num_hidden_layers:
-        raise ValueError(
-            f"vtm_weight={args.vtm_weight} trains a matching head on fusion layers, and the model has none. Set "
-            "vtm_weight=0, or start with fusion layers (fusion_layers in a recipe)."
-        )
-    if args.contrastive_accumulation and not _is_contrastive(plain):
-        raise ValueError(
-            "contrastive_accumulation is for contrastive training; question answering has none. Set it to False."
-        )
-    weights = args.loss_weights
-    if not any(weights[loss] for loss in plain.training_losses):
-        zeros = ", ".join(f"{WEIGHT_ARGUMENTS[loss]}=0" for loss in plain.training_losses)
-        raise ValueError(f"{zeros} leave nothing to learn for {type(plain).__name__}. Raise one of them above 0.")
-    return model
-
-
-def _check_fit(rows: MixedRows, args: AlproTrainingArguments) -> None:
-    """Refuse rows that were ordered for other batches: a batch would then mix rows of different sources.
-
-    Raises:
-        ValueError: `MixedRows` was built with another batch size, accumulation or number of processes.
-    """
-    wrong = [
-        f"{name}={found} instead of {wanted}"
-        for name, found, wanted in (
-            ("batch_size", rows.batch_size, args.per_device_train_batch_size),
-            ("world_size", rows.world_size, args.world_size),
-            ("accumulation", rows.accumulation, args.gradient_accumulation_steps),
-        )
-        if found != wanted
-    ]
-    if wrong:
-        raise ValueError(
-            f"MixedRows was made for another training: {', '.join(wrong)}. Build it with "
-            "MixedRows.from_arguments(sources, args)."
-        )
-
-
-def _numbered(dataset: Any, training: bool = False) -> Any:
-    """The same rows with their numbers, not decoded yet.
-
-    Raises:
-        ValueError: There are no rows.
-    """
-    dataset = undecoded(dataset)
-    if dataset is None or isinstance(dataset, NumberedRows) or not hasattr(dataset, "__len__"):
-        return dataset
-    if not len(dataset):
-        raise ValueError(f"The data set to {'train' if training else 'evaluate'} on has no rows. Pass one with rows.")
-    return NumberedRows(dataset, training=training)
-
-
-def _share_correct(logits: torch.Tensor, labels: torch.Tensor, count: torch.Tensor | None = None) -> torch.Tensor:
-    """Return the share of labelled rows whose highest logit is the label; 0 without labels.
-
-    Args:
-        logits: (rows, C).
-        labels: int64 (rows,), `IGNORE_INDEX` for rows without a label.
-        count: Divisor, as in `classification_loss`.
-    """
-    labelled = labels != IGNORE_INDEX
-    count = labelled.sum() if count is None else count
-    return ((logits.argmax(dim=1) == labels) & labelled).sum() / torch.where(count > 0, count, 1)
-
-
-def _losses_of(model: Any, outputs: Any) -> dict[str, torch.Tensor]:
-    """Return the losses that the model computed, by name."""
-    names = tuple(model.training_losses)
-    if len(names) == 1:
-        return {names[0]: outputs["loss"]}
-    return {name: outputs[name] for name in names if name in outputs}  # MLM and PEM only if their inputs were given
-
-
-def _statistics_of(
-    model: Any, losses: dict[str, torch.Tensor], outputs: Any, batch: dict[str, Any]
-) -> dict[str, torch.Tensor]:
-    """Return the scalars of the log that are not losses; the docstring of `AlproTrainer` describes them."""
-    if "loss" in losses:
-        return {"accuracy": _share_correct(outputs.logits, batch["labels"], batch.get("label_count"))}
-    statistics = {"temperature": model.base_model.get_temperature().squeeze()}
-    if "loss_vtm" in losses:
-        pairs = 3 * len(batch["input_ids"])  # behind them are the false captions
-        statistics["vtm_accuracy"] = _share_correct(outputs.vtm_logits[:pairs], outputs.vtm_labels[:pairs])
-        if "negative_input_ids" in batch:
-            statistics["vtm_edited_accuracy"] = _share_correct(outputs.vtm_logits[pairs:], outputs.vtm_labels[pairs:])
-    if "loss_mlm" in losses:
-        logits, labels = outputs.mlm_logits.flatten(0, 1), batch["mlm_labels"].flatten()
-        statistics["mlm_accuracy"] = _share_correct(logits, labels, batch.get("mlm_count"))
-    if "loss_pem" in losses:
-        targets = batch["pem_targets"].float()
-        statistics["pem_kept"] = outputs.pem_kept.float().mean()
-        statistics["pem_entropy"] = torch.special.entr(targets).sum(dim=1).mean()
-        statistics["pem_agreement"] = (outputs.pem_logits.argmax(dim=1) == targets.argmax(dim=1)).float().mean()
-    return statistics
 
 
 __all__ = ["DROPPED", "AlproTrainer", "DroppedRowsError", "NonFiniteLossError"]
