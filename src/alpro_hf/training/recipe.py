@@ -2,7 +2,7 @@
 
 A recipe is a JSON or YAML object. Its keys are `task`, `description` and the fields of `AlproRecipe` and
 `AlproTrainingArguments`. The bundled recipes hold the hyper-parameters of the paper (arXiv 2112.09583, implementation
-details).
+details), and where it is silent those of the released code.
 
 Importing this module imports no torch, so that the help of `alpro train` can list recipes and settings at once.
 """
