@@ -195,9 +195,10 @@ class AlproTrainingArguments(TrainingArguments):
 
     @property
     def loss_weights(self) -> dict[str, float]:
-        """Weight of each loss by its name in the outputs of the models; `loss` is that of question answering."""
+        """Weight of each loss by its name in the outputs of the models; `loss` and `loss_answer` are of answers."""
         return {
             "loss": 1.0,
+            "loss_answer": 1.0,
             "loss_vtc": self.vtc_weight,
             "loss_vtm": self.vtm_weight,
             "loss_mlm": self.mlm_weight,

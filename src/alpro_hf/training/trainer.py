@@ -7,6 +7,7 @@ the log of every loss, and the evaluation of retrieval and question answering.
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import partial
@@ -83,6 +84,8 @@ class AlproTrainer(Trainer):
           instead (`trainer.model`), which shares the weights of the model that was passed.
         - `AlproForPreTraining`: VTC, VTM, MLM and PEM.
         - `AlproForVideoQuestionAnswering`: cross entropy of the answers.
+        - `AlproForMatchingAndAnswering`: VTC and VTM in steps of pairs, `loss_answer` in steps of questions. Its means
+          in the log are those of its steps. Evaluation is that of retrieval.
 
     Pseudo-labels. PEM reads them from the column `pem_targets` of the rows (see `alpro pseudo-label`). Without that
     column, `prompter` computes them. The trainer moves the prompter to the device of the training and does not change
@@ -185,7 +188,7 @@ class AlproTrainer(Trainer):
                 args.ddp_find_unused_parameters = may_leave_parameters_unused(plain)
         # sums over the micro-steps since the last log; tensors, because reading a number would wait for the GPU
         self._parts: dict[str, torch.Tensor] = {}
-        self._steps_in_parts = 0
+        self._steps_in_parts: Counter[str] = Counter()  # a loss may be of some steps alone
         self._micro_step = 0  # index within the current optimiser step
         self._rows_used = 0  # by this process, since `train` was called
         self._rows_left_out = 0  # healthy ones, which did not fill a step
@@ -256,9 +259,10 @@ class AlproTrainer(Trainer):
             tell_other_start(self, str(resume_from_checkpoint))
         if in_parallel():
             exchange = partial(smallest_of_all, device=self.args.device)
-            self._shares = EqualShares(
-                self.args.per_device_train_batch_size, is_contrastive(plain_model(self.model)), exchange
-            )
+            plain = plain_model(self.model)
+            # batches of questions, which share clips, are not cut
+            rows_move = is_contrastive(plain) and "loss_answer" not in plain.training_losses
+            self._shares = EqualShares(self.args.per_device_train_batch_size, rows_move, exchange)
             if resume_from_checkpoint and processes_of(resume_from_checkpoint) == self.args.world_size:
                 self._restore_waiting_rows(resume_from_checkpoint)
         if self.args.eval_strategy != "no":
@@ -473,7 +477,7 @@ class AlproTrainer(Trainer):
             for name, value in (losses | statistics_of(plain, losses, outputs, batch)).items():
                 value = value.detach().float()
                 self._parts[name] = self._parts[name] + value if name in self._parts else value
-            self._steps_in_parts += 1
+                self._steps_in_parts[name] += 1
         return (loss, outputs) if return_outputs else loss
 
     def _loss_options(self, model: Any) -> dict[str, Any]:
@@ -500,7 +504,7 @@ class AlproTrainer(Trainer):
         all_dropped, all_read = 0, 0
         if "loss" in logs and self._parts:
             names = sorted(self._parts)
-            means = torch.stack([self._parts[name] for name in names]) / self._steps_in_parts
+            means = torch.stack([self._parts[name] / self._steps_in_parts[name] for name in names])
             collator = self.data_collator
             counts = [collator.dropped, collator.read] if isinstance(collator, AlproCollator) else [0, 0]
             # one exchange for everything: each one waits for the slowest process
@@ -519,7 +523,7 @@ class AlproTrainer(Trainer):
                 "train_steps": self.state.global_step - self._initial_global_step,
             }
         if "loss" in logs or "train_loss" in logs:
-            self._parts, self._steps_in_parts = {}, 0
+            self._parts, self._steps_in_parts = {}, Counter()
         super().log(logs, start_time)
         refuse_too_many_dropped(self, all_dropped, all_read)
 

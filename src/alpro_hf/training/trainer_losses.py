@@ -87,7 +87,7 @@ def statistics_of(
     model: Any, losses: dict[str, torch.Tensor], outputs: Any, batch: dict[str, Any]
 ) -> dict[str, torch.Tensor]:
     """Return the scalars of the log that are not losses; the docstring of `AlproTrainer` describes them."""
-    if "loss" in losses:
+    if "loss" in losses or "loss_answer" in losses:
         return {"accuracy": _share_correct(outputs.logits, batch["labels"], batch.get("label_count"))}
     statistics = {"temperature": model.base_model.get_temperature().squeeze()}
     if "loss_vtm" in losses:
