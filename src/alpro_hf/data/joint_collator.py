@@ -34,8 +34,8 @@ class AlproJointCollator(AlproCollator):
         asks = ["question" in row and row["question"] is not None for row in rows]
         if any(asks) and not all(asks):
             raise ValueError(
-                f"A batch holds rows with a text or rows with a question, not both: row {asks.index(True)} of this one "
-                f"has a question and row {asks.index(False)} none. Make them two sources of MixedRows."
+                f"A batch holds rows with a text or rows with a question, not both: row {asks.index(True)} of this "
+                f"one has a question and row {asks.index(False)} none. Make them two sources of MixedRows."
             )
         if not any(asks):
             return super().collate(rows)

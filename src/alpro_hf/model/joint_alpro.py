@@ -31,8 +31,8 @@ class AlproJointAnswersOutput(AlproQuestionAnsweringOutput):
 class AlproForMatchingAndAnswering(AlproForVideoTextRetrieval):
     """A retrieval model with the classifier of question answering beside its matching head.
 
-    A batch is of pairs, or of questions: `labels` tell them apart. The weights load as `AlproForVideoTextRetrieval` and
-    as `AlproForVideoQuestionAnswering`, which leave out the head of the other.
+    A batch is of pairs, or of questions: `labels` tell them apart. The weights load as `AlproForVideoTextRetrieval`
+    and as `AlproForVideoQuestionAnswering`, which leave out the head of the other.
 
     Example:
         >>> from alpro_hf import AlproConfig
