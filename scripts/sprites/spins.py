@@ -4,9 +4,9 @@
 
 The models of the package do not tell the two spins apart. This test says whether the tower can: without captions,
 without other sprites, with nothing to learn but the spin. One classifier is trained for each patch size, on endless
-clips of one spinning sprite, and each gets an equal share of the time. It is measured on new clips of combinations that
-training shows (`seen`) and of those that `dev` alone shows (`dev`). Chance is 50 %. The control asks for another pair of
-actions, such as --pair left right, which the tower is known to learn.
+clips of one spinning sprite, and each gets an equal share of the time. It is measured on new clips of combinations
+that training shows (`seen`) and of those that `dev` alone shows (`dev`). Chance is 50 %. The control asks for another
+pair of actions, such as --pair left right, which the tower is known to learn.
 
 The file is written after each measurement. A run that was interrupted starts again.
 """
