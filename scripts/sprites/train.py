@@ -12,6 +12,13 @@
 An interrupted stage continues from its newest checkpoint when you start it again. `export` writes the two float16
 folders that the package bundles: match-3 for retrieval, answer-3 for question answering. The model learns positions,
 order and relations from questions; captions alone did not teach them. docs/experiments.md has the measurements.
+
+What was never learned (order, roles, spins) is tried with the options of the second group. They change every stage
+that they apply to, and no stage uses them by itself:
+    python scripts/sprites/train.py match-2 --output runs/order --split train-dev --negatives --one-wording 0.5 \\
+        --uniform-share 0.4 --head-warmup 50
+    python scripts/sprites/train.py joint --output runs/joint --split train-dev --negatives --false-premises
+`joint` trains matching and answering together, from answer-2; each step is of one of them.
 """
 
 import argparse
@@ -34,8 +41,10 @@ from alpro_hf import (
     AlproVideoProcessor,
 )
 from alpro_hf.data.collator import AlproCollator
+from alpro_hf.data.joint_collator import AlproJointCollator
 from alpro_hf.loading import best_device, fast_bfloat16
-from alpro_hf.sprites.language import ANSWERS, captions, questions
+from alpro_hf.model.joint_alpro import AlproForMatchingAndAnswering
+from alpro_hf.sprites.language import ANSWERS, FORWARD, NONE, REVERSING, SEQUENCE, captions, questions
 from alpro_hf.sprites.rows import SpriteRows
 from alpro_hf.sprites.world import DIRECTIONS, SPRITE_WORLD, draw_scene
 from alpro_hf.training.arguments import AlproTrainingArguments
@@ -58,6 +67,7 @@ START = {
     "match-2": "answer-2",
     "match-3": "match-2",
     "answer-3": "match-2",
+    "joint": "answer-2",
 }
 # stage -> (task, steps, rows per step, peak learning rate, offset of the seed, so that each stage draws new clips)
 STAGES = {
@@ -68,6 +78,7 @@ STAGES = {
     "match-2": ("retrieval", 1200, 96, 5e-4, 4000),
     "match-3": ("retrieval", 700, 96, 4e-4, 6000),
     "answer-3": ("qa", 3000, 256, 8e-4, 5000),
+    "joint": ("joint", 3000, 128, 5e-4, 7000),
 }
 
 
@@ -119,20 +130,46 @@ def build_processor(output: Path) -> AlproProcessor:
     return AlproProcessor(video_processor=video_processor, tokenizer=build_tokenizer(output / "vocabulary"))
 
 
+class Alternating(Dataset):
+    """Rows of two data sets, a batch of the one and a batch of the other in turn; read in order.
+
+    Args:
+        first, second: The data sets.
+        batch_size: Rows of a batch.
+        length: Rows of both together.
+    """
+
+    def __init__(self, first: Dataset, second: Dataset, batch_size: int, length: int):
+        self.sources = (first, second)
+        self.batch_size = batch_size
+        self.length = length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        step, place = divmod(index, self.batch_size)
+        return self.sources[step % 2][step // 2 * self.batch_size + place]
+
+
 def start_model(
-    stage: str, output: Path, vocab_size: int
+    stage: str, output: Path, vocab_size: int, answers: tuple[str, ...] = ANSWERS
 ) -> AlproModel | AlproForVideoTextRetrieval | AlproForVideoQuestionAnswering:
     """The model of a stage: random weights for `align`, those of the earlier stage otherwise."""
     if stage == "align":
         return AlproModel(build_config(vocab_size))
     if stage.startswith("match"):
         return AlproForVideoTextRetrieval.from_pretrained(output / START[stage])
-    return AlproForVideoQuestionAnswering.from_pretrained(output / START[stage], **answer_labels())
+    model_class = AlproForMatchingAndAnswering if stage == "joint" else AlproForVideoQuestionAnswering
+    # a classifier of another size, for one answer more, is new
+    return model_class.from_pretrained(
+        output / START[stage], **answer_labels(answers), ignore_mismatched_sizes=answers != ANSWERS
+    )
 
 
-def answer_labels() -> dict[str, dict]:
+def answer_labels(answers: tuple[str, ...] = ANSWERS) -> dict[str, dict]:
     """Both label maps of the closed answer list, as arguments of `from_pretrained`."""
-    return {"id2label": dict(enumerate(ANSWERS)), "label2id": {answer: i for i, answer in enumerate(ANSWERS)}}
+    return {"id2label": dict(enumerate(answers)), "label2id": {answer: i for i, answer in enumerate(answers)}}
 
 
 def fit(
@@ -193,42 +230,65 @@ def fit(
     trainer.state.save_to_json(str(folder / "trainer_state.json"))
 
 
-def train(
-    stage: str, output: Path, steps: int | None, learning_rate: float | None, seed: int, split: str, candidates: bool
-) -> None:
-    """Train a stage; `None` stands for the number of steps or the learning rate of the stage."""
+def train(stage: str, arguments: argparse.Namespace) -> None:
+    """Train a stage; arguments that are None stand for the values of the stage."""
     task, default_steps, batch_size, default_rate, seed_offset = STAGES[stage]
-    steps = steps or default_steps
+    output, seed, steps = arguments.output, arguments.seed, arguments.steps or default_steps
     set_seed(seed)
     processor = build_processor(output)
-    model = start_model(stage, output, len(processor.tokenizer))
-    rows = SpriteRows(
-        task,
-        steps * batch_size,
+    answers = (*ANSWERS, NONE) if arguments.false_premises else ANSWERS
+    model = start_model(stage, output, len(processor.tokenizer), answers)
+    length = steps * batch_size
+    # one wording first, then all of them, with those that reverse the order twice as often
+    wordings = [
+        (round(arguments.one_wording * length), FORWARD[:1]),
+        (length, SEQUENCE + REVERSING),
+    ]
+    shared: dict[str, Any] = {
+        "num_frames": FRAMES,
+        "size": SIZE,
+        "curriculum": [(until * batch_size, kinds) for until, kinds in CURRICULUM.get(stage, [])],
+        "split": arguments.split,
+    }
+    pairs = SpriteRows(
+        "retrieval",
+        length,
         seed=seed + seed_offset,
-        num_frames=FRAMES,
-        size=SIZE,
-        curriculum=[(until * batch_size, kinds) for until, kinds in CURRICULUM.get(stage, [])],
-        mixed=stage.startswith("match"),
-        questions_per_clip=QUESTIONS_PER_CLIP,
-        split=split,
-        candidates=candidates,
+        mixed=task == "joint" or stage.startswith("match"),
+        negatives=arguments.negatives,
+        wordings=wordings if arguments.negatives else (),
+        **shared,
     )
+    asked = SpriteRows(
+        "qa",
+        length,
+        seed=seed + seed_offset,
+        questions_per_clip=QUESTIONS_PER_CLIP,
+        candidates=not arguments.no_candidates,
+        false_premises=arguments.false_premises,
+        **shared,
+    )
+    rows: Dataset = {"retrieval": pairs, "qa": asked}.get(task) or Alternating(pairs, asked, batch_size, length)
+    label2id = model.config.label2id
+    collator = AlproCollator(processor, task="qa" if task == "qa" else "retrieval", label2id=label2id)
     fit(
         model,
         processor,
         output / stage,
         rows,
-        AlproCollator(processor, task=task, label2id=model.config.label2id if task == "qa" else None),
+        AlproJointCollator(processor, label2id) if task == "joint" else collator,
         steps=steps,
         batch_size=batch_size,
-        learning_rate=learning_rate or default_rate,
+        learning_rate=arguments.learning_rate or default_rate,
         warmup_steps=100 if stage == "align" else 50,
         seed=seed,
         # `align` stops at a seventh of its peak rate, because the other stages continue from there
         cycles=0.4 if stage == "align" else 0.5,
         vtc_weight=0.25 if stage == "match-3" else 1.0,  # matching learns more slowly
-        vtm_weight=float(stage.startswith("match")),
+        vtm_weight=float(task == "joint" or stage.startswith("match")),
+        vtm_uniform_share=arguments.uniform_share,
+        vtm_temperature=arguments.vtm_temperature,
+        head_warmup_steps=arguments.head_warmup,
         dataloader_num_workers=1,
         dataloader_prefetch_factor=4,
         logging_steps=25,
@@ -237,11 +297,11 @@ def train(
     )
 
 
-def export(output: Path, target: Path) -> None:
+def export(output: Path, target: Path, retrieval: str, qa: str) -> None:
     """Write the bundled folders. Weights are float16 for half the size; the configuration loads them as float32."""
     for stage, model_class, name in (
-        ("match-3", AlproForVideoTextRetrieval, "sprites-retrieval"),
-        ("answer-3", AlproForVideoQuestionAnswering, "sprites-qa"),
+        (retrieval, AlproForVideoTextRetrieval, "sprites-retrieval"),
+        (qa, AlproForVideoQuestionAnswering, "sprites-qa"),
     ):
         folder = target / name
         model = model_class.from_pretrained(output / stage, dtype=torch.float16)
@@ -283,20 +343,27 @@ def main() -> None:
         default=Path("src/alpro_hf/assets"),
         help="where `export` writes the folders (default: %(default)s)",
     )
+    parser.add_argument("--retrieval", choices=STAGES, default="match-3", help="export: stage for retrieval")
+    parser.add_argument("--qa", choices=STAGES, default="answer-3", help="export: stage for questions")
+    tried = parser.add_argument_group("what was never learned")
+    tried.add_argument("--negatives", action="store_true", help="pairs have false captions that differ in a detail")
+    tried.add_argument(
+        "--one-wording",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="with --negatives: share of the training in which sequences have one wording (default: %(default)s)",
+    )
+    tried.add_argument("--uniform-share", type=float, default=0.0, help="vtm_uniform_share (default: %(default)s)")
+    tried.add_argument("--vtm-temperature", type=float, help="vtm_temperature (default: the learned one)")
+    tried.add_argument("--head-warmup", type=float, default=0.0, help="head_warmup_steps (default: %(default)s)")
+    tried.add_argument("--false-premises", action="store_true", help="ask questions whose answer is none, too")
     arguments = parser.parse_args()
     if arguments.stage == "export":
-        export(arguments.output, arguments.target)
+        export(arguments.output, arguments.target, arguments.retrieval, arguments.qa)
         return
     torch.set_num_threads(arguments.threads)
-    train(
-        arguments.stage,
-        arguments.output,
-        arguments.steps,
-        arguments.learning_rate,
-        arguments.seed,
-        arguments.split,
-        not arguments.no_candidates,
-    )
+    train(arguments.stage, arguments)
 
 
 if __name__ == "__main__":
