@@ -111,6 +111,29 @@ def test_whole_clips_have_no_crop():
     assert set(TABLE) | set(CONTROLS) == set(LOSSES) and len(TABLE) == 5
 
 
+def test_batches_of_pairs_and_questions_alternate():
+    from train import Alternating
+
+    rows = Alternating(list(range(100)), list(range(100, 200)), 3, 12)
+    assert [rows[i] for i in range(len(rows))] == [0, 1, 2, 100, 101, 102, 3, 4, 5, 103, 104, 105]
+
+
+def test_the_classifier_of_spins_is_trained_and_measured(tmp_path, monkeypatch):
+    import spins
+
+    command = ["spins.py", "--output", str(tmp_path / "spins.json"), "--steps", "2", "--batch", "4", "--measured", "6"]
+    monkeypatch.setattr("sys.argv", [*command, "--patches", "32", "16"])
+    spins.main()
+    curves = json.loads((tmp_path / "spins.json").read_text())["curves"]
+    assert list(curves) == ["32", "16"]
+    for curve in curves.values():
+        assert [found["step"] for found in curve] == [2]
+        assert all(round(found[split] * 6 / 100, 6).is_integer() for found in curve for split in ("seen", "dev"))
+    scenes = [spins.draw("dev", ("clockwise", "counterclockwise"), str(seed)) for seed in range(40)]
+    assert {label for _, label in scenes} == {0, 1}
+    assert all(scene.actors[0].action == ("clockwise", "counterclockwise")[label] for scene, label in scenes)
+
+
 def test_the_table_has_means_and_spreads(tmp_path, capsys):
     from study import table
 
