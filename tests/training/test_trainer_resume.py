@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -207,6 +208,16 @@ def test_rotation_leaves_a_complete_checkpoint_at_any_time(run):
     assert None not in watcher.seen
     assert watcher.seen[0] == str(run / "checkpoint-6") and watcher.seen[-1] == str(run / "checkpoint-10")
     assert [path.name for path in run.glob("checkpoint-*")] == ["checkpoint-10"]
+
+
+def test_rotation_after_the_clock_was_set_back(run):
+    """The library deletes checkpoints by their times; those of yesterday seem to be written tomorrow."""
+    for ahead, step in enumerate((2, 4, 6)):
+        moment = time.time() + 86_400 + ahead
+        os.utime(run / f"checkpoint-{step}", (moment, moment))
+    script.training(run, max_steps=10, save_steps=2, save_total_limit=2).train(resume_from_checkpoint=True)
+    assert {path.name for path in run.glob("checkpoint-*")} == {"checkpoint-8", "checkpoint-10"}
+    assert checkpoint_problem(run / "checkpoint-10") is None
 
 
 # --- kill -9 --------------------------------------------------------------------------------------------------------

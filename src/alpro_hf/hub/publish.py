@@ -13,6 +13,7 @@ from typing import Any
 from huggingface_hub import HfApi
 from huggingface_hub.errors import EntryNotFoundError
 
+from ..bounded_answers import bounded_answers
 from ..loading import BUNDLED, BUNDLED_BY_TASK, find_model
 from .errors import PublishError, explained
 from .export import checkpoint_config, export
@@ -153,7 +154,7 @@ def _run_model_in_demo(publication: Publication, exported: Path, api: HfApi) -> 
     """Set the variable by which the Space finds the model; bundled models are part of the package that it has."""
     head = checkpoint_config(exported)["architectures"][0]
     if publication.space and not _is_bundled(publication.model) and head in _DEMO_VARIABLES:
-        with explained(publication.space, api):
+        with explained(publication.space, api), bounded_answers():
             api.add_space_variable(publication.space, _DEMO_VARIABLES[head], publication.repo_id)
 
 

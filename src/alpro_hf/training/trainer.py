@@ -38,7 +38,7 @@ from ..model.pretraining_alpro import AlproPrompterModel
 from ..model.wrappers_alpro import plain_model
 from .arguments import MIN_ROWS_FOR_SHARE, WEIGHT_ARGUMENTS, AlproTrainingArguments
 from .callbacks import KeepTemperatureInRange, LogLastSteps, SetDatasetEpoch
-from .checkpoints import disk_errors, last_complete_checkpoint, mark_incomplete, processes_of, read_state
+from .checkpoints import disk_errors, last_complete_checkpoint, mark_incomplete, processes_of, read_state, settle_times
 from .defaults import checked_arguments, choose_best_metric, default_collator, fit_collator
 from .distributed import (
     add_counts,
@@ -276,7 +276,9 @@ class AlproTrainer(Trainer):
         if not self._resumed:  # the checkpoint would not be the first one that learned something
             self._refuse_nothing_learned()
         if self.args.should_save:
-            mark_incomplete(Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}")
+            folder = Path(self._get_output_dir(trial=trial))
+            mark_incomplete(folder / f"checkpoint-{self.state.global_step}")
+            settle_times(folder)
         with disk_errors(self._get_output_dir(trial=trial)):
             super()._save_checkpoint(model, trial)
 
