@@ -190,6 +190,8 @@ def _find_on_hub(name: str, revision: str | None, needs: str | None, api: "HfApi
     try:
         with bounded_answers(_SETTINGS_BYTES):
             _fetch_settings(name, found, api or HfApi())
+    except UnboundedAnswerError as error:
+        raise CommandError(f"the settings of {name} on the Hub cannot be downloaded: {error}. {_ENDPOINT}") from error
     except (HTTPError, LocalEntryNotFoundError) as error:
         raise ModelNotFoundError(
             f"The settings of {name} on the Hub cannot be downloaded: {' '.join(str(error).split())}"
