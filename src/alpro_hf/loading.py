@@ -6,7 +6,7 @@ can import it before they parse their arguments.
 
 import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -306,7 +306,7 @@ def load_model(
     numbers = best_dtype(device) if dtype == "auto" else getattr(torch, dtype or "float32")
     _check_weights(source, listed, model_class, config, name)
     if listed is not None:
-        _fetch_weights(name, listed)
+        fetch_files(name, _weights_in(listed), listed.sha)
     try:  # from a folder, also of a model on the Hub: all of it is in the cache now, and nothing more is asked for
         model, info = model_class.from_pretrained(
             source, dtype=numbers, output_loading_info=True, trust_remote_code=False
@@ -358,33 +358,66 @@ def _settings_of(name: str, revision: str | None) -> "tuple[str, ModelInfo]":
         raise CommandError(f"the settings of {name} cannot be downloaded: {error}. {_ENDPOINT}") from error
 
 
+def download_model(source: str, revision: str | None = None) -> str:
+    """Download a model of the Hub to the cache, within bounds: what `find_model` says, and weights as large as listed.
+
+    Args:
+        source: What `find_model` returned: a folder, or a Hub id.
+        revision: Branch, tag or commit of a Hub id.
+
+    Returns:
+        The folder, for `from_pretrained`, which then asks for nothing more.
+
+    Raises:
+        CommandError: The Hub does not answer as one, or something is too large.
+        OSError: The Hub cannot be reached.
+    """
+    if os.path.isdir(source):
+        return source
+    folder, listed = _settings_of(source, revision)
+    if weights := _weights_in(listed):  # without any, `from_pretrained` has an error for it
+        fetch_files(source, weights, listed.sha)
+    return folder
+
+
 def _weights_in(listed: "ModelInfo") -> "list[RepoSibling]":
     """The files of a model on the Hub that its weights are loaded from."""
     files = {file.rfilename: file for file in listed.siblings or () if "/" not in file.rfilename}
-    if "model.safetensors" in files:
-        return [files["model.safetensors"]]
-    return [file for name, file in files.items() if name.startswith("model-") and name.endswith(".safetensors")]
+    chosen = [file for path, file in files.items() if path.startswith("model-") and path.endswith(".safetensors")]
+    return [files["model.safetensors"]] if "model.safetensors" in files else chosen
 
 
-def _fetch_weights(name: str, listed: "ModelInfo") -> None:
-    """Download the weights of a model on the Hub to the cache; none may be larger than the list says.
+def fetch_files(name: str, files: "Sequence[RepoSibling]", commit: str | None, api: "HfApi | None" = None) -> Path:
+    """Download files of a model on the Hub to the cache; none may be larger than the list says.
+
+    Args:
+        name: Hub id.
+        files: One or more of its files, not in subfolders, as `HfApi.model_info(files_metadata=True)` lists them.
+        commit: The commit that was listed.
+        api: Client, for an endpoint or a token other than those of the environment.
+
+    Returns:
+        The folder in the cache.
 
     Raises:
-        CommandError: The server sends more, or less.
+        CommandError: The list does not say how large one is; or the server sends more, or less.
         OSError: The Hub cannot be reached.
     """
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import HfApi
 
     from .bounded_answers import UnboundedAnswerError, bounded_answers
 
-    for file in _weights_in(listed):
+    if hidden := [file.rfilename for file in files if file.size is None]:
+        raise CommandError(f"the Hub does not say how large {hidden[0]} of {name} is. {_ENDPOINT}")
+    for file in files:
         try:
             with bounded_answers(max(file.size or 0, _SETTINGS_BYTES)):  # the other answers are bounded, too
-                path = hf_hub_download(name, file.rfilename, revision=listed.sha)
+                path = (api or HfApi()).hf_hub_download(name, file.rfilename, revision=commit)
         except UnboundedAnswerError as error:
-            raise CommandError(f"the weights of {name} cannot be downloaded: {error}. {_ENDPOINT}") from error
+            raise CommandError(f"the files of {name} on the Hub cannot be downloaded: {error}. {_ENDPOINT}") from error
         if (size := os.path.getsize(path)) != file.size:
             raise CommandError(f"{path} has {size:,} bytes, but the Hub lists it with {file.size:,}. {_ENDPOINT}")
+    return Path(path).parent
 
 
 def _config_of(source: str, name: str) -> dict[str, Any]:
@@ -420,8 +453,8 @@ def _check_weights(
         sizes = [path.stat().st_size for path in Path(source).glob("*.safetensors")]
     else:
         files = _weights_in(listed)
-        if hidden := [file.rfilename for file in files if file.size is None]:
-            raise CommandError(f"the Hub does not say how large {hidden[0]} of {name} is. {_ENDPOINT}")
+        if any(file.size is None for file in files):  # an error of `fetch_files`
+            return
         sizes = [file.size or 0 for file in files]
     if not sizes:  # an error of `from_pretrained`
         return
@@ -479,7 +512,9 @@ __all__ = [
     "ModelNotFoundError",
     "best_device",
     "best_dtype",
+    "download_model",
     "fast_bfloat16",
+    "fetch_files",
     "find_model",
     "has_towers_alone",
     "load_model",
