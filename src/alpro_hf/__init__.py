@@ -87,10 +87,8 @@ def __dir__() -> list[str]:
 _launch = sys.modules.get("alpro_hf_launch")
 # While Python looks for what `-m` names, it imports the package, and `sys.argv` starts with "-m". The command line
 # registers later then, too, so that help needs no torch, and what libraries say of themselves is not shown.
-_asked = dict(
-    zip(reversed(sys.orig_argv[:-1]), reversed(sys.orig_argv[1:]), strict=True)
-)  # argument -> the first after
-_command = sys.argv[:1] == ["-m"] and _asked.get("-m") == __name__
+_words = iter(sys.orig_argv)
+_command = sys.argv[:1] == ["-m"] and "-m" in _words and next(_words, None) == __name__  # the word after the first -m
 if not (_command or (_launch is not None and _launch.registers_later)):
     from . import registration as registration
 
