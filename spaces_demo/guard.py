@@ -330,14 +330,15 @@ def sweep(folder: Path, age: float = KEPT) -> int:
     """Delete files below a folder that are older than `age` seconds; the bytes of those that stay.
 
     These are uploads, of which visits have copies, and the empty files that gradio creates with each of them. Gradio
-    may delete files and folders at the same time.
+    may delete files and folders at the same time. A file from the future is as old as it lies ahead: a clock that was
+    set back would otherwise keep files for as long as that.
     """
     kept = 0
     for base, _, names in os.walk(folder):  # passes over folders that are gone
         for path in (Path(base, name) for name in names):
             try:
                 found = path.lstat()
-                if time.time() - found.st_mtime > age:
+                if abs(time.time() - found.st_mtime) > age:
                     path.unlink()
                 else:
                     kept += found.st_size

@@ -41,7 +41,7 @@ from alpro_hf.inference.explain import (
 )
 from alpro_hf.inference.question_answering import Answer, ask
 from alpro_hf.inference.video_index import SearchResult
-from alpro_hf.loading import find_model, has_towers_alone
+from alpro_hf.loading import download_model, find_model, has_towers_alone
 from alpro_hf.model.decoding import decode
 from alpro_hf.model.decoding_types import (
     CorruptVideoError,
@@ -371,7 +371,7 @@ def bundled_results(task: Literal["retrieval", "qa"]) -> dict[str, Any]:
 
 
 def _load(kind: Any, source: str, **options: Any) -> tuple[Any, Any]:
-    source = find_model(source)
+    source = download_model(find_model(source))
     model, report = kind.from_pretrained(source, output_loading_info=True, trust_remote_code=False, **options)
     if report["missing_keys"]:
         raise SystemExit(

@@ -161,7 +161,7 @@ def test_settings_on_the_hub_have_bounds(hub: HubDouble, here: Path, at_cache: P
     assert not [name for name in large if hub.count("GET", f"/resolve/.*/{name}$")]
 
 
-def test_a_hub_that_hides_the_sizes_of_files_is_believed_after_the_download_only(
+def test_a_hub_that_hides_the_sizes_of_files_sends_no_more_than_is_read(
     hub: HubDouble, here: Path, at_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loading, "_SETTINGS_BYTES", 1000)
@@ -169,7 +169,7 @@ def test_a_hub_that_hides_the_sizes_of_files_is_believed_after_the_download_only
     repo = hub.repos["model", "acme/alpro"]
     repo.commit("main", {"config.json": File(b"{}", False), "vocab.txt": File(b"x" * 1001, False)}, "second")
     hub.hides_sizes = True
-    with pytest.raises(CommandError, match=r"vocab\.txt is larger than the 1,000 bytes"):
+    with pytest.raises(CommandError, match=r"settings of acme/alpro .*vocab\.txt sends more than 1,000 bytes"):
         find_model("acme/alpro")
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from fixtures import network
+from fixtures.processes import environment
 from transformers import AutoConfig, AutoModel, AutoModelForVisualQuestionAnswering
 
 import alpro_hf
@@ -270,3 +271,11 @@ def test_auto_classes_know_checkpoints(tmp_path: Path) -> None:
     assert isinstance(AutoModel.from_pretrained(tmp_path / "video"), AlproVideoModel)
     loaded = AutoModelForVisualQuestionAnswering.from_pretrained(tmp_path / "qa")
     assert isinstance(loaded, AlproForVideoQuestionAnswering)
+
+
+def test_the_module_as_a_command_imports_no_torch_for_help() -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "alpro_hf", "index", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment())
+    assert done.returncode == 0 and "alpro index" in done.stdout
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "alpro_hf.cli.main" in imported and not imported & {"torch", "transformers"}

@@ -10,6 +10,7 @@ import argparse
 from alpro_hf import VideoDecodeError
 from alpro_hf.inference.question_answering import ask
 from alpro_hf.loading import load_model
+from alpro_hf.trust import printable
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("video", help="video file")
@@ -23,4 +24,4 @@ try:
 except VideoDecodeError as error:
     raise SystemExit(str(error)) from error
 for question, best in zip(args.questions, answers, strict=True):
-    print(f"{question}  " + ", ".join(f"{answer.answer} {answer.probability:.0%}" for answer in best))
+    print(f"{question}  " + printable(", ".join(f"{answer.answer} {answer.probability:.0%}" for answer in best)))

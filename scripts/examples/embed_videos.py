@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from alpro_hf import VideoDecodeError
 from alpro_hf.data.find_videos import find_videos
 from alpro_hf.loading import load_model
+from alpro_hf.trust import printable
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("folder", type=Path, help="folder of videos")
@@ -26,7 +27,7 @@ args = parser.parse_args()
 model, processor = load_model("towers", args.model)
 videos, unreadable = find_videos([args.folder])
 for path, reason in unreadable:
-    print(f"skipped {path}: {reason}")
+    print(printable(f"skipped {path}: {reason}"))
 
 # one video at a time: the embeddings are small, the frames are not
 paths, embeds = [], []
@@ -34,7 +35,7 @@ for path in tqdm(videos, unit="video"):
     try:
         inputs = processor(videos=str(path), return_tensors="pt")
     except VideoDecodeError as error:  # names the file and the problem
-        print(f"skipped {error}")
+        print(printable(f"skipped {error}"))
         continue
     with torch.inference_mode():
         embeds.append(model.get_video_features(inputs["pixel_values_videos"]).pooler_output[0])

@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 from alpro_hf.inference.index_shards import Manifest
 from alpro_hf.inference.video_index import VideoIndex
 from alpro_hf.loading import load_model
+from alpro_hf.trust import printable
 
 BATCH = 256
 
@@ -78,7 +79,7 @@ def main() -> None:
     print(f"{fill(client, index, arguments.collection)} points in {arguments.collection} of {arguments.database}")
     if arguments.query:
         for path, start, end, score in search(client, index, arguments.collection, arguments.query, arguments.top_k):
-            print(f"{score:.3f}  {path}{'' if start is None else f'  {start:.1f} to {end:.1f} s'}")
+            print(f"{score:.3f}  {printable(path)}{'' if start is None else f'  {start:.1f} to {end:.1f} s'}")
     client.close()
 
 

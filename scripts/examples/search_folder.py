@@ -12,6 +12,7 @@ from pathlib import Path
 from alpro_hf import VideoIndex
 from alpro_hf.data.find_videos import find_videos
 from alpro_hf.loading import load_model
+from alpro_hf.trust import printable
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("folder", type=Path, help="folder of videos")
@@ -25,10 +26,10 @@ videos, unreadable = find_videos([args.folder])
 directory = args.index or args.folder.with_name(f"{args.folder.name}-index")
 index = VideoIndex.build(model, processor, videos, directory=directory)
 for path, reason in [*unreadable, *index.report.failed]:
-    print(f"skipped {path}: {reason}")
+    print(printable(f"skipped {path}: {reason}"))
 
 # similarity (VTC) finds the sixteen nearest videos; matching (VTM) re-ranks them, if the model has learned it
 for result in index.search(args.query, top_k=5):
     match = "" if result.match_probability is None else f"{result.match_probability:6.1%}  "
     time = "" if result.start is None else f"{result.start:.0f} to {result.end:.0f} s  "  # a moment of a long video
-    print(f"{result.rank}  {match}{result.similarity:.3f}  {time}{result.path}")
+    print(f"{result.rank}  {match}{result.similarity:.3f}  {time}{printable(result.path)}")

@@ -85,7 +85,11 @@ def __dir__() -> list[str]:
 # Registration needs the model classes, and they need torch. The console script `alpro` prints help without them: there
 # `alpro_hf.cli.main` registers before a command runs. See alpro_hf_launch, which is asked here without importing it.
 _launch = sys.modules.get("alpro_hf_launch")
-if _launch is None or not _launch.registers_later:
+# While Python looks for what `-m` names, it imports the package, and `sys.argv` starts with "-m". The command line
+# registers later then, too, so that help needs no torch, and what libraries say of themselves is not shown.
+_words = iter(sys.orig_argv)
+_command = sys.argv[:1] == ["-m"] and "-m" in _words and next(_words, None) == __name__  # the word after the first -m
+if not (_command or (_launch is not None and _launch.registers_later)):
     from . import registration as registration
 
 __all__ = [

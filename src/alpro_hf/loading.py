@@ -6,7 +6,7 @@ can import it before they parse their arguments.
 
 import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,7 +15,7 @@ from .untrusted_json import read_json
 if TYPE_CHECKING:
     import torch
     from huggingface_hub import HfApi
-    from huggingface_hub.hf_api import ModelInfo
+    from huggingface_hub.hf_api import ModelInfo, RepoSibling
 
 BUNDLED = "bundled"  # as the name of a model: the one that the package contains for the task
 # the bundled models by names that say the task, for commands that work with either
@@ -24,6 +24,7 @@ _CONFIG, _PROCESSOR = "config.json", "processor_config.json"
 _WEIGHTS = (".bin", ".pt", ".pth", ".safetensors", ".zip")
 _SECONDS = 5.0  # for the Hub to answer whether it has a model
 _SETTINGS = (".json", ".txt", ".jinja")  # endings of the files that a model is described by
+_ENDPOINT = "Check HF_ENDPOINT and proxies."
 _MAX_SETTINGS, _SETTINGS_BYTES = 100, 1 << 26  # how many of them, and the size of each
 
 
@@ -137,10 +138,13 @@ def _find_on_hub(name: str, revision: str | None, needs: str | None, api: "HfApi
         HfHubHTTPError,
         HFValidationError,
         HTTPError,
+        LocalEntryNotFoundError,
         OfflineModeIsEnabled,
         RevisionNotFoundError,
     )
     from huggingface_hub.utils import validate_repo_id
+
+    from .bounded_answers import UnboundedAnswerError, bounded_answers
 
     missing = f"There is no folder {name} here"
     try:
@@ -151,7 +155,10 @@ def _find_on_hub(name: str, revision: str | None, needs: str | None, api: "HfApi
         ) from None
     try:
         # one request without repetitions: loading would try again for half a minute before it gives up
-        found = (api or HfApi()).model_info(name, revision=revision, timeout=_SECONDS, files_metadata=True)
+        with bounded_answers(patience=4 * _SECONDS):
+            found = (api or HfApi()).model_info(name, revision=revision, timeout=_SECONDS, files_metadata=True)
+    except UnboundedAnswerError as error:
+        raise ModelNotFoundError(f"{missing}, and the Hub does not answer as one ({error}). {_ENDPOINT}") from error
     except GatedRepoError:
         raise ModelNotFoundError(
             f"{missing}, and {name} on the Hub gives access only on request. Ask for it on its page, then run hf auth "
@@ -181,8 +188,11 @@ def _find_on_hub(name: str, revision: str | None, needs: str | None, api: "HfApi
     if needs and needs not in {file.rfilename for file in found.siblings or ()}:
         raise ModelNotFoundError(f"{name} on the Hub does not contain a model: there is no {needs} in it.")
     try:
-        _fetch_settings(name, found, api or HfApi())
-    except HTTPError as error:
+        with bounded_answers(_SETTINGS_BYTES):
+            _fetch_settings(name, found, api or HfApi())
+    except UnboundedAnswerError as error:
+        raise CommandError(f"the settings of {name} on the Hub cannot be downloaded: {error}. {_ENDPOINT}") from error
+    except (HTTPError, LocalEntryNotFoundError) as error:
         raise ModelNotFoundError(
             f"The settings of {name} on the Hub cannot be downloaded: {' '.join(str(error).split())}"
         ) from error
@@ -277,10 +287,10 @@ def load_model(
     # not use, which is normal: every ALPRO checkpoint serves several tasks.
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    source = find_model(name, task, revision)
-    if os.path.isdir(source):
-        revision = None  # a folder has none
-    config = _config_of(source, revision, name)
+    source, listed = find_model(name, task, revision), None
+    if not os.path.isdir(source):
+        source, listed = _settings_of(source, revision)
+    config = _config_of(source, name)
     kind = config.get("model_type")
     if kind != AlproConfig.model_type:
         advice = f" alpro convert {name} --output DIR makes one of it." if kind == "blip" else ""
@@ -294,20 +304,24 @@ def load_model(
         model_class = AlproModel
     device = best_device() if device is None else device
     numbers = best_dtype(device) if dtype == "auto" else getattr(torch, dtype or "float32")
-    _check_weights(source, revision, model_class, config, name)
-    try:
+    _check_weights(source, listed, model_class, config, name)
+    if listed is not None:
+        fetch_files(name, _weights_in(listed), listed.sha)
+    try:  # from a folder, also of a model on the Hub: all of it is in the cache now, and nothing more is asked for
         model, info = model_class.from_pretrained(
-            source, revision=revision, dtype=numbers, output_loading_info=True, trust_remote_code=False
+            source, dtype=numbers, output_loading_info=True, trust_remote_code=False
         )
     except SafetensorError as error:
         raise CommandError(
             f"the weights of {name} are damaged or incomplete ({error}): copy or download them again."
         ) from error
+    if listed is not None:
+        model.config._name_or_path = model.name_or_path = name  # not the cache, which another machine does not have
     if info["missing_keys"]:
         missing = ", ".join(sorted(info["missing_keys"])[:3])
         raise CommandError(f"{name} was not trained for {task}: it lacks {missing}, ... Name another --model.")
     try:
-        processor = AlproProcessor.from_pretrained(source, revision=revision or "main", trust_remote_code=False)
+        processor = AlproProcessor.from_pretrained(source, trust_remote_code=False)
     # the library acts upon the settings before it checks their types
     except (ValueError, TypeError, AttributeError, KeyError, IndexError, OverflowError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
@@ -323,17 +337,100 @@ def has_towers_alone(config: Mapping[str, Any]) -> bool:
     return config.get("architectures") in (["AlproModel"], ["AlproPrompterModel"])
 
 
-def _config_of(source: str, revision: str | None, name: str) -> dict[str, Any]:
+def _settings_of(name: str, revision: str | None) -> "tuple[str, ModelInfo]":
+    """The folder in the cache with the settings of a model on the Hub, and the list of its files.
+
+    Raises:
+        CommandError: The Hub does not answer as one, or see `_fetch_settings`.
+        OSError: The Hub cannot be reached.
+    """
+    from huggingface_hub import HfApi
+
+    from .bounded_answers import UnboundedAnswerError, bounded_answers
+
+    api = HfApi()
+    try:
+        with bounded_answers(_SETTINGS_BYTES):
+            listed = api.model_info(name, revision=revision, files_metadata=True)
+            _fetch_settings(name, listed, api)
+            return str(Path(api.hf_hub_download(name, _CONFIG, revision=listed.sha)).parent), listed
+    except UnboundedAnswerError as error:
+        raise CommandError(f"the settings of {name} cannot be downloaded: {error}. {_ENDPOINT}") from error
+
+
+def download_model(source: str, revision: str | None = None) -> str:
+    """Download a model of the Hub to the cache, within bounds: what `find_model` says, and weights as large as listed.
+
+    Args:
+        source: What `find_model` returned: a folder, or a Hub id.
+        revision: Branch, tag or commit of a Hub id.
+
+    Returns:
+        The folder, for `from_pretrained`, which then asks for nothing more.
+
+    Raises:
+        CommandError: The Hub does not answer as one, or something is too large.
+        OSError: The Hub cannot be reached.
+    """
+    if os.path.isdir(source):
+        return source
+    folder, listed = _settings_of(source, revision)
+    if weights := _weights_in(listed):  # without any, `from_pretrained` has an error for it
+        fetch_files(source, weights, listed.sha)
+    return folder
+
+
+def _weights_in(listed: "ModelInfo") -> "list[RepoSibling]":
+    """The files of a model on the Hub that its weights are loaded from."""
+    files = {file.rfilename: file for file in listed.siblings or () if "/" not in file.rfilename}
+    chosen = [file for path, file in files.items() if path.startswith("model-") and path.endswith(".safetensors")]
+    return [files["model.safetensors"]] if "model.safetensors" in files else chosen
+
+
+def fetch_files(name: str, files: "Sequence[RepoSibling]", commit: str | None, api: "HfApi | None" = None) -> Path:
+    """Download files of a model on the Hub to the cache; none may be larger than the list says.
+
+    Args:
+        name: Hub id.
+        files: One or more of its files, not in subfolders, as `HfApi.model_info(files_metadata=True)` lists them.
+        commit: The commit that was listed.
+        api: Client, for an endpoint or a token other than those of the environment.
+
+    Returns:
+        The folder in the cache.
+
+    Raises:
+        CommandError: The list does not say how large one is; or the server sends more, or less.
+        OSError: The Hub cannot be reached.
+    """
+    from huggingface_hub import HfApi
+
+    from .bounded_answers import UnboundedAnswerError, bounded_answers
+
+    if hidden := [file.rfilename for file in files if file.size is None]:
+        raise CommandError(f"the Hub does not say how large {hidden[0]} of {name} is. {_ENDPOINT}")
+    for file in files:
+        try:
+            with bounded_answers(max(file.size or 0, _SETTINGS_BYTES)):  # the other answers are bounded, too
+                path = (api or HfApi()).hf_hub_download(name, file.rfilename, revision=commit)
+        except UnboundedAnswerError as error:
+            raise CommandError(f"the files of {name} on the Hub cannot be downloaded: {error}. {_ENDPOINT}") from error
+        if (size := os.path.getsize(path)) != file.size:
+            raise CommandError(f"{path} has {size:,} bytes, but the Hub lists it with {file.size:,}. {_ENDPOINT}")
+    return Path(path).parent
+
+
+def _config_of(source: str, name: str) -> dict[str, Any]:
     """The fields of a config.json.
 
     Raises:
         CommandError: The configuration cannot be used.
-        OSError: The folder cannot be read, or does not exist here nor on the Hub.
+        OSError: The folder cannot be read.
     """
     from .model.configuration_alpro import AlproConfig
 
     try:
-        fields, _ = AlproConfig.get_config_dict(source, revision=revision)
+        fields, _ = AlproConfig.get_config_dict(source)
         if fields.get("model_type") == AlproConfig.model_type:
             AlproConfig.from_dict(dict(fields))
     # the library acts upon some fields before their types are checked
@@ -342,21 +439,23 @@ def _config_of(source: str, revision: str | None, name: str) -> dict[str, Any]:
     return fields
 
 
-def _check_weights(source: str, revision: str | None, model_class: Any, config: dict[str, Any], name: str) -> None:
+def _check_weights(
+    source: str, listed: "ModelInfo | None", model_class: Any, config: dict[str, Any], name: str
+) -> None:
     """Check that the weights of a model may be as many as its configuration says, before memory is taken for them.
 
     Raises:
-        CommandError: They are fewer: each takes at least half a byte.
+        CommandError: They are fewer: each takes at least half a byte; or the Hub does not say how large they are.
     """
     import torch
 
-    if os.path.isdir(source):
+    if listed is None:
         sizes = [path.stat().st_size for path in Path(source).glob("*.safetensors")]
     else:
-        from huggingface_hub import HfApi
-
-        found = HfApi().model_info(source, revision=revision, files_metadata=True)
-        sizes = [file.size or 0 for file in found.siblings or () if file.rfilename.endswith(".safetensors")]
+        files = _weights_in(listed)
+        if any(file.size is None for file in files):  # an error of `fetch_files`
+            return
+        sizes = [file.size or 0 for file in files]
     if not sizes:  # an error of `from_pretrained`
         return
     with torch.device("meta"):
@@ -413,7 +512,9 @@ __all__ = [
     "ModelNotFoundError",
     "best_device",
     "best_dtype",
+    "download_model",
     "fast_bfloat16",
+    "fetch_files",
     "find_model",
     "has_towers_alone",
     "load_model",

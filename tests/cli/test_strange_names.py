@@ -1,5 +1,6 @@
 """Names of files cannot steer the terminal, and no number of Ctrl-C changes the exit code."""
 
+import io
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ import pytest
 from fixtures.gallery import ANSWERS, write_model, write_video
 from fixtures.processes import environment
 from huggingface_hub import constants
+from huggingface_hub.utils import _cache_assets
 
 from alpro_hf.cli.main import COMMANDS, main
 from alpro_hf.inference.index_shards import Manifest
@@ -88,6 +90,58 @@ def test_names_are_escaped_wherever_a_command_shows_them(tmp_path, model, capsys
     main(["search", str(index), "a fox", "--rerank", "0", "--json"])
     found = json.loads(capsys.readouterr().out)
     assert {Path(result["path"]).name for result in found["results"]} == {f"{name}.mp4" for name in NAMES}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names of other systems cannot have these characters")
+def test_names_labels_and_queries_of_moments_are_escaped(tmp_path, model, capsys, monkeypatch) -> None:
+    monkeypatch.setenv("HF_ASSETS_CACHE", str(tmp_path / "cache"))
+    for module in (constants, _cache_assets):
+        monkeypatch.setattr(module, "HF_ASSETS_CACHE", str(tmp_path / "cache"))
+    videos, long = tmp_path / "vi\x1b[31m\u202edeos", "x" * 250
+    for number, name in enumerate((*NAMES, long)):
+        write_video(tmp_path / "clip.mp4", number, frames=18).rename(ensured(videos) / f"{name}.mp4")
+    labels, rows = tmp_path / "la\x1bbels.txt", tmp_path / "rows.jsonl"
+    labels.write_text("a fox\x1b[2J\na dog\u202e\u2066\x9b1m\n", encoding="utf-8")
+    first = videos / f"{NAMES[0]}.mp4"
+    query = "a \x1b[2Jfox\u202e"
+    rows.write_text(json.dumps({"video": str(first), "text": query, "windows": [[0, 1]]}) + "\n")
+    qa, index, windows = write_model(tmp_path / "qa", "qa"), tmp_path / "index", ["--window", "1", "--stride", "1"]
+    of_model = ["--model", str(model), "--rerank", "0", "--top-k", "50"]
+    clips, sheet = tmp_path / "cl\x1bips", tmp_path / "sh\x1beet.png"
+    evaluate = ["evaluate", "--task", "moments", "--data", str(rows), "--model", str(model), "--no-plot", *windows[:2]]
+    # arguments, and the lines of the standard input
+    commands: tuple[tuple[list[str], str], ...] = (
+        (["index", str(videos), "--output", str(index), "--model", str(model), *windows], ""),
+        (["search", str(index), query, *of_model[2:], "--save-clips", str(clips), "--sheet", str(sheet)], ""),
+        (["search", str(index), query, *of_model[2:], "--save-clips", str(clips)], ""),
+        (["search", str(index), "--like", f"{first}@0-1", "-", query, *of_model[2:]], ""),
+        (["search", str(index), "--like", f"{first}@8-9", *of_model[2:]], ""),
+        (["search", str(videos), *of_model], f'{query}\n{query} + \x1b[2J.mp4\n{query} - {query}\n"{query} + a\n'),
+        (["index", "--list"], ""),
+        (["index", "--remove", f"{videos}\n"], ""),
+        (["index", "--remove", str(videos)], ""),
+        (["label", str(videos), "--labels", str(labels), "--model", str(model)], ""),
+        (["ask", str(first), "what\x1b is it", "--best", query, "--model", str(qa), "--search-model", str(model)], ""),
+        (["ask", str(first), "what is it", "--at", "0-1\x1b", "--model", str(qa)], ""),
+        ([*evaluate, "--output", str(tmp_path / "re\x1bsults")], ""),
+    )
+    codes, shown = [], []
+    for command, lines in commands:
+        monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
+        codes.append(main(command))
+        shown.append(lines_of(capsys))
+    for line in (line for lines in shown for line in lines):
+        assert line.isprintable(), line
+    assert not [line for lines in shown for line in lines if line.startswith("   1   99.9%")]
+    assert codes == [0, 0, 1, 0, 1, 1, 0, 1, 0, 0, 0, 1, 0], shown
+    everything = "\n".join(line for lines in shown for line in lines)
+    assert "\\x1b[2J" in everything and "\\u202e" in everything and "a dog\\u202e" in everything
+    assert len(list(clips.iterdir())) == len((*NAMES, long)) and sheet.is_file()
+
+
+def ensured(folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 @pytest.mark.slow

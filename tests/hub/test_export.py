@@ -311,28 +311,38 @@ def test_remote_code_gives_equal_numbers_from_a_folder_a_cache_and_the_hub(
 
 
 @pytest.mark.slow
-def test_exports_of_two_versions_in_one_process_keep_their_own_code(exported: Path, tmp_path: Path) -> None:
-    """Both are in folders of one name; the second has other code, and modules named like installed ones."""
-    folders = [copied(exported, tmp_path / version / "model") for version in ("one", "two")]
-    # of equal configurations, the library takes the model class that it has seen first
-    for module, name in (("modeling_alpro", "AlproModel"), ("configuration_alpro", "AlproConfig")):
-        with (folders[1] / f"{module}.py").open("a") as file:
-            file.write(f"\n\n{name}.VERSION = 'two'\n")
+def test_exports_of_two_versions_in_one_process_keep_their_own_code(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two real exports whose folders have one name: the second has other model code, and modules named like others."""
+    other = tmp_path / "code"
+    other.mkdir()
+    for path in hub.code_files():
+        (other / path.name).write_bytes(path.read_bytes())
+    with (other / "modeling_alpro.py").open("a") as file:  # the code of the configuration is equal
+        file.write("\n\nAlproModel.VERSION = 'two'\n")
+    monkeypatch.setattr(hub, "code_files", lambda: sorted(other.iterdir()))
+    folders = [copied(exported, tmp_path / "one" / "model"), tmp_path / "two" / "model"]
+    hub.export(exported, folders[1])
+    for name in [path.name for path in other.iterdir()]:
+        assert (folders[1] / name).read_bytes() != (folders[0] / name).read_bytes(), name
     for name in ("numpy", "torch", "alpro_hf", "tokenize"):
         (folders[1] / f"{name}.py").write_text("raise SystemExit('the wrong module')\n")
     code = """
     import sys
-    from transformers import AutoModel, AutoProcessor
+    from transformers import AutoConfig, AutoModel, AutoProcessor
     for folder in sys.argv[1:]:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=True)
         model = AutoModel.from_pretrained(folder, trust_remote_code=True)
+        made = AutoModel.from_config(config, trust_remote_code=True)
         processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
-        print(getattr(type(model), "VERSION", "one"), type(processor).__name__)
+        print(*(getattr(type(one), "VERSION", "one") for one in (model, made)), type(processor).__name__)
     """
     order = [str(folder) for folder in (*folders, folders[0])]
     said = python(
         WITHOUT_PACKAGE + textwrap.dedent(code), {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}, *order
     )
-    assert said.split() == ["one", "AlproProcessor", "two", "AlproProcessor", "one", "AlproProcessor"]
+    assert said.splitlines() == [f"{version} {version} AlproProcessor" for version in ("one", "two", "one")]
 
 
 def test_local_classes_win(exported: Path) -> None:

@@ -694,6 +694,19 @@ def test_what_uploads_leave_is_swept_away(tmp_path) -> None:
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["new.mp4"]
 
 
+def test_a_clock_that_goes_back_keeps_no_upload_and_lifts_no_limit(tmp_path, monkeypatch) -> None:
+    now = time.time()
+    for name, moment in {"tomorrow": now + 86_400, "soon": now + 5, "new": now}.items():
+        (tmp_path / name).write_bytes(b"x")
+        os.utime(tmp_path / name, (moment, moment))
+    assert guard.sweep(tmp_path) == 2
+    assert {path.name for path in tmp_path.iterdir()} == {"soon", "new"}
+    limits = guard.Guard(None, uploads=2, all_uploads=3)
+    assert limits._admits("a") and limits._admits("a")
+    monkeypatch.setattr(time, "time", lambda: now - 86_400)
+    assert not limits._admits("a") and limits._admits("b") and not limits._admits("b")
+
+
 def test_folders_that_vanish_while_uploads_are_swept(tmp_path) -> None:
     """Gradio deletes its folders at any moment; here one thread makes and removes them all the time."""
     done = threading.Event()

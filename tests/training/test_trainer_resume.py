@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -207,6 +208,34 @@ def test_rotation_leaves_a_complete_checkpoint_at_any_time(run):
     assert None not in watcher.seen
     assert watcher.seen[0] == str(run / "checkpoint-6") and watcher.seen[-1] == str(run / "checkpoint-10")
     assert [path.name for path in run.glob("checkpoint-*")] == ["checkpoint-10"]
+
+
+def test_rotation_after_the_clock_was_set_back(run):
+    """The library deletes checkpoints by their times; those of yesterday seem to be written tomorrow."""
+    for ahead, step in enumerate((2, 4, 6)):
+        moment = time.time() + 86_400 + ahead
+        os.utime(run / f"checkpoint-{step}", (moment, moment))
+    script.training(run, max_steps=10, save_steps=2, save_total_limit=2).train(resume_from_checkpoint=True)
+    assert {path.name for path in run.glob("checkpoint-*")} == {"checkpoint-8", "checkpoint-10"}
+    assert checkpoint_problem(run / "checkpoint-10") is None
+
+
+def test_a_training_goes_on_from_a_link_and_leaves_what_is_behind_it(run, tmp_path):
+    """As in a folder of checkpoints that were moved to another disk."""
+    elsewhere = shutil.move(run / "checkpoint-6", tmp_path / "elsewhere")
+    (run / "checkpoint-6").symlink_to(elsewhere)
+    before = {path.name: path.read_bytes() for path in Path(elsewhere).iterdir()}
+    trainer = script.training(run, max_steps=8, save_steps=2, save_total_limit=1)
+    trainer.train(resume_from_checkpoint=True)
+    assert trainer.state.global_step == 8 and checkpoint_problem(run / "checkpoint-8") is None
+    assert {path.name: path.read_bytes() for path in Path(elsewhere).iterdir()} == before
+
+
+def test_a_state_of_absurd_numbers_is_no_crash(run, caplog):
+    state = json.loads((run / "checkpoint-6" / "trainer_state.json").read_text())
+    (run / "checkpoint-6" / "trainer_state.json").write_text(json.dumps(state | {"epoch": 5e-324}))
+    script.training(run, max_steps=6)._tell_other_start(str(run / "checkpoint-6"))
+    assert "the data set or the batch is another" in caplog.text
 
 
 # --- kill -9 --------------------------------------------------------------------------------------------------------

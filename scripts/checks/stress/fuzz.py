@@ -26,7 +26,7 @@ from pathlib import Path
 
 Target = Callable[[bytes], str]  # reads a file and returns its outcome; raises only errors that are findings
 MEMORY = 3 * 1024**3  # bytes this process may allocate; a file that needs more is a finding
-SLOW = 20.0  # seconds; a file that takes longer is a finding
+SLOW = 20.0  # seconds; a file that takes longer is a finding (--slow, for a machine with other work)
 BOXES = b"moov trak mdia stbl stsz stts ctts stco stsc mdhd tkhd elst mdat moof ftyp free avc1 hvc1 RIFF movi idx1"
 # pieces that mean something in a video or an annotation file
 WORDS = (
@@ -197,8 +197,8 @@ def changed(seeds: list[bytes], draw: random.Random) -> bytes:
 class Findings:
     """Runs a target, counts the outcomes, and keeps the first file that is a finding."""
 
-    def __init__(self, target: Target, folder: Path) -> None:
-        self.target, self.folder = target, folder
+    def __init__(self, target: Target, folder: Path, slow: float = SLOW) -> None:
+        self.target, self.folder, self.slow = target, folder, slow
         self.seen: dict[str, int] = {}
         self.slowest = 0.0
         self.command = ""  # repeats the run, once the number of files is added
@@ -224,9 +224,9 @@ class Findings:
             (self.folder / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
             raise
         took = time.monotonic() - start
-        if took > SLOW:
+        if took > self.slow:
             (self.folder / "slow").write_bytes(data)
-            raise TimeoutError(f"{self.folder / 'slow'} took {took:.0f} seconds; the limit is {SLOW:.0f}.")
+            raise TimeoutError(f"{self.folder / 'slow'} took {took:.0f} seconds; the limit is {self.slow:.0f}.")
         self.slowest = max(self.slowest, took)
         self.seen[result] = self.seen.get(result, 0) + 1
         (self.folder / "last").unlink()
@@ -244,6 +244,9 @@ def main() -> int:
     parser.add_argument(
         "--findings", type=Path, default=Path("fuzz-findings"), metavar="DIR", help="(default: %(default)s)"
     )
+    parser.add_argument(
+        "--slow", type=float, default=SLOW, help="seconds that a file may take at most (default: %(default)s)"
+    )
     args = parser.parse_args()
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
     folder = Path(tempfile.mkdtemp(prefix="fuzz-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
@@ -259,7 +262,7 @@ def main() -> int:
         instrumented = contextlib.nullcontext()
     with instrumented:
         seeds, target = TARGETS[args.target](folder)
-    findings = Findings(target, args.findings)
+    findings = Findings(target, args.findings, args.slow)
     start = time.monotonic()
     draw = findings.begin(args.target, args.seed, seeds)
 

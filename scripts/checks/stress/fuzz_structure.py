@@ -56,6 +56,81 @@ def texts_of_json() -> st.SearchStrategy[str]:
     return st.one_of(trees, deep)
 
 
+def texts_of_yaml() -> st.SearchStrategy[str]:
+    """YAML that JSON cannot express: references, types, merges, blocks, several documents, and text that is broken."""
+    scalars = st.sampled_from(
+        (
+            *(
+                "1",
+                "1_000",
+                "0o17",
+                "0x1f",
+                "1:30:00",
+                "1e5",
+                ".inf",
+                ".nan",
+                "-.INF",
+                "~",
+                "yes",
+                "2024-01-01",
+                "=",
+                "",
+            ),
+            *(
+                "*a",
+                "&a 1",
+                "&a [*a]",
+                "<<: {a: 1}",
+                "!!python/name:os.system",
+                "!!python/object/apply:os.system [ls]",
+            ),
+            *("!!binary AAAA", "!!set {a}", "!!omap [a: 1]", "!x 1", "!<tag:yaml.org,2002:int> 3", "! 1", "!!float x"),
+            *(
+                "|\n  a\n  b",
+                ">-\n  a",
+                "'a",
+                '"\\u202e"',
+                '"\\x00"',
+                "? [a]\n: b",
+                "[a, b",
+                "{a: b, a: c}",
+                "@",
+                "`",
+                "%",
+            ),
+            *(
+                "1\n---\n2",
+                "1\n...\n%YAML 9.9\n---\n2",
+                "\t1",
+                "# no value",
+                "9" * 5000,
+                "\ufeff1",
+                "\x85",
+                "../x",
+                "/etc",
+            ),
+        )
+    )
+    lists = st.recursive(
+        scalars,
+        lambda inner: st.one_of(
+            st.lists(inner, max_size=4).map(lambda items: f"[{', '.join(items)}]"),
+            st.lists(inner, min_size=1, max_size=4).map(lambda items: "".join(f"\n- {item}" for item in items)),
+            st.lists(st.tuples(scalars, inner), max_size=3).map(
+                lambda pairs: "{" + ", ".join(f"{key}: {value}" for key, value in pairs) + "}"
+            ),
+        ),
+        max_leaves=10,
+    )
+    laughs = st.integers(1, 12).map(
+        lambda levels: "&a0 [1, 1]" + "".join(f"\na{i}: &a{i} [{f'*a{i - 1}, ' * 9}]" for i in range(1, levels))
+    )
+    deep = st.sampled_from(("[", "{a: ", "- ", "? ", "&a [", "!!seq [")).flatmap(
+        lambda opening: st.sampled_from((3, 64, 65, 3000)).map(lambda times: opening * times)
+    )
+    return st.one_of(lists, laughs, deep)
+
+
 def annotations(folder: Path) -> tuple[list[str], Target]:
     """A row of a table, and a video and a sentence of MSR-VTT."""
     from alpro_hf.data.annotations import load_annotations
@@ -109,21 +184,29 @@ def results(folder: Path) -> tuple[list[str], Target]:
 
 
 def recipes(folder: Path) -> tuple[list[str], Target]:
-    """A key of a recipe, as JSON and as YAML."""
+    """A key of a recipe, as JSON and as YAML, or a text in place of a key; then the settings that it names."""
     from alpro_hf.training.recipe import FIELDS, AlproRecipe, RecipeError, read_recipe
 
     def target(field: str, value: str) -> str:
         suffix, name = field.split("/")
         path = folder / f"mine{suffix}"
+        if name == "key":
+            text = f"{{{json.dumps(value)}: 1}}" if suffix == ".json" else f"{value}: 1\n"
+            path.write_text(text, encoding="utf-8", errors="surrogatepass")
+            return outcome(path)
         # JSON is YAML, too; a value alone on its line is read by other rules of YAML
         text = _with({"task": "qa"}, name, value) if suffix == ".json" else f"{name}: {value}\n"
         path.write_text(text, encoding="utf-8", errors="surrogatepass")
+        return outcome(path)
+
+    def outcome(path: Path) -> str:
         try:
             values = read_recipe(path)
             AlproRecipe(**{key: values[key] for key in FIELDS if key in values})
             return "recipe"
-        except RecipeError:
-            return "RecipeError"
+        except RecipeError as error:
+            text = str(error)
+            return "RecipeError" if len(text) < 3000 else f"a message of {len(text)} characters"
 
     names = (
         "task",
@@ -134,6 +217,9 @@ def recipes(folder: Path) -> tuple[list[str], Target]:
         "leave_out",
         "augmentation",
         "optim",
+        "lora",
+        "run",
+        "key",
     )
     return [f"{suffix}/{name}" for suffix in (".json", ".yaml") for name in names], target
 
@@ -334,6 +420,7 @@ def _with(fields: dict, name: str, value: str) -> str:
     return "{" + ", ".join(f"{json.dumps(key)}: {content}" for key, content in pairs.items()) + "}"
 
 
+VALUES = {"recipes": st.one_of(texts_of_json(), texts_of_yaml())}  # of the others: JSON
 TARGETS: dict[str, Callable[[Path], tuple[list[str], Target]]] = {
     "annotations": annotations,
     "results": results,
@@ -363,7 +450,7 @@ def run(name: str, folder: Path, start: int, examples: int) -> dict[str, int]:
         phases=(Phase.generate, Phase.shrink),
         suppress_health_check=list(HealthCheck),
     )
-    @given(st.sampled_from(fields), texts_of_json())
+    @given(st.sampled_from(fields), VALUES.get(name, texts_of_json()))
     def try_one(field: str, value: str) -> None:
         result = target(field, value)
         seen[result] = seen.get(result, 0) + 1

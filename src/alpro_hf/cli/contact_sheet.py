@@ -13,6 +13,7 @@ from ..inference.video_index import SearchResult
 from ..model.decoding import decode, probe
 from ..model.decoding_types import VideoInfo
 from ..model.video_processing_alpro import sample_indices
+from ..trust import printable
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,8 @@ class _Canvas:
         self.draw = ImageDraw.Draw(self.image)
 
     def text(self, x: float, y: float, text: str, size: int, colour: str = INK, anchor: str = "la") -> None:
-        self.draw.text((x * SCALE, y * SCALE), text, fill=colour, font=_font(size * SCALE), anchor=anchor)
+        # a line end in a name would draw over what is below it
+        self.draw.text((x * SCALE, y * SCALE), printable(text), fill=colour, font=_font(size * SCALE), anchor=anchor)
 
     def box(
         self,
@@ -275,8 +277,8 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def _fitting(text: str, size: int, width: float) -> str:
-    """The text, cut to a width in pixels."""
-    font = _font(size)
+    """The text on one line, cut to a width in pixels."""
+    font, text = _font(size), printable(text)[:1000]
     while font.getlength(text) > width:
         text = text.rstrip("\u2026")[:-1].rstrip() + "\u2026"
     return text

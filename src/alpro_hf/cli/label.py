@@ -7,6 +7,7 @@ from typing import Any
 
 from ..data.spans import span_text
 from ..loading import BUNDLED, CommandError, load_model
+from ..trust import printable
 from .options import DTYPES, nonblank, whole_number
 from .videos import (
     WHAT_IS_A_VIDEO,
@@ -115,5 +116,5 @@ def run(args: argparse.Namespace) -> int:
 def _print(result: dict[str, Any]) -> None:
     """One line a moment: time, video, labels with their probabilities."""
     time = "-" if result["start"] is None else span_text(result["start"], result["end"])
-    labels = ", ".join(f"{one['label']} {one['probability']:.1%}" for one in result["labels"])
+    labels = printable(", ".join(f"{one['label']} {one['probability']:.1%}" for one in result["labels"]))
     print(f"{time:17}  {shown(Path(result['path']))}  {labels}", flush=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..data.operations import OPERATIONS, RANDAUGMENTS
-from ..loading import find_model
+from ..loading import download_model, find_model
 from ..model.decoding_types import SAMPLING_STRATEGIES
 from ..trust import printable
 from .options import whole_number
@@ -119,7 +119,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("--calibrated saves what --calibrate ROWS has fitted; give both.")
     source = find_model(args.prompter)  # a wrong name is reported before the rows are read
     dataset = read_rows(args.data, args.split)
-    prompter: Any = AlproPrompterModel.from_pretrained(source, trust_remote_code=False)
+    prompter: Any = AlproPrompterModel.from_pretrained(download_model(source), trust_remote_code=False)
     prompter.to("cuda" if torch.cuda.is_available() else "cpu")
     collator = _collator(args, prompter)
     if args.calibrate is not None:

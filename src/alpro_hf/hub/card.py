@@ -17,6 +17,7 @@ from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 from transformers import TrainingArguments
 from transformers.trainer_pt_utils import AcceleratorConfig
 
+from ..bounded_answers import bounded_answers
 from ..evaluation.results import RESULTS, ResultsError, read_results
 from ..training.arguments import AlproTrainingArguments
 from .errors import ModelCardError, read_json_object
@@ -183,7 +184,8 @@ class TrainingFacts:
         cached = try_to_load_from_cache(name, FACTS)
         if cached is None:  # neither the file nor the news that there is none
             try:
-                cached = hf_hub_download(name, FACTS, etag_timeout=_SECONDS)
+                with bounded_answers():
+                    cached = hf_hub_download(name, FACTS, etag_timeout=_SECONDS)
             except (EntryNotFoundError, HTTPError, OfflineModeIsEnabled):
                 return cls()
         return cls.read(Path(cached)) if isinstance(cached, str) else cls()

@@ -13,6 +13,8 @@ from typing import Any
 import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
 
+from ..bounded_answers import bounded_answers
+from ..loading import CommandError, fetch_files
 from ..model.unimodal_alpro import CheckpointError
 from ..untrusted_json import read_json
 from .checkpoint_archive import is_archive, member_of
@@ -146,10 +148,15 @@ def _from_hub(repo_id: str) -> Path:
     """Download weights, configuration and vocabulary of a repository to the cache, and return their folder."""
     try:
         # one request without repetitions: listing the files would try again for half a minute before it gives up
-        found = huggingface_hub.HfApi().model_info(repo_id, timeout=_SECONDS)
-        names = [file.rfilename for file in found.siblings or ()]
-        wanted = [*_at_the_top(names), "config.json", *IMAGE_SETTINGS, *VOCABULARIES]
-        return Path(huggingface_hub.snapshot_download(repo_id, allow_patterns=wanted))
+        with bounded_answers():
+            found = huggingface_hub.HfApi().model_info(repo_id, timeout=_SECONDS, files_metadata=True)
+        files = {file.rfilename: file for file in found.siblings or ()}
+        wanted = [*_at_the_top(list(files)), "config.json", *IMAGE_SETTINGS, *VOCABULARIES]
+        if chosen := [files[name] for name in wanted if name in files]:
+            return fetch_files(repo_id, chosen, found.sha)
+        raise CheckpointError(f"{repo_id} on the Hub holds no weights: no file ends in {', '.join(WEIGHTS)}.")
+    except CommandError as error:
+        raise CheckpointError(str(error)) from error
     except OfflineModeIsEnabled:
         raise CheckpointError(f"{repo_id} cannot be downloaded, because HF_HUB_OFFLINE is set.") from None
     except HfHubHTTPError as error:

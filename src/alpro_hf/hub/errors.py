@@ -16,6 +16,7 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
 )
 
+from ..bounded_answers import UnboundedAnswerError
 from ..untrusted_json import read_json
 
 # The client reads answers without a check of their types. So one that is no answer of a Hub, such as a page in HTML,
@@ -82,7 +83,7 @@ def explained(repo_id: str, api: HfApi) -> Iterator[None]:
     except HfHubHTTPError as error:
         raise PublishError(_explain_status(error, repo_id)) from error
     except HTTPError as error:
-        raise PublishError(_explain_connection(error, api)) from error
+        raise PublishError(_explain_connection(error, repo_id, api)) from error
     except _NO_ANSWERS as error:
         if not isinstance(error.__cause__, HfHubHTTPError):
             raise PublishError(_explain_answer(error, repo_id, api)) from error
@@ -95,7 +96,7 @@ def explained(repo_id: str, api: HfApi) -> Iterator[None]:
         if isinstance(cause, HfHubHTTPError):
             raise PublishError(_explain_status(cause, repo_id)) from error
         if isinstance(cause, HTTPError):
-            raise PublishError(_explain_connection(cause, api)) from error
+            raise PublishError(_explain_connection(cause, repo_id, api)) from error
         if isinstance(cause, Exception):  # such as one of the protocol, after a redirect in the middle of a file
             raise PublishError(_explain_answer(cause, repo_id, api)) from error
         raise
@@ -130,8 +131,10 @@ def _explain_status(error: HfHubHTTPError, repo_id: str) -> str:
     return f"The Hub refuses {repo_id} (status {status}; {said}). Nothing was published."
 
 
-def _explain_connection(error: Exception, api: HfApi) -> str:
+def _explain_connection(error: Exception, repo_id: str, api: HfApi) -> str:
     reason = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, UnboundedAnswerError):
+        return _explain_answer(error, repo_id, api)
     return (
         f"The connection to {api.endpoint} failed ({reason}). Check it and repeat: the upload continues where it "
         "stopped, and nobody sees a half-finished one."

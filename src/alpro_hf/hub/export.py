@@ -5,6 +5,7 @@ An exported checkpoint contains the code of the model, the processor and the pip
 installed.
 """
 
+import hashlib
 import json
 import shutil
 from collections.abc import Sequence
@@ -73,6 +74,21 @@ def code_files() -> list[Path]:
     return sorted(path for path in Path(str(files("alpro_hf.model"))).glob("*.py") if path.name != "__init__.py")
 
 
+def _marked_code() -> dict[str, bytes]:
+    """The content of each exported code file by its name. The last line of each has the digest of all of them.
+
+    transformers keeps one configuration class for equal files of configurations in local folders, and one model class
+    for each configuration class. So files of versions that differ in their model code alone must differ everywhere.
+    """
+    sources = {path.name: path.read_bytes() for path in code_files()}
+    digest = hashlib.sha256()
+    for name, content in sources.items():
+        digest.update(f"{name} {len(content)}\n".encode() + content)
+    # at the end, so that the numbers of lines stay those of the package
+    mark = f"\n# sha256 of all code files of this export: {digest.hexdigest()}\n".encode()
+    return {name: content + mark for name, content in sources.items()}
+
+
 def add_remote_code(folder: str | Path) -> None:
     """Make a saved checkpoint load without this package: add the code files, and name their classes in its configs.
 
@@ -86,8 +102,8 @@ def add_remote_code(folder: str | Path) -> None:
     """
     folder = Path(folder)
     config = checkpoint_config(folder)
-    for path in code_files():
-        shutil.copyfile(path, folder / path.name)
+    for name, content in _marked_code().items():
+        (folder / name).write_bytes(content)
     # processors are named in their own configuration below
     config["auto_map"] = {name: path for name, path in AUTO_MAP.items() if "Processor" not in name}
     config.pop("_name_or_path", None)  # a path on this machine, which would be published

@@ -13,7 +13,8 @@ from typing import Any
 from huggingface_hub import HfApi
 from huggingface_hub.errors import EntryNotFoundError
 
-from ..loading import BUNDLED, BUNDLED_BY_TASK, find_model
+from ..bounded_answers import bounded_answers
+from ..loading import BUNDLED, BUNDLED_BY_TASK, fetch_files, find_model
 from .errors import PublishError, explained
 from .export import checkpoint_config, export
 from .names import CARD
@@ -153,7 +154,7 @@ def _run_model_in_demo(publication: Publication, exported: Path, api: HfApi) -> 
     """Set the variable by which the Space finds the model; bundled models are part of the package that it has."""
     head = checkpoint_config(exported)["architectures"][0]
     if publication.space and not _is_bundled(publication.model) and head in _DEMO_VARIABLES:
-        with explained(publication.space, api):
+        with explained(publication.space, api), bounded_answers():
             api.add_space_variable(publication.space, _DEMO_VARIABLES[head], publication.repo_id)
 
 
@@ -166,10 +167,12 @@ def _find_model(name: str, api: HfApi) -> Path:
     found = find_model(name, api=api)
     if Path(found).is_dir():
         return Path(found)
-    patterns = ["*.json", "*.txt", "*.safetensors", "*.bin"]  # not the code: `export` writes it again
+    suffixes = (".json", ".txt", ".safetensors", ".bin")  # not the code: `export` writes it again
     try:
-        with explained(name, api):
-            return Path(api.snapshot_download(name, allow_patterns=patterns))
+        with explained(name, api), bounded_answers():
+            listed = api.model_info(name, files_metadata=True)
+            wanted = [file for file in listed.siblings or () if file.rfilename.endswith(suffixes)]
+            return fetch_files(name, [file for file in wanted if "/" not in file.rfilename], listed.sha, api)
     except EntryNotFoundError as error:
         raise PublishError(f"{name} is neither a folder nor a model that can be downloaded: {error}") from error
 

@@ -22,6 +22,7 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 from huggingface_hub.utils.sha import git_hash, sha_fileobj
 
+from ..bounded_answers import ANSWERS, bounded_answers
 from ..files import belongs_to
 from .errors import PublishError, explained
 from .names import CARD
@@ -118,7 +119,7 @@ def plan_upload(
         raise PublishError(f"{folder} holds no files; there is nothing to publish.")
     remote: dict[str, RepoFile] = {}
     head, exists, compared = None, True, True
-    with explained(repo_id, api):
+    with explained(repo_id, api), bounded_answers():
         try:
             head = api.repo_info(repo_id, repo_type=repo_type, revision=revision).sha
             # the tree of this commit, not of the branch, which may move on between the two requests
@@ -185,7 +186,9 @@ def upload(plan: UploadPlan, *, private: bool = False, message: str | None = Non
         CommitOperationAdd(path, plan.folder / path) for path in (*plan.new, *plan.changed)
     ]
     operations += [CommitOperationDelete(path) for path in plan.removed]
-    with explained(plan.repo_id, api):
+    # a large file needs up to five requests, and as many repetitions of each
+    answers = ANSWERS + 30 * len(operations)
+    with explained(plan.repo_id, api), bounded_answers(max_answers=answers):
         if not plan.exists:
             sdk = _space_sdk(plan.folder) if plan.repo_type == "space" else None
             api.create_repo(plan.repo_id, repo_type=plan.repo_type, private=private, space_sdk=sdk, exist_ok=True)

@@ -1,5 +1,6 @@
 """Write the moments that a search has found as videos."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,12 +9,18 @@ from ..data.spans import Span, span_text
 from ..model.decoding_types import VideoDecodeError
 from .video_index import SearchResult
 
+_LONGEST = 200  # bytes of the name of a video in the name of its clip
+
 
 def clip_name(result: SearchResult) -> str:
-    """A file name with rank, video and time, such as `01_match_00.41.08-00.41.23.mp4`."""
+    """A file name with rank, video and time, such as `01_match_00.41.08-00.41.23.mp4`; a long name is cut."""
     span = _span_of(result)
     time = "" if span is None else "_" + span_text(span.start, span.end).replace(":", ".")
-    return f"{result.rank:02d}_{result.path.stem}{time}.mp4"
+    # in bytes, of which a file system takes 255; a character that is cut is left out
+    stem = os.fsencode(result.path.stem)[:_LONGEST].decode(errors="surrogateescape")
+    while "\udc80" <= stem[-1:] <= "\udcff" and not result.path.stem.startswith(stem):
+        stem = stem[:-1]
+    return f"{result.rank:02d}_{stem}{time}.mp4"
 
 
 def save_clips(

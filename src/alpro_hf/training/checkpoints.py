@@ -7,6 +7,7 @@ number. A process that is killed while writing leaves the folder with the highes
 import logging
 import os
 import re
+import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -116,6 +117,20 @@ def mark_incomplete(checkpoint: str | os.PathLike[str]) -> None:
     (checkpoint / _STATE).unlink(missing_ok=True)
 
 
+def settle_times(folder: str | os.PathLike[str]) -> None:
+    """Set the times of checkpoints that lie in the future to now, in their order.
+
+    The library deletes the oldest checkpoints by these times. After a clock was set back, or with copies from another
+    machine, it would take the one that was just written for the oldest. Links stay as they are.
+    """
+    now = time.time()
+    named = [path for path in Path(folder).glob("checkpoint-*") if _step(path) is not None and not is_link(path)]
+    ahead = sorted((path for path in named if path.stat().st_mtime > now), key=lambda path: path.stat().st_mtime)
+    for place, path in enumerate(ahead):
+        moment = now - (len(ahead) - place) / 1000
+        os.utime(path, (moment, moment))
+
+
 def _step(checkpoint: Path) -> int | None:
     match = re.fullmatch(r"checkpoint-(\d+)", checkpoint.name)
     return int(match[1]) if match else None
@@ -197,4 +212,5 @@ __all__ = [
     "mark_incomplete",
     "processes_of",
     "read_state",
+    "settle_times",
 ]

@@ -30,7 +30,7 @@ from transformers.utils import logging
 from ..adapters import lora_model, merged
 from ..data.load_rows import is_labelled, load_rows, refuse_missing_files, video_folders, words_digest
 from ..files import write_text_whole, write_whole
-from ..loading import find_model
+from ..loading import download_model, find_model
 from ..model.configuration_alpro import AlproConfig
 from ..model.pretraining_alpro import AlproPrompterModel
 from ..trust import printable
@@ -301,7 +301,9 @@ def _train(run: TrainingRun, stop: StopWhenTerminated) -> bool:
         say(f"LoRA: {model.get_nb_trainable_parameters()[0]} trained weights of {model.num_parameters()}")
     prompter = None
     if entities and run.prompter and not all(map(is_labelled, sources.values())):
-        prompter = AlproPrompterModel.from_pretrained(find_model(run.prompter), trust_remote_code=False)
+        prompter = AlproPrompterModel.from_pretrained(
+            download_model(find_model(run.prompter)), trust_remote_code=False
+        )
     trainer: Any = AlproTrainer(
         model=model,
         args=arguments,

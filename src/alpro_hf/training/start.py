@@ -18,7 +18,7 @@ from ..data.label_lists import read_answers, read_entities
 from ..data.load_rows import is_labelled
 from ..data.mixed_rows import MixedRows
 from ..data.pretraining_collator import AlproPreTrainingCollator
-from ..loading import find_model
+from ..loading import download_model, find_model
 from ..model.configuration_alpro import AlproConfig
 from ..model.modeling_alpro import AlproForVideoQuestionAnswering, AlproForVideoTextRetrieval, AlproModel
 from ..model.pretraining_alpro import AlproForPreTraining
@@ -272,7 +272,7 @@ def start_model(
         verbosity = logging.get_verbosity()
         logging.set_verbosity_error()
         source, info = model_class.from_pretrained(
-            model, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
+            download_model(model), dtype=torch.float32, output_loading_info=True, trust_remote_code=False
         )
         logging.set_verbosity(verbosity)
         new = set(info["missing_keys"])

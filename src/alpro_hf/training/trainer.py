@@ -33,7 +33,7 @@ from ..model.pretraining_alpro import AlproPrompterModel
 from ..model.wrappers_alpro import plain_model
 from .arguments import AlproTrainingArguments
 from .callbacks import KeepTemperatureInRange, LogLastSteps, SetDatasetEpoch
-from .checkpoints import disk_errors, last_complete_checkpoint, mark_incomplete, processes_of
+from .checkpoints import disk_errors, last_complete_checkpoint, mark_incomplete, processes_of, settle_times
 from .defaults import checked_arguments, choose_best_metric, default_collator, fit_collator
 from .distributed import (
     add_counts,
@@ -288,7 +288,9 @@ class AlproTrainer(Trainer):
         if not self._resumed:  # the checkpoint would not be the first one that learned something
             refuse_nothing_learned(self, self._rows_used, self._labels_seen)
         if self.args.should_save:
-            mark_incomplete(Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}")
+            folder = Path(self._get_output_dir(trial=trial))
+            mark_incomplete(folder / f"checkpoint-{self.state.global_step}")
+            settle_times(folder)
         with disk_errors(self._get_output_dir(trial=trial)):
             super()._save_checkpoint(model, trial)
 

@@ -153,7 +153,7 @@ def tell_other_start(trainer: Any, checkpoint: str) -> None:
     step, epoch = state.get("global_step"), state.get("epoch")
     before = steps
     if isinstance(step, int) and isinstance(epoch, int | float) and epoch > 0:
-        before = round(step / epoch)
+        before = round(min(step / epoch, 1e18))  # an epoch of 1e-320 steps is in no file that we wrote
     if abs(before - steps) > 1:  # an epoch ends between two steps
         logger.warning(
             "%s was made with %d steps an epoch, and the %d rows of train_dataset now make %d: the data set or "
