@@ -1,0 +1,89 @@
+"""HTML of the patches that words read: one small picture a word, all on one scale."""
+
+from html import escape
+
+import numpy as np
+import torch
+
+from ..inference.explain import SentenceMaps
+from .duel_views import percent
+
+_DARKEST = 0.86  # opacity over a patch that is not read at all
+_STILL = 40.0  # difference of grey levels from which a pixel counts as moving
+_MOST_MOVING = 0.5  # share of the picture; above it the camera moves, and ghosts would hide everything
+_FAINTEST = 0.35  # of what moves, in the first frame
+_TICKS = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+def trail(frames: torch.Tensor) -> torch.Tensor:
+    """One picture of a clip in which what moves is seen at all its places, fainter where it was earlier.
+
+    The model averages patches over time, so one map holds for all frames; such a picture shows where they all were.
+
+    Args:
+        frames: uint8 (T, 3, H, W).
+
+    Returns:
+        uint8 (3, H, W): the middle frame if more than half of the picture moves.
+    """
+    clip = frames.numpy().astype(np.float32)
+    still = np.median(clip, axis=0)
+    moving = np.clip(np.abs(clip - still).max(axis=1, keepdims=True) / _STILL, 0, 1)  # (T, 1, H, W)
+    if moving.mean(axis=(1, 2, 3)).max() > _MOST_MOVING:
+        return frames[len(frames) // 2]
+    picture = still
+    for frame, mask, strength in zip(clip, moving, np.linspace(_FAINTEST, 1, len(clip)), strict=True):
+        picture = picture + strength * mask * (frame - picture)
+    return torch.from_numpy(picture.round().clip(0, 255).astype(np.uint8))
+
+
+def word_panels(picture: str, found: SentenceMaps) -> str:
+    """A panel for the sentence and for each word: the clip, darkened where a patch is not read.
+
+    Values are shares of what all words together read, and for the sentence of what the sentence reads. They have one
+    scale, which ends at the greatest of them.
+
+    Args:
+        picture: Address of a picture of the clip.
+        found: The maps.
+    """
+    total = sum(word.relevance.sum().item() for word in found.words) or 1.0
+    maps = [("whole sentence", None, found.sentence / (found.sentence.sum().item() or 1.0))]
+    for word in found.words:
+        share = word.relevance.sum().item() / total
+        maps.append((word.word, percent(share) if word.known else "unknown", word.relevance / total))
+    highest = max(values.max().item() for _, _, values in maps) or 1.0
+    panels = "".join(_panel(name, share, values, highest) for name, share, values in maps)
+    steps = "".join(f"<span>{percent(tick * highest)}</span>" for tick in _TICKS)
+    shades = ", ".join(f"rgb(14 16 21 / {_darkness(tick):.0%}) {tick:.0%}" for tick in np.linspace(0, 1, 9))
+    return (
+        f'<p class="note">Sentence and clip match with a probability of {percent(found.match_probability)}. A patch is '
+        "bright where a word reads it, dark where it does not; all pictures share one scale.</p>"
+        f'<div class="legend" role="img" aria-label="Scale from 0 to {percent(highest)} of what is read">'
+        f'<span class="shades" style="background-image:linear-gradient(90deg, {shades})"></span>'
+        f'<span class="ticks">{steps}</span><span class="what">share of what is read</span></div>'
+        f'<div class="words" style="--clip:url({picture})">{panels}</div>'
+    )
+
+
+def _darkness(level: float) -> float:
+    """Opacity over a patch; the root lets small shares be told from none."""
+    return _DARKEST * (1 - level**0.5)
+
+
+def _panel(name: str, share: str | None, values: torch.Tensor, highest: float) -> str:
+    rows, columns = values.shape
+    cells = "".join(
+        f'<rect x="{x}" y="{y}" width="1" height="1" fill-opacity="{_darkness(value / highest):.3f}"/>'
+        for y, row in enumerate(values.tolist())
+        for x, value in enumerate(row)
+    )
+    small = f" <small>{escape(share)}</small>" if share else ""
+    return (
+        f'<figure class="word"><div class="seen"><svg viewBox="0 0 {columns} {rows}" preserveAspectRatio="none" '
+        f'role="img" aria-label="Map of {escape(name)}">{cells}</svg></div>'
+        f"<figcaption>{escape(name)}{small}</figcaption></figure>"
+    )
+
+
+__all__ = ["trail", "word_panels"]
