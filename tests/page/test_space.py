@@ -20,17 +20,22 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import guard
 import pytest
-import studio as studio_module
 import torch
-import views
 import yaml
 from fixtures.gallery import write_video
 from starlette.exceptions import HTTPException
-from studio import MAX_CLIPS, DemoError, Studio, Visit
 
 from alpro_hf import AlproModel, AlproProcessor, VideoDecodeError, bundled_model
+from alpro_hf.page import about, guard, parts, views
+from alpro_hf.page.ask import QUESTIONS, AskTab
+from alpro_hf.page.clips import MAX_CLIPS, MAX_MEGABYTES, DemoError, Visit
+from alpro_hf.page.endpoints import Endpoints
+from alpro_hf.page.inside import SENTENCES
+from alpro_hf.page.layout import Shelf, build
+from alpro_hf.page.maps import SHOWN_ENTITIES, _named_regions, region_maps
+from alpro_hf.page.search import SEARCHES
+from alpro_hf.page.studio import RERANK, Studio
 
 SPACE = Path(__file__).parents[2] / "spaces_demo"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -69,7 +74,7 @@ def test_search_is_the_protocol_over_gallery_and_uploads(studio, upload) -> None
     everything = studio._new_index([clip.path for clip in [*visit.clips, *studio.clips]])
     for text in ("the tiger grows", "a rose chases a gem"):
         found = studio.search(text, visit)
-        expected = everything.search(text, top_k=len(everything), rerank=studio_module.RERANK)
+        expected = everything.search(text, top_k=len(everything), rerank=RERANK)
         assert [result.clip.path for result in found] == [result.path for result in expected]
         assert [result.similarity for result in found] == pytest.approx([r.similarity for r in expected], abs=1e-5)
         for mine, other in zip(found, expected, strict=True):
@@ -80,23 +85,19 @@ def test_search_is_the_protocol_over_gallery_and_uploads(studio, upload) -> None
 
 
 def test_the_examples_of_the_page_come_out_right(studio) -> None:
-    import app
-
-    firsts = [studio.search(text, Visit())[0].clip.title for text in app.SEARCHES]
+    firsts = [studio.search(text, Visit())[0].clip.title for text in SEARCHES]
     for title, words in zip(firsts, ("lemon", "television", "rose following gem", "flamingo", "tiger"), strict=True):
         assert words in title
-    answers = [studio.ask(studio.find(clip, Visit()), text)[0].answer for clip, text in app.QUESTIONS]
+    answers = [studio.ask(studio.find(clip, Visit()), text)[0].answer for clip, text in QUESTIONS]
     assert answers == ["bouncing", "right", "three", "gem", "appearing"]
-    for clip, text in app.SENTENCES:
+    for clip, text in SENTENCES:
         assert not studio.unknown_words(text)
         assert studio.words(studio.find(clip, Visit()), text).match_probability > 0.3
 
 
 def test_what_the_page_says_of_the_models_is_what_was_measured(studio) -> None:
-    import app
-
-    assert re.findall(r"[\d.]+ %", app.BUNDLED_MODELS) == ["0.1 %", "50 %"]  # chance; all else comes from files
-    said = app.about_bundled(studio)
+    assert re.findall(r"[\d.]+ %", about.BUNDLED_MODELS) == ["0.1 %", "50 %"]  # chance; all else comes from files
+    said = about.about_bundled(studio)
     measured = {
         task: json.loads(Path(bundled_model(task), "results.json").read_text())["results"]["test"]
         for task in ("retrieval", "qa")
@@ -110,10 +111,10 @@ def test_what_the_page_says_of_the_models_is_what_was_measured(studio) -> None:
     assert "two models of {:.1f} and {:.1f} million parameters".format(*sizes) in (SPACE / "README.md").read_text(
         "utf-8"
     )
-    for pair, words in app.DISTINCTIONS.items():
-        learned = max(choices[f"opposite: {pair}"][score] for score in ("vtc", "vtm")) >= app.LEARNED
+    for pair, words in about.DISTINCTIONS.items():
+        learned = max(choices[f"opposite: {pair}"][score] for score in ("vtc", "vtm")) >= about.LEARNED
         assert (words in said) != learned
-    assert said.strip() in str(app.build(studio).get_config_file()["components"]).replace("\\n", "\n")
+    assert said.strip() in str(build(studio).get_config_file()["components"]).replace("\\n", "\n")
 
 
 def test_a_visitor_sees_no_clip_of_another(studio, upload) -> None:
@@ -153,7 +154,7 @@ def test_what_cannot_be_taken_says_so_and_leaves_nothing(studio, upload, tmp_pat
 def test_too_large_a_file_is_refused_before_it_is_read(studio, tmp_path) -> None:
     large = tmp_path / "large.mp4"
     with large.open("wb") as file:
-        file.truncate(studio_module.MAX_MEGABYTES * 1024**2 + 1)
+        file.truncate(MAX_MEGABYTES * 1024**2 + 1)
     with pytest.raises(DemoError, match="larger than"):
         studio.add(large, large.name, Visit())
 
@@ -177,9 +178,9 @@ def test_entities_of_a_box_and_of_all_regions(studio) -> None:
     pixels = processor(videos=str(clip.path), return_tensors="pt")["pixel_values_videos"]
     whole = prompter.pseudo_labels(pixels)[0]
     assert dict(found)[studio.entities[whole.argmax()]] == pytest.approx(whole.max().item(), abs=1e-5)
-    html = views.region_maps(studio.frames(clip), studio.regions(clip), studio.entities)
+    html = region_maps(studio.frames(clip), studio.regions(clip), studio.entities)
     assert html.count('class="frame"') == 4
-    assert html.count("<button") == 1 + views.SHOWN_ENTITIES
+    assert html.count("<button") == 1 + SHOWN_ENTITIES
     for box in ((0, 0, 0, 1), (0, 0, 5, 5), (-1, 0, 2, 2), (2, 2, 1, 1)):
         with pytest.raises(DemoError, match="outside"):
             studio.box(clip, box)
@@ -187,8 +188,6 @@ def test_entities_of_a_box_and_of_all_regions(studio) -> None:
 
 def test_another_model_and_another_prompter(studio, tmp_path) -> None:
     """Named ones are used; a model without a prompter says so, and its page stands all the same."""
-    import app
-
     prompter, processor = studio.prompter
     prompter.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
@@ -197,7 +196,7 @@ def test_another_model_and_another_prompter(studio, tmp_path) -> None:
     assert found == pytest.approx(dict(studio.box(studio.clips[1], (0, 0, 2, 2))), abs=1e-4)
     named.close()
     other = Studio(model=str(bundled_model("retrieval")))
-    page = app.build(other)
+    page = build(other)
     assert str(bundled_model("retrieval")) in str(page.get_config_file())
     with pytest.raises(DemoError, match="ALPRO_PROMPTER"):
         other.box(other.clips[0], (0, 0, 2, 2))
@@ -207,8 +206,6 @@ def test_another_model_and_another_prompter(studio, tmp_path) -> None:
 
 
 def test_a_model_without_a_matching_head_searches_by_similarity(tmp_path) -> None:
-    import app
-
     towers = AlproModel.from_pretrained(bundled_model("retrieval"))
     towers.save_pretrained(tmp_path)
     AlproProcessor.from_pretrained(bundled_model("retrieval")).save_pretrained(tmp_path)
@@ -220,7 +217,7 @@ def test_a_model_without_a_matching_head_searches_by_similarity(tmp_path) -> Non
     page = views.results(found)
     assert "Similarity (VTC)" in page and "Match (VTM)" not in page and "same place" not in page
     assert "This model has no trained matching head. Similarity alone decides." in page
-    listed = app.Endpoints(headless).search("the tiger grows", None)
+    listed = Endpoints(headless).search("the tiger grows", None)
     assert len(listed) == len(found) and not any("match_probability" in one for one in listed)
     with pytest.raises(DemoError, match="no trained matching head"):
         headless.words(headless.clips[0], "the tiger grows")
@@ -230,7 +227,7 @@ def test_a_model_without_a_matching_head_searches_by_similarity(tmp_path) -> Non
 
 def test_labels_of_regions_cover_no_other() -> None:
     maps = torch.eye(16).unflatten(1, (4, 4))  # sixteen entities, one a patch
-    html = views._named_regions(maps, [f"entity {i}" for i in range(16)])
+    html = _named_regions(maps, [f"entity {i}" for i in range(16)])
     places = [(float(x), float(y)) for x, y in re.findall(r"left:(\d+)%;top:(\d+)%", html)]
     assert len(places) == 16
     assert sorted(set(re.findall(r">(entity \d+)<", html))) == sorted(f"entity {i}" for i in range(16))
@@ -242,9 +239,7 @@ def test_unknown_words_are_named(studio) -> None:
 
 
 def test_a_banner_names_the_clips_that_the_models_cannot_know(studio, upload) -> None:
-    import app
-
-    page, visit = app.Page(studio), Visit()
+    page, visit = Shelf(studio), Visit()
     assert page.banner(None) == page.banner(visit) == ""
     copy = upload("copy.mp4")
     copy.write_bytes(studio.clips[0].path.read_bytes())
@@ -260,11 +255,9 @@ def test_a_banner_names_the_clips_that_the_models_cannot_know(studio, upload) ->
 
 
 def test_an_answer_says_how_many_there_are(studio, monkeypatch) -> None:
-    import app
-
     said: list[str] = []
-    monkeypatch.setattr(app.gr, "Warning", lambda text, **_: said.append(text))
-    html = app.Page(studio).ask(studio.clips[0].id, "what does the astronaut do?", None)
+    monkeypatch.setattr(parts.gr, "Warning", lambda text, **_: said.append(text))
+    html = AskTab(studio).ask(studio.clips[0].id, "what does the astronaut do?", None)
     assert "among the 179 answers that it knows" in html
     assert ["astronaut" in text for text in said] == [True]
 
@@ -442,7 +435,7 @@ def test_uploads_that_come_too_fast_are_turned_away_with_a_sentence(address) -> 
 def test_too_large_an_upload_is_refused_by_the_server(served) -> None:
     address, log = served
     head = b'--xx\r\nContent-Disposition: form-data; name="files"; filename="big.mp4"\r\n\r\n'
-    body = head + bytes((studio_module.MAX_MEGABYTES + 1) << 20) + b"\r\n--xx--\r\n"
+    body = head + bytes((MAX_MEGABYTES + 1) << 20) + b"\r\n--xx--\r\n"
     headers = {"Content-Type": "multipart/form-data; boundary=xx", "X-Forwarded-For": "192.0.2.8"}
     before = log.stat().st_size  # of what other tests made it say
     with pytest.raises(urllib.error.HTTPError) as refused:
@@ -642,10 +635,8 @@ def test_the_guard_ends_a_stream_whose_session_vanishes() -> None:
 
 @pytest.mark.parametrize("side", [1e308, -1e308, 1.5, -0.1, float("nan"), float("inf")])
 def test_sides_of_a_box_that_are_no_shares(studio, side) -> None:
-    import app
-
     with pytest.raises(DemoError, match="outside the picture"):
-        app.Endpoints(studio).entities("01", None, side, 0, 1, 1)
+        Endpoints(studio).entities("01", None, side, 0, 1, 1)
 
 
 def test_the_guard_counts_by_address_and_all_together(monkeypatch) -> None:

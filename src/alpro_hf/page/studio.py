@@ -1,36 +1,20 @@
-"""The demo without its web page: models, gallery, uploads of visitors, searches and questions."""
+"""What the page does, without the page: models, gallery, uploads of visitors, searches and questions."""
 
-import base64
-import io
 import os
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from fractions import Fraction
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import av
 import torch
-from PIL import Image
 
-from alpro_hf import (
-    AlproConfig,
-    AlproForVideoQuestionAnswering,
-    AlproForVideoTextRetrieval,
-    AlproModel,
-    AlproProcessor,
-    AlproPrompterModel,
-    VideoDecodeError,
-    VideoIndex,
-    build_prompter,
-    bundled_model,
-)
-from alpro_hf.data.isolated_decoder import IsolatedDecoder
-from alpro_hf.evaluation.results import RESULTS
-from alpro_hf.evaluation.unfamiliar import knows_only_sprites, unfamiliar_videos, unknown_words
-from alpro_hf.inference.explain import (
+from ..assets import bundled_model
+from ..data.isolated_decoder import IsolatedDecoder
+from ..evaluation.results import RESULTS
+from ..evaluation.unfamiliar import knows_only_sprites, unfamiliar_videos, unknown_words
+from ..inference.explain import (
     EntityMaps,
     SentenceMaps,
     black_pixel,
@@ -39,92 +23,26 @@ from alpro_hf.inference.explain import (
     patch_grid,
     word_maps,
 )
-from alpro_hf.inference.question_answering import Answer, ask
-from alpro_hf.inference.video_index import SearchResult
-from alpro_hf.loading import find_model, has_towers_alone
-from alpro_hf.model.decoding import decode
-from alpro_hf.model.decoding_types import (
-    CorruptVideoError,
-    DecoderFailedError,
-    EmptyVideoError,
-    Frames,
-    NotAVideoError,
-    NoVideoStreamError,
-    TruncatedVideoError,
-    UnsupportedVideoError,
-    VideoInfo,
-    VideoTooLargeError,
-)
-from alpro_hf.model.matching_alpro import matching_problem, most_similar, rerank_order
-from alpro_hf.sprites.language import DOING
-from alpro_hf.sprites.render import write_clip
-from alpro_hf.sprites.world import SEEN_SPRITES, Scene, content, draw_group, draw_scene
-from alpro_hf.untrusted_json import read_json
+from ..inference.question_answering import Answer, ask
+from ..inference.video_index import SearchResult, VideoIndex
+from ..loading import find_model, has_towers_alone
+from ..model.configuration_alpro import AlproConfig
+from ..model.decoding_types import Frames
+from ..model.matching_alpro import matching_problem, most_similar, rerank_order
+from ..model.modeling_alpro import AlproForVideoQuestionAnswering, AlproForVideoTextRetrieval, AlproModel
+from ..model.pretraining_alpro import AlproPrompterModel
+from ..model.processing_alpro import AlproProcessor
+from ..sprites.world import SEEN_SPRITES
+from ..training.prompter import build_prompter
+from ..untrusted_json import read_json
+from .clips import MAX_CLIPS, MAX_MEGABYTES, Clip, DemoError, Visit, checked_preview, data_uri, jpeg, poster
+from .gallery import bundled_gallery
 
-MAX_CLIPS = 8  # per visitor
-MAX_MEGABYTES = 20
-MAX_SECONDS = 60
-MAX_PIXELS = 4096 * 2304
 MAX_CHARACTERS = 200
 DECODE_SECONDS, DECODE_MEMORY = 30.0, 2 * 1024**3  # per file; the process that decodes it is killed beyond them
 RERANK = 16
 ANSWERS = ENTITIES = 5
-GALLERY_SIDE = 192
-PREVIEW_SIDE, PREVIEW_FRAMES, PREVIEW_RATE = 240, 240, 10
 FRAME_SIDE = 256
-
-# messages for people who know nothing of containers and codecs
-PROBLEMS: dict[type[VideoDecodeError], str] = {
-    NotAVideoError: "is not a video. Upload an mp4, mov, mkv, webm or avi file.",
-    NoVideoStreamError: "contains no moving pictures, only sound or a still image.",
-    EmptyVideoError: "is empty.",
-    TruncatedVideoError: "is incomplete. Upload the whole file.",
-    CorruptVideoError: "is damaged and cannot be read.",
-    UnsupportedVideoError: "is of a kind that cannot be decoded here. Upload an mp4, mov, mkv, webm or avi file.",
-    DecoderFailedError: "cannot be decoded here: it takes too long or is damaged.",
-    VideoTooLargeError: "is too large to be decoded here.",
-}
-
-
-class DemoError(ValueError):
-    """A request of a visitor cannot be fulfilled; the message says why, in plain words."""
-
-
-@dataclass(frozen=True)
-class Clip:
-    """A video of the gallery or of a visitor.
-
-    Args:
-        id: Unique among the clips that a visitor sees.
-        title: Title for people.
-        path: The file.
-        preview: Data URI of a small H.264 version, which every browser plays.
-        poster: Data URI of its middle frame as JPEG.
-        mine: Whether the visitor uploaded it.
-    """
-
-    id: str
-    title: str
-    path: Path
-    preview: str
-    poster: str
-    mine: bool = False
-
-
-@dataclass
-class Visit:
-    """The uploads of one visitor, which nobody else sees."""
-
-    clips: list[Clip] = field(default_factory=list)
-    index: VideoIndex | None = None
-    folder: Path | None = None
-    uploads: int = 0
-
-    def forget(self) -> None:
-        """Delete all uploads."""
-        if self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
-        self.clips, self.index, self.folder = [], None, None
 
 
 @dataclass(frozen=True)
@@ -180,7 +98,7 @@ class Studio:
         self._temporary = tempfile.TemporaryDirectory(prefix="alpro-demo-")
         self.folder = Path(self._temporary.name)
         self.decoder = IsolatedDecoder(deadline=DECODE_SECONDS, max_memory=DECODE_MEMORY)
-        self.clips = _gallery(self.folder / "gallery")
+        self.clips = bundled_gallery(self.folder / "gallery")
         self.index = self._new_index([clip.path for clip in self.clips])
 
     def _new_index(self, paths: Sequence[Path]) -> VideoIndex:
@@ -220,7 +138,7 @@ class Studio:
                 raise DemoError(f"You already have {MAX_CLIPS} clips here, which is the limit. Remove them first.")
             if file.stat().st_size > MAX_MEGABYTES * 1024**2:
                 raise DemoError(f"“{name}” is larger than {MAX_MEGABYTES} MB, the limit here.")
-            preview = _checked_preview(file, name, self.decoder)
+            preview = checked_preview(file, name, self.decoder)
             if visit.folder is None:
                 visit.folder = Path(tempfile.mkdtemp(prefix="visit-", dir=self.folder))
             visit.uploads += 1
@@ -233,8 +151,8 @@ class Studio:
             f"mine-{visit.uploads}",
             Path(name).stem[:60],
             path,
-            _data_uri("video/mp4", preview),
-            _poster(preview),
+            data_uri("video/mp4", preview),
+            poster(preview),
             mine=True,
         )
         if visit.index is None:
@@ -310,7 +228,7 @@ class Studio:
         indices = list(seen["video_metadata"][0].frames_indices)
         scale = FRAME_SIDE / max(info.width, info.height)
         size = {"height": max(1, round(info.height * scale)), "width": max(1, round(info.width * scale))}
-        return [_jpeg(pixels) for pixels in self._decode(clip.path, indices, **size).pixels]
+        return [jpeg(pixels) for pixels in self._decode(clip.path, indices, **size).pixels]
 
     def _decode(self, source: Any, indices: Any = None, **options: Any) -> Frames:
         """Decode in a separate process; for clips of the gallery, with the frame positions that the index stores."""
@@ -388,83 +306,6 @@ def _checked(text: str, advice: str) -> str:
     if len(text) > MAX_CHARACTERS:
         raise DemoError(f"This text has {len(text)} characters; the limit is {MAX_CHARACTERS}.")
     return text
-
-
-# --------------------------------------------------------------------------------------------------------------- clips
-
-
-def _gallery(folder: Path) -> list[Clip]:
-    """Render 24 test clips of the sprite world: the first 16 of `test`, and the first two groups of `test-hard`."""
-    folder.mkdir(parents=True)
-    scenes = [draw_scene("test", 0, index) for index in range(16)]
-    scenes += [scene for group in range(2) for scene in draw_group("test-hard", 0, group)]
-    clips = []
-    for number, scene in enumerate(scenes, start=1):
-        path = folder / f"{number:02}.mp4"
-        write_clip(path, scene, size=GALLERY_SIDE)
-        video = path.read_bytes()
-        clips.append(Clip(path.stem, _title(scene), path, _data_uri("video/mp4", video), _poster(video)))
-    return clips
-
-
-def _title(scene: Scene) -> str:
-    kind, roles = content(scene)
-    if kind == "relation":
-        (agent, action), (patient, _) = roles
-        return f"{agent} {DOING[action]} {patient}"
-    return (", then " if kind == "sequence" else ", ").join(f"{sprite} {DOING[action]}" for sprite, action in roles)
-
-
-def _checked_preview(file: Path, name: str, decoder: IsolatedDecoder) -> bytes:
-    try:
-        info = decoder.probe(file)
-        if info.duration > MAX_SECONDS:
-            raise DemoError(f"“{name}” lasts {info.duration:.0f} seconds; the limit is {MAX_SECONDS} seconds.")
-        if info.width * info.height > MAX_PIXELS:
-            raise DemoError(
-                f"“{name}” has {info.width} x {info.height} pixels, more than 4K. Upload a smaller version."
-            )
-        return _preview(file, info, decoder)
-    except VideoDecodeError as error:
-        problem = PROBLEMS.get(type(error), f"cannot be used: {error.problem}.")
-        raise DemoError(f"“{name}” {problem}") from error
-
-
-def _preview(file: Path, info: VideoInfo, decoder: IsolatedDecoder) -> bytes:
-    """A small H.264 version in the original speed, without sound."""
-    rate = min(PREVIEW_RATE, PREVIEW_FRAMES / max(info.duration, 1))
-    if info.frame_times is None and info.fps is not None:  # more frames than there are would only repeat some
-        rate = min(rate, info.fps)
-    count = max(1, round(info.duration * rate))
-    scale = min(1.0, PREVIEW_SIDE / max(info.width, info.height))
-    height, width = (max(16, round(side * scale / 2) * 2) for side in (info.height, info.width))
-    indices = info.frames_at([(i + 0.5) / rate for i in range(count)])
-    frames = decoder.decode(file, indices, height=height, width=width).pixels
-    result = io.BytesIO()
-    with av.open(result, "w", format="mp4") as container:
-        options = {"crf": "26", "preset": "veryfast", "threads": "1"}
-        stream = container.add_stream("libx264", rate=Fraction(rate).limit_denominator(1000), options=options)
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        for pixels in frames:
-            picture = pixels.permute(1, 2, 0).contiguous().numpy()
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode())
-    return result.getvalue()
-
-
-def _poster(video: bytes) -> str:
-    return _jpeg(decode(video, lambda info: [info.num_frames // 2]).pixels[0])
-
-
-def _jpeg(pixels: torch.Tensor) -> str:
-    """A frame, uint8 (3, H, W), as a data URI of a JPEG image."""
-    file = io.BytesIO()
-    Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy()).save(file, "JPEG", quality=85)
-    return _data_uri("image/jpeg", file.getvalue())
-
-
-def _data_uri(kind: str, data: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def from_environment() -> Studio:
