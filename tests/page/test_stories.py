@@ -93,7 +93,8 @@ def test_maps_of_all_words_have_one_scale() -> None:
     words = [WordMap("<grows", True, strong), WordMap("while", False, weak)]
     html = word_panels("x.jpg", SentenceMaps(0.4, torch.full((2, 2), 0.1), words))
     sentence, grows, while_ = [
-        [float(value) for value in re.findall(r'fill-opacity="([\d.]+)"', panel)] for panel in html.split("<figure")[1:]
+        [float(value) for value in re.findall(r'fill-opacity="([\d.]+)"', panel)]
+        for panel in html.split("<figure")[1:]
     ]
     assert len(grows) == 4 and min(grows) == 0  # the greatest of all values is as bright as the clip
     assert grows[0] == while_[2] == max(sentence + grows + while_)  # nothing is equally dark everywhere

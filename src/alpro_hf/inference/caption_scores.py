@@ -35,9 +35,7 @@ class CaptionScores:
 
 
 @torch.inference_mode()
-def score_captions(
-    model: Any, processor: Any, captions: Sequence[str], clips: Sequence[EncodedClip]
-) -> CaptionScores:
+def score_captions(model: Any, processor: Any, captions: Sequence[str], clips: Sequence[EncodedClip]) -> CaptionScores:
     """Compare captions with encoded clips.
 
     Args:

@@ -98,11 +98,11 @@ def _versus(label: str, values: Sequence[float], shown: Sequence[str]) -> str:
 
 
 def _verdict(captions: tuple[str, str], choices: Sequence[int | None], narrow: bool) -> str:
-    if set(choices) == {None}:
-        return "Both captions have the same scores."
     if len(set(choices)) > 1:
         return "The two scores disagree."
-    [place] = set(choices) - {None}
+    place = choices[0]
+    if place is None:
+        return "Both captions have the same scores."
     by = "by both scores" if len(choices) == 2 else "by similarity"
     hair = ", but by a hair" if narrow else ""
     return f"The model prefers <strong>“{escape(captions[place])}”</strong> {by}{hair}."

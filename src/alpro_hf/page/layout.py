@@ -11,6 +11,7 @@ from . import views
 from .about import OTHER_MODELS, UNFAMILIAR, WHAT_ALPRO_IS, about_bundled
 from .ask import AskTab
 from .clips import MAX_CLIPS, MAX_MEGABYTES, MAX_SECONDS, DemoError, Visit
+from .duel import DuelTab
 from .endpoints import Endpoints, add_endpoints
 from .inside import InsideTab
 from .parts import AT_ONCE, LIGHT, WORK, Shared, polite, script, told
@@ -69,7 +70,7 @@ class Shelf:
 def build(studio: Studio) -> gr.Blocks:
     """The whole page, for loaded models."""
     shelf, first = Shelf(studio), studio.clips[0]
-    search, ask, inside = SearchTab(studio), AskTab(studio), InsideTab(studio)
+    search, duel, ask, inside = SearchTab(studio), DuelTab(studio), AskTab(studio), InsideTab(studio)
     with gr.Blocks(title="ALPRO: search and ask videos", delete_cache=(AN_HOUR, AN_HOUR)) as demo:
         add_endpoints(Endpoints(studio), first)  # before the page: gradio numbers later functions of a name
         visit = gr.State(None, time_to_live=AN_HOUR, delete_callback=lambda gone: gone and gone.forget())
@@ -100,16 +101,18 @@ def build(studio: Studio) -> gr.Blocks:
             with gr.Column(scale=8, min_width=320, elem_classes="main"), gr.Tabs():
                 with gr.Tab("Search", id="search"):
                     search.lay_out()
+                with gr.Tab("Opposites", id="duel") as tab:
+                    duel.lay_out(first, tab)
                 with gr.Tab("Ask", id="ask"):
                     ask.lay_out(first)
-                with gr.Tab("Look inside", id="inside"):
-                    inside.lay_out(first)
+                with gr.Tab("Look inside", id="inside") as tab:
+                    inside.lay_out(first, tab)
 
         def show(chosen: str, visit: Visit | None) -> tuple[Any, ...]:
             clip = studio.find(chosen, visit or Visit())
-            return *ask.show(clip), *inside.show(clip)
+            return *duel.show(clip), *ask.show(clip), *inside.show(clip)
 
-        shown = [*ask.shown, *inside.shown]
+        shown = [*duel.shown, *ask.shown, *inside.shown]
 
         def then_show(event: Any) -> Any:
             return event.then(polite(show), [chosen, visit], shown, show_progress="hidden", **WORK)
@@ -122,8 +125,8 @@ def build(studio: Studio) -> gr.Blocks:
             then_show(changed)
             changed.then(shelf.banner, visit, banner, show_progress="hidden", **WORK)
         shared = Shared(chosen, visit, then_show)
-        for tab in (search, ask, inside):
-            tab.connect(shared)
+        for part in (search, duel, ask, inside):
+            part.connect(shared)
     # only through the queue, which is bounded and passes the sentences of errors on
     demo.queue(max_size=QUEUE, default_concurrency_limit=AT_ONCE, api_open=False)
     return demo

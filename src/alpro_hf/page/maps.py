@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..inference.explain import EntityMaps, SentenceMaps
-from .views import note
+from ..inference.explain import EntityMaps
 
 SHOWN_ENTITIES = 6
 # distinct colours of regions, dark enough for white letters
@@ -50,19 +49,8 @@ def region_maps(frames: Sequence[str], found: EntityMaps, names: Sequence[str]) 
     strongest = found.maps.flatten(1).amax(dim=1).topk(min(SHOWN_ENTITIES, len(names)))
     layers: list[tuple[str, str | None, str]] = [("every region", None, _named_regions(found.maps, names))]
     for entity, highest in zip(strongest.indices.tolist(), strongest.values.tolist(), strict=True):
-        layers.append((names[entity], f"{highest:.0%}", _heat(found.maps[entity])))
+        layers.append((names[entity], f"{highest:.0%}", _heat(found.maps[entity], found.maps.max().item())))
     return _layers(frames, layers)
-
-
-def sentence_maps(frames: Sequence[str], found: SentenceMaps) -> str:
-    """Heat maps of the whole sentence and of each word, with each word's share of the attention."""
-    total = sum(word.relevance.sum().item() for word in found.words) or 1.0
-    layers: list[tuple[str, str | None, str]] = [("whole sentence", None, _heat(found.sentence))]
-    for word in found.words:
-        share = f"{word.relevance.sum().item() / total:.0%}" if word.known else "unknown"
-        layers.append((word.word, share, _heat(word.relevance)))
-    said = f"Sentence and clip match with a probability of {found.match_probability:.1%}."
-    return f"{note(said)}{_layers(frames, layers)}"
 
 
 def _layers(frames: Sequence[str], layers: Sequence[tuple[str, str | None, str]]) -> str:
@@ -86,12 +74,9 @@ def _layers(frames: Sequence[str], layers: Sequence[tuple[str, str | None, str]]
     )
 
 
-def _heat(values: torch.Tensor) -> str:
-    """A map, float (rows, columns), as a picture; its highest value has the strongest colour."""
-    scaled = (values / values.max().clamp(min=1e-12)).clamp(0, 1).numpy()
-    rows, columns = scaled.shape
-    smooth = Image.fromarray(scaled.astype(np.float32)).resize((columns * 12, rows * 12), Image.Resampling.BICUBIC)
-    level = np.asarray(smooth).clip(0, 1)
+def _heat(values: torch.Tensor, highest: float) -> str:
+    """A map, float (rows, columns), as a picture of one pixel a patch; `highest` has the strongest colour."""
+    level = (values / max(highest, 1e-12)).clamp(0, 1).numpy()
     stops = [stop for stop, _ in HEAT]
     channels = [np.interp(level, stops, [colour[i] for _, colour in HEAT]) for i in range(4)]
     file = io.BytesIO()

@@ -46,10 +46,8 @@ def curves(captions: Sequence[str], windows: Sequence[Span], values: torch.Tenso
         points = " ".join(f"{left(x):.2f},{top(y):.2f}" for x, y in zip(middles, row, strict=True))
         lines.append(f'<polyline class="line{i}" points="{points}"/>')
         best = windows[max(range(len(row)), key=row.__getitem__)]
-        bands.append(
-            f'<span class="band line{i}" style="left:{left(best.start):.1f}%;width:{left(best.end - best.start):.1f}%">'
-            "</span>"
-        )
+        place = f"left:{left(best.start):.1f}%;width:{left(best.end - best.start):.1f}%"
+        bands.append(f'<span class="band line{i}" style="{place}"></span>')
         said.append(
             f'<li class="line{i}"><span class="key"></span><span>{escape(caption)} <small>fits best from '
             f"{best.start:.1f} to {best.end:.1f} s, with {max(row):.2f}</small></span></li>"

@@ -32,7 +32,7 @@ def main() -> None:
     try:
         demo.launch(
             theme=THEME,
-            css_paths=Path(str(files("alpro_hf.page") / "static" / "style.css")),
+            css_paths=[Path(str(files("alpro_hf.page") / "static" / name)) for name in ("style.css", "duel.css")],
             max_file_size=f"{MAX_MEGABYTES}mb",
             allowed_paths=[],
             footer_links=["api"],

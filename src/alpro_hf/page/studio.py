@@ -5,6 +5,7 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,8 +13,10 @@ import torch
 
 from ..assets import bundled_model
 from ..data.isolated_decoder import IsolatedDecoder
+from ..data.spans import Span
 from ..evaluation.results import RESULTS
 from ..evaluation.unfamiliar import knows_only_sprites, unfamiliar_videos, unknown_words
+from ..inference.caption_scores import CaptionScores, encode_sliding_windows, score_captions
 from ..inference.explain import (
     EntityMaps,
     SentenceMaps,
@@ -27,22 +30,23 @@ from ..inference.question_answering import Answer, ask
 from ..inference.video_index import SearchResult, VideoIndex
 from ..loading import find_model, has_towers_alone
 from ..model.configuration_alpro import AlproConfig
-from ..model.decoding_types import Frames
-from ..model.matching_alpro import matching_problem, most_similar, rerank_order
+from ..model.decoding_types import Frames, VideoInfo
+from ..model.matching_alpro import EncodedClip, encode_clips, matching_problem, most_similar, rerank_order
 from ..model.modeling_alpro import AlproForVideoQuestionAnswering, AlproForVideoTextRetrieval, AlproModel
 from ..model.pretraining_alpro import AlproPrompterModel
 from ..model.processing_alpro import AlproProcessor
-from ..sprites.world import SEEN_SPRITES
-from ..training.prompter import build_prompter
 from ..untrusted_json import read_json
 from .clips import MAX_CLIPS, MAX_MEGABYTES, Clip, DemoError, Visit, checked_preview, data_uri, jpeg, poster
 from .gallery import bundled_gallery
+from .word_maps import trail
 
 MAX_CHARACTERS = 200
 DECODE_SECONDS, DECODE_MEMORY = 30.0, 2 * 1024**3  # per file; the process that decodes it is killed beyond them
 RERANK = 16
 ANSWERS = ENTITIES = 5
 FRAME_SIDE = 256
+FILM, FILM_SIDE = 8, 128  # frames under a curve, and the longer side of each in pixels
+KEPT_CLIPS = 32  # features of clips that captions compete for
 
 
 @dataclass(frozen=True)
@@ -70,8 +74,7 @@ class Studio:
     Args:
         model: Folder or Hub id of the retrieval model; None: the bundled one.
         qa_model: Folder or Hub id of the question-answering model; None: the bundled one.
-        prompter: Folder or Hub id of the prompter and its processor; None: a prompter built from the towers of the
-            bundled retrieval model, or no prompter for any other model.
+        prompter: Folder or Hub id of a trained prompter and its processor; None: the page names no entities.
 
     Raises:
         SystemExit: A checkpoint lacks weights of its task.
@@ -82,19 +85,17 @@ class Studio:
         self.names = (model or "sprites-retrieval (bundled)", qa_model or "sprites-qa (bundled)")
         # the page shows attention weights, which only eager attention returns
         source = find_model(model or str(bundled_model("retrieval")))
+        self.source = Path(source)
         headless = has_towers_alone(AlproConfig.get_config_dict(source)[0])
         self.model, self.processor = _load(
             AlproModel if headless else AlproForVideoTextRetrieval, source, attn_implementation="eager"
         )
         self.can_match = matching_problem(self.model) is None
         self.qa = _load(AlproForVideoQuestionAnswering, qa_model or str(bundled_model("qa")))
-        self.prompter: tuple[AlproPrompterModel, Any] | None = None
-        self.own_prompter = prompter is not None
-        if prompter is not None:
-            self.prompter = _load(AlproPrompterModel, prompter)
-        elif self.bundled:
-            built = build_prompter(self.model, self.processor, SEEN_SPRITES, progress=False)
-            self.prompter = (built, self.processor)
+        self.prompter: tuple[AlproPrompterModel, Any] | None = (
+            None if prompter is None else _load(AlproPrompterModel, prompter)
+        )
+        self._encoded = lru_cache(KEPT_CLIPS)(self._encode)
         self._temporary = tempfile.TemporaryDirectory(prefix="alpro-demo-")
         self.folder = Path(self._temporary.name)
         self.decoder = IsolatedDecoder(deadline=DECODE_SECONDS, max_memory=DECODE_MEMORY)
@@ -220,15 +221,20 @@ class Studio:
 
     def frames(self, clip: Clip) -> list[str]:
         """The frames that the model reads, in the proportions of the file: data URIs of JPEG images."""
+        return [jpeg(pixels) for pixels in self._frames(clip)]
+
+    def trail(self, clip: Clip) -> str:
+        """One picture of the clip, see `word_maps.trail`: the data URI of a JPEG image."""
+        return jpeg(trail(self._frames(clip)))
+
+    def _frames(self, clip: Clip) -> torch.Tensor:
         processor = self.prompter[1] if self.prompter else self.processor
         info = self.decoder.probe(clip.path)
         seen = processor.video_processor(
             str(clip.path), return_tensors="pt", return_metadata=True, decoder=self._decode
         )
         indices = list(seen["video_metadata"][0].frames_indices)
-        scale = FRAME_SIDE / max(info.width, info.height)
-        size = {"height": max(1, round(info.height * scale)), "width": max(1, round(info.width * scale))}
-        return [jpeg(pixels) for pixels in self._decode(clip.path, indices, **size).pixels]
+        return self._decode(clip.path, indices, **_size(info, FRAME_SIDE)).pixels
 
     def _decode(self, source: Any, indices: Any = None, **options: Any) -> Frames:
         """Decode in a separate process; for clips of the gallery, with the frame positions that the index stores."""
@@ -280,6 +286,33 @@ class Studio:
                 "similarity alone."
             )
         return word_maps(self.model, self.processor, sentence, self._pixels(self.processor, clip))
+
+    def _encode(self, clip: Clip) -> EncodedClip:
+        with torch.inference_mode():
+            return encode_clips(self.model, self._pixels(self.processor, clip))[0]
+
+    def scores(self, clip: Clip, captions: Sequence[str]) -> CaptionScores:
+        """Scores of captions that compete for a clip, (captions, 1)."""
+        advice = "Write two captions, for instance “the giraffe rises” and “the giraffe falls”."
+        texts = [_checked(caption, advice) for caption in captions]
+        return score_captions(self.model, self.processor, texts, [self._encoded(clip)])
+
+    def over_time(self, clip: Clip, captions: Sequence[str]) -> tuple[list[Span], CaptionScores, list[str]]:
+        """Windows that slide over a clip, the scores of captions for them, and frames as data URIs of JPEG images."""
+        texts = [
+            _checked(text, "Write a sentence about the clip, for instance “the giraffe rises”.") for text in captions
+        ]
+        info = self.decoder.probe(clip.path)
+        windows, encoded = encode_sliding_windows(self.model, self.processor, clip.path, info, decoder=self._decode)
+        indices = info.frames_at([info.duration * (i + 0.5) / FILM for i in range(FILM)])
+        film = self._decode(clip.path, indices, **_size(info, FILM_SIDE)).pixels
+        return windows, score_captions(self.model, self.processor, texts, encoded), [jpeg(frame) for frame in film]
+
+
+def _size(info: VideoInfo, side: int) -> dict[str, int]:
+    """Height and width of frames in the proportions of a video, the longer of them `side` pixels."""
+    scale = side / max(info.width, info.height)
+    return {"height": max(1, round(info.height * scale)), "width": max(1, round(info.width * scale))}
 
 
 def bundled_results(task: Literal["retrieval", "qa"]) -> dict[str, Any]:

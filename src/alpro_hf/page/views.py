@@ -19,7 +19,8 @@ def _pick(clip: Clip, chosen: str) -> str:
     picked = clip.id == chosen
     return (
         f'<button type="button" class="pick{" chosen" if picked else ""}" data-id="{escape(clip.id)}" role="option" '
-        f'aria-selected="{str(picked).lower()}"><span class="picture" data-video="{clip.preview}">'
+        f'aria-selected="{str(picked).lower()}" tabindex="{0 if picked else -1}">'
+        f'<span class="picture" data-video="{clip.preview}">'
         f'<img src="{clip.poster}" alt=""></span>'
         f'<span class="title">{"<b>yours</b> " if clip.mine else ""}{escape(clip.title)}</span></button>'
     )

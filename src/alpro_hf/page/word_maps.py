@@ -48,7 +48,9 @@ def word_panels(picture: str, found: SentenceMaps) -> str:
         found: The maps.
     """
     total = sum(word.relevance.sum().item() for word in found.words) or 1.0
-    maps = [("whole sentence", None, found.sentence / (found.sentence.sum().item() or 1.0))]
+    maps: list[tuple[str, str | None, torch.Tensor]] = [
+        ("whole sentence", None, found.sentence / (found.sentence.sum().item() or 1.0))
+    ]
     for word in found.words:
         share = word.relevance.sum().item() / total
         maps.append((word.word, percent(share) if word.known else "unknown", word.relevance / total))
@@ -57,8 +59,8 @@ def word_panels(picture: str, found: SentenceMaps) -> str:
     steps = "".join(f"<span>{percent(tick * highest)}</span>" for tick in _TICKS)
     shades = ", ".join(f"rgb(14 16 21 / {_darkness(tick):.0%}) {tick:.0%}" for tick in np.linspace(0, 1, 9))
     return (
-        f'<p class="note">Sentence and clip match with a probability of {percent(found.match_probability)}. A patch is '
-        "bright where a word reads it, dark where it does not; all pictures share one scale.</p>"
+        f'<p class="note">Sentence and clip match with a probability of {percent(found.match_probability)}. A patch '
+        "is bright where a word reads it, dark where it does not; all pictures share one scale.</p>"
         f'<div class="legend" role="img" aria-label="Scale from 0 to {percent(highest)} of what is read">'
         f'<span class="shades" style="background-image:linear-gradient(90deg, {shades})"></span>'
         f'<span class="ticks">{steps}</span><span class="what">share of what is read</span></div>'
