@@ -71,12 +71,12 @@ def duel(captions: tuple[str, str], scores: CaptionScores, kind: str | None, mea
 
 
 def percent(share: float) -> str:
-    """A share in words of at most four letters; small ones are not rounded to nothing."""
+    """A share in percent; small ones are not rounded to nothing. The space does not break."""
     if 0 < share < 0.01:
-        return "<1 %"
+        return "<1\u00a0%"
     if 0.99 < share < 1:
-        return ">99 %"
-    return f"{share:.0%}".replace("%", " %")
+        return ">99\u00a0%"
+    return f"{100 * share:.0f}\u00a0%"
 
 
 def _first(values: Sequence[float]) -> int | None:
@@ -114,8 +114,8 @@ def _trust(kind: str | None, measured: Measured | None) -> str:
     close = ": close to guessing" if measured.best < LEARNED else ""
     return (
         f'<p class="note">How far to trust this: on {measured.clips} test clips that show {KINDS[kind]}, the true '
-        f"caption scored higher in {measured.vtc:.0f} % by VTC and in {measured.vtm:.0f} % by VTM{close}. Guessing "
-        f"gives {CHANCE:.0f} %.</p>"
+        f"caption scored higher in {percent(measured.vtc / 100)} by VTC and in {percent(measured.vtm / 100)} by VTM{close}. "
+        f"Guessing gives {percent(CHANCE / 100)}.</p>"
     )
 
 
@@ -128,7 +128,7 @@ def kinds(measured: Mapping[str, Measured], with_example: Sequence[str]) -> str:
         weak = " weak" if found.best < LEARNED else ""
         rows.append(
             f'<li><{start} class="kind{weak}"><span class="name">{KINDS[kind]}</span>'
-            f'<span class="value">{found.best:.0f} %</span>'
+            f'<span class="value">{percent(found.best / 100)}</span>'
             f'<span class="track"><span style="width:{found.best:.1f}%"></span><i></i></span></{tag}></li>'
         )
     return f'<ol class="kinds">{"".join(rows)}</ol>'

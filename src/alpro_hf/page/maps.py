@@ -32,7 +32,8 @@ def drawing_frames(frames: Sequence[str], grid: tuple[int, int], box: Sequence[i
     )
     place = ",".join(map(str, box))
     return (
-        f'<div class="strip drawing" data-rows="{rows}" data-columns="{columns}" data-box="{place}">{pictures}</div>'
+        f'<div class="strip drawing" tabindex="0" role="group" aria-label="Box over the frames" data-rows="{rows}" '
+        f'data-columns="{columns}" data-box="{place}">{pictures}</div>'
     )
 
 

@@ -59,8 +59,8 @@ def word_panels(picture: str, found: SentenceMaps) -> str:
     steps = "".join(f"<span>{percent(tick * highest)}</span>" for tick in _TICKS)
     shades = ", ".join(f"rgb(14 16 21 / {_darkness(tick):.0%}) {tick:.0%}" for tick in np.linspace(0, 1, 9))
     return (
-        f'<p class="note">Sentence and clip match with a probability of {percent(found.match_probability)}. A patch '
-        "is bright where a word reads it, dark where it does not; all pictures share one scale.</p>"
+        f'<p class="note">A patch is bright where a word reads it, and dark where it does not. All pictures share one '
+        f"scale. Sentence and clip match with a probability of {percent(found.match_probability)}.</p>"
         f'<div class="legend" role="img" aria-label="Scale from 0 to {percent(highest)} of what is read">'
         f'<span class="shades" style="background-image:linear-gradient(90deg, {shades})"></span>'
         f'<span class="ticks">{steps}</span><span class="what">share of what is read</span></div>'
