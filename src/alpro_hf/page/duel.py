@@ -52,7 +52,7 @@ EXAMPLES: dict[str, tuple[str, str, str]] = {
     ),
 }
 EXPLAINED = (
-    "Two captions that differ in one thing, and one clip. Does the model notice? Write your own; the bars follow while "
+    "Two captions that differ in one thing, and one clip. Does the model notice? Write your own: the bars follow as "
     "you type."
 )
 TOLD_APART = (

@@ -112,9 +112,10 @@ def _trust(kind: str | None, measured: Measured | None) -> str:
     if measured is None or kind is None:
         return ""
     close = ": close to guessing" if measured.best < LEARNED else ""
+    vtc, vtm = percent(measured.vtc / 100), percent(measured.vtm / 100)
     return (
         f'<p class="note">How far to trust this: on {measured.clips} test clips that show {KINDS[kind]}, the true '
-        f"caption scored higher in {percent(measured.vtc / 100)} by VTC and in {percent(measured.vtm / 100)} by VTM{close}. "
+        f"caption scored higher in {vtc} by VTC and in {vtm} by VTM{close}. "
         f"Guessing gives {percent(CHANCE / 100)}.</p>"
     )
 
