@@ -28,6 +28,8 @@ INSIDE_MAPS = (
 class InsideTab:
     """Frames to draw a box on, the entities of the box, and maps of regions and of words."""
 
+    id = "inside"
+
     def __init__(self, studio: Studio) -> None:
         self.studio = studio
 
@@ -56,7 +58,7 @@ class InsideTab:
         clip = self.studio.find(chosen, visit or Visit())
         return maps.region_maps(self.studio.frames(clip), self.studio.regions(clip), self.studio.entities)
 
-    def words(self, chosen: str, sentence: str, visit: Visit | None) -> str:
+    def answer(self, chosen: str, sentence: str, visit: Visit | None) -> str:
         """The patches that the words of a sentence attend to, as HTML."""
         clip = self.studio.find(chosen, visit or Visit())
         found = self.studio.words(clip, sentence)
@@ -77,14 +79,14 @@ class InsideTab:
         if self.studio.bundled and not self.studio.own_prompter:
             gr.HTML(views.note(BUILT_PROMPTER))
         gr.HTML('<h3 class="step">Which patches does each word attend to?</h3>')
-        self.sentence, self.button = line("Sentence about this clip", SENTENCES[0][1], "Show")
+        self.text, self.button = line("Sentence about this clip", SENTENCES[0][1], "Show")
         self.examples = chips([text for _, text in SENTENCES])
-        self.word_maps = gr.HTML(js_on_load=script("maps.js"), elem_classes="panel")
+        self.result = gr.HTML(js_on_load=script("maps.js"), elem_classes="panel")
 
     @property
     def shown(self) -> list[Any]:
         """Components that `show` gives values to."""
-        return [self.frames, self.seen, self.region_maps, self.word_maps]
+        return [self.frames, self.seen, self.region_maps, self.result]
 
     def show(self, clip: Clip) -> tuple[str, ...]:
         """Values of `shown` for a clip that was just chosen."""
@@ -92,10 +94,10 @@ class InsideTab:
 
     def connect(self, shared: Shared) -> None:
         """Say what happens at clicks."""
-        read: tuple[Any, ...] = (polite(self.words), [shared.chosen, self.sentence, shared.visit], self.word_maps)
-        gr.on([self.sentence.submit, self.button.click], *read, **WORK)
+        read: tuple[Any, ...] = (polite(self.answer), [shared.chosen, self.text, shared.visit], self.result)
+        gr.on([self.text.submit, self.button.click], *read, **WORK)
         for example, chip in zip(SENTENCES, self.examples, strict=True):
-            picked = chip.click(constant(example), None, [shared.chosen, self.sentence], **LIGHT)
+            picked = chip.click(constant(example), None, [shared.chosen, self.text], **LIGHT)
             shared.then_show(picked).then(*read, **WORK)
         self.frames.select(polite(self.box), [shared.chosen, shared.visit], self.seen, **WORK)
         self.region_button.click(polite(self.regions), [shared.chosen, shared.visit], self.region_maps, **WORK)
