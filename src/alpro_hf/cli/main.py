@@ -6,8 +6,8 @@ which are imported inside `run`: help answers at once.
 
 Errors are reported here, for all commands. In `add_arguments`, a command says with `parser.set_defaults` what is its
 own: `expected_errors`, a function that returns the types of error its users can cause, besides those of
-`options.expected_errors`; `when_stopped`, what to say after "interrupted" or "terminated"; and `registers_later`, if it
-registers the Auto classes by itself.
+`options.expected_errors`; `when_stopped`, what to say after "interrupted" or "terminated"; and `registers_later`, if
+it registers the Auto classes by itself.
 """
 
 import argparse
