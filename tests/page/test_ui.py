@@ -158,8 +158,8 @@ def served(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tup
                     with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5):
                         break
                 except urllib.error.HTTPError as error:
-                    assert error.code == 503
-                    waiting = error.read().decode()
+                    if error.code == 503:
+                        waiting = error.read().decode()
                 except OSError:
                     pass
                 time.sleep(0.1)
@@ -196,7 +196,7 @@ def test_the_page_of_an_index(served, home) -> None:
         assert answer.read() == (home / "secret-place" / "films" / "film.mp4").read_bytes()
     for path in (home / "secret-place" / "fox.mp4", home / "index" / "index.json", Path("/etc/hostname")):
         for way in (f"media/{path}", f"gradio_api/file={path}"):
-            with pytest.raises(urllib.error.HTTPError, match="40[34]"):
+            with pytest.raises(urllib.error.HTTPError, match=r"40[34]"):
                 urllib.request.urlopen(f"{address}/{way}")
     # a page of the web whose name leads to this machine
     with pytest.raises(urllib.error.HTTPError, match="400"):
