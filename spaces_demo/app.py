@@ -2,11 +2,15 @@
 
     python spaces_demo/app.py
 
-The environment variables ALPRO_MODEL, ALPRO_QA_MODEL and ALPRO_PROMPTER replace the models, each
-with a folder or a Hub id.
+The environment variables ALPRO_MODEL, ALPRO_QA_MODEL and ALPRO_PROMPTER replace the models, each with a folder or a
+Hub id, and ALPRO_GALLERY the clips, with an index or a folder of videos.
 """
 
 import sys
+
+import alpro_hf_launch
+
+alpro_hf_launch.registers_later = True  # the page registers the models when it loads them, and answers before that
 
 try:
     from alpro_hf.page.server import main

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from alpro_hf import AlproForVideoTextRetrieval, AlproModel, AlproProcessor, bundled_model
+from alpro_hf.data.spans import Span
 from alpro_hf.inference.caption_scores import encode_sliding_windows, score_captions, sliding_windows
 from alpro_hf.model.decoding import probe
 from alpro_hf.model.matching_alpro import encode_clips
@@ -60,6 +61,10 @@ def test_what_happens_first_and_what_happens_then_cross_over_time(parts, clip) -
     assert len(windows) == len(first) == 16
     assert windows[0].start == 0 and windows[-1].end == pytest.approx(info.duration)
     assert first[0] > then[0] + 0.05 and then[-1] > first[-1] + 0.05
+    half, of_half = encode_sliding_windows(*parts, clip, info, Span(1.0, 2.0), share=0.5, points=3)
+    assert [(span.start, span.end) for span in half] == [(1.0, 1.5), (1.25, 1.75), (1.5, 2.0)]
+    first, then = score_captions(*parts, CAPTIONS, of_half).similarity
+    assert (then > first).all()
     # a window of the whole clip is the clip as the model reads it
     whole, alone = encode_sliding_windows(*parts, clip, info, share=1.0, points=2)
     assert [(span.start, span.end) for span in whole] == [(0, info.duration)] * 2
@@ -69,9 +74,9 @@ def test_what_happens_first_and_what_happens_then_cross_over_time(parts, clip) -
 
 
 def test_windows_and_captions_out_of_range_are_refused(parts) -> None:
-    for bad in ((0.0, 0.5, 4), (2.0, 0.0, 4), (2.0, 1.5, 4), (2.0, 0.5, 1), (float("nan"), 0.5, 4)):
+    for end, *bad in ((1.0, 0.5, 4), (2.0, 0.0, 4), (2.0, 1.5, 4), (2.0, 0.5, 1), (float("nan"), 0.5, 4)):
         with pytest.raises(ValueError, match="received"):
-            sliding_windows(*bad)
+            sliding_windows(Span(1.0, end), *bad)
     for captions in ([], ["a fox", " "]):
         with pytest.raises(ValueError, match="blank"):
             score_captions(*parts, captions, [])

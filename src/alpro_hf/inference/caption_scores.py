@@ -63,24 +63,26 @@ def score_captions(model: Any, processor: Any, captions: Sequence[str], clips: S
     return CaptionScores(similarity, logits.softmax(dim=1)[:, 1].unflatten(0, similarity.shape).cpu())
 
 
-def sliding_windows(duration: float, share: float = WINDOW, points: int = POINTS) -> list[Span]:
+def sliding_windows(span: Span, share: float = WINDOW, points: int = POINTS) -> list[Span]:
     """Windows of one length, from the start of a clip to its end, in even steps.
 
     Args:
-        duration: Seconds of the clip.
+        span: Seconds of the clip in its video.
         share: Length of a window as a share of the clip, in (0, 1].
         points: Number of windows, at least 2.
 
     Raises:
         ValueError: An argument is out of its range.
     """
+    duration = span.end - span.start
     if not duration > 0 or not 0 < share <= 1 or points < 2:
         raise ValueError(
             f"Windows need a duration above 0, a share in (0, 1] and 2 or more points; received {duration}, {share} "
             f"and {points}."
         )
     step = duration * (1 - share) / (points - 1)
-    return [Span(i * step, i * step + duration * share) for i in range(points)]
+    starts = [span.start + i * step for i in range(points)]
+    return [Span(start, start + duration * share) for start in starts]
 
 
 @torch.inference_mode()
@@ -89,6 +91,7 @@ def encode_sliding_windows(
     processor: Any,
     video: VideoSource,
     info: VideoInfo,
+    span: Span | None = None,
     *,
     share: float = WINDOW,
     points: int = POINTS,
@@ -99,7 +102,8 @@ def encode_sliding_windows(
     Args:
         model: Any ALPRO model with both towers, in evaluation mode.
         processor: Its `AlproProcessor`.
-        video: The clip, and `info`, what `probe` says of it.
+        video: The video, and `info`, what `probe` says of it.
+        span: Seconds of the clip in it; None: all of it.
         share, points: As in `sliding_windows`.
         decoder: Decodes frames, like `alpro_hf.model.decoding.decode`.
 
@@ -110,9 +114,10 @@ def encode_sliding_windows(
         ValueError: As in `sliding_windows`.
         VideoDecodeError: The clip cannot be decoded.
     """
-    windows = sliding_windows(info.duration, share, points)
+    span = span or Span(0.0, info.duration)
+    windows = sliding_windows(span, share, points)
     seen = processor.video_processor
-    count = seen.num_frames if seen.fps is None else max(1, round(seen.fps * info.duration * share))
+    count = seen.num_frames if seen.fps is None else max(1, round(seen.fps * (span.end - span.start) * share))
     # the middles of equal parts, as for a whole clip
     shown = [
         info.frames_at([window.start + (window.end - window.start) * (i + 0.5) / count for i in range(count)])

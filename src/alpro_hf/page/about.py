@@ -1,7 +1,11 @@
 """What the page says about itself and about its models."""
 
 from collections.abc import Sequence
+from html import escape
+from importlib.metadata import PackageNotFoundError, metadata
 
+from .clips import Clip
+from .front import HEADLINE
 from .studio import Studio, bundled_results
 
 WHAT_ALPRO_IS = """
@@ -21,14 +25,87 @@ You can upload your own videos, but these models have never seen a real video. F
 checkpoints trained on real videos: set `ALPRO_MODEL` and `ALPRO_QA_MODEL` to folders or Hub ids.
 """
 OTHER_MODELS = """
-This demo runs **{0}** for search and **{1}** for questions. The gallery shows the synthetic sprite world, which these
-models may never have seen: upload your own clips.
+This page runs {0}. {1} {2}
 """
+REAL_MODEL = "For real videos, run the page with a model trained on real videos."
 UNFAMILIAR = (
     "<strong>Do not trust what the page says about {0}.</strong> The model knows a synthetic world of moving "
-    "pictograms and nothing else, and {0} {1} not of it. It answers all the same, often with high percentages. For "
-    "real videos, run the page with a model trained on real videos."
-)
+    "pictograms and nothing else, and {0} {1} not of it. It answers all the same, often with high percentages. "
+) + REAL_MODEL
+SPRITES_ALONE = "This model was trained on a synthetic world of moving pictograms, and on no real video."
+PAPER = "https://arxiv.org/abs/2112.09583"
+ORIGINAL = "https://github.com/salesforce/ALPRO"
+
+
+def trained_on(studio: Studio) -> str:
+    """What the model for searches was trained on, in one sentence."""
+    if studio.sprites:
+        return SPRITES_ALONE
+    facts = studio.facts
+    said = facts.data or (f"the data sets {', '.join(facts.datasets)}" if facts.datasets else "")
+    if said:
+        return f"{studio.names[0]} was trained on {said.rstrip('.')}."
+    return facts.summary or f"{studio.names[0]} does not say what it was trained on."
+
+
+def links(studio: Studio) -> list[tuple[str, str]]:
+    """Names and addresses of paper, repositories and model cards."""
+    found = [("Paper", PAPER)]
+    for entry in metadata("alpro-hf").get_all("Project-URL", []) if _is_installed() else []:
+        name, _, address = entry.partition(", ")
+        if name.lower() in ("repository", "source", "homepage"):
+            found.append(("Repository", address))
+            break
+    found.append(("Original code", ORIGINAL))
+    return [*found, ("Model card", studio.card)]
+
+
+def _is_installed() -> bool:
+    try:
+        metadata("alpro-hf")
+    except PackageNotFoundError:  # run from a checkout that is only on the path
+        return False
+    return True
+
+
+def header(studio: Studio) -> str:
+    """The first lines of the page, as HTML."""
+    anchors = " · ".join(
+        f'<a href="{escape(address)}" target="_blank" rel="noopener">{name}</a>' for name, address in links(studio)
+    )
+    return f'<h1>{HEADLINE}</h1><p>{escape(trained_on(studio))}</p><p class="links">{anchors}</p>'
+
+
+def about(studio: Studio) -> str:
+    """What the models can and cannot do, as Markdown."""
+    if studio.bundled and studio.qa_bundled:
+        return about_bundled(studio) + WHAT_ALPRO_IS
+    search, questions = (f"**{name}**" for name in studio.names)
+    models = f"{search} for search" + (f" and {questions} for questions" if studio.qa else "")
+    gallery = (
+        ""
+        if studio.sprites or studio.collection
+        else "The gallery shows the synthetic sprite world, which these models may never have seen: upload your own "
+        "clips."
+    )
+    return OTHER_MODELS.format(models, trained_on(studio), gallery) + WHAT_ALPRO_IS
+
+
+def unfamiliar(clips: Sequence[Clip]) -> str:
+    """A warning about clips that a model cannot know, as HTML; empty if there are none."""
+    if not clips:
+        return ""
+    titles = ", ".join(f"“{escape(clip.title)}”" for clip in clips)
+    return UNFAMILIAR.format(titles, "is" if len(clips) == 1 else "are")
+
+
+def unknown(words: Sequence[str]) -> str:
+    """A warning about words that a model cannot know, as HTML; empty if there are none."""
+    if not words:
+        return ""
+    listed = ", ".join(f"“{escape(word)}”" for word in words)
+    return f"<strong>The model does not know {listed}.</strong> Do not trust the result."
+
 
 # kinds of opposites in the results file -> the words for them, used where the model is near chance
 DISTINCTIONS = {
@@ -47,6 +124,7 @@ LEARNED = 65  # percent of choices between two; chance is 50
 
 def about_bundled(studio: Studio) -> str:
     """Description and accuracy of the bundled models, from the results files next to their weights."""
+    assert studio.qa is not None  # the bundled one
     search, answers = bundled_results("retrieval"), bundled_results("qa")
     choices = search["choices"]
     weak = [

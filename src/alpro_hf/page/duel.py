@@ -8,7 +8,7 @@ import gradio as gr
 from ..evaluation.results import RESULTS
 from ..sprites.opposites import opposite_kind
 from ..untrusted_json import read_json
-from . import duel_views, views
+from . import about, duel_views, views
 from .clips import Clip, DemoError, Visit
 from .duel_views import KINDS, Measured
 from .parts import LIGHT, WORK, Shared, polite, script, told
@@ -51,6 +51,7 @@ EXAMPLES: dict[str, tuple[str, str, str]] = {
         "first the bear bounces, then the balloon sways",
     ),
 }
+BETWEEN = " | "  # stands between caption and opposite in the address of the page
 EXPLAINED = (
     "Two captions that differ in one thing, and one clip. Does the model notice? Write your own: the bars follow as "
     "you type."
@@ -80,26 +81,37 @@ def measured_choices(folder: Path) -> dict[str, Measured]:
     }
 
 
+def _parted(text: str) -> tuple[str, str]:
+    """Caption and opposite of a text that holds both."""
+    caption, _, opposite = (text or "").partition(BETWEEN)
+    return caption.strip(), opposite.strip()
+
+
 class DuelTab:
     """The chosen clip, two captions, their scores, and what the model was measured to tell apart."""
+
+    id = "duel"
 
     def __init__(self, studio: Studio) -> None:
         self.studio = studio
         self.measured = measured_choices(studio.source)
-        self.examples = EXAMPLES if studio.bundled else {}
+        self.examples = EXAMPLES if studio.sprites and studio.collection is None else {}
 
     def duel(self, chosen: str, caption: str, opposite: str, visit: Visit | None) -> str:
         """The scores of two captions for the chosen clip, as HTML."""
         if not (caption or "").strip() or not (opposite or "").strip():
             return views.note("Write both captions.")
-        scores = self.studio.scores(self.studio.find(chosen, visit or Visit()), (caption, opposite))
+        clip = self.studio.find(chosen, visit or Visit())
+        scores = self.studio.scores(clip, (caption, opposite))
         kind = opposite_kind(caption, opposite)
         shown = duel_views.duel((caption, opposite), scores, kind, self.measured.get(kind or ""))
-        unknown = self.studio.unknown_words(f"{caption} {opposite}")
-        if not unknown:
-            return shown
-        words = ", ".join(f"“{word}”" for word in unknown)
-        return shown + views.note(f"The model does not know {words}. Do not trust the result.")
+        words = self.studio.unknown_words(f"{caption} {opposite}")
+        cautions = (about.unknown(words), about.unfamiliar([clip] if self.studio.is_strange(clip) else []))
+        return "".join(map(views.caution, cautions)) + shown
+
+    def answer(self, chosen: str, text: str, visit: Visit | None) -> str:
+        """The scores of two captions that came with the address of the page."""
+        return self.duel(chosen, *_parted(text), visit)
 
     def example(self, event: gr.EventData) -> tuple[str, str, str]:
         """Clip, caption and opposite of the kind that was clicked."""
@@ -108,10 +120,10 @@ class DuelTab:
             raise DemoError("There is no such example. Load the page again.")
         return self.examples[kind]
 
-    def lay_out(self, first: Clip, tab: gr.Tab) -> None:
-        """Add the components, for the clip that is chosen first."""
-        self.tab = tab
+    def lay_out(self, first: Clip) -> None:
+        """Add the components, for the clip that is chosen first. A result is shown at once, if there is an example."""
         _, caption, opposite = next(iter(self.examples.values()), ("", "", ""))
+        self.text = gr.Textbox(f"{caption}{BETWEEN}{opposite}".strip(" |"), visible="hidden", label="both captions")
         gr.HTML(views.note(EXPLAINED))
         with gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=220):
@@ -126,7 +138,7 @@ class DuelTab:
                     }
                     self.caption = gr.Textbox(caption, label="Caption", **options)
                     self.opposite = gr.Textbox(opposite, label="Its opposite", **options)
-                self.result = gr.HTML(elem_classes="panel")
+                self.result = gr.HTML(self.duel(first.id, caption, opposite, None), elem_classes="panel")
         if self.measured:
             gr.HTML(f'<h3 class="step">What this model tells apart</h3>{views.note(TOLD_APART)}')
             listed = duel_views.kinds(self.measured, list(self.examples))
@@ -143,12 +155,16 @@ class DuelTab:
 
     def connect(self, shared: Shared) -> None:
         """Say what happens at clicks and while one types."""
-        inputs = [shared.chosen, self.caption, self.opposite, shared.visit]
+        captions = [self.caption, self.opposite]
+        duel: tuple[Any, ...] = (polite(self.duel), [shared.chosen, *captions, shared.visit], self.result)
         live: dict[str, Any] = {**WORK, "show_progress": "hidden", "trigger_mode": "always_last"}
-        events = [self.caption.input, self.opposite.input, self.tab.select, shared.chosen.change]
-        gr.on(events, polite(self.duel), inputs, self.result, **live)
+        gr.on([self.caption.input, self.opposite.input, shared.chosen.change], *duel, **live)
+        noted = [gr.on([box.submit for box in captions], *duel, **live)]
         if self.measured and self.examples:
-            picked = self.kinds.select(
-                polite(self.example), None, [shared.chosen, self.caption, self.opposite], **LIGHT
-            )
-            shared.then_show(picked).then(polite(self.duel), inputs, self.result, **live)
+            picked = self.kinds.select(polite(self.example), None, [shared.chosen, *captions], **LIGHT)
+            noted.append(shared.then_show(picked).then(*duel, **live))
+        together = f"(one, other) => `${{one}}{BETWEEN}${{other}}`"
+        for event in noted:
+            shared.note(event.then(None, captions, self.text, js=together, api_visibility="private"), self)
+        # from the address of the page
+        self.text.change(_parted, self.text, captions, **LIGHT)

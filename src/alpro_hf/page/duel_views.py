@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from html import escape
 
 from ..inference.caption_scores import CaptionScores
+from .views import percent
 
 CHANCE = 50.0  # percent of choices between two
 NARROW = 0.03  # difference of two scores below which nobody should rely on it
@@ -57,7 +58,7 @@ def duel(captions: tuple[str, str], scores: CaptionScores, kind: str | None, mea
     choices, narrow = [_first(similarity)], [abs(similarity[0] - similarity[1]) < NARROW]
     if scores.match_probability is not None:
         match = scores.match_probability[:, 0].tolist()
-        rows.append(_versus("Match (VTM)", match, [percent(value) for value in match]))
+        rows.append(_versus("Match (VTM)", match, [escape(percent(value)) for value in match]))
         choices.append(_first(match))
         narrow.append(abs(match[0] - match[1]) < NARROW)
     names = "".join(
@@ -68,15 +69,6 @@ def duel(captions: tuple[str, str], scores: CaptionScores, kind: str | None, mea
         f'<div class="duel"><p class="verdict">{_verdict(captions, choices, all(narrow))}</p>'
         f'<div class="names">{names}</div>{"".join(rows)}{_trust(kind, measured)}</div>'
     )
-
-
-def percent(share: float) -> str:
-    """A share in percent; small ones are not rounded to nothing. The space does not break."""
-    if 0 < share < 0.01:
-        return "<1\u00a0%"
-    if 0.99 < share < 1:
-        return ">99\u00a0%"
-    return f"{100 * share:.0f}\u00a0%"
 
 
 def _first(values: Sequence[float]) -> int | None:
@@ -135,4 +127,4 @@ def kinds(measured: Mapping[str, Measured], with_example: Sequence[str]) -> str:
     return f'<ol class="kinds">{"".join(rows)}</ol>'
 
 
-__all__ = ["CHANCE", "KINDS", "LEARNED", "Measured", "duel", "kinds", "percent"]
+__all__ = ["CHANCE", "KINDS", "LEARNED", "Measured", "duel", "kinds"]

@@ -1,5 +1,6 @@
 """The functions of the page that programs call, with `gradio_client`."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ class Endpoints:
         """The clips of the gallery."""
         return [{"id": clip.id, "title": clip.title} for clip in self.studio.clips]
 
-    def search(self, text: str, files: Sequence[str] | None) -> list[dict[str, Any]]:
+    def search(self, text: str, files: Sequence[str] | None = None) -> list[dict[str, Any]]:
         """Order the gallery, and uploaded files, by how well they match a text."""
         visit = Visit()
         try:
@@ -43,7 +44,7 @@ class Endpoints:
         finally:
             visit.forget()
 
-    def ask(self, question: str, clip: str, file: str | None) -> list[dict[str, Any]]:
+    def ask(self, question: str, clip: str = "", file: str | None = None) -> list[dict[str, Any]]:
         """The most probable answers to a question about a clip."""
         visit = Visit()
         try:
@@ -53,23 +54,27 @@ class Endpoints:
             visit.forget()
 
     def entities(
-        self, clip: str, file: str | None, top: float, left: float, bottom: float, right: float
+        self,
+        clip: str,
+        file: str | None = None,
+        top: float | None = 0.0,
+        left: float | None = 0.0,
+        bottom: float | None = 1.0,
+        right: float | None = 1.0,
     ) -> dict[str, Any]:
-        """The entities that the prompter finds in a box, which is given in shares of height and width."""
-        rows, columns = self.studio.grid
-        sides = ((top, rows), (left, columns), (bottom, rows), (right, columns))
+        """The entities that the prompter finds in a box, which is given in shares of height and width.
+
+        The box is enlarged to whole patches.
+        """
         visit = Visit()
         try:
-            # before they are multiplied, which may be infinite
-            if not all(0 <= share <= 1 for share, _ in sides):
-                raise DemoError("The box lies outside the picture: its sides are shares between 0 and 1.")
-            box = [round(share * count) for share, count in sides]
+            box = _patches(self.studio.grid, top, left, bottom, right)
             found = self.studio.box(self._clip(clip, file, visit), box)
-            return {"box": box, "grid": [rows, columns], "entities": dict(found)}
+            return {"box": box, "grid": list(self.studio.grid), "entities": dict(found)}
         finally:
             visit.forget()
 
-    def words(self, sentence: str, clip: str, file: str | None) -> dict[str, Any]:
+    def words(self, sentence: str, clip: str = "", file: str | None = None) -> dict[str, Any]:
         """The patches that each word of a sentence attends to: a map, row by row, for each word."""
         visit = Visit()
         try:
@@ -89,6 +94,26 @@ class Endpoints:
         return self.studio.add(Path(file), Path(file).name, visit) if file else self.studio.find(clip, visit)
 
 
+def _patches(grid: tuple[int, int], *sides: float | None) -> list[int]:
+    """Top, left, bottom, right of the smallest box of patches that holds a box given in shares.
+
+    Raises:
+        DemoError: A side is missing or is no share, or the box has no area.
+    """
+    shares = [side for side in sides if side is not None]
+    if len(shares) < len(sides):
+        raise DemoError("A box has four sides: top, left, bottom and right, each a share between 0 and 1.")
+    # before they are multiplied, which may be infinite
+    if not all(0 <= share <= 1 for share in shares):
+        raise DemoError("The box lies outside the picture: its sides are shares between 0 and 1.")
+    top, left, bottom, right = shares
+    if not (top < bottom and left < right):
+        raise DemoError("The box is empty, or it is turned around: top is less than bottom, left than right.")
+    rows, columns = grid
+    first = math.floor(top * rows), math.floor(left * columns)
+    return [*first, math.ceil(bottom * rows), math.ceil(right * columns)]
+
+
 def add_endpoints(endpoints: Endpoints, first: Clip) -> None:
     """Named endpoints, on hidden components so that gradio checks their files like any other upload."""
     with gr.Row(visible=False):
@@ -97,13 +122,17 @@ def add_endpoints(endpoints: Endpoints, first: Clip) -> None:
         files = gr.File(label="files", file_count="multiple", type="filepath")
         box = [gr.Number(value, label=side) for side, value in zip(BOX_SIDES, (0.0, 0.0, 1.0, 1.0), strict=True)]
         result, call = gr.JSON(label="result"), gr.Button("call")
-    calls: tuple[tuple[str, Any, list[Any]], ...] = (
+    calls: list[tuple[str, Any, list[Any]]] = [
         ("clips", endpoints.clips, []),
         ("search", endpoints.search, [text, files]),
-        ("ask", endpoints.ask, [text, clip, file]),
-        ("entities", endpoints.entities, [clip, file, *box]),
-        ("words", endpoints.words, [text, clip, file]),
-    )
+    ]
+    studio = endpoints.studio
+    if studio.qa is not None:
+        calls.append(("ask", endpoints.ask, [text, clip, file]))
+    if studio.prompter is not None:
+        calls.append(("entities", endpoints.entities, [clip, file, *box]))
+    if studio.can_match:
+        calls.append(("words", endpoints.words, [text, clip, file]))
     for name, function, inputs in calls:
         call.click(
             polite(function),

@@ -5,9 +5,9 @@ from typing import Any
 
 import gradio as gr
 
-from . import maps, plots, views
+from . import about, maps, plots, views
 from .clips import Clip, DemoError, Visit
-from .parts import LIGHT, WORK, Shared, chips, constant, line, mention_unknown, polite, script, told
+from .parts import LIGHT, WORK, Shared, chips, constant, line, polite, script, told
 from .studio import MAX_CHARACTERS, Studio
 from .word_maps import word_panels
 
@@ -37,9 +37,11 @@ DRAW = "Drag over a frame, or tap it. Arrow keys move the box, and with Shift th
 class InsideTab:
     """A sentence, its curve and its maps; with a prompter, frames to draw a box on and the entities in it."""
 
+    id = "inside"
+
     def __init__(self, studio: Studio) -> None:
         self.studio = studio
-        self.sentences = SENTENCES if studio.bundled else ()
+        self.sentences = SENTENCES if studio.sprites and studio.collection is None else ()
 
     def start_box(self) -> list[int]:
         """A box in the middle of the frame: top, left, bottom, right in patches."""
@@ -57,8 +59,13 @@ class InsideTab:
         if self.studio.can_match:
             shown += f'<h3 class="step">Word by word</h3>{views.note(READ_BY_WORDS)}'
             shown += word_panels(self.studio.trail(clip), self.studio.words(clip, sentence))
-        mention_unknown(self.studio, " ".join(captions))
-        return shown
+        words = self.studio.unknown_words(" ".join(captions))
+        cautions = (about.unknown(words), about.unfamiliar([clip] if self.studio.is_strange(clip) else []))
+        return "".join(map(views.caution, cautions)) + shown
+
+    def answer(self, chosen: str, text: str, visit: Visit | None) -> str:
+        """What is shown of a sentence that came with the address of the page."""
+        return self.read(chosen, text, "", visit)
 
     def box(self, event: gr.EventData, chosen: str, visit: Visit | None) -> str:
         """The entities in the box that was drawn, as HTML."""
@@ -72,11 +79,10 @@ class InsideTab:
         clip = self.studio.find(chosen, visit or Visit())
         return maps.region_maps(self.studio.frames(clip), self.studio.regions(clip), self.studio.entities)
 
-    def lay_out(self, first: Clip, tab: gr.Tab) -> None:
+    def lay_out(self, first: Clip) -> None:
         """Add the components, for the clip that is chosen first."""
-        self.tab = tab
         example = self.sentences[0][1] if self.sentences else "a dog runs"
-        self.sentence, self.button = line("Sentence about this clip", example, "Show")
+        self.text, self.button = line("Sentence about this clip", example, "Show")
         self.other = gr.Textbox(
             label="Compare with (optional)",
             placeholder=f"for example: {self.sentences[0][2] if self.sentences else 'a dog sits'}",
@@ -121,12 +127,14 @@ class InsideTab:
 
     def connect(self, shared: Shared) -> None:
         """Say what happens at clicks."""
-        inputs = [shared.chosen, self.sentence, self.other, shared.visit]
+        inputs = [shared.chosen, self.text, self.other, shared.visit]
         read: tuple[Any, ...] = (polite(self.read), inputs, self.result)
-        gr.on([self.sentence.submit, self.other.submit, self.button.click], *read, **WORK)
+        shown = [gr.on([self.text.submit, self.other.submit, self.button.click], *read, **WORK)]
         for example, chip in zip(self.sentences, self.examples, strict=True):
-            picked = chip.click(constant(example), None, [shared.chosen, self.sentence, self.other], **LIGHT)
-            shared.then_show(picked).then(*read, **WORK)
+            picked = chip.click(constant(example), None, [shared.chosen, self.text, self.other], **LIGHT)
+            shown.append(shared.then_show(picked).then(*read, **WORK))
+        for event in shown:
+            shared.note(event, self)
         if self.studio.prompter is not None:
             self.frames.select(polite(self.box), [shared.chosen, shared.visit], self.seen, **WORK)
             regions = [shared.chosen, shared.visit]

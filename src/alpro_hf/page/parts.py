@@ -4,12 +4,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from importlib.resources import files
-from typing import Any
+from typing import Any, Protocol
 
 import gradio as gr
 
+from ..data.spans import SpanError
+from ..inference.index_shards import VideoIndexError
 from ..model.decoding_types import VideoDecodeError
-from .clips import DemoError
+from .clips import DemoError, Visit
 from .studio import MAX_CHARACTERS, Studio
 
 AT_ONCE = 2  # computations at the same time
@@ -36,6 +38,28 @@ class Shared:
     visit: gr.State
     then_show: Callable[[Any], Any]
 
+    def note(self, event: Any, tab: "Tab") -> None:
+        """After an event, write tab, clip and text into the address of the page, for reload, back and for friends."""
+        script = f"(clip, q) => window.alproPlace({{ tab: '{tab.id}', clip, q }})"
+        event.then(None, [self.chosen, tab.text], None, js=script, api_visibility="private")
+
+
+class Tab(Protocol):
+    """A tab that the address of the page can name.
+
+    Attributes:
+        id: Its name in the address.
+        text: The field with the query, question or sentence.
+        result: What is shown for it.
+    """
+
+    id: str
+    text: gr.Textbox
+    result: gr.HTML
+
+    def answer(self, chosen: str, text: str, visit: Visit | None) -> str:
+        """The result for a text, as HTML."""
+
 
 def mention_unknown(studio: Studio, text: str, *, question: bool = False) -> None:
     """Warn of words that the model cannot know."""
@@ -60,10 +84,13 @@ def polite(function: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return function(*args)
         except DemoError as error:
-            raise gr.Error(str(error), title="Not possible", print_exception=False) from error
-        except (VideoDecodeError, FileNotFoundError) as error:  # it was readable when it was uploaded
+            raise gr.Error(str(error), print_exception=False) from error
+        except (VideoDecodeError, SpanError, FileNotFoundError) as error:  # it was readable when it was added
             gone = "This clip can no longer be read. Pick another or upload it again."
-            raise gr.Error(gone, title="Not possible", print_exception=False) from error
+            raise gr.Error(gone, print_exception=False) from error
+        except VideoIndexError as error:
+            changed = "The index of the videos cannot be used any more; it may have changed. Start the page again."
+            raise gr.Error(changed, print_exception=False) from error
 
     return polite
 

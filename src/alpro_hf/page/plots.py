@@ -32,10 +32,10 @@ def curves(captions: Sequence[str], windows: Sequence[Span], values: torch.Tenso
         frames: Addresses of pictures, evenly spread over the clip.
     """
     low, high = _scale(values)
-    duration = windows[-1].end
+    start, duration = windows[0].start, windows[-1].end - windows[0].start
 
     def left(seconds: float) -> float:
-        return 100 * seconds / duration
+        return 100 * (seconds - start) / duration
 
     def top(value: float) -> float:
         return 100 * (high - value / _STEP) / (high - low)
@@ -46,7 +46,7 @@ def curves(captions: Sequence[str], windows: Sequence[Span], values: torch.Tenso
         points = " ".join(f"{left(x):.2f},{top(y):.2f}" for x, y in zip(middles, row, strict=True))
         lines.append(f'<polyline class="line{i}" points="{points}"/>')
         best = windows[max(range(len(row)), key=row.__getitem__)]
-        place = f"left:{left(best.start):.1f}%;width:{left(best.end - best.start):.1f}%"
+        place = f"left:{left(best.start):.1f}%;width:{left(best.end) - left(best.start):.1f}%"
         bands.append(f'<span class="band line{i}" style="{place}"></span>')
         said.append(
             f'<li class="line{i}"><span class="key"></span><span>{escape(caption)} <small>fits best from '
@@ -56,7 +56,7 @@ def curves(captions: Sequence[str], windows: Sequence[Span], values: torch.Tenso
         f'<span class="rule" style="top:{top(step * _STEP):.1f}%"><b>{step * _STEP:.1f}</b></span>'
         for step in range(low, high + 1)
     )
-    times = "".join(f'<span style="left:{25 * i}%">{duration * i / 4:.1f} s</span>' for i in range(5))
+    times = "".join(f'<span style="left:{25 * i}%">{start + duration * i / 4:.1f} s</span>' for i in range(5))
     film = "".join(f'<img src="{frame}" alt="">' for frame in frames)
     return (
         f'<div class="curves"><ul>{"".join(said)}</ul><div class="plot" aria-hidden="true">{"".join(bands)}{grid}'

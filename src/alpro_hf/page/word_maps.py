@@ -6,35 +6,10 @@ import numpy as np
 import torch
 
 from ..inference.explain import SentenceMaps
-from .duel_views import percent
+from .views import percent
 
 _DARKEST = 0.86  # opacity over a patch that is not read at all
-_STILL = 40.0  # difference of grey levels from which a pixel counts as moving
-_MOST_MOVING = 0.5  # share of the picture; above it the camera moves, and ghosts would hide everything
-_FAINTEST = 0.35  # of what moves, in the first frame
 _TICKS = (0.0, 0.25, 0.5, 0.75, 1.0)
-
-
-def trail(frames: torch.Tensor) -> torch.Tensor:
-    """One picture of a clip in which what moves is seen at all its places, fainter where it was earlier.
-
-    The model averages patches over time, so one map holds for all frames; such a picture shows where they all were.
-
-    Args:
-        frames: uint8 (T, 3, H, W).
-
-    Returns:
-        uint8 (3, H, W): the middle frame if more than half of the picture moves.
-    """
-    clip = frames.numpy().astype(np.float32)
-    still = np.median(clip, axis=0)
-    moving = np.clip(np.abs(clip - still).max(axis=1, keepdims=True) / _STILL, 0, 1)  # (T, 1, H, W)
-    if moving.mean(axis=(1, 2, 3)).max() > _MOST_MOVING:
-        return frames[len(frames) // 2]
-    picture = still
-    for frame, mask, strength in zip(clip, moving, np.linspace(_FAINTEST, 1, len(clip)), strict=True):
-        picture = picture + strength * mask * (frame - picture)
-    return torch.from_numpy(picture.round().clip(0, 255).astype(np.uint8))
 
 
 def word_panels(picture: str, found: SentenceMaps) -> str:
@@ -56,11 +31,11 @@ def word_panels(picture: str, found: SentenceMaps) -> str:
         maps.append((word.word, percent(share) if word.known else "unknown", word.relevance / total))
     highest = max(values.max().item() for _, _, values in maps) or 1.0
     panels = "".join(_panel(name, share, values, highest) for name, share, values in maps)
-    steps = "".join(f"<span>{percent(tick * highest)}</span>" for tick in _TICKS)
+    steps = "".join(f"<span>{escape(percent(tick * highest)) if tick else '0 %'}</span>" for tick in _TICKS)
     shades = ", ".join(f"rgb(14 16 21 / {_darkness(tick):.0%}) {tick:.0%}" for tick in np.linspace(0, 1, 9))
     return (
         f'<p class="note">A patch is bright where a word reads it, and dark where it does not. All pictures share one '
-        f"scale. Sentence and clip match with a probability of {percent(found.match_probability)}.</p>"
+        f"scale. Sentence and clip match with a probability of {escape(percent(found.match_probability))}.</p>"
         f'<div class="legend" role="img" aria-label="Scale from 0 to {percent(highest)} of what is read">'
         f'<span class="shades" style="background-image:linear-gradient(90deg, {shades})"></span>'
         f'<span class="ticks">{steps}</span><span class="what">share of what is read</span></div>'
@@ -88,4 +63,4 @@ def _panel(name: str, share: str | None, values: torch.Tensor, highest: float) -
     )
 
 
-__all__ = ["trail", "word_panels"]
+__all__ = ["word_panels"]
