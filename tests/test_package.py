@@ -114,7 +114,8 @@ def of(imports: dict[str, set[str]], library: str) -> set[str]:
 
 
 def test_modules_import_optional_packages_where_they_use_them(imports) -> None:
-    for package in ("gradio", "spacy", "evaluate", "matplotlib", "faiss", "onnx", "onnxruntime", "onnxscript"):
+    assert {name.rpartition(".")[0] for name in of(imports, "gradio")} <= {"alpro_hf.page"}
+    for package in ("spacy", "evaluate", "matplotlib", "faiss", "onnx", "onnxruntime", "onnxscript"):
         assert of(imports, package) == set(), package
     assert of(imports, "sentence_transformers") == set()
     assert of(imports, "mteb") <= {"alpro_hf.evaluation.mteb"}

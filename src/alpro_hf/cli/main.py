@@ -6,7 +6,8 @@ which are imported inside `run`: help answers at once.
 
 Errors are reported here, for all commands. In `add_arguments`, a command says with `parser.set_defaults` what is its
 own: `expected_errors`, a function that returns the types of error its users can cause, besides those of
-`options.expected_errors`; and `when_stopped`, what to say after "interrupted" or "terminated".
+`options.expected_errors`; `when_stopped`, what to say after "interrupted" or "terminated"; and `registers_later`, if
+it registers the Auto classes by itself.
 """
 
 import argparse
@@ -32,6 +33,7 @@ COMMANDS = {
     "demo": ("demo", "render a gallery of small clips, search it and ask it questions"),
     "index": ("index", "encode every video of a folder once, for fast searches"),
     "search": ("search", "find the videos that a text describes"),
+    "ui": ("ui", "open a page in the browser that searches and plays the videos of an index"),
     "ask": ("ask", "ask a video a question"),
     "label": ("label", "name what each moment of videos shows, with labels of a list"),
     "convert": ("convert", "turn a checkpoint of ALPRO, also a published one, or of BLIP into a model folder"),
@@ -56,6 +58,7 @@ examples:
   alpro index holiday --output holiday-index         encode every video below a folder once
   alpro search holiday-index "a dog runs into the sea"
   alpro search holiday "a dog runs into the sea"     the same in a folder; what is encoded is kept in the cache
+  alpro ui holiday-index                             the same on a page in the browser
   alpro ask holiday/0042.mp4 "what is the dog doing?"
   alpro evaluate --task retrieval --data rows.jsonl --output results    metrics with their intervals
   alpro entities captions.csv --output entities.txt  the first step of pre-training on your own videos
@@ -90,7 +93,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     with _stoppable(ends=ends) as end, _plain_log():
         try:
             # the console script has left this to us; see alpro_hf_launch
-            from .. import registration as registration
+            if not args.registers_later:
+                from .. import registration as registration
 
             return args.run(args)
         except KeyboardInterrupt as stopped:
@@ -113,7 +117,9 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     module, summary = COMMANDS[argv[0]]
     command = import_module(f".{module}", __package__)
     parser = Parser(f"alpro {argv[0]}", description=f"{summary[0].upper()}{summary[1:]}.")
-    parser.set_defaults(command=argv[0], run=command.run, expected_errors=tuple, when_stopped="")
+    parser.set_defaults(
+        command=argv[0], run=command.run, expected_errors=tuple, when_stopped="", registers_later=False
+    )
     command.add_arguments(parser)
     return parser.parse(argv[1:])
 

@@ -413,7 +413,7 @@ class VideoIndex:
 
     def _checked_path(self, entry: VideoEntry) -> Path:
         path = self._path(entry)
-        if not self._may_hold(path):
+        if not self.may_hold(path):
             raise VideoIndexError(
                 f"The index names {path}, which lies outside of {self.root}, the folder of its videos, or is a link "
                 "that leads out. If you trust the index, pass allow_outside=True (--allow-outside)."
@@ -471,7 +471,7 @@ class VideoIndex:
                 except OSError as error:
                     report.failed.append((file, error.strerror or str(error)))
                     continue
-                if not self._may_hold(file):
+                if not self.may_hold(file):
                     reason = f"it lies outside of {self.root}, the folder of this index, or is a link that leads out"
                     report.failed.append((file, f"{reason}; allow_outside=True (--allow-outside) takes it"))
                     continue
@@ -486,7 +486,7 @@ class VideoIndex:
                     self._folder.write_failed(report.failed)
         return report
 
-    def _may_hold(self, path: Path) -> bool:
+    def may_hold(self, path: Path) -> bool:
         return self.allow_outside or self.root is None or inside(path, self.root)
 
     def is_current(self, path: VideoPath) -> bool:

@@ -1,10 +1,13 @@
-// A box is drawn on any frame and shown on all; it snaps to patches. A tap takes a box around its place.
+// A box is drawn on any frame and shown on all; it snaps to patches. A tap takes a box around its place, because a
+// finger that moves scrolls the page. Arrow keys move the box, and with Shift they move its lower right corner.
 let start = null;
 let box = null;
+let soon = null;
 const strip = () => element.querySelector(".drawing");
+const sides = () => [Number(strip().dataset.rows), Number(strip().dataset.columns)];
 
 const show = () => strip().querySelectorAll(".box").forEach((mark) => {
-  const { rows, columns } = strip().dataset;
+  const [rows, columns] = sides();
   mark.style.top = `${(100 * box[0]) / rows}%`;
   mark.style.left = `${(100 * box[1]) / columns}%`;
   mark.style.height = `${(100 * (box[2] - box[0])) / rows}%`;
@@ -13,18 +16,17 @@ const show = () => strip().querySelectorAll(".box").forEach((mark) => {
 
 const patchAt = (frame, event) => {
   const area = frame.getBoundingClientRect();
-  const { rows, columns } = strip().dataset;
+  const [rows, columns] = sides();
   const place = (share, count) => Math.min(count - 1, Math.max(0, Math.floor(share * count)));
   return [
-    place((event.clientY - area.top) / area.height, Number(rows)),
-    place((event.clientX - area.left) / area.width, Number(columns)),
+    place((event.clientY - area.top) / area.height, rows),
+    place((event.clientX - area.left) / area.width, columns),
   ];
 };
 
 const around = (patch) => {
-  const sides = [Number(strip().dataset.rows), Number(strip().dataset.columns)];
-  const sizes = sides.map((side) => Math.max(1, Math.round(side * 0.55)));
-  const first = patch.map((at, i) => Math.min(sides[i] - sizes[i], Math.max(0, at - Math.floor(sizes[i] / 2))));
+  const sizes = sides().map((side) => Math.max(1, Math.round(side * 0.55)));
+  const first = patch.map((at, i) => Math.min(sides()[i] - sizes[i], Math.max(0, at - Math.floor(sizes[i] / 2))));
   return [first[0], first[1], first[0] + sizes[0], first[1] + sizes[1]];
 };
 
@@ -37,12 +39,14 @@ const reset = () => {
 element.addEventListener("pointerdown", (event) => {
   const frame = event.target.closest(".drawing .frame");
   if (!frame || event.button !== 0) return;
-  event.preventDefault();
   start = { frame, patch: patchAt(frame, event), moved: false };
+  if (event.pointerType === "touch") return;
+  event.preventDefault();
+  strip().focus({ preventScroll: true });
   frame.setPointerCapture(event.pointerId);
 });
 element.addEventListener("pointermove", (event) => {
-  if (!start) return;
+  if (!start || event.pointerType === "touch") return;
   const [row, column] = patchAt(start.frame, event);
   const [top, left] = start.patch;
   if (row !== top || column !== left) start.moved = true;
@@ -57,6 +61,20 @@ element.addEventListener("pointerup", () => {
   show();
   trigger("select", { box });
 });
-element.addEventListener("pointercancel", () => { start = null; reset(); });
+element.addEventListener("pointercancel", () => { start = null; });  // the finger scrolls
+
+const steps = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
+element.addEventListener("keydown", (event) => {
+  const step = steps[event.key];
+  if (!step || event.target !== strip()) return;
+  event.preventDefault();
+  const moved = box.map((side, i) => (event.shiftKey && i < 2 ? side : side + step[i % 2]));
+  const inside = [0, 1].every((i) => 0 <= moved[i] && moved[i] < moved[i + 2] && moved[i + 2] <= sides()[i]);
+  if (!inside) return;
+  box = moved;
+  show();
+  clearTimeout(soon);
+  soon = setTimeout(() => trigger("select", { box }), 250);
+});
 watch("value", reset);
 reset();

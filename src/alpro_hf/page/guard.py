@@ -15,7 +15,7 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from alpro_hf.untrusted_json import JsonBoundsError, parse_json
+from ..untrusted_json import JsonBoundsError, parse_json
 
 A_MINUTE = 60.0
 KEPT = 600.0  # seconds until an upload is deleted; by then its visit has a copy
