@@ -189,11 +189,13 @@ def test_damage_on_the_way_keeps_the_windows_before_it(tmp_path):
 @pytest.mark.parametrize("container", ["mkv", "mp4"])
 def test_a_clip_of_weeks_ends_at_once(tmp_path, container):
     """A hostile clip of a few kilobytes: its last frame comes after weeks."""
-    path, frame = tmp_path / f"a.{container}", av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), "rgb24")
+    path = tmp_path / f"a.{container}"
     with av.open(str(path), "w") as output:
-        stream = output.add_stream("mpeg4", rate=1)
+        stream = output.add_stream("libx264", rate=1, options={"threads": "1"})
         stream.width = stream.height = 32
+        stream.pix_fmt = "yuv420p"
         for time in (0, 1, 2, 10**6):
+            frame = av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), "rgb24")
             frame.pts, frame.time_base = time, Fraction(1, 1)
             output.mux(stream.encode(frame))
         output.mux(stream.encode())
