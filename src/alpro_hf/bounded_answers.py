@@ -23,7 +23,7 @@ from huggingface_hub.errors import HTTPError
 
 ANSWER_BYTES = 1 << 26  # of one answer: a list of 1,000 files takes about 300 KB
 ANSWERS = 10_000  # to one call of ours, besides those to uploaded files
-SILENCE = 120.0  # seconds until the next bytes, where the client would wait for ever
+SILENCE = 300.0  # seconds until the next bytes, where the client would wait for ever; a large commit takes minutes
 PATIENCE, BYTES_A_SECOND = 300.0, 4096  # an answer may take so many seconds, and more if it is faster than this
 LONGEST_WAIT = 900.0  # seconds that a server may ask to wait before a repetition; the Hub counts in windows of 300
 
@@ -35,7 +35,7 @@ class UnboundedAnswerError(HTTPError):
     """A server sends more, or longer, than an answer can be."""
 
 
-@dataclass
+@dataclass(eq=False)
 class _Bounds:
     max_bytes: int
     max_answers: int
@@ -119,9 +119,10 @@ def _keep_session(event: str, info: dict[str, Any]) -> None:
 def _after(response: Any) -> None:
     if (bounds := _bounds_of(response.request)) is None:
         return
-    for wait in _waits(response.headers):
-        if wait > LONGEST_WAIT:
-            raise UnboundedAnswerError(f"{_place(response.request)} asks to wait for {wait:.0f} seconds")
+    if response.status_code in (408, 429) or response.status_code >= 500:  # what the client repeats
+        for wait in _waits(response.headers):
+            if wait > LONGEST_WAIT:
+                raise UnboundedAnswerError(f"{_place(response.request)} asks to wait for {wait:.0f} seconds")
     if response.request.method == "HEAD":
         return
     length = response.headers.get("Content-Length", "")

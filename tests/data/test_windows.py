@@ -1,7 +1,9 @@
 """Windows of a video that comes frame by frame: where they lie, what they show, and how little is kept."""
 
 import itertools
+from fractions import Fraction
 
+import av
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 
 from alpro_hf.data.windows import Window, WindowCutter, WindowSettings, overlap, stream_windows, suppress
 from alpro_hf.model.decoding import decode
-from alpro_hf.model.decoding_types import VideoDecodeError
+from alpro_hf.model.decoding_types import VideoDecodeError, VideoTooLargeError
 from alpro_hf.sprites.films import draw_films, write_films
 
 STILL = WindowSettings(lengths=(15,), cuts=None)
@@ -131,6 +133,9 @@ def test_any_video_is_covered_wholly_and_in_order(gaps, length, share, num_frame
         ({"short": -1}, "short is -1"),
         ({"lengths": ()}, "lengths is empty"),
         ({"shortest": 8}, "longer than a window"),
+        ({"lengths": (1e300, 0.1), "stride": 0.1}, "at most 3600"),
+        ({"lengths": (3600, 0.1), "stride": 0.1, "shortest": 0.1}, "would lie 2.8e-06 s apart"),  # never ended
+        ({"lengths": tuple(range(1, 18))}, "there are 17 lengths"),
     ],
 )
 def test_settings_that_make_no_sense(arguments, message):
@@ -179,3 +184,25 @@ def test_damage_on_the_way_keeps_the_windows_before_it(tmp_path):
             found.append(window)
     assert 2 <= len(found) < len(whole)
     assert found[:-1] == whole[: len(found) - 1]  # the last one may end early
+
+
+@pytest.mark.parametrize("container", ["mkv", "mp4"])
+def test_a_clip_of_weeks_ends_at_once(tmp_path, container):
+    """A hostile clip of a few kilobytes: its last frame comes after weeks."""
+    path = tmp_path / f"a.{container}"
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream("libx264", rate=1, options={"threads": "1"})
+        stream.width = stream.height = 32
+        stream.pix_fmt = "yuv420p"
+        for time in (0, 1, 2, 10**6):
+            frame = av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), "rgb24")
+            frame.pts, frame.time_base = time, Fraction(1, 1)
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode())
+    with pytest.raises(VideoTooLargeError, match="limit is 21,600"):
+        list(stream_windows(path, WindowSettings(), 4, height=16, width=16))
+
+
+def test_a_window_of_a_billion_frames_is_refused_before_it_is_made():
+    with pytest.raises(VideoTooLargeError, match="1,000,000,000 frames was asked for"):
+        next(stream_windows("no file is opened", WindowSettings(), 10**9))

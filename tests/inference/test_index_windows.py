@@ -125,6 +125,26 @@ def test_an_index_is_opened_continued_and_unchanged_files_are_left(index, loaded
         VideoIndex.build(*loaded, paths, directory=copy, window="none", progress=False)
 
 
+@pytest.mark.parametrize(
+    "noted",
+    [
+        *({"lengths": [1e300, 0.1], "stride": 0.1}, {"lengths": [3600, 0.1], "stride": 0.1, "shortest": 0.1}),
+        *({"lengths": [1.0] * 10**5}, {"lengths": "15"}, {"lengths": [True, "a"]}, {"lengths": [15], "cuts": []}),
+        *({"lengths": {"a": 1}}, {"lengths": [15], "other": 1}, {}, [], "auto", {"lengths": [15], "short": "1"}),
+    ],
+    ids=lambda noted: str(noted)[:40],
+)
+def test_windows_that_a_stranger_noted_are_within_bounds(index, loaded, tmp_path, noted):
+    """With the first two, cutting a video would never end."""
+    copy = tmp_path / "index"
+    shutil.copytree(index.folder, copy)
+    manifest = json.loads((copy / "index.json").read_text())
+    manifest["video"]["windows"] = noted
+    (copy / "index.json").write_text(json.dumps(manifest))
+    with pytest.raises(VideoIndexError, match=r"manifest of the index is damaged: windows="):
+        VideoIndex.load(copy, *loaded)
+
+
 def test_an_older_index_opens_as_whole_files_and_takes_more(loaded, films, tmp_path):
     paths = sorted(films[0].iterdir())
     VideoIndex.build(*loaded, paths[:1], directory=tmp_path / "index", window="none", progress=False)

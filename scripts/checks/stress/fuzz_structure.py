@@ -269,25 +269,36 @@ def configurations(folder: Path) -> tuple[list[str], Target]:
 
 def manifests(folder: Path) -> tuple[list[str], Target]:
     """A field of the manifest of an index, of its model, or of one of its shards."""
+    from alpro_hf.inference.index_frames import noted_frames, noted_windows
     from alpro_hf.inference.index_shards import Manifest, VideoIndexError
 
     _write_shard(folder)
     shard = {"file": "shard-00000.safetensors", "rows": 2, "removed": []}
     model = {"name": "bundled", "dtype": "float32", "fingerprint": "f"}
+    windows = {"lengths": [15.0, 7.5], "stride": None, "short": 30.0, "shortest": 1.0, "cuts": "sudden"}
     content = _manifest(folder) | {"model": model, "shards": [shard]}
-    nested = {"model": model, "shards": shard}
+    nested: dict[str, dict] = {"model": model, "shards": shard, "video": {"windows": windows, "chosen": {}}}
+    nested["video/windows"] = windows
 
     def target(field: str, value: str) -> str:
         part, _, name = field.rpartition("/")
-        text = _with(content | ({part: "HERE"} if part else {}), "" if part else name, value)
+        key = part.partition("/")[0]
+        text = _with(content | ({key: "HERE"} if part else {}), "" if part else name, value)
         if part:
             inner = _with(nested[part], name, value)
-            text = text.replace('"HERE"', f"[{inner}]" if part == "shards" else inner)
+            inner = {"shards": f"[{inner}]", "video/windows": f'{{"windows": {inner}}}'}.get(part, inner)
+            text = text.replace('"HERE"', inner)
         (folder / "index.json").write_text(text, encoding="utf-8", errors="surrogatepass")
         try:
-            return f"{len(Manifest.read(folder).shards)} shards"
+            manifest = Manifest.read(folder)
         except VideoIndexError as error:
             return _named(error, folder)
+        try:
+            noted_frames(manifest.video)
+            noted_windows(manifest.video)
+        except VideoIndexError as error:  # which is about settings, whose file the caller knows
+            return type(error).__name__
+        return f"{len(manifest.shards)} shards"
 
     return [*content, *(f"{part}/{name}" for part, fields in nested.items() for name in fields)], target
 

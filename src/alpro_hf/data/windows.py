@@ -20,10 +20,14 @@ import torch
 
 from ..model.decoding import decode_stream
 from ..model.decoding_source import VideoSource, source_name
-from ..model.decoding_types import Frames, TruncatedVideoError, VideoDecodeError, VideoInfo
+from ..model.decoding_types import Frames, TruncatedVideoError, VideoDecodeError, VideoInfo, VideoTooLargeError
 from .cuts import CutDetector, SceneChange, SuddenChange
 
 SHORTEST = 0.1  # seconds of a window and between two windows
+LONGEST = 3600.0  # seconds of a window, all of whose frames are kept until it ends
+MOST_LENGTHS = 16
+MOST_FRAMES = 10_000  # of a window
+_CLOSEST = 0.01  # seconds between two windows of a shorter length; at 0, cutting would not end
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,8 @@ class WindowSettings:
         cuts: What ends a window: `sudden` changes, the `scenes` of PySceneDetect, or None for nothing.
 
     Raises:
-        ValueError: A number is below `SHORTEST`, the stride exceeds the length, or `shortest` does.
+        ValueError: A number is below `SHORTEST` or above `LONGEST`, there are more than `MOST_LENGTHS`, the stride
+            exceeds the length, or `shortest` does, or windows of the shortest length lie too close together.
     """
 
     lengths: tuple[float, ...] = (15.0, 7.5)
@@ -52,17 +57,24 @@ class WindowSettings:
     def __post_init__(self) -> None:
         if not self.lengths:
             raise ValueError("lengths is empty; give the seconds of a window.")
+        if len(self.lengths) > MOST_LENGTHS:  # each cuts the whole video
+            raise ValueError(f"there are {len(self.lengths)} lengths; give at most {MOST_LENGTHS}.")
         stride = self.longest / 2 if self.stride is None else self.stride
         named = [("length", length) for length in self.lengths] + [("stride", stride), ("shortest", self.shortest)]
         for name, seconds in named:
-            if not SHORTEST <= seconds < float("inf"):
-                raise ValueError(f"{name} is {seconds}; give a number of seconds, at least {SHORTEST}.")
+            if not SHORTEST <= seconds <= LONGEST:
+                raise ValueError(f"{name} is {seconds}; give seconds, at least {SHORTEST} and at most {LONGEST:g}.")
         if not 0 <= self.short < float("inf"):
             raise ValueError(f"short is {self.short}; give a number of seconds, 0 to cut every video.")
         if stride > self.longest:
             raise ValueError(
                 f"stride is {stride} s and the length {self.longest} s: what lies between two windows would be in "
                 "none. Give a stride of at most the length."
+            )
+        if (least := self.stride_of(min(self.lengths))) < _CLOSEST:
+            raise ValueError(
+                f"stride is {stride} s of windows of {self.longest} s, so those of {min(self.lengths)} s would lie "
+                f"{least:.2g} s apart. Give a greater stride."
             )
         if self.cuts not in ("sudden", "scenes", None):
             raise ValueError(f"cuts is {self.cuts!r}; use 'sudden', 'scenes' or None.")
@@ -82,7 +94,7 @@ class WindowSettings:
 
     def spacing(self, num_frames: int) -> float:
         """Seconds between the frames to feed, so that the shortest window has as many frames as a clip."""
-        return min(self.shortest / num_frames, 0.2)
+        return max(0.001, min(self.shortest / num_frames, 0.2))
 
 
 @dataclass(frozen=True)
@@ -201,6 +213,12 @@ def stream_windows(
         VideoDecodeError, OSError: As `decode_stream`. If damage is met on the way, or the file ends early, the windows
             before that come first.
     """
+    if num_frames > MOST_FRAMES:
+        raise VideoTooLargeError(
+            source_name(source),
+            f"a window of {num_frames:,} frames was asked for, of at most {MOST_FRAMES:,}",
+            "Set num_frames of the processor",
+        )
     spacing, duration = settings.spacing(num_frames), 0.0
 
     def choose(info: VideoInfo) -> list[int]:
