@@ -125,6 +125,8 @@ MAY_CHANGE_ON_RESUME = (
     "trackio_static_space_id",
     "vtm_batch_size",
 )
+# What runs of earlier versions did that wrote nothing of it, where that is not the default of now.
+_DONE_BEFORE = {"randaugment": "torchvision"}
 # Not written to recipe.json: the batch of a device follows from `global_batch_size`, and a token is a secret.
 _NOT_WRITTEN = ("per_device_train_batch_size", "hub_token")
 # trackers whose package on the index has another name
@@ -576,9 +578,9 @@ def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     for name, value in now.items():
         if name in (RUN, "description", *MAY_CHANGE_ON_RESUME):
             continue
-        # A setting that an earlier version did not have was at its default then.
+        # A setting that an earlier version did not have was at its default then, or see `_DONE_BEFORE`.
         default = known_settings()[name].default if name in known_settings() else None
-        earlier = before.get(name, default)
+        earlier = before.get(name, _DONE_BEFORE.get(name, default))
         if earlier != value:
             changed.append(f"{name} was {earlier!r}, is {value!r}")
     for name in ("start", "data"):
