@@ -40,7 +40,7 @@ from .arguments import AlproTrainingArguments
 from .callbacks import StopWhenTerminated
 from .checkpoints import last_complete_checkpoint
 from .curves import PICTURE, plot_runs
-from .prompter import IMAGE_TEMPLATES, VIDEO_TEMPLATES, build_prompter
+from .prompter import build_prompter
 from .recipe import (
     FIELDS,
     RUN,
@@ -338,15 +338,8 @@ def _train(run: TrainingRun, stop: StopWhenTerminated) -> bool:
             print(json.dumps({key: value for key, value in metrics.items() if key.startswith("eval_")}, indent=1))
     if task == "prompter" and run.entities and arguments.process_index == 0:
         names = first_entities(run.entities, recipe)
-        own_templates = tuple(recipe.prompt_templates)
-        teacher = build_prompter(
-            trainer.model,
-            processor,
-            names,
-            video_templates=VIDEO_TEMPLATES + own_templates,
-            image_templates=IMAGE_TEMPLATES + own_templates,
-            max_length=recipe.prompt_length,
-        )
+        prompting: dict[str, Any] = {"more_templates": recipe.prompt_templates, "max_length": recipe.prompt_length}
+        teacher = build_prompter(trainer.model, processor, names, **prompting)
         teacher.save_pretrained(run.output)
         say(f"a prompter of {len(names)} entities")
     if run.plot and arguments.process_index == 0:
