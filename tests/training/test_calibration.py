@@ -3,10 +3,12 @@
 import pytest
 import torch
 from fixtures import coloured_pretraining as coloured
+from fixtures import colours
 
 from alpro_hf.data.rows import NumberedRows
 from alpro_hf.model.loss_alpro import crop_on_black
 from alpro_hf.training.calibration import CalibrationError, calibrate, fit_temperature, named_entities
+from alpro_hf.training.prompter import build_prompter
 from alpro_hf.training.recipe import AlproRecipe, RecipeError
 
 
@@ -73,6 +75,23 @@ def test_a_share_of_clips_is_shown_as_crops_in_training_alone():
     )
     with pytest.raises(ValueError, match="crop_share=2"):
         coloured.collator(crop_share=2)
+
+
+def test_templates_of_ones_own_are_averaged_with_those_of_the_paper():
+    processor = colours.processor()
+    towers = coloured.prompter().alpro
+    given = {"video_templates": ["{entity}"], "image_templates": ["which {entity}"], "progress": False}
+    both = build_prompter(towers, processor, coloured.ENTITIES, more_templates=["{entity} and red"], **given)
+    tokens = processor.tokenizer(
+        [*coloured.ENTITIES, *(f"{name} and red" for name in coloured.ENTITIES)], padding=True, return_tensors="pt"
+    )
+    vectors = (
+        towers.get_text_features(tokens["input_ids"], tokens["attention_mask"])
+        .pooler_output.unflatten(0, (2, -1))
+        .mean(dim=0)
+    )
+    torch.testing.assert_close(both.video_prompt_embeds, vectors)
+    assert not torch.allclose(both.image_prompt_embeds, vectors)
 
 
 def test_templates_need_a_place_for_the_entity():

@@ -100,10 +100,10 @@ def share_ordered(model: AlproForVideoTextRetrieval) -> float:
 def test_matching_learns_which_colour_is_first_from_false_captions(tmp_path):
     """Mirror images differ from their clips in nothing but the order of two colours."""
     args = coloured.arguments(
-        tmp_path, max_steps=110, learning_rate=5e-3, per_device_train_batch_size=16, vtm_uniform_share=0.5
+        tmp_path, max_steps=150, learning_rate=5e-3, per_device_train_batch_size=16, vtm_uniform_share=0.5
     )
     trainer = coloured.trainer(retrieval(), args, edited_rows(), data_collator=AlproCollator(colours.processor()))
-    assert share_ordered(retrieval()) < 0.8
+    assert sum(share_ordered(retrieval(seed)) for seed in range(6)) / 6 < 0.75
     trainer.train()
     assert share_ordered(trainer.model) == 1
     last = coloured.logs(trainer)[-1]

@@ -44,7 +44,8 @@ class _Share:
 class MixedRows(NumberedRows):
     """All rows of a pre-training, in the order in which the steps need them.
 
-    Rows are `{"video", "text"}` or `{"image", "text"}`; a source has either videos or images. To each row are added
+    Rows are `{"video", "text"}` or `{"image", "text"}`; a source has either videos or images. A source may also have
+    questions, `{"video", "question", "answer"}`, see `AlproJointCollator`. To each row are added
     `source` (the name), `index` (the number of the row in its source) and `epoch` (the number of earlier passes over
     the source); they replace columns of these names. The source is drawn once for each optimizer step, so that all
     processes, and all batches that accumulate into a step, use the same. The row at an index is a function of `seed`
@@ -264,7 +265,8 @@ class MixedRows(NumberedRows):
     def _row(self, name: str, row: Row, index: int, epoch: int) -> dict[str, Any]:
         if not isinstance(row, Mapping):
             raise TypeError(f"Row {index} of source {name!r} is a {type(row).__name__}; rows map columns to values.")
-        if not isinstance(row.get("text"), str):
+        asks = isinstance(row.get("question"), str) and isinstance(row.get("answer"), str)
+        if not asks and not isinstance(row.get("text"), str):
             received = f"a {type(row['text']).__name__}" if "text" in row else f"none among {sorted(row)}"
             raise ValueError(
                 f"Row {index} of source {name!r} needs a string 'text'; it has {received}. Rename the column of the "

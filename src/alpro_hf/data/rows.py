@@ -85,7 +85,7 @@ class Draw:
     index: int
 
     def generator(self, purpose: str) -> torch.Generator:
-        """A generator for one purpose: `augmentation`, `crop`, `masking` or `negatives`."""
+        """A generator for one purpose, such as `augmentation`, `crop`, `masking` or `negatives`."""
         key = f"{purpose}/{self.seed}/{self.epoch}/{self.index}".encode()
         return torch.Generator().manual_seed(int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little"))
 

@@ -433,8 +433,10 @@ def false_premises(scene: Scene, rng: Rng) -> list[dict[str, Any]]:
         return []
     (agent, action), (patient, _) = roles
     verb, passive = pick(rng, PHRASES[action])[0], pick(rng, PASSIVE[action])
-    asked = ((f"what {verb} {noun_phrase(agent, True)}?", patient),)
-    asked += ((f"what {passive} {noun_phrase(patient, True)}?", agent),)
+    asked = (
+        (f"what {verb} {noun_phrase(agent, True)}?", patient),
+        (f"what {passive} {noun_phrase(patient, True)}?", agent),
+    )
     return [
         {"question": question, "answer": NONE, "answer_type": "false premise", "other": other}
         for question, other in asked

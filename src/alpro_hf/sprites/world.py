@@ -103,7 +103,8 @@ def _held_out_for_dev() -> dict[str, tuple[tuple[str, str], ...]]:
     """Of the pairs that tests leave, one basic pair for each seen sprite; for some sprites the relation, too."""
     sprites = list(SEEN_SPRITES)
     random.Random("sprite world: pairs of the dev split").shuffle(sprites)
-    turns, held = itertools.cycle(BASIC_PAIRS), {}
+    turns = itertools.cycle(BASIC_PAIRS)
+    held: dict[str, tuple[tuple[str, str], ...]] = {}
     for sprite in sprites:
         pair = next(pair for pair in turns if pair not in HELD_OUT[sprite])
         held[sprite] = (pair,)

@@ -59,6 +59,7 @@ def build_prompter(
     *,
     video_templates: Sequence[str] = VIDEO_TEMPLATES,
     image_templates: Sequence[str] = IMAGE_TEMPLATES,
+    more_templates: Sequence[str] = (),
     batch_size: int = 256,
     max_length: int = 15,
     progress: bool = True,
@@ -73,6 +74,7 @@ def build_prompter(
         processor: The tokenizer of that model, or its processor.
         entities: Names, all different; see `read_entities`.
         video_templates, image_templates: Sentences with `{entity}`, see `prompts`.
+        more_templates: Further sentences for both kinds, such as some in the language of the captions.
         batch_size: Prompts encoded at a time.
         max_length: Tokens of a prompt, including `[CLS]` and `[SEP]` (15 in the paper). Longer prompts are cut off,
             and a warning names their entities.
@@ -101,8 +103,8 @@ def build_prompter(
         raise ValueError(f"Each entity needs a name of its own; blank or more than once: {unusable}.")
     tokenizer = getattr(processor, "tokenizer", processor)
     encoded: dict[Literal["video", "image"], Mapping[str, Any]] = {
-        "video": _tokenize(tokenizer, prompts(entities, video_templates), entities, max_length),
-        "image": _tokenize(tokenizer, prompts(entities, image_templates), entities, max_length),
+        "video": _tokenize(tokenizer, prompts(entities, (*video_templates, *more_templates)), entities, max_length),
+        "image": _tokenize(tokenizer, prompts(entities, (*image_templates, *more_templates)), entities, max_length),
     }
     config = copy.deepcopy(base.config)
     config.entities = list(entities)

@@ -40,7 +40,7 @@ from .arguments import AlproTrainingArguments
 from .callbacks import StopWhenTerminated
 from .checkpoints import last_complete_checkpoint
 from .curves import PICTURE, plot_runs
-from .prompter import IMAGE_TEMPLATES, VIDEO_TEMPLATES, build_prompter
+from .prompter import build_prompter
 from .recipe import (
     FIELDS,
     RUN,
@@ -125,6 +125,8 @@ MAY_CHANGE_ON_RESUME = (
     "trackio_static_space_id",
     "vtm_batch_size",
 )
+# What runs of earlier versions did that wrote nothing of it, where that is not the default of now.
+_DONE_BEFORE = {"randaugment": "torchvision"}
 # Not written to recipe.json: the batch of a device follows from `global_batch_size`, and a token is a secret.
 _NOT_WRITTEN = ("per_device_train_batch_size", "hub_token")
 # trackers whose package on the index has another name
@@ -338,15 +340,8 @@ def _train(run: TrainingRun, stop: StopWhenTerminated) -> bool:
             print(json.dumps({key: value for key, value in metrics.items() if key.startswith("eval_")}, indent=1))
     if task == "prompter" and run.entities and arguments.process_index == 0:
         names = first_entities(run.entities, recipe)
-        own_templates = tuple(recipe.prompt_templates)
-        teacher = build_prompter(
-            trainer.model,
-            processor,
-            names,
-            video_templates=VIDEO_TEMPLATES + own_templates,
-            image_templates=IMAGE_TEMPLATES + own_templates,
-            max_length=recipe.prompt_length,
-        )
+        prompting: dict[str, Any] = {"more_templates": recipe.prompt_templates, "max_length": recipe.prompt_length}
+        teacher = build_prompter(trainer.model, processor, names, **prompting)
         teacher.save_pretrained(run.output)
         say(f"a prompter of {len(names)} entities")
     if run.plot and arguments.process_index == 0:
@@ -578,9 +573,9 @@ def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     for name, value in now.items():
         if name in (RUN, "description", *MAY_CHANGE_ON_RESUME):
             continue
-        # A setting that an earlier version did not have was at its default then.
+        # A setting that an earlier version did not have was at its default then, or see `_DONE_BEFORE`.
         default = known_settings()[name].default if name in known_settings() else None
-        earlier = before.get(name, default)
+        earlier = before.get(name, _DONE_BEFORE.get(name, default))
         if earlier != value:
             changed.append(f"{name} was {earlier!r}, is {value!r}")
     for name in ("start", "data"):
