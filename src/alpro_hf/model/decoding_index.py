@@ -1,7 +1,7 @@
 """Times of all packets of an mp4 or mov file from its index, without reading the packets.
 
-FFmpeg's index of a stream has an entry for each packet: its decoding time, whether decoding can start there, its place in
-the file. The presentation time is that time plus an offset, which FFmpeg keeps to itself. The offsets are in the box
+FFmpeg's index of a stream has an entry for each packet: its decoding time, whether decoding can start there, its place
+and size. The presentation time is that time plus an offset, which FFmpeg keeps to itself. The offsets are in the box
 `ctts` of the file (ISO/IEC 14496-12, 8.6.1.3).
 
 Only plain files are read in this way: one index, no fragments, at most one edit, one entry for each packet that the
@@ -23,8 +23,21 @@ FEWEST_PACKETS = 1000
 _LARGEST = 1 << 27
 # Boxes of a plain file. FFmpeg also takes parts of an index from others, such as those of fragments.
 _PLAIN = frozenset({b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"uuid"})
-_PARENTS = frozenset({b"trak", b"edts", b"mdia", b"minf", b"stbl"})
-# FFmpeg reads these boxes wherever they are, so all of them must be where they belong.
+# What is read of a track: box -> the box it belongs in.
+_BOXES = {
+    b"tkhd": b"trak",
+    b"edts": b"trak",
+    b"elst": b"edts",
+    b"mdia": b"trak",
+    b"minf": b"mdia",
+    b"stbl": b"minf",
+    b"stts": b"stbl",
+    b"ctts": b"stbl",
+    b"stsz": b"stbl",
+    b"stz2": b"stbl",
+}
+_PARENTS = frozenset(_BOXES.values())
+# Boxes that FFmpeg reads wherever they are, so that none may be elsewhere, and those of files with fragments.
 _WATCHED = (b"trak", b"tkhd", b"elst", b"stts", b"ctts", b"stsz", b"stz2", b"moof", b"mvex", b"trex")
 _SIZES = frozenset({b"stsz", b"stz2"})  # two forms of one table
 # FFmpeg takes larger offsets for damage and then ignores all of them.
@@ -152,16 +165,21 @@ def _tracks(movie: bytes) -> dict[int, dict[bytes, memoryview]]:
             continue
         seen[kind] += 1
         boxes: dict[bytes, memoryview] = {}
-        waiting = [content]
+        waiting = [(kind, content)]
         while waiting:
-            for name, inside in _inner(waiting.pop()):
-                if name in boxes or {name, *boxes} >= _SIZES:
+            parent, within = waiting.pop()
+            for name, inside in _inner(within):
+                if _BOXES.get(name) != parent:
+                    continue
+                if name in boxes:
                     raise _UnusualError
                 boxes[name] = inside
                 if name in seen:
                     seen[name] += 1
                 if name in _PARENTS:
-                    waiting.append(inside)
+                    waiting.append((name, inside))
+        if boxes.keys() >= _SIZES:
+            raise _UnusualError
         header = boxes.get(b"tkhd", memoryview(b""))
         if len(header) < 24:
             raise _UnusualError
