@@ -3,23 +3,33 @@
 import io
 import os
 import random
+import struct
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
 import pytest
 import torch
-from fixtures.hostile_videos import flips
+from av.stream import Stream
+from conftest import Encoder
+from fixtures import hostile_videos as hostile
 
 from alpro_hf.model import decoding_index
-from alpro_hf.model.decoding import decode, decode_stream, probe
+from alpro_hf.model.decoding import FrameChoice, decode, decode_stream, probe
+from alpro_hf.model.decoding_index import PacketIndex
 from alpro_hf.model.decoding_table import FrameTable
-from alpro_hf.model.decoding_types import DEFAULT_LIMITS, VideoDecodeError, VideoLimits, VideoTooLargeError
+from alpro_hf.model.decoding_types import (
+    DEFAULT_LIMITS,
+    VideoDecodeError,
+    VideoInfo,
+    VideoLimits,
+    VideoTooLargeError,
+)
 from alpro_hf.model.decoding_video import Video, open_video
 
 # ALPRO_FILES=5000 pytest -n 0 -s tests/model/test_decoding_index.py
+HAS_INDEX = hasattr(Stream, "index_entries")  # PyAV 15 does not show the index
 FILES, SEED = int(os.environ.get("ALPRO_FILES", "30")), int(os.environ.get("ALPRO_SEED", "0"))
 CODECS: dict[str, dict[str, Any]] = {
     "libx264": {"preset": "ultrafast"},
@@ -29,10 +39,10 @@ CODECS: dict[str, dict[str, Any]] = {
     "libvpx-vp9": {"deadline": "realtime", "cpu-used": "8"},
 }
 PLAIN = {"mp4": "mp4", "mov": "mov"}  # containers whose index tells all, if they are not cut into fragments
+FLIPS = int(os.environ.get("ALPRO_FLIPS", "60"))
 OTHER = {"mkv": "matroska", "avi": "avi", "ts": "mpegts"}
 MUXERS: list[dict[str, str]] = [
     {},
-    {"movflags": "faststart"},
     {"movflags": "negative_cts_offsets"},
     {"use_editlist": "0"},
     {"avoid_negative_ts": "disabled"},
@@ -43,7 +53,9 @@ MUXERS: list[dict[str, str]] = [
 
 @pytest.fixture(autouse=True)
 def short_files_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By default an index is used where it saves time; here wherever it tells all."""
     monkeypatch.setattr(decoding_index, "FEWEST_PACKETS", 2)
+    monkeypatch.setattr(PacketIndex, "saves_time", True)
 
 
 def encoded(draw: random.Random, codec: str, frames: int) -> bytes:
@@ -151,4 +163,117 @@ def test_by_index_and_by_packets_are_equal() -> None:
             assert by_index == by_packets, case
         plain += kind in PLAIN
     print(f"{used} of {plain} tables by the index, {FILES} files")
-    assert used > plain / 4 > 0
+    assert used > plain / 4 > 0 if HAS_INDEX else used == 0
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """An mp4 with frames between others and ten key frames; its index is in front, so that pictures end the file."""
+    options = {"preset": "ultrafast", "x264-params": "bframes=2:open-gop=0:scenecut=0"}
+    path = tmp_path_factory.mktemp("index") / "clip.mp4"
+    picture = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8).repeat(8, 0).repeat(8, 1)
+    with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
+        stream = container.add_stream("libx264", rate=25, options=options)
+        stream.width = stream.height = 64
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.gop_size = 6
+        for i in range(60):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.roll(picture, i, 1), "rgb24")))
+        container.mux(stream.encode())
+    return path.read_bytes()
+
+
+def result(data: bytes, indices: FrameChoice) -> tuple[Any, ...]:
+    """Times, facts and pixels of the frames, or the error."""
+    try:
+        found = decode(data, indices, height=16, width=16, threads=1, allow_truncated=True)
+    except VideoDecodeError as error:
+        return type(error).__name__, str(error)
+    return found.indices, found.timestamps, found.info, found.pixels.numpy().tobytes()
+
+
+def by_packets(data: bytes, indices: FrameChoice) -> tuple[Any, ...]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Video, "_index_table", lambda self: None)
+        return result(data, indices)
+
+
+def apart(info: VideoInfo) -> list[int]:
+    return sorted({0, info.num_frames // 3, info.num_frames // 2, info.num_frames - 1})
+
+
+def same(data: bytes, name: str, indices: FrameChoice = apart) -> None:
+    with_index, without = result(data, indices), by_packets(data, indices)
+    assert with_index[:3] == without[:3], name
+    assert with_index == without, name
+
+
+@pytest.mark.skipif(not HAS_INDEX, reason="this PyAV does not show the index")
+def test_frames_come_without_listing_the_packets(clip: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = [3, 20, 41, 59]
+    whole = by_packets(clip, None)
+    listed = decode(clip, wanted)
+
+    def refuse(self: Video) -> None:
+        raise AssertionError("the packets were listed")
+
+    monkeypatch.setattr(Video, "_packet_table", refuse)
+    found = decode(clip, wanted)
+    assert torch.equal(found.pixels, listed.pixels)
+    assert (found.timestamps, found.info, found.table) == (listed.timestamps, listed.info, listed.table)
+    assert probe(clip) == listed.info
+    assert result(clip, None) == whole
+    parts = [*decode_stream(clip, wanted, chunk=3)]
+    assert torch.equal(torch.cat([part.pixels for part in parts]), listed.pixels)
+    assert parts[-1].table == listed.table
+    assert torch.equal(decode(clip, wanted, table=FrameTable.from_bytes(found.table.to_bytes())).pixels, listed.pixels)
+    with pytest.raises(VideoTooLargeError) as refused:
+        decode(clip, wanted, limits=VideoLimits(max_duration=1.5))
+    monkeypatch.undo()
+    monkeypatch.setattr(Video, "_index_table", lambda self: None)
+    with pytest.raises(VideoTooLargeError) as by_listing:
+        decode(clip, wanted, limits=VideoLimits(max_duration=1.5))
+    assert str(refused.value) == str(by_listing.value)
+
+
+def test_an_index_that_lies_changes_no_frame(clip: bytes) -> None:
+    """Key frames that are none, packets outside the file, times that repeat, offsets for fewer packets."""
+
+    def changed(box: bytes, offset: int, *values: int) -> bytes:
+        data = bytearray(clip)
+        struct.pack_into(f">{len(values)}I", data, data.index(box) + 4 + offset, *values)
+        return bytes(data)
+
+    sound = decode(clip, apart, height=16, width=16).pixels.numpy().tobytes()
+    wanted = list(range(60))
+    lies = {
+        "key frame": changed(b"stss", 8 + 4 * 3, 20),
+        "last key frame": changed(b"stss", 8 + 4 * 9, 58),
+        "no key frames": changed(b"stss", 4, 0),
+        "times": changed(b"stts", 4, 1, 60, 0),
+        "fewer times": changed(b"stts", 4, 1, 59, 512),
+        "fewer offsets": changed(b"ctts", 8, 1, 1024, 1),
+        "no offsets": clip.replace(b"ctts", b"free"),
+        "place": changed(b"stco", 8, 1 << 30),
+        "one place": changed(b"stsc", 8, 1, 59, 1),
+        "a second index": clip + clip[clip.index(b"moov") - 4 : clip.index(b"mdat") - 4],
+        "offsets elsewhere": clip.replace(b"udta", b"ctts"),
+        "cut": clip[:-1],
+    }
+    for name, data in lies.items():
+        assert name == "offsets elsewhere" or data != clip
+        same(data, name)
+        same(data, name, wanted)
+    assert result(lies["key frame"], apart)[-1] == sound
+
+
+def test_odd_and_damaged_files_are_decoded_as_by_their_packets(clip: bytes, encode: Encoder) -> None:
+    for case in hostile.files(encode):
+        same(case.data, case.name)
+    movie = clip[: clip.index(b"mdat")]
+    for number, data in enumerate(hostile.flips(movie, FLIPS, SEED + 3)):
+        same(data + clip[len(movie) :], f"change {number} of the index")
+    for number, data in enumerate(hostile.flips(clip, FLIPS, SEED + 5)):
+        same(data, f"change {number}")
+    for number, data in enumerate(hostile.truncations(clip, max(FLIPS // 5, 5))):
+        same(data, f"cut {number}")

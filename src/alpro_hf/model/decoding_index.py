@@ -67,7 +67,7 @@ class PacketIndex:
     @property
     def saves_time(self) -> bool:
         """Whether the packets from the last key frame on are less than half, so that checking them is worth it."""
-        return 2 * self.last_key > len(self.is_key) and not self.is_discard.all()
+        return 2 * self.last_key > len(self.is_key)
 
 
 def read_index(file: IO[bytes], size: int, container: InputContainer, stream: VideoStream) -> PacketIndex | None:

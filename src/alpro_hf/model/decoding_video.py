@@ -301,8 +301,9 @@ class Video:
         Raises:
             VideoTooLargeError: It is longer than allowed.
         """
+        shown = ~index.is_discard
         first = next(self._packets(), None)
-        if first is None or first.pts is None:
+        if first is None or first.pts is None or not shown.any():
             return None
         times = index.times + (first.pts - int(index.times[0]))
         try:
@@ -311,7 +312,6 @@ class Video:
             return None
         tail = [(one.pts, one.is_keyframe, one.is_discard, one.duration or 0) for one in self._packets()]
         place = len(times) - len(tail)  # of the first of them
-        shown = ~index.is_discard
         columns = (column[place:].tolist() for column in (times, index.is_key, index.is_discard))
         last = int(np.where(shown, times, times.min()).argmax())
         if not 0 <= place <= min(index.last_key, last) or [one[:3] for one in tail] != list(
