@@ -191,12 +191,12 @@ class Video:
             yield kept
             self.container.close()
             self.open()
-        indexed = self._index_table()
+        indexed = self.index_table()
         if indexed is not None:
             yield indexed
             self.container.close()
             self.open()
-        table = self._packet_table()
+        table = self.packet_table()
         if table is not None:
             if table != indexed:
                 yield table
@@ -255,7 +255,7 @@ class Video:
         elif held is not None:
             yield held
 
-    def _packet_table(self) -> FrameTable | None:
+    def packet_table(self) -> FrameTable | None:
         """The table of the packets, or `None` if they do not give each frame a time of its own."""
         times, is_key = array("q"), bytearray()
         timed, longest, last, last_ticks = True, self._longest, 0, 0
@@ -280,7 +280,7 @@ class Video:
             np.array(times, np.int64), np.array(is_key, bool), self._finds_keys, self._origin, last_ticks
         )
 
-    def _index_table(self) -> FrameTable | None:
+    def index_table(self) -> FrameTable | None:
         """The table of the packets by the index of the file, or `None` where the packets must be listed."""
         if self.truncated or not self._finds_keys or "mp4" not in self._formats:
             return None
