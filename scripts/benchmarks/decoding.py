@@ -106,12 +106,13 @@ def repeat(path: Path, base: Path, times: int) -> Path:
 def clip(codec: str, height: int, gop: int, seconds: int, container: str = "mp4") -> Path:
     """The file of a clip with a key frame every `gop` frames; made if it is missing."""
     path = CLIP_FOLDER / f"{codec}-{height}-{gop}-{seconds}s.{container}"
-    if seconds <= SHORT and container == "mp4":
-        return make(path, codec, height, gop, seconds * RATE)
+    if seconds <= SHORT:
+        made = make(path.with_suffix(".mp4"), codec, height, gop, seconds * RATE)
+        return made if container == "mp4" else repeat(path, made, 1)
     # whole groups of pictures, or a repetition would not begin with a key frame at the right distance
     frames = gop * max(1, 240 // gop)
     base = make(CLIP_FOLDER / f"{codec}-{height}-{gop}-{frames}.mp4", codec, height, gop, frames)
-    return repeat(path, base, max(1, seconds * RATE // frames))
+    return repeat(path, base, seconds * RATE // frames)
 
 
 def texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
