@@ -3,7 +3,8 @@
 The one decoder of the package, built on PyAV. It guarantees that frame `i` of a result is the frame that a decoder
 outputs at position `i` when it decodes the file from start to end. Frame counts and rates in file headers are often
 wrong and are never used. Instead, the packets of the stream are listed without decoding them, and their sorted
-presentation times form a table of frames (`FrameTable`). The decoder seeks only in containers that find a key frame by
+presentation times form a table of frames (`FrameTable`). Where the index of a long mp4 has an entry for each packet,
+the times come from there, and only some packets are compared with it. The decoder seeks only in containers that find a key frame by
 its time, and only if that skips frames. It skips pictures of H.264 and H.265 that are not wanted and that no other
 picture refers to. Every decoded frame is compared with the table. At the first difference, the clip is decoded again,
 completely and from its start.
@@ -81,7 +82,7 @@ def decode(
         limits: limits on the cost of a video; one that exceeds them is refused.
         allow_url: whether `source` may be an http(s) URL.
         allow_truncated: decode the readable part of a file that ends early, instead of raising `TruncatedVideoError`.
-        table: `Frames.table` of an earlier decode of this file, which saves listing its packets. A table of another
+        table: `Frames.table` of an earlier decode of this file, which saves finding them. A table of another
             file is ignored: size and codec are compared first, then every decoded frame.
         threads: threads of FFmpeg; 0 for one per core, 1 when other clips are decoded at the same time.
 
