@@ -142,8 +142,9 @@ def both(data: bytes) -> tuple[FrameTable | VideoDecodeError | None, FrameTable 
 def test_by_index_and_by_packets_are_equal() -> None:
     draw, used, plain = random.Random(SEED), 0, 0
     for number in range(FILES):
-        codec = draw.choice([*CODECS])
-        clip = encoded(draw, codec, draw.randrange(12, 40))
+        if number % 5 == 0:
+            codec = draw.choice([*CODECS])
+            clip = encoded(draw, codec, draw.randrange(12, 40))
         kind = draw.choice([*PLAIN, *PLAIN, *OTHER])
         muxer = draw.choice(MUXERS) if kind in PLAIN else {}
         try:
