@@ -9,7 +9,7 @@ boxes announce, and all of them inside the file. Whatever else a file has, its p
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO
 
 import numpy as np
@@ -63,6 +63,27 @@ class PacketIndex:
     def last_key(self) -> int:
         """Position of the last key frame; 0 if there is none."""
         return int(np.flatnonzero(self.is_key).max(initial=0))
+
+    @property
+    def last_shown(self) -> int:
+        """Position of the packet that is shown last."""
+        return int(np.where(self.is_discard, self.times.min(), self.times).argmax())
+
+    def starting_at(self, pts: int) -> "PacketIndex":
+        """The index with the true times, by that of the first packet."""
+        return replace(self, times=self.times + (pts - int(self.times[0])))
+
+    def ends_with(self, packets: list[tuple[int | None, bool, bool]]) -> bool:
+        """Whether these are its last packets: the last key frame, what is shown last, and all that follow them.
+
+        Args:
+            packets: Time, whether it is a key frame, and whether it is discarded, of each.
+        """
+        place = len(self.times) - len(packets)
+        if not 0 <= place <= min(self.last_key, self.last_shown) or self.is_discard[self.last_shown]:
+            return False
+        columns = (column[place:].tolist() for column in (self.times, self.is_key, self.is_discard))
+        return packets == list(zip(*columns, strict=True))
 
     @property
     def saves_time(self) -> bool:

@@ -301,28 +301,24 @@ class Video:
         Raises:
             VideoTooLargeError: It is longer than allowed.
         """
-        shown = ~index.is_discard
         first = next(self._packets(), None)
-        if first is None or first.pts is None or not shown.any():
+        if first is None or first.pts is None:
             return None
-        times = index.times + (first.pts - int(index.times[0]))
+        index = index.starting_at(first.pts)
         try:
-            self.container.seek(int(times[index.last_key]), stream=self.stream)
+            self.container.seek(int(index.times[index.last_key]), stream=self.stream)
         except PYAV_ERRORS:
             return None
         tail = [(one.pts, one.is_keyframe, one.is_discard, one.duration or 0) for one in self._packets()]
-        place = len(times) - len(tail)  # of the first of them
-        columns = (column[place:].tolist() for column in (times, index.is_key, index.is_discard))
-        last = int(np.where(shown, times, times.min()).argmax())
-        if not 0 <= place <= min(index.last_key, last) or [one[:3] for one in tail] != list(
-            zip(*columns, strict=True)
-        ):
+        if not index.ends_with([one[:3] for one in tail]):
             return None
-        far = np.abs(times[shown] - times[shown][0])
+        shown = ~index.is_discard
+        times = index.times[shown]
+        far = np.abs(times - times[0])
         if (far > self._longest).any():
             self._check_duration(int(far[(far > self._longest).argmax()]))
-        last_ticks = tail[last - place][3]
-        return FrameTable.of_packets(times[shown], index.is_key[shown], True, self._origin, last_ticks)
+        last_ticks = tail[index.last_shown - len(shown)][3]
+        return FrameTable.of_packets(times, index.is_key[shown], True, self._origin, last_ticks)
 
     def _decoded_table(self) -> FrameTable:
         """The table of the frames that a decode of the whole clip outputs."""
