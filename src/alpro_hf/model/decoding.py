@@ -6,9 +6,9 @@ wrong and are never used. Instead, the packets of the stream are listed without 
 presentation times form a table of frames (`FrameTable`). Where the index of a long mp4 has an entry for each packet,
 the times come from there, and only some packets are compared with it.
 
-The decoder seeks only in containers that find a key frame by its time, and only if that skips frames. It skips pictures
-of H.264 and H.265 that are not wanted and that no other picture refers to. Every decoded frame is compared with the
-table. At the first difference, the clip is decoded again, completely and from its start.
+The decoder seeks only in containers that find a key frame by its time, and only if that skips frames. It skips
+pictures of H.264 and H.265 that are not wanted and that no other picture refers to. Every decoded frame is compared
+with the table. At the first difference, the clip is decoded again, completely and from its start.
 
     frames = decode("clip.mp4", lambda info: [0, info.num_frames // 2, info.num_frames - 1], height=224, width=224)
     frames.pixels            # torch.uint8 (3, 3, 224, 224)
