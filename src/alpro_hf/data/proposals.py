@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-JOINED_DROP = 0.2  # share of the best similarity by which that of a joined window may be lower
+JOINED_DROP = 0.1  # share of the best similarity by which that of a joined window may be lower
 TRIMMED_DROP = 0.3  # share of the highest level by which that of the ends may be lower
 LONGEST_JOINED = 2  # times the longest window, that joined windows may have together
 _TOUCHING = 1e-3  # seconds between two windows that follow each other
