@@ -12,9 +12,9 @@ import torch
 
 from alpro_hf import AlproForVideoTextRetrieval, AlproProcessor, bundled_model
 from alpro_hf.data.isolated_decoder import IsolatedDecoder
+from alpro_hf.data.window_choice import WindowError, window_settings
 from alpro_hf.data.windows import WindowSettings, stream_windows
 from alpro_hf.inference.index_encode import encode_videos
-from alpro_hf.inference.index_frames import window_settings
 from alpro_hf.inference.index_shards import INDEX_FORMAT, IndexMismatchError, Manifest, VideoIndexError
 from alpro_hf.inference.video_index import VideoIndex
 from alpro_hf.model.decoding import decode
@@ -248,8 +248,13 @@ def test_memory_does_not_grow_with_the_length(loaded, films, tmp_path):
     ],
 )
 def test_windows_that_make_no_sense(window, stride, message):
-    with pytest.raises(VideoIndexError, match=message):
+    with pytest.raises(WindowError, match=message):
         window_settings(window, stride)
+
+
+def test_the_index_names_such_windows(loaded):
+    with pytest.raises(VideoIndexError, match=r"window=0 \(--window\).*length is 0"):
+        VideoIndex(*loaded, window=0)
 
 
 def test_words_and_numbers_for_windows():

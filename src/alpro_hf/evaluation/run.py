@@ -17,6 +17,7 @@ from datasets import Dataset
 
 from ..data.isolated_decoder import IsolatedDecoder
 from ..data.load_rows import load_rows, missing_list
+from ..data.window_choice import WindowError, window_settings
 from ..data.windows import WindowSettings
 from ..files import write_whole
 from ..loading import BUNDLED, BUNDLED_BY_TASK, best_dtype, find_model, load_model
@@ -153,15 +154,12 @@ def _check(settings: Evaluation) -> None:
         raise EvaluationError('Pictures need matplotlib: pip install "alpro-hf[plot]". Or draw none (--no-plot).')
 
 
-def _windows(settings: Evaluation) -> WindowSettings:
+def _windows(settings: Evaluation) -> WindowSettings | None:
     """How videos are cut for moments."""
-    lengths = WindowSettings.lengths if settings.window is None else tuple(map(float, settings.window))
-    shortest = min([WindowSettings.shortest, *lengths])
     try:
-        cuts = WindowSettings.cuts if settings.cuts else None
-        return WindowSettings(lengths, settings.stride, shortest=shortest, cuts=cuts)
-    except ValueError as error:
-        raise EvaluationError(f"window (--window) or stride (--stride): {error}") from error
+        return window_settings(settings.window, settings.stride, cuts=settings.cuts)
+    except WindowError as error:
+        raise EvaluationError(str(error)) from error
 
 
 def _possible_protocol(settings: Evaluation, model: Any) -> Any:

@@ -2,20 +2,16 @@
 
 import copy
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from ..data.windows import WindowSettings
 from .index_shards import VideoIndexError
 
-# `auto`, `scenes`, `none`, or seconds of one or several lengths; None: as the index was made, `auto` for a new one
-WindowChoice = str | float | Sequence[float] | WindowSettings | None
-
 # settings of the video processor that change the pixels; an index is only valid for the ones it was made with
 _SETTINGS = ("num_frames", "fps", "frame_sampling", "size", "resample", "image_mean", "image_std")
 _WINDOWS = "windows"  # key of the manifest's settings: how long videos are cut
-_SCENES = WindowSettings(lengths=(15.0,), short=0.0, shortest=2.0, cuts="scenes")
 _CHOSEN = "chosen"  # key of the manifest's settings: those that were chosen for the index, with their values
 
 
@@ -58,39 +54,6 @@ def choose_frames(processor: Any, patch: int, chosen: Mapping[str, int]) -> Any:
             )
         video.size = {"height": side, "width": side}
     return processor
-
-
-def window_settings(window: WindowChoice, stride: float | None) -> WindowSettings | None:
-    """How long videos are cut.
-
-    Args:
-        window: `auto` (and None): windows of 15 and 7.5 s of videos longer than 30 s, ending at cuts. `scenes`: the
-            scenes that PySceneDetect finds, those under 2 s joined with the next one and those over 15 s cut. `none`:
-            whole files. One or several numbers: seconds of a window, of videos that are longer than that. Settings are
-            taken as they are.
-        stride: Seconds from one window to the next; None: half of the length.
-
-    Raises:
-        VideoIndexError: The words or numbers make no sense.
-    """
-    if isinstance(window, WindowSettings):
-        return window
-    try:
-        if window is None or window == "auto":
-            return WindowSettings(stride=stride)
-        if window == "scenes":
-            return replace(_SCENES, stride=stride)
-        if window == "none":
-            if stride is not None:
-                raise ValueError(f"stride={stride} (--stride) needs windows")
-            return None
-        if isinstance(window, str):
-            raise ValueError("expected auto, scenes, none, or seconds")
-        lengths = tuple(float(length) for length in (window if isinstance(window, Sequence) else (window,)))
-        shortest = min((1.0, *lengths))
-        return WindowSettings(lengths, stride, short=max(lengths, default=0.0), shortest=shortest)
-    except (TypeError, ValueError) as error:
-        raise VideoIndexError(f"window={window!r} (--window) cannot be used: {error}") from error
 
 
 def noted_windows(settings: Mapping[str, Any]) -> WindowSettings | None:
@@ -142,12 +105,10 @@ def made_with(settings: Mapping[str, Any], name: str) -> Any:
 
 
 __all__ = [
-    "WindowChoice",
     "choose_frames",
     "chosen_frames",
     "made_with",
     "noted_frames",
     "noted_windows",
     "video_settings",
-    "window_settings",
 ]

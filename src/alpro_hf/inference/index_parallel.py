@@ -13,10 +13,10 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from ..data.isolated_decoder import IsolatedDecoder
+from ..data.window_choice import WindowChoice
 from ..files import is_link
 from ..model.decoding_types import VideoLimits
 from ..model.modeling_alpro import AlproPreTrainedModel
-from .index_frames import WindowChoice
 from .index_shards import IndexFolder, IndexingReport, Manifest
 from .video_index import VideoIndex, VideoPath
 
