@@ -19,7 +19,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from alpro_hf.data.cuts import SceneChange, SuddenChange
+from alpro_hf.data import cuts
 from alpro_hf.data.windows import WindowCutter, WindowSettings, model_windows, stream_windows
 from alpro_hf.files import model_fingerprint, write_whole
 from alpro_hf.loading import load_model
@@ -56,25 +56,28 @@ class FilmWindows:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        with safe_open(path, "pt") as kept:
-            facts = kept.metadata()
-            self.embeds: torch.Tensor = kept.get_tensor("embeds")
+        self._file = safe_open(path, "pt")  # a map of the file: tokens are read when they are asked for
+        facts = self._file.metadata()
+        self.embeds: torch.Tensor = self._file.get_tensor("embeds")
         self.made_of: str = facts["made of"]
-        spans = [tuple(span) for span in json.loads(facts["spans"])]
-        self.spans: list[Span] = [(start, end) for start, end in spans]
+        self.spans: list[Span] = [(start, end) for start, end in json.loads(facts["spans"])]
         self.of_settings: dict[str, list[int]] = json.loads(facts["settings"])
 
     def tokens(self, place: int) -> torch.Tensor:
         """What the fusion layers read of a window: (1, 1 + N, D)."""
-        with safe_open(self.path, "pt") as kept:
-            tokens: torch.Tensor = kept.get_slice("tokens")[place : place + 1]
+        tokens: torch.Tensor = self._file.get_slice("tokens")[place : place + 1]
+        return tokens
+
+    def all_tokens(self) -> torch.Tensor:
+        """Of all windows: (windows, 1 + N, D)."""
+        tokens: torch.Tensor = self._file.get_tensor("tokens")
         return tokens
 
 
 def key_of(settings: WindowSettings) -> str:
-    """The name of settings in such a file."""
-    return json.dumps(asdict(settings), sort_keys=True)
+    """The name of settings in such a file; with the code that finds cuts, which may change."""
+    code = inspect.getsource(cuts) if settings.cuts else ""
+    return json.dumps(asdict(settings) | {"code": hashlib.sha256(code.encode()).hexdigest()}, sort_keys=True)
 
 
 def encode_film(job: FilmJob) -> None:
@@ -92,7 +95,7 @@ def encode_film(job: FilmJob) -> None:
         return
     spans = [] if known is None else list(known.spans)
     places = {span: place for place, span in enumerate(spans)}
-    embeds, tokens = ([], []) if known is None else ([known.embeds], [_all_tokens(job.output)])
+    embeds, tokens = ([], []) if known is None else ([known.embeds], [known.all_tokens()])
     stream = _replay(job.film)
 
     def new_windows() -> Iterator[torch.Tensor]:
@@ -118,18 +121,12 @@ def encode_film(job: FilmJob) -> None:
     write_whole(job.output, lambda partial: save_file(tensors, partial, metadata=facts))
 
 
-def _all_tokens(path: Path) -> torch.Tensor:
-    with safe_open(path, "pt") as kept:
-        tokens: torch.Tensor = kept.get_tensor("tokens")
-    return tokens
-
-
 @lru_cache(1)
 def _model(name: str) -> tuple[Any, Any, str]:
     """Model, processor, and what the windows depend on besides the film."""
     model, processor = load_model("retrieval", name, device="cpu")
     code = hashlib.sha256()
-    for part in (WindowCutter, stream_windows, model_windows, SuddenChange, SceneChange):
+    for part in (WindowCutter, stream_windows, model_windows):
         code.update(inspect.getsource(part).encode())
     settings = processor.video_processor.to_json_string()
     facts = f"{model_fingerprint(model)} {hashlib.sha256(settings.encode()).hexdigest()} {code.hexdigest()}"

@@ -16,10 +16,10 @@ from common import write
 from film_windows import FilmJob, FilmWindows, encode_film, key_of
 from tqdm.auto import tqdm
 
+from alpro_hf.data.window_choice import window_settings
 from alpro_hf.data.windows import WindowSettings
 from alpro_hf.evaluation.moments import MOMENTS_KEPT, best_moments, moment_row
 from alpro_hf.evaluation.results import Row, metric_intervals, row_metrics
-from alpro_hf.inference.index_frames import window_settings
 from alpro_hf.inference.video_index import DEFAULT_RERANK
 from alpro_hf.loading import BUNDLED, load_model
 from alpro_hf.model.matching_alpro import rerank, vtc_scores, vtm_scores
@@ -41,9 +41,9 @@ SHOWN = {
 HARD, FADING = "hard cuts", "fading"
 
 
-def settings_of(*lengths: float, cuts: bool = False) -> WindowSettings:
-    """Windows of some lengths, in the manner of the default."""
-    return replace(WindowSettings(), lengths=lengths, stride=None, cuts="sudden" if cuts else None)
+def settings_of(*lengths: float, cuts: Any = None) -> WindowSettings:
+    """Windows of some lengths, in the manner of the default; `cuts` as in `WindowSettings`."""
+    return replace(WindowSettings(), lengths=lengths, stride=None, cuts=cuts)
 
 
 # what is compared -> settings of which the best on validation is reported; scenes last 1.5 to 6 s
@@ -52,8 +52,8 @@ CANDIDATES: dict[str, list[WindowSettings]] = {
     ONE: [settings_of(length) for length in (15.0, 3.0)],
     SEVERAL: [settings_of(*lengths) for lengths in ((15.0, 7.5), (15.0, 7.5, 3.75), (15.0, 7.5, 3.0))],
     DEFAULT: [WindowSettings()],
-    "other lengths at cuts": [
-        settings_of(*lengths, cuts=True) for lengths in ((15.0, 7.5), (15.0, 7.5, 3.75), (15.0, 7.5, 3.0))
+    "sudden cuts alone": [
+        settings_of(*lengths, cuts="sudden") for lengths in ((15.0, 7.5), (15.0, 7.5, 3.75), (15.0, 7.5, 3.0))
     ],
 }
 
@@ -243,7 +243,12 @@ def described(windows: WindowSettings) -> str:
     """The lengths of windows in words."""
     if windows.longest == ENDLESS:
         return "one window"
-    ends = {"sudden": ", at sudden cuts", "scenes": ", at cuts of PySceneDetect", None: ""}
+    ends = {
+        "changes": ", at cuts and fades",
+        "sudden": ", at sudden cuts",
+        "scenes": ", at cuts of PySceneDetect",
+        None: "",
+    }
     return " and ".join(f"{length:g}" for length in windows.lengths) + " s" + ends[windows.cuts]
 
 

@@ -8,7 +8,7 @@
     python scripts/benchmarks/run.py films --data DIR         moments of films of the sprite world, by kind of windows
     python scripts/benchmarks/run.py long                     speed and memory of indexing long videos
     python scripts/benchmarks/run.py gpu                      inference and training on a GPU
-    python scripts/benchmarks/run.py report                   write docs/performance.md, plots, and films in docs/benchmarks.md
+    python scripts/benchmarks/run.py report                   write the pages that show these numbers, and their plots
 
 The sides of a comparison take turns in one process, after a warm-up run of each. A time is the median of the rounds.
 `wall` is the elapsed time. `cpu` is the CPU time of the process, summed over its threads. On a machine that runs other

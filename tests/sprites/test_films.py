@@ -120,5 +120,5 @@ def test_scenes_that_fade_into_each_other(folder: Path, tmp_path: Path):
     made = write_films(tmp_path, "test", 1, size=32, fade=0.5, workers=1, progress=False, **SMALL)
     assert made.name == "test-fading-films" and json.loads((made / "split.json").read_text())["fade"] == 0.5
     assert len(rows_of(made / "moments.jsonl")) == len(draw_films("test", 1, **SMALL)[0].scenes)
-    with pytest.raises(SpriteWorldError, match="at most 0.5 s"):
+    with pytest.raises(SpriteWorldError, match=r"at most 0\.5 s"):
         write_films(tmp_path, "test", 1, size=32, fade=0.6, workers=1, progress=False, **SMALL)

@@ -169,7 +169,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="time between the starts of the longest windows; shorter ones have the same share (default: half)",
     )
-    moments.add_argument("--no-cuts", action="store_true", help="let windows reach over sudden changes of the picture")
+    moments.add_argument("--no-cuts", action="store_true", help="let windows reach over cuts and fades")
     work = parser.add_argument_group("work")
     work.add_argument(
         "--batch-size",

@@ -21,9 +21,10 @@ import torch
 from ..model.decoding import decode_stream
 from ..model.decoding_source import VideoSource, source_name
 from ..model.decoding_types import Frames, TruncatedVideoError, VideoDecodeError, VideoInfo
-from .cuts import CutDetector, SceneChange, SuddenChange
+from .cuts import AnyChange, CutDetector, SceneChange, SuddenChange
 
 SHORTEST = 0.1  # seconds of a window and between two windows
+CUTS: dict[str, Callable[[], CutDetector]] = {"changes": AnyChange, "sudden": SuddenChange, "scenes": SceneChange}
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class WindowSettings:
             have the same share of their length between them. None: half of the length.
         short: Videos up to this many seconds are one clip.
         shortest: Seconds below which a shot is joined with the next one.
-        cuts: What ends a window: `sudden` changes, the `scenes` of PySceneDetect, or None for nothing.
+        cuts: What ends a window: `changes`, which are sudden ones and fades; `sudden` changes alone; the `scenes` of
+            PySceneDetect; or None for nothing.
 
     Raises:
         ValueError: A number is below `SHORTEST`, the stride exceeds the length, or `shortest` does.
@@ -47,7 +49,7 @@ class WindowSettings:
     stride: float | None = None
     short: float = 30.0
     shortest: float = 1.0
-    cuts: Literal["sudden", "scenes"] | None = "sudden"
+    cuts: Literal["changes", "sudden", "scenes"] | None = "changes"
 
     def __post_init__(self) -> None:
         if not self.lengths:
@@ -64,8 +66,8 @@ class WindowSettings:
                 f"stride is {stride} s and the length {self.longest} s: what lies between two windows would be in "
                 "none. Give a stride of at most the length."
             )
-        if self.cuts not in ("sudden", "scenes", None):
-            raise ValueError(f"cuts is {self.cuts!r}; use 'sudden', 'scenes' or None.")
+        if self.cuts not in (*CUTS, None):
+            raise ValueError(f"cuts is {self.cuts!r}; use {', '.join(map(repr, CUTS))} or None.")
         if self.shortest > min(self.lengths):
             raise ValueError(
                 f"shortest is {self.shortest} s, longer than a window of {min(self.lengths)} s. Give at most that."
@@ -113,8 +115,7 @@ class WindowCutter:
         self.settings, self.num_frames = settings, num_frames
         self._lengths = sorted(set(settings.lengths), reverse=True)
         self._kept: deque[tuple[float, np.ndarray]] = deque()
-        kinds: dict[str | None, Callable[[], CutDetector]] = {"sudden": SuddenChange, "scenes": SceneChange}
-        self._detector = kinds[settings.cuts]() if settings.cuts else None
+        self._detector = CUTS[settings.cuts]() if settings.cuts else None
         self._begin_shot(0.0)
 
     def _begin_shot(self, start: float) -> None:
@@ -305,4 +306,13 @@ def suppress(spans: Sequence[tuple[str, float, float]], *, most: float = 0.5, pe
     return remaining
 
 
-__all__ = ["Window", "WindowCutter", "WindowSettings", "model_windows", "overlap", "stream_windows", "suppress"]
+__all__ = [
+    "CUTS",
+    "Window",
+    "WindowCutter",
+    "WindowSettings",
+    "model_windows",
+    "overlap",
+    "stream_windows",
+    "suppress",
+]

@@ -53,7 +53,7 @@ class Evaluation:
             videos), see `measure_moments`. None: `own`.
         window: For moments, seconds of a window; several lengths each cut the whole video. None: as `WindowSettings`.
         stride: For moments, seconds between the starts of windows of the greatest length. None: half of it.
-        cuts: For moments, whether windows end where the picture changes suddenly.
+        cuts: For moments, whether windows end at cuts and fades.
         batch_size: Clips, or windows, to encode at a time.
         pair_batch_size: Pairs to match at a time. None: chosen for the device, see `vtm_scores`.
         workers: Processes that decode ahead of the model; 0 decodes in the main process.
