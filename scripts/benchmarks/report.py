@@ -155,13 +155,15 @@ def quality_page() -> str:
     """docs/benchmarks.md, with the films of their result."""
     text = QUALITY_PAGE.read_text()
     path = RESULTS_FOLDER / "films.json"
-    if not path.exists():
-        return text
-    result = json.loads(path.read_text())
-    lines = [FILMS, "Settings: `" + json.dumps(result["settings"]) + "`", "", "![films](benchmarks/films.png)", ""]
+    if path.exists():
+        result = json.loads(path.read_text())
+        lines = [FILMS, "Settings: `" + json.dumps(result["settings"]) + "`", "", "![films](benchmarks/films.png)", ""]
+        lines += tables_of(result, 5)
+    else:
+        lines = ["Not measured yet. Run `python scripts/benchmarks/run.py films --data DIR`.", ""]
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
-    return before + "\n".join([BEGIN, "", *lines, *tables_of(result, 5), END]) + after
+    return before + "\n".join([BEGIN, "", *lines, END]) + after
 
 
 def plot_index(tables: dict[str, list[dict[str, Any]]], path: Any) -> None:
