@@ -182,9 +182,9 @@ def test_damage_on_the_way_keeps_the_windows_before_it(tmp_path):
 
 
 def fading(time: float, *middles: float, seconds: float = 1.0) -> int:
-    """A grey that fades, in a second around each of the middles, by 80 up or down."""
+    """A grey that fades, in a second around each of the middles, by 45 up or down."""
     place = sum(min(max((time - middle) / seconds + 0.5, 0), 1) * (-1) ** i for i, middle in enumerate(middles))
-    return round(100 + 80 * place)
+    return round(100 + 45 * place)
 
 
 def test_windows_end_in_the_middle_of_fades():
@@ -197,21 +197,20 @@ def test_windows_end_in_the_middle_of_fades():
 
 
 def test_a_steady_camera_and_slow_changes_are_no_fades():
-    for seconds in (5, 10):  # 16 and 8 a second
-        slow = lambda time, seconds=seconds: fading(time, 7, seconds=seconds)  # noqa: E731
-        assert spans(cut(14, 5, ONE_LENGTH, colours=slow)) == [(0, 14)]
-    swaying = lambda time: round(100 + 60 * np.sin(time))  # noqa: E731
-    assert spans(cut(14, 5, ONE_LENGTH, colours=swaying)) == [(0, 14)]
+    slow = lambda time: fading(time, 7, seconds=3)  # noqa: E731  (15 a second)
+    assert spans(cut(14, 5, ONE_LENGTH, colours=slow)) == [(0, 14)]
+    steady = lambda time: round(20 + 40 * time)  # noqa: E731  (fast, but no faster than before)
+    assert spans(cut(5, 5, ONE_LENGTH, colours=steady)) == [(0, 5)]
 
 
 def test_a_film_of_fades_is_cut_near_its_boundaries(tmp_path):
     [film] = draw_films("validation", 1, scenes=(8, 8), seconds=(2, 4))
-    folder = write_films(tmp_path, "validation", 1, scenes=(8, 8), seconds=(2, 4), size=64, fade=1.0, progress=False)
+    folder = write_films(tmp_path, "validation", 1, scenes=(8, 8), seconds=(2, 4), size=64, fade=1.5, progress=False)
     windows = list(stream_windows(folder / film.name, WindowSettings(short=0), 4, height=32, width=32))
     sudden = list(stream_windows(folder / film.name, WindowSettings(short=0, cuts="sudden"), 4, height=32, width=32))
     found = {name: [window.start for window in some] for name, some in (("all", windows), ("sudden", sudden))}
     edges = [scene.first / 12 for scene in film.scenes[1:]]
     near = {
-        name: sum(any(abs(one - edge) <= 0.6 for one in starts) for edge in edges) for name, starts in found.items()
+        name: sum(any(abs(one - edge) <= 0.75 for one in starts) for edge in edges) for name, starts in found.items()
     }
     assert near["all"] >= 6 > near["sudden"]

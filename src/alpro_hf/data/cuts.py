@@ -78,8 +78,11 @@ class AnyChange:
         if middle < 2:  # too little is known of what came before
             return False
         change = float(np.abs(self._grids[-1] - self._grids[middle]).mean())
-        before = float(np.abs(self._grids[middle] - self._grids[0]).mean())
-        return change > FADED and change > STEADY * before * FAR / middle
+        if change <= FADED:
+            return False
+        # the most in that time, and not at its end: a picture that flickers may end as it began
+        before = max(float(np.abs(self._grids[number] - self._grids[0]).mean()) for number in range(1, middle + 1))
+        return change > STEADY * before * FAR / middle
 
 
 class SceneChange:
