@@ -55,6 +55,12 @@ def test_several_lengths_and_a_window_that_two_of_them_share_once():
     assert spans(cut(3, 5, several)) == [(0, 3)]
 
 
+def test_a_shot_as_long_as_a_shorter_window_is_one_window():
+    for lengths, duration in (((4, 8), 4), ((15, 7.5), 7.5), ((6, 3, 1.5), 3)):
+        found = spans(cut(duration, 10, WindowSettings(lengths=lengths, cuts=None)))
+        assert len(set(found)) == len(found) and (0, duration) in found
+
+
 def test_a_window_shows_the_frames_at_the_middles_of_its_parts():
     for window in cut(40, 5, STILL):
         shown = [number_of(picture) for picture in window.pixels]

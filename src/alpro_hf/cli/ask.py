@@ -10,7 +10,7 @@ from ..data.spans import SpanError, parse_span, span_text, split_span
 from ..data.spelling import existing
 from ..loading import BUNDLED, CommandError, load_model
 from ..trust import printable
-from .options import nonblank, whole_number
+from .options import add_limit_options, nonblank, video_limits, whole_number
 from .videos import expected_errors as errors_of_videos
 from .videos import note_unfamiliar, note_unknown_words
 
@@ -42,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     moment.add_argument(
         "--best", type=nonblank, metavar="TEXT", help="ask about the moment that a text describes best"
     )
+    add_limit_options(parser)
     parser.add_argument("--top-k", type=whole_number(1), default=5, metavar="N", help="answers to show (default: 5)")
     parser.add_argument("--model", metavar="M", help="folder, Hub id or 'bundled' (default: the bundled one)")
     parser.add_argument(
@@ -78,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     if not video.is_file():
         raise CommandError(f"there is no file {str(video)!r}.{about_pattern(video)}")
     model, processor = load_model("qa", BUNDLED if args.model is None else args.model)
-    with IsolatedDecoder(processes=1) as decoder:
+    with IsolatedDecoder(processes=1, limits=video_limits(args)) as decoder:
         found = None
         if args.best:
             from ..inference.best_moment import best_moment

@@ -159,9 +159,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     moments.add_argument(
         "--window",
         nargs="+",
-        type=float,
+        type=_seconds_or_scenes,
         metavar="SECONDS",
-        help="length of a window; of several lengths, each cuts the whole video (default: 15 7.5)",
+        help="length of a window; of several lengths, each cuts the whole video; scenes: the scenes of PySceneDetect "
+        "(default: 15 7.5)",
     )
     moments.add_argument(
         "--stride",
@@ -169,7 +170,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="time between the starts of the longest windows; shorter ones have the same share (default: half)",
     )
+<<<<<<< HEAD
     moments.add_argument("--no-cuts", action="store_true", help="let windows reach over cuts and fades")
+=======
+    moments.add_argument("--no-cuts", action="store_true", help="let windows reach over sudden changes of the picture")
+    moments.add_argument("--join", action="store_true", help="join neighbouring windows of about the same similarity")
+    moments.add_argument("--trim", action="store_true", help="cut off ends of moments where the similarity is lower")
+>>>>>>> search
     work = parser.add_argument_group("work")
     work.add_argument(
         "--batch-size",
@@ -209,6 +216,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     work.add_argument("--json", action="store_true", help="print results.json instead of a table")
 
 
+def _seconds_or_scenes(text: str) -> float | str:
+    """What `--window` says."""
+    if text == "scenes":
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of seconds nor scenes") from None
+
+
 def _expected_errors() -> tuple[type[Exception], ...]:
     """Errors that users can cause: wrong settings, rows that cannot be read, clips that cannot be decoded."""
     from datasets.exceptions import DatasetsError
@@ -237,9 +254,11 @@ def settings_of(args: argparse.Namespace) -> Evaluation:
         rerank_k=args.rerank_k,
         prior=not args.no_prior,
         gallery=args.gallery,
-        window=args.window,
+        window="scenes" if args.window == ["scenes"] else args.window,
         stride=args.stride,
         cuts=not args.no_cuts,
+        join=args.join,
+        trim=args.trim,
         batch_size=args.batch_size,
         pair_batch_size=args.pair_batch_size,
         workers=args.workers,
@@ -282,7 +301,18 @@ def report(results: Results) -> str:
     protocol, data = dict(results.protocol), results.data
     counted = {"qa": ("questions",), "moments": ("queries", "windows")}.get(results.task, ("texts",))
     size = ", ".join(f"{data[name]} {name}" for name in counted)
-    settings_of_task = ("rerank_k", "prior", "gallery", "windows", "stride", "cuts", "num_frames", "text_length")
+    settings_of_task = (
+        "rerank_k",
+        "prior",
+        "gallery",
+        "windows",
+        "stride",
+        "cuts",
+        "join",
+        "trim",
+        "num_frames",
+        "text_length",
+    )
     named = [key for key in settings_of_task if key in protocol]
     settings = "".join(f", {key} {protocol[key]}" for key in named)
     lines = [

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..loading import BUNDLED, load_model
 from ..trust import printable
-from .options import DTYPES, nonblank, positive_number, whole_number
+from .options import DTYPES, add_limit_options, add_window_options, nonblank, video_limits, whole_number
 from .videos import (
     WHAT_IS_A_VIDEO,
     add_decoding_options,
@@ -22,7 +22,6 @@ from .videos import (
     shown,
 )
 
-DEFAULT_HOURS = 6.0
 EPILOG = f"""\
 {WHAT_IS_A_VIDEO}
 Started again, the command applies changes: new and changed videos (other size or modification time) are encoded,
@@ -88,25 +87,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="height and width of a frame in pixels, a multiple of the model's patches; smaller is quicker (default: "
         "as for --num-frames)",
     )
-    parser.add_argument(
-        "--window",
-        type=_window,
-        metavar="SECONDS|scenes|none",
-        help="length of the windows that long videos are cut into, or several, such as 4,8; scenes: at the shot "
-        "boundaries that PySceneDetect finds; none: each video is one clip (default: that of the index, or 15,7.5)",
-    )
-    parser.add_argument(
-        "--stride",
-        type=positive_number,
-        metavar="SECONDS",
-        help="from one window to the next (default: half of the length)",
-    )
-    parser.add_argument(
-        "--max-duration",
-        type=positive_number,
-        metavar="HOURS",
-        help=f"longest video; longer ones are refused (default: {DEFAULT_HOURS:g})",
-    )
+    add_window_options(parser, "that of the index, or 15,7.5")
+    add_limit_options(parser)
     parser.add_argument(
         "--dtype",
         choices=DTYPES,
@@ -130,7 +112,6 @@ def run(args: argparse.Namespace) -> int:
     from ..inference.index_frames import made_with
     from ..inference.index_shards import FAILED, MANIFEST, Manifest
     from ..inference.video_index import VideoIndex
-    from ..model.decoding_types import VideoLimits
 
     videos, failed = find_some_videos(args.paths)
     name = _lasting_name(BUNDLED if args.model is None else args.model)
@@ -142,7 +123,7 @@ def run(args: argparse.Namespace) -> int:
     if os.environ.get("RANK", "0") == "0":
         say_what_it_is(name, model)
     first = True
-    with IsolatedDecoder(deadline=args.deadline) as decoder:
+    with IsolatedDecoder(deadline=args.deadline, limits=video_limits(args)) as decoder:
         options: dict[str, Any] = {
             "decoder": decoder,
             "allow_outside": args.allow_outside,
@@ -153,7 +134,6 @@ def run(args: argparse.Namespace) -> int:
             "size": args.size,
             "window": args.window,
             "stride": args.stride,
-            "limits": None if args.max_duration is None else VideoLimits(max_duration=3600 * args.max_duration),
         }
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # started by accelerate launch or torchrun
             from accelerate import PartialState
@@ -195,16 +175,6 @@ def run(args: argparse.Namespace) -> int:
     if index.report.failed:
         print(f"all failures are listed in {printable(args.output / FAILED)}", file=sys.stderr)
     return list_failed(failed)
-
-
-def _window(text: str) -> str | tuple[float, ...]:
-    """What `--window` says: a word, or seconds."""
-    if text in ("auto", "scenes", "none"):
-        return text
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not auto, scenes, none, or seconds such as 10 or 4,8") from None
 
 
 def _list_cached(args: argparse.Namespace) -> int:

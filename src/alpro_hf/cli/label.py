@@ -7,7 +7,7 @@ from typing import Any
 
 from ..data.spans import span_text
 from ..loading import BUNDLED, CommandError, load_model
-from .options import DTYPES, nonblank, whole_number
+from .options import DTYPES, add_limit_options, add_window_options, nonblank, video_limits, whole_number
 from .videos import (
     WHAT_IS_A_VIDEO,
     add_decoding_options,
@@ -31,6 +31,7 @@ A video of up to 30 s is one clip. Longer ones are cut into windows of some seco
 examples:
   alpro label holiday --labels labels.txt
   alpro label film.mp4 --labels labels.txt --template "a video of {{}}" --top 3
+  alpro label film.mp4 --labels labels.txt --window 4 --stride 2
   alpro label holiday --labels labels.txt --json | jq -r '.results[] | [.path, .labels[0].label] | @tsv'
 """
 
@@ -46,6 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--top", type=whole_number(1), default=1, metavar="N", help="labels to show (default: 1)")
     add_decoding_options(parser)
+    add_window_options(parser, "15,7.5")
+    add_limit_options(parser)
     parser.add_argument("--dtype", choices=DTYPES, help="data type of the model (default: float32)")
     parser.add_argument("--model", metavar="M", help="folder, Hub id or 'bundled' (default: the bundled one)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -54,20 +57,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def expected_errors() -> tuple[type[Exception], ...]:
     """Errors of videos and labels that a user can cause; see `cli/main.py`."""
     from ..data.tables import AnnotationError
+    from ..data.window_choice import WindowError
     from ..inference.label_moments import LabelError
 
-    return (*errors_of_videos(), AnnotationError, LabelError)
+    return (*errors_of_videos(), AnnotationError, LabelError, WindowError)
 
 
 def run(args: argparse.Namespace) -> int:
     """Carry out `alpro label`; 1 if some videos could not be used."""
     from ..data.isolated_decoder import IsolatedDecoder
     from ..data.tables import read_lines
+    from ..data.window_choice import window_settings
     from ..evaluation.unfamiliar import unfamiliar_videos, unknown_words
     from ..files import inside
     from ..inference.label_moments import Labeller
     from ..model.decoding_types import VideoDecodeError
 
+    windows = window_settings(args.window, args.stride)
     labels = [label for _, label in read_lines(args.labels)]
     if not labels:
         raise CommandError(f"{args.labels} holds no label. Write one on each line.")
@@ -78,14 +84,14 @@ def run(args: argparse.Namespace) -> int:
     words = list(dict.fromkeys(word for text in labeller.texts for word in unknown_words(model, processor, text)))
     results: list[dict[str, Any]] = []
     folders = [path for path in args.paths if path.is_dir()]
-    with IsolatedDecoder(deadline=args.deadline) as decoder:
+    with IsolatedDecoder(deadline=args.deadline, limits=video_limits(args)) as decoder:
         for video in videos:
             within = video in args.paths or any(inside(video, folder) for folder in folders)
             if not (args.allow_outside or within):
                 failed.append((video, "it is a link that leads out of its folder; --allow-outside takes it"))
                 continue
             try:
-                for moment in labeller.label(video, top=args.top, decoder=decoder):
+                for moment in labeller.label(video, top=args.top, settings=windows, decoder=decoder):
                     start, end = (None, None) if moment.span is None else (moment.span.start, moment.span.end)
                     found = [{"label": label, "probability": probability} for label, probability in moment.labels]
                     results.append({"path": str(video), "start": start, "end": end, "labels": found})

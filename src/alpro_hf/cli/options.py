@@ -94,6 +94,75 @@ def positive_number(text: str) -> float:
     return number
 
 
+def window_choice(text: str) -> str | tuple[float, ...]:
+    """A type for `argparse`: how videos are cut, a word or seconds."""
+    if text in ("auto", "scenes", "none"):
+        return text
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not auto, scenes, none, or seconds such as 10 or 4,8") from None
+
+
+def add_window_options(parser: argparse.ArgumentParser, default: str) -> None:
+    """Add `--window` and `--stride`; `default` says what counts without them."""
+    parser.add_argument(
+        "--window",
+        type=window_choice,
+        metavar="SECONDS|scenes|none",
+        help="length of the windows that long videos are cut into, or several, such as 4,8; scenes: at the shot "
+        f"boundaries that PySceneDetect finds; none: each video is one clip (default: {default})",
+    )
+    parser.add_argument(
+        "--stride",
+        type=positive_number,
+        metavar="SECONDS",
+        help="from one window to the next (default: half of the length)",
+    )
+
+
+# field of `VideoLimits` -> unit on the command line, how many of its units that is, help, default in that unit
+_LIMITS = {
+    "max_duration": ("HOURS", 3600, "longest video", "6"),
+    "max_pixels": ("N", 1, "most pixels of a stored frame", "37748736, 8K"),
+    "max_file_size": ("GIB", 1 << 30, "largest file", "16"),
+    "max_decoded_size": ("GIB", 1 << 30, "most memory for the frames of one clip", "4"),
+}
+
+
+def _limit(text: str) -> float | None:
+    return None if text == "none" else positive_number(text)
+
+
+def add_limit_options(parser: argparse.ArgumentParser) -> None:
+    """Add an option for each field of `VideoLimits`; `video_limits` reads them."""
+    limits = parser.add_argument_group(
+        "limits on the cost of a video, of which larger ones are refused; none: no limit"
+    )
+    for name, (unit, _, what, default) in _LIMITS.items():
+        limits.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=_limit,
+            default=argparse.SUPPRESS,
+            metavar=unit,
+            help=f"{what} (default: {default})",
+        )
+
+
+def video_limits(args: argparse.Namespace) -> Any:
+    """The `VideoLimits` that options name; None: no option was given."""
+    from ..model.decoding_types import VideoLimits
+
+    given = {name: getattr(args, name) for name in _LIMITS if hasattr(args, name)}
+    if not given:
+        return None
+    whole = {"max_pixels", "max_file_size", "max_decoded_size"}
+    values = {name: None if value is None else value * _LIMITS[name][1] for name, value in given.items()}
+    return VideoLimits(
+        **{name: int(value) if name in whole and value is not None else value for name, value in values.items()}
+    )
+
+
 def nonblank(text: str) -> str:
     """Argument type: a text with more in it than white space."""
     if not text.strip():

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..data.spans import span_text
 from ..loading import BUNDLED, CommandError, load_model
 from ..trust import printable
-from .options import DTYPES, complain, nonblank, whole_number
+from .options import DTYPES, add_limit_options, complain, nonblank, video_limits, whole_number
 from .options import expected_errors as expected_errors_of_all
 from .videos import (
     add_decoding_options,
@@ -38,6 +38,9 @@ reordered by the sum of that similarity and the matching logit of a slower model
 together; column "match" is its probability. A model without such a trained part has no column "match". An index
 stores the name of its model, so it rarely needs --model.
 
+--also searches further indexes or folders of the same model, as if all were one. Each result names its index. --join
+and --trim change the ends of moments in videos whose windows do not end at cuts.
+
 An index that somebody else has made, or that you made on another computer, cannot choose the folder of its videos.
 Name it with --videos, or pass --allow-outside if you trust the index.
 
@@ -61,6 +64,7 @@ examples:
   alpro search holiday-index --like dance.mp4@00:12-00:20   what is like these 8 seconds
   alpro search holiday-index --like photo.jpg
   alpro search holiday-index "a dog runs" + clip.mp4 - 0.5:"snow"
+  alpro search holiday-index "a dog runs" --also films-index
   alpro search holiday-index < queries.txt                  one query a line
   alpro search films-index "a goal is scored" --save-clips goals --exact
   alpro search films-index "a goal is scored" --sheet goals.png
@@ -106,7 +110,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="K",
         help="candidates to reorder by matching, 0 for none (default: 16, or 0 if the model cannot match)",
     )
+    parser.add_argument("--join", action="store_true", help="join neighbouring windows of about the same similarity")
+    parser.add_argument("--trim", action="store_true", help="cut off ends of moments where the similarity is lower")
+    parser.add_argument(
+        "--also",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="INDEX-or-DIR",
+        help="search this one, too, as if all were one; of the same model; may be given several times",
+    )
     add_decoding_options(parser)
+    add_limit_options(parser)
     parser.add_argument(
         "--dtype",
         choices=DTYPES,
@@ -149,47 +164,71 @@ def run(args: argparse.Namespace) -> int:
         args.usage_error("--exact belongs to --save-clips")
     if args.sheet and args.sheet.suffix.lower() != ".png":
         args.usage_error(f"--sheet writes a PNG; {args.sheet} is not named like one")
-    index, name, failed = _opened(args)
-    if not len(index):
-        list_failed(failed)
-        raise CommandError(f"there is no usable video in {args.where}.")
-    nearest = _approximate(index, args.where).nearest if args.ann else None
-    search = _Search(args, index, name, failed, nearest)
-    with IsolatedDecoder(processes=1, deadline=args.deadline) as decoder:
+    if args.ann and args.also:
+        args.usage_error("--ann searches one index, without --also")
+    if args.videos and args.also:
+        args.usage_error("--videos belongs to one index, without --also; --allow-outside trusts all of them")
+    indexes: list[VideoIndex] = []
+    failed: list[tuple[Path, str]] = []
+    loaded: dict[tuple[str, str], Any] = {}
+    name = ""
+    for where in (args.where, *args.also):
+        index, model_name, problems = _opened(args, where, loaded)
+        name = name or model_name
+        failed += problems
+        if not len(index):
+            list_failed(failed)
+            raise CommandError(f"there is no usable video in {where}.")
+        indexes.append(index)
+    nearest = _approximate(indexes[0], args.where).nearest if args.ann else None
+    search = _Search(args, indexes, name, failed, nearest)
+    with IsolatedDecoder(processes=1, deadline=args.deadline, limits=video_limits(args)) as decoder:
         if query is not None:
             search.answer(query, decoder)
             return list_failed(search.failed)
-        problems = search.answer_lines(decoder)
-    return max(list_failed(failed), 1 if problems else 0)
+        unanswered = search.answer_lines(decoder)
+    return max(list_failed(failed), 1 if unanswered else 0)
 
 
-def _opened(args: argparse.Namespace) -> tuple["VideoIndex", str, list[tuple[Path, str]]]:
-    """The index to search, the name of its model, and the videos of a folder that could not be used."""
+def _opened(
+    args: argparse.Namespace, where: Path, loaded: dict[tuple[str, str], Any]
+) -> tuple["VideoIndex", str, list[tuple[Path, str]]]:
+    """An index to search, the name of its model, and the videos of a folder that could not be used.
+
+    Args:
+        args: The arguments of the command.
+        where: The index or folder.
+        loaded: Models that were loaded so far, by name and data type.
+    """
     from ..data.isolated_decoder import IsolatedDecoder
     from ..inference.cached_index import build_cached
     from ..inference.index_shards import MANIFEST, Manifest
     from ..inference.video_index import VideoIndex
 
     options: dict[str, Any]
-    if (args.where / MANIFEST).is_file():
-        made = Manifest.read(args.where, root=args.videos, allow_outside=args.allow_outside).model
+
+    def load(name: str, dtype: str) -> Any:
+        if (name, dtype) not in loaded:
+            loaded[name, dtype] = load_model("retrieval", name, dtype)
+            say_what_it_is(name, loaded[name, dtype][0])
+        return loaded[name, dtype]
+
+    if (where / MANIFEST).is_file():
+        made = Manifest.read(where, root=args.videos, allow_outside=args.allow_outside).model
         name = made["name"] if args.model is None else args.model
-        loaded = load_model("retrieval", name, args.dtype or made["dtype"])
-        say_what_it_is(name, loaded[0])
         options = {"root": args.videos, "name": name, "allow_outside": args.allow_outside}
-        return VideoIndex.load(args.where, *loaded, **options), name, []
+        return VideoIndex.load(where, *load(name, args.dtype or made["dtype"]), **options), name, []
     if args.videos:
-        raise CommandError(f"--videos belongs to an index, and {args.where} holds none.")
-    videos, failed = find_some_videos([args.where])
+        raise CommandError(f"--videos belongs to an index, and {where} holds none.")
+    videos, failed = find_some_videos([where])
     name = BUNDLED if args.model is None else args.model
-    model, processor = load_model("retrieval", name, args.dtype or "auto")  # as `alpro index` would
-    say_what_it_is(name, model)
+    model, processor = load(name, args.dtype or "auto")  # as `alpro index` would
     options = {"name": name, "allow_outside": args.allow_outside}
-    with IsolatedDecoder(deadline=args.deadline) as decoder:
+    with IsolatedDecoder(deadline=args.deadline, limits=video_limits(args)) as decoder:
         if args.no_cache or not _cache_is_writable(args):
             index = VideoIndex.build(model, processor, videos, decoder=decoder, **options)
         else:
-            index = build_cached(model, processor, args.where, videos, decoder=decoder, **options)
+            index = build_cached(model, processor, where, videos, decoder=decoder, **options)
     return index, name, failed + index.report.failed
 
 
@@ -209,26 +248,36 @@ class _Search:
     """Answers queries in an opened index and prints the results."""
 
     def __init__(
-        self, args: argparse.Namespace, index: "VideoIndex", name: str, failed: list[tuple[Path, str]], nearest: Any
+        self,
+        args: argparse.Namespace,
+        indexes: list["VideoIndex"],
+        name: str,
+        failed: list[tuple[Path, str]],
+        nearest: Any,
     ) -> None:
-        self.args, self.index, self.name, self.failed, self.nearest = args, index, name, failed, nearest
+        self.args, self.indexes, self.name, self.failed, self.nearest = args, indexes, name, failed, nearest
+        self.index = indexes[0]  # of its model are all
 
     def answer(self, query: "str | list[Term]", decoder: "IsolatedDecoder", *, indent: int | None = 1) -> None:
         """Find and print the results of one query."""
         from ..evaluation.unfamiliar import unfamiliar_videos, unknown_words
         from ..inference.save_clips import save_clips
+        from ..inference.several_indexes import search_indexes, search_indexes_like
 
         args, index = self.args, self.index
         clips: dict[int, Path] = {}
+        options = {"top_k": args.top_k, "per_video": args.per_video, "join": args.join, "trim": args.trim}
         if isinstance(query, str):
-            results = index.search(
-                query, top_k=args.top_k, rerank=args.rerank, per_video=args.per_video, nearest=self.nearest
-            )
+            if args.also:
+                results = search_indexes(self.indexes, query, rerank=args.rerank, **options)
+            else:
+                results = index.search(query, rerank=args.rerank, nearest=self.nearest, **options)
             asked, texts, files = query, [query], []
         else:
-            results = index.search_like(
-                *query, top_k=args.top_k, per_video=args.per_video, nearest=self.nearest, decoder=decoder
-            )
+            if args.also:
+                results = search_indexes_like(self.indexes, *query, decoder=decoder, **options)
+            else:
+                results = index.search_like(*query, nearest=self.nearest, decoder=decoder, **options)
             asked, texts = _written(query), [term.text for term in query if term.text]
             files = [term.file for term in query if term.file is not None]
         words = [word for text in texts for word in unknown_words(index.model, index.processor, text)]
@@ -244,14 +293,14 @@ class _Search:
             output = {
                 "query": asked,
                 "model": self.name,
-                "results": [_as_json(result, clips, index.can_match) for result in results],
+                "results": [_as_json(result, clips, index.can_match, bool(args.also)) for result in results],
                 "failed": failed_json(self.failed),
                 "unknown_words": words,
                 "unfamiliar": [str(path) for path in unfamiliar],
             }
             print(json.dumps(output, indent=indent), flush=True)
         else:
-            print_table(results, matched=index.can_match)
+            print_table(results, matched=index.can_match, several=bool(args.also))
         note_unknown_words(args, words)
         note_unfamiliar(args, unfamiliar)
 
@@ -301,7 +350,7 @@ def _written(terms: Sequence["Term"]) -> str:
     return " ".join(parts)
 
 
-def _as_json(result: "SearchResult", clips: dict[int, Path], matched: bool) -> dict[str, Any]:
+def _as_json(result: "SearchResult", clips: dict[int, Path], matched: bool, several: bool) -> dict[str, Any]:
     clip = {"clip": str(clips[result.rank])} if result.rank in clips else {}
     return {
         "rank": result.rank,
@@ -311,16 +360,18 @@ def _as_json(result: "SearchResult", clips: dict[int, Path], matched: bool) -> d
         "score": result.score,
         "similarity": result.similarity,
         **({"match_probability": result.match_probability} if matched else {}),
+        **({"index": None if result.index is None else str(result.index)} if several else {}),
         **clip,
     }
 
 
-def print_table(results: Sequence["SearchResult"], *, matched: bool = True) -> None:
+def print_table(results: Sequence["SearchResult"], *, matched: bool = True, several: bool = False) -> None:
     """Print results; the column of times is there if one of them is a moment.
 
     Args:
         results: Best first.
         matched: Whether the model can match, so that there is a column for it.
+        several: Whether several indexes were searched, so that each result names its own behind the video.
     """
     times = [
         "-" if result.start is None or result.end is None else span_text(result.start, result.end)
@@ -334,7 +385,8 @@ def print_table(results: Sequence["SearchResult"], *, matched: bool = True) -> N
         match = "-" if result.match_probability is None else f"{result.match_probability:.1%}"
         column = f"{time:{width}}  " if timed else ""
         match = f"  {match:>6}" if matched else ""
-        print(f"{result.rank:4}{match}  {result.similarity:10.3f}  {column}{shown(result.path)}")
+        own = f"  [{shown(result.index)}]" if several and result.index is not None else ""
+        print(f"{result.rank:4}{match}  {result.similarity:10.3f}  {column}{shown(result.path)}{own}")
     sys.stdout.flush()
 
 

@@ -88,19 +88,27 @@ class IsolatedDecoder:
         deadline: Seconds for one file, and with `stream` for one part of it. After that its process is killed.
         max_memory: Bytes of data that a process may hold, including those of FFmpeg; None for no limit. Only Linux
             enforces such limits.
+        limits: Limits on the cost of every video, instead of those that each call gives; None: those.
 
     Raises (from `decode`, `stream` and `probe`, in addition to the errors of `decoding`):
         DecoderFailedError: The process crashed, or was killed at the deadline.
         VideoTooLargeError: The file needs more than `max_memory`.
     """
 
-    def __init__(self, *, processes: int = 2, deadline: float = 60.0, max_memory: int | None = 4 * 1024**3) -> None:
+    def __init__(
+        self,
+        *,
+        processes: int = 2,
+        deadline: float = 60.0,
+        max_memory: int | None = 4 * 1024**3,
+        limits: VideoLimits | None = None,
+    ) -> None:
         if processes < 1 or deadline <= 0 or (max_memory is not None and max_memory < 1):
             raise ValueError(
                 f"processes={processes} and max_memory={max_memory} must be at least 1, and deadline={deadline} "
                 "above 0."
             )
-        self.processes, self.deadline, self.max_memory = processes, deadline, max_memory
+        self.processes, self.deadline, self.max_memory, self.limits = processes, deadline, max_memory, limits
         self._begin()
 
     def _begin(self) -> None:
@@ -111,7 +119,8 @@ class IsolatedDecoder:
         self._busy: set[_Worker] = set()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"processes": self.processes, "deadline": self.deadline, "max_memory": self.max_memory}
+        names = ("processes", "deadline", "max_memory", "limits")
+        return {name: getattr(self, name) for name in names}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -206,7 +215,7 @@ class IsolatedDecoder:
         limits: VideoLimits | None,
         choose: Callable[[VideoInfo], list[int]] | None,
     ) -> Generator[_Answer, None, None]:
-        limits = limits or DEFAULT_LIMITS
+        limits = self.limits or limits or DEFAULT_LIMITS
         data = b""
         if isinstance(source, str | os.PathLike):
             # absolute, because the process keeps the working folder in which it started

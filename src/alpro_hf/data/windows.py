@@ -121,7 +121,7 @@ class WindowCutter:
     def _begin_shot(self, start: float) -> None:
         self._shot = start
         self._next = dict.fromkeys(self._lengths, start)  # start of the next window of each length
-        self._reached = dict.fromkeys(self._lengths, start)  # end of the last one
+        self._last = dict.fromkeys(self._lengths, (start, start))  # the last one
 
     def feed(self, time: float, pixels: np.ndarray) -> list[Window]:
         """Take the next frame.
@@ -159,16 +159,17 @@ class WindowCutter:
         for length in self._lengths:
             while time >= self._next[length] + length:
                 windows.append(self._window(self._next[length], self._next[length] + length))
-                self._reached[length] = self._next[length] + length
+                self._last[length] = (self._next[length], self._next[length] + length)
                 self._next[length] += self.settings.stride_of(length)
         return windows
 
     def _end_shot(self, end: float) -> list[Window]:
         """The last windows of a shot reach its end; a short shot is one window."""
         starts = {
-            max(self._shot, end - length): None for length in self._lengths if end > self._reached[length]
+            max(self._shot, end - length): None for length in self._lengths if end > self._last[length][1]
         }  # a dictionary keeps the order, and a start that two lengths share once
-        return [self._window(start, end) for start in starts]
+        # a shot as long as a shorter window is that window, and was given already
+        return [self._window(start, end) for start in starts if (start, end) not in self._last.values()]
 
     def _window(self, start: float, end: float) -> Window:
         times = [time for time, _ in self._kept]

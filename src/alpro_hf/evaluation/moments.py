@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from ..data.proposals import LONGEST_JOINED, Near, proposals, trim_ends
 from ..data.rows import undecoded
 from ..data.windows import WindowSettings, overlap, suppress
 from ..model.matching_alpro import vtc_scores
@@ -41,6 +42,8 @@ def measure_moments(
     windows: WindowSettings | None = None,
     gallery: MomentGallery = "own",
     *,
+    join: bool = False,
+    trim: bool = False,
     computing: AbstractContextManager[Any] | None = None,
     **work: Any,
 ) -> EvaluationOutcome:
@@ -53,6 +56,7 @@ def measure_moments(
         windows: How videos are cut. Short ones are cut as well.
         gallery: `own`: the windows of the video that the text is about, as data sets of moments define the task.
             `all`: those of all videos, so the right video has to be found, too.
+        join, trim: Whether neighbouring windows are joined, and ends of moments cut off, as `VideoIndex.search` does.
         computing: Context in which the model runs, such as autocast.
         work: `batch_size` and `title` of `encode_windows`.
 
@@ -64,7 +68,8 @@ def measure_moments(
         states, skipped = encode_windows(model, processor, rows, windows, **work)
     numbers = [number for video in states.videos for number in video.rows]
     names = {place: clip_name(rows[video.rows[0]], video.rows[0]) for place, video in enumerate(states.videos)}
-    predictions = dict(_predictions(states, rows, gallery, names))
+    stages = _Stages(LONGEST_JOINED * windows.longest if join else None, trim)
+    predictions = dict(_predictions(states, rows, gallery, names, stages))
     numbers.sort()
     found = [predictions[number] for number in numbers]
     overlaps = {f"R@{k}": np.array([row[name] for row in found]) for k, name in ((1, "iou"), (5, "iou_at_5"))}
@@ -75,6 +80,8 @@ def measure_moments(
             "windows": list(windows.lengths),
             "stride": windows.stride_of(windows.longest),
             "cuts": windows.cuts,
+            "join": join,
+            "trim": trim,
             "most_overlap": MOST_OVERLAP,
         },
         metrics={name: float(metric.statistic(metric.values)) for name, metric in row_metrics(found).items()},
@@ -90,8 +97,19 @@ def measure_moments(
     )
 
 
+class _Stages(NamedTuple):
+    """Seconds that joined windows may have, None without joining; and whether ends are cut off."""
+
+    longest: float | None
+    trim: bool
+
+
 def _predictions(
-    states: WindowStates, rows: Sequence[Mapping[str, Any]], gallery: MomentGallery, names: Mapping[int, str]
+    states: WindowStates,
+    rows: Sequence[Mapping[str, Any]],
+    gallery: MomentGallery,
+    names: Mapping[int, str],
+    stages: _Stages,
 ) -> Iterator[tuple[int, Row]]:
     """Number and prediction of each row."""
     own = [
@@ -103,11 +121,9 @@ def _predictions(
         candidates = own[place] if gallery == "own" else whole
         for number in video.rows:
             scores = vtc_scores(states.text_embeds[number, None], candidates.embeds)[0]
-            best = best_moments(scores, candidates.spans)
             found = [
-                {"video": candidates.spans[one][0], "start": candidates.spans[one][1], "end": candidates.spans[one][2]}
-                | {"score": float(scores[one])}
-                for one in best
+                {"video": shown, "start": start, "end": end, "score": float(scores[one])}
+                for one, (shown, start, end) in _moments(scores, candidates.spans, stages)
             ]
             row = rows[number]
             prediction = moment_row(row["text"], place, row["windows"], found)
@@ -115,6 +131,36 @@ def _predictions(
             for moment in prediction["moments"]:
                 moment["video"] = names[moment["video"]]
             yield number, prediction
+
+
+def _moments(
+    scores: torch.Tensor, spans: Sequence[tuple[int, float, float]], stages: _Stages
+) -> list[tuple[int, tuple[int, float, float]]]:
+    """The best moments: the most similar window of each, and its video, start and end."""
+    if stages.longest is None and not stages.trim:
+        return [(one, spans[one]) for one in best_moments(scores, spans)]
+    similarity = scores.tolist()
+    windows: dict[int, list[int]] = {}
+    for place, (video, _, _) in enumerate(spans):
+        windows.setdefault(video, []).append(place)
+
+    def around(place: int) -> Near:
+        places = windows[spans[place][0]]
+        return Near(places, [spans[one][1:] for one in places], [similarity[one] for one in places])
+
+    order = scores.argsort(descending=True, stable=True).tolist()
+    made = [(one, spans[one]) for one in order]
+    if stages.longest is not None:
+        made = [(one, (spans[one][0], start, end)) for one, start, end in proposals(order, around, stages.longest)]
+    kept = suppress([(str(video), start, end) for _, (video, start, end) in made], most=MOST_OVERLAP)[:MOMENTS_KEPT]
+    found = [made[one] for one in kept]
+    if not stages.trim:
+        return found
+    near = [around(one) for one, _ in found]
+    return [
+        (one, (span[0], *trim_ends(about.spans, about.similarity, *span[1:])))
+        for (one, span), about in zip(found, near, strict=True)
+    ]
 
 
 def best_moments(

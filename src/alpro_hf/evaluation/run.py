@@ -75,6 +75,7 @@ def evaluate(settings: Evaluation) -> Results | None:
         "title": settings.task,
     }
     if settings.task == "moments":
+        work |= {"join": settings.join, "trim": settings.trim}
         found = measure_moments(model, processor, rows, _windows(settings), settings.gallery or "own", **work)
     elif settings.task == "qa":
         found = measure_answers(model, processor, rows, workers=settings.workers, **work)
@@ -136,6 +137,8 @@ def _check(settings: Evaluation) -> None:
         "window (--window)": settings.window is not None,
         "stride (--stride)": settings.stride is not None,
         "cuts (--no-cuts)": not settings.cuts,
+        "join (--join)": settings.join,
+        "trim (--trim)": settings.trim,
     }
     for name, given in of_moments.items():
         if given and settings.task != "moments":

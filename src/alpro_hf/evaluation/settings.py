@@ -51,9 +51,12 @@ class Evaluation:
         prior: For `rerank`, whether to add the similarity to the matching logit.
         gallery: For moments, the windows that a text is compared with, `own` (of its own video) or `all` (of all
             videos), see `measure_moments`. None: `own`.
-        window: For moments, seconds of a window; several lengths each cut the whole video. None: as `WindowSettings`.
+        window: For moments, seconds of a window; several lengths each cut the whole video. `scenes`: the scenes that
+            PySceneDetect finds. None: as `WindowSettings`.
         stride: For moments, seconds between the starts of windows of the greatest length. None: half of it.
         cuts: For moments, whether windows end at cuts and fades.
+        join: For moments, join neighbouring windows of about the same similarity, see `VideoIndex.search`.
+        trim: For moments, cut off ends where the similarity is lower, see `VideoIndex.search`.
         batch_size: Clips, or windows, to encode at a time.
         pair_batch_size: Pairs to match at a time. None: chosen for the device, see `vtm_scores`.
         workers: Processes that decode ahead of the model; 0 decodes in the main process.
@@ -84,9 +87,11 @@ class Evaluation:
     rerank_k: int | None = None
     prior: bool = True
     gallery: MomentGallery | None = None
-    window: list[float | int] | None = None
+    window: list[float | int] | Literal["scenes"] | None = None
     stride: float | int | None = None
     cuts: bool = True
+    join: bool = False
+    trim: bool = False
     batch_size: int = 16
     pair_batch_size: int | None = None
     workers: int = 0

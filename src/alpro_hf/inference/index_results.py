@@ -1,7 +1,7 @@
 """What a search finds: results, and how they are chosen from the most similar windows of videos."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ class SearchResult:
         match_probability: Probability that query and video belong together, from the matching head (VTM), in [0, 1];
             None if the video was not re-ranked.
         start, end: Seconds of the moment; None for a whole file.
+        index: Folder of the index that holds it; None: the index is in memory. Not compared.
     """
 
     rank: int
@@ -37,6 +38,7 @@ class SearchResult:
     match_probability: float | None = None
     start: float | None = None
     end: float | None = None
+    index: Path | None = field(default=None, compare=False)
 
     def frames(self, num_frames: int, **options: Any) -> Frames:
         """Decode frames of it, at the middles of equal parts of its time.

@@ -15,6 +15,7 @@ from ..model.matching_alpro import encode_clips
 from .best_moment import encode_windows
 
 TEMPLATE = "{}"
+DEFAULT_WINDOWS = WindowSettings()
 
 
 class LabelError(ValueError):
@@ -75,7 +76,7 @@ class Labeller:
         video: VideoSource,
         *,
         top: int = 1,
-        settings: WindowSettings | None = None,
+        settings: WindowSettings | None = DEFAULT_WINDOWS,
         decoder: IsolatedDecoder | None = None,
     ) -> Iterator[LabelledMoment]:
         """Label the windows of a video, in one pass; a short video (`settings.short`) is one clip.
@@ -83,15 +84,14 @@ class Labeller:
         Args:
             video: Path, bytes or file object.
             top: Labels of each window; all, if there are fewer.
-            settings: How a long video is cut; None: the defaults.
+            settings: How a long video is cut; None: it is one clip, too.
             decoder: Decodes in a process of its own.
 
         Raises:
             VideoDecodeError: The video is damaged. The windows before the damage come first.
         """
-        settings = settings or WindowSettings()
         info = probe(video) if decoder is None else decoder.probe(video)
-        if info.duration <= settings.short:
+        if settings is None or info.duration <= settings.short:
             frames_of = decode if decoder is None else decoder.decode
             seen = self.processor(videos=video, return_tensors="pt", decoder=frames_of)
             [clip] = encode_clips(self.model, seen["pixel_values_videos"])

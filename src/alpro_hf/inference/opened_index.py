@@ -224,6 +224,13 @@ class OpenedIndex:
         self.stamp, self.next_shard = stamp, found.next_shard
         self.shards, self.places, self.blocks = found.shards, None, None
 
+    def refresh(self) -> bool:
+        """Read the index again if another process has changed it since; whether it has."""
+        if self.storage is None or self.storage.stamp() == self.stamp:
+            return False
+        self.read_again(self.storage)
+        return True
+
     def _check_shards(self, shards: Sequence[Shard]) -> None:
         """Check that the model can read the vectors and tokens of shards, and quickly.
 

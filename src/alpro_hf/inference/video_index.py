@@ -199,8 +199,7 @@ class VideoIndex(SearchedIndex):
             yield
             return
         with self.storage.locked():
-            if self.storage.stamp() != self.stamp:
-                self.read_again(self.storage)
+            self.refresh()
             yield
 
     def _encode(

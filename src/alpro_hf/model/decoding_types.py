@@ -89,7 +89,10 @@ class VideoLimits:
         allowed = getattr(self, limit)
         if allowed is not None and value > allowed:
             problem = f"{what} {value:,.6g}, and the limit is {allowed:,.6g}"
-            raise VideoTooLargeError(source, problem, f"Use a smaller video, or pass VideoLimits({limit}=...)")
+            option = f"--{limit.replace('_', '-')}"
+            raise VideoTooLargeError(
+                source, problem, f"Use a smaller video, or pass VideoLimits({limit}=...) ({option})"
+            )
 
 
 DEFAULT_LIMITS = VideoLimits()
