@@ -1,4 +1,4 @@
-"""Write docs/performance.md and its plots from the results in docs/benchmarks. See run.py."""
+"""Write docs/performance.md, its plots, and the films of docs/benchmarks.md from docs/benchmarks. See run.py."""
 
 import argparse
 import json
@@ -7,6 +7,8 @@ from typing import Any
 from common import RESULTS_FOLDER, markdown
 
 PAGE = RESULTS_FOLDER.parent / "performance.md"
+QUALITY_PAGE = RESULTS_FOLDER.parent / "benchmarks.md"  # its section on films lies between two marks
+BEGIN, END = "<!-- films: written by run.py report -->", "<!-- end of films -->"
 HEAD = """\
 # Performance
 
@@ -77,7 +79,30 @@ uses all cores, as for a single clip that a user waits for.
 - "First table of a file" compares the two ways (`run.py listing`). Matroska, AVI and transport streams have
   no index of all packets; there, both columns list the packets. Clips of 10 s are listed in any case.""",
     ),
+    "long": (
+        "Long videos",
+        """Rates are seconds of video in a second of clock (`wall`) or of CPU time. Both sides of a ratio take turns in
+one run. The clips repeat one of moving textures and have no cuts, so they are cut into all windows that a
+length gives. With a process that decodes, its CPU time is not in the column `cpu`.
+
+- `decode alone` decodes a file once, forward, and cuts it into windows.
+- `both` is what `alpro index` does: threads decode ahead of the model.
+- `a decode call a window` opens the file and seeks for each window.
+
+Memory is that of `alpro index`, and of the process that decodes for it, as Linux notes it. The files repeat
+a film of the sprite world. The decoder reads a file twice: once to list its packets, once to decode them.
+The frame table takes 16 bytes a frame while a file is decoded.""",
+    ),
 }
+# results that are shown elsewhere, or by a plot alone
+ELSEWHERE, ONLY_PLOTTED = ("films",), ("memory on the way",)
+FILMS = """\
+`python scripts/benchmarks/run.py films --data DIR` renders films of 20 to 40 scenes of 1.5 to 6 s, with one query for
+each scene, and searches each query among the windows of all films. What is compared was chosen on films of the
+validation split. The test films show combinations that training never showed. `film R@1` asks for the right film.
+R@1 and R@5 ask for a moment of it that overlaps with the scene by at least the IoU. Intervals come from the bootstrap
+over films. Films of hard cuts are easy to cut; in fading films, scenes fade into each other.
+"""
 ONE_MACHINE = """\
 ### Limits of one machine
 
@@ -109,15 +134,39 @@ def section(name: str) -> str:
         lines += ["bf16 was not measured: this machine has no bf16 instructions."]
     settings = {key: value for key, value in result["settings"].items() if key not in ("what", "output")}
     lines += ["", "Settings: `" + json.dumps(settings, default=str) + "`", ""]
-    for title, rows in result["tables"].items():
-        if len(result["tables"]) > 1:
-            lines += [f"### {title.capitalize()}", ""]
-        lines += [markdown(rows), ""]
+    lines += tables_of(result, 3)
     if name in PLOTS:
         lines += [f"![{name}](benchmarks/{name}.png)", ""]
     if name == "index":
         lines += [ONE_MACHINE]
     return "\n".join(lines)
+
+
+def tables_of(result: dict[str, Any], level: int) -> list[str]:
+    """The tables of a result, with titles if there are several."""
+    lines = []
+    for title, rows in result["tables"].items():
+        if title in ONLY_PLOTTED:
+            continue
+        if len(result["tables"]) > 1:
+            lines += [f"{'#' * level} {title.capitalize()}", ""]
+        lines += [markdown(rows), ""]
+    return lines
+
+
+def quality_page() -> str:
+    """docs/benchmarks.md, with the films of their result."""
+    text = QUALITY_PAGE.read_text()
+    path = RESULTS_FOLDER / "films.json"
+    if path.exists():
+        result = json.loads(path.read_text())
+        lines = [FILMS, "Settings: `" + json.dumps(result["settings"]) + "`", "", "![films](benchmarks/films.png)", ""]
+        lines += tables_of(result, 5)
+    else:
+        lines = ["Not measured yet. Run `python scripts/benchmarks/run.py films --data DIR`.", ""]
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return before + "\n".join([BEGIN, "", *lines, END]) + after
 
 
 def plot_index(tables: dict[str, list[dict[str, Any]]], path: Any) -> None:
@@ -165,12 +214,54 @@ def plot_decoding(tables: dict[str, list[dict[str, Any]]], path: Any) -> None:
     figure.savefig(path, dpi=100)
 
 
-PLOTS = {"index": plot_index, "inference": plot_evaluation, "decoding": plot_decoding}
+def plot_films(tables: dict[str, list[dict[str, Any]]], path: Any) -> None:
+    from matplotlib.figure import Figure
+
+    kinds = [kind for kind in tables if kind.startswith("test") and not kind.endswith("intervals")]
+    figure = Figure(figsize=(9, 2.6 * len(kinds) + 0.6), layout="constrained")
+    for axis, kind in zip(figure.subplots(len(kinds), 1, squeeze=False)[:, 0], kinds, strict=True):
+        rows = tables[kind][::-1]  # the vertical axis counts from the bottom
+        for shift, column in ((0.2, "film R@1"), (-0.2, "R@1, IoU 0.5")):
+            places = [place + shift for place in range(len(rows))]
+            bars = axis.barh(places, [row[column] for row in rows], 0.38, label=column)
+            axis.bar_label(bars, fmt="%.1f", padding=2, fontsize=7)
+        axis.set_yticks(range(len(rows)), [f"{row['cut']} (x {row['x one length']:g})" for row in rows], fontsize=8)
+        axis.set(xlim=(0, 109), title=kind.removeprefix("test, "), xlabel="% of queries")
+    axis.legend(loc="lower right", fontsize=8)
+    figure.supylabel("cut (windows over those of one length)", fontsize=8)
+    figure.savefig(path, dpi=100)
+
+
+def plot_long(tables: dict[str, list[dict[str, Any]]], path: Any) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 3.4), layout="constrained")
+    peaks, way = figure.subplots(1, 2)
+    for process in ("index", "decoder"):
+        rows = tables["memory"]
+        peaks.plot([row["hours"] for row in rows], [row[f"{process}: peak MB"] for row in rows], "o-", label=process)
+        longest = max(row["hours"] for row in rows)
+        column = f"{process} MB"
+        samples = [row for row in tables["memory on the way"] if row["hours"] == longest and column in row]
+        way.plot([row["minute"] for row in samples], [row[column] for row in samples], label=process)
+    peaks.set(xscale="log", xlabel="hours of the film", ylabel="MB", ylim=0, title="peak of memory")
+    way.set(xlabel="minute of the command", ylabel="MB", ylim=0, title=f"memory while {longest:g} hours are indexed")
+    peaks.legend()
+    figure.savefig(path, dpi=100)
+
+
+PLOTS = {
+    "index": plot_index,
+    "inference": plot_evaluation,
+    "decoding": plot_decoding,
+    "films": plot_films,
+    "long": plot_long,
+}
 
 
 def page() -> str:
     """The text of docs/performance.md. Results that no section names follow at the end."""
-    more = sorted(path.stem for path in RESULTS_FOLDER.glob("*.json") if path.stem not in SECTIONS)
+    more = sorted(path.stem for path in RESULTS_FOLDER.glob("*.json") if path.stem not in (*SECTIONS, *ELSEWHERE))
     pages = [section(name) for name in [*SECTIONS, *more]]
     if not any(name.startswith("gpu") for name in more):
         pages.append("## On a GPU\n\nNot measured. On a GPU, run `python scripts/benchmarks/run.py gpu`.\n")
@@ -179,13 +270,12 @@ def page() -> str:
 
 def report(arguments: argparse.Namespace) -> None:
     PAGE.write_text(page())
+    QUALITY_PAGE.write_text(quality_page())
     for name, plot in PLOTS.items():
         if (RESULTS_FOLDER / f"{name}.json").exists():
             plot(json.loads((RESULTS_FOLDER / f"{name}.json").read_text())["tables"], RESULTS_FOLDER / f"{name}.png")
-    print(f"wrote {PAGE}")
+    print(f"wrote {PAGE} and {QUALITY_PAGE}")
 
 
 def add_arguments(commands: Any) -> None:
-    commands.add_parser("report", help="write docs/performance.md and its plots from the results").set_defaults(
-        run=report
-    )
+    commands.add_parser("report", help="write pages and plots from the results").set_defaults(run=report)

@@ -1,4 +1,4 @@
-"""Measure speed and memory: every number of docs/performance.md.
+"""Measure speed and memory: every number of docs/performance.md, and moments of films.
 
     python scripts/benchmarks/run.py inference                evaluation and its parts at base size
     python scripts/benchmarks/run.py accuracy --data DIR      cost of inexact savings, on the sprite world
@@ -7,8 +7,9 @@
     python scripts/benchmarks/run.py decoding                 other decoders: PyAV, decord, OpenCV, torchcodec
     python scripts/benchmarks/run.py listing                  the frames of a file: by its index, and by its packets
     python scripts/benchmarks/run.py films --data DIR         moments of films of the sprite world, by kind of windows
+    python scripts/benchmarks/run.py long                     speed and memory of indexing long videos
     python scripts/benchmarks/run.py gpu                      inference and training on a GPU
-    python scripts/benchmarks/run.py report                   write docs/performance.md and its plots
+    python scripts/benchmarks/run.py report                   write the pages that show these numbers, and their plots
 
 The sides of a comparison take turns in one process, after a warm-up run of each. A time is the median of the rounds.
 `wall` is the elapsed time. `cpu` is the CPU time of the process, summed over its threads. On a machine that runs other
@@ -22,6 +23,7 @@ import os
 import decoding
 import films
 import index
+import long
 import models
 import report
 import torch
@@ -35,6 +37,7 @@ def main() -> None:
         index.add_arguments,
         decoding.add_arguments,
         films.add_arguments,
+        long.add_arguments,
         report.add_arguments,
     ):
         add(commands)

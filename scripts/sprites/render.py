@@ -20,7 +20,8 @@ Each split becomes a folder with clips/*.mp4, retrieval.jsonl, qa.jsonl, choices
   datasets.load_dataset("json", data_files="OUTPUT/test/retrieval.jsonl")
 
 With --films, many scenes follow each other in one file. Each split becomes a folder SPLIT-films with films/*.mp4 and
-moments.jsonl: a caption of each scene, and the seconds between which it is shown.
+moments.jsonl: a caption of each scene, and the seconds between which it is shown. With --fade the folder is
+SPLIT-fading-films.
 
 examples:
   python scripts/sprites/render.py sprite_world                          # the three tests and validation
@@ -74,6 +75,13 @@ def main() -> None:
         metavar=("LEAST", "MOST"),
         help="with --films: length of a scene (default: 1.5 6)",
     )
+    parser.add_argument(
+        "--fade",
+        type=float,
+        default=0.0,
+        metavar="SECONDS",
+        help="with --films: a scene fades into the next in this time (default: 0, hard cuts)",
+    )
     parser.add_argument("--workers", type=int, help="processes (default: one per core)")
     arguments = parser.parse_args()
     for split in arguments.split or (("validation", "test") if arguments.films else SPLIT_SIZES):
@@ -107,6 +115,7 @@ def _films(arguments: argparse.Namespace, split: str) -> Path:
         seconds=tuple(arguments.seconds),
         size=arguments.size,
         fps=arguments.fps,
+        fade=arguments.fade,
         workers=arguments.workers,
     )
 

@@ -212,3 +212,38 @@ def test_a_clip_of_weeks_ends_at_once(tmp_path, container):
 def test_a_window_of_a_billion_frames_is_refused_before_it_is_made():
     with pytest.raises(VideoTooLargeError, match="1,000,000,000 frames was asked for"):
         next(stream_windows("no file is opened", WindowSettings(), 10**9))
+
+
+def fading(time: float, *middles: float, seconds: float = 1.0) -> int:
+    """A grey that fades, in a second around each of the middles, by 45 up or down."""
+    place = sum(min(max((time - middle) / seconds + 0.5, 0), 1) * (-1) ** i for i, middle in enumerate(middles))
+    return round(100 + 45 * place)
+
+
+def test_windows_end_in_the_middle_of_fades():
+    colours = lambda time: fading(time, 4, 9.4)  # noqa: E731
+    windows = cut(14, 5, ONE_LENGTH, colours=colours)
+    assert len(windows) == 3 and windows[0].start == 0 and windows[-1].end == 14
+    for window, other, middle in zip(windows, windows[1:], (4, 9.4), strict=False):
+        assert window.end == other.start and abs(window.end - middle) <= 0.5
+    assert spans(cut(14, 5, WindowSettings(lengths=(15,), cuts="sudden"), colours=colours)) == [(0, 14)]
+
+
+def test_a_steady_camera_and_slow_changes_are_no_fades():
+    slow = lambda time: fading(time, 7, seconds=3)  # noqa: E731  (15 a second)
+    assert spans(cut(14, 5, ONE_LENGTH, colours=slow)) == [(0, 14)]
+    steady = lambda time: round(20 + 40 * time)  # noqa: E731  (fast, but no faster than before)
+    assert spans(cut(5, 5, ONE_LENGTH, colours=steady)) == [(0, 5)]
+
+
+def test_a_film_of_fades_is_cut_near_its_boundaries(tmp_path):
+    [film] = draw_films("validation", 1, scenes=(8, 8), seconds=(2, 4))
+    folder = write_films(tmp_path, "validation", 1, scenes=(8, 8), seconds=(2, 4), size=64, fade=1.5, progress=False)
+    windows = list(stream_windows(folder / film.name, WindowSettings(short=0), 4, height=32, width=32))
+    sudden = list(stream_windows(folder / film.name, WindowSettings(short=0, cuts="sudden"), 4, height=32, width=32))
+    found = {name: [window.start for window in some] for name, some in (("all", windows), ("sudden", sudden))}
+    edges = [scene.first / 12 for scene in film.scenes[1:]]
+    near = {
+        name: sum(any(abs(one - edge) <= 0.75 for one in starts) for edge in edges) for name, starts in found.items()
+    }
+    assert near["all"] >= 6 > near["sudden"]

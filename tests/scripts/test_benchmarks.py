@@ -1,18 +1,25 @@
 """Both sides of a benchmark compute the same result, and docs/performance.md agrees with the stored results."""
 
 import json
+import subprocess
+import sys
 from argparse import Namespace
+from functools import partial
 
 import common
 import films
+import long
 import models
 import pytest
 import report
 import torch
+from film_windows import FilmWindows, key_of
 from fixtures import tiny
 
 from alpro_hf import AlproForVideoTextRetrieval
-from alpro_hf.sprites.films import write_films
+from alpro_hf.data.isolated_decoder import IsolatedDecoder
+from alpro_hf.loading import load_model
+from alpro_hf.sprites.films import claim_films, draw_films, write_films
 
 
 @pytest.fixture(scope="module")
@@ -61,30 +68,101 @@ def test_the_page_is_that_of_the_results() -> None:
     assert report.PAGE.read_text() == report.page()
 
 
-def test_films_are_cut_as_validation_says_and_measured_on_the_test(tmp_path, monkeypatch, capsys) -> None:
-    def few(output, split, count, *, size):
-        return write_films(
-            output, split, count, scenes=(3, 3), seconds=(1.5, 2.0), size=size, workers=1, progress=False
-        )
+def test_the_section_on_films_is_that_of_its_result() -> None:
+    assert report.QUALITY_PAGE.read_text() == report.quality_page()
 
+
+@pytest.fixture
+def small_films(tmp_path, monkeypatch) -> Namespace:
+    """The benchmark on films of three scenes, with few settings to compare."""
+    few = {"scenes": (3, 3), "seconds": (1.5, 2.0)}
     candidates = {
-        films.WHOLE: [films.settings_of((films.ENDLESS,))],
-        films.ONE: [films.settings_of((2.0,)), films.settings_of((1.0,))],
-        films.SEVERAL: [films.settings_of((2.0, 0.1))],
-        films.AT_CUTS: [films.settings_of((3.0,), cuts=True)],
+        films.WHOLE: [films.settings_of(films.ENDLESS)],
+        films.ONE: [films.settings_of(2.0), films.settings_of(1.0)],
+        films.SEVERAL: [films.settings_of(2.0, 1.0)],
+        films.DEFAULT: [films.settings_of(3.0, cuts="changes")],
     }
-    monkeypatch.setattr(films, "write_films", few)
+    monkeypatch.setattr(films, "claim_films", partial(claim_films, **few))
+    monkeypatch.setattr(films, "write_films", partial(write_films, **few, progress=False))
     monkeypatch.setattr(films, "CANDIDATES", candidates)
     monkeypatch.setattr(common, "RESULTS_FOLDER", tmp_path)
-    films.run(Namespace(data=tmp_path / "films", count=2, size=64, model="bundled"))
-    written = json.loads((tmp_path / "films.json").read_text())
-    test, validation = (written["tables"][split] for split in ("test", "validation"))
-    assert [row["cut"] for row in test] == list(candidates)
-    assert [row["windows"] for row in validation] == ["one window", "2 s", "1 s", "2 and 0.1 s", "3 s, at cuts"]
-    whole, one, _, at_cuts = test
-    assert whole["number of windows"] == 2  # one a film
-    best = max(validation[1:3], key=lambda row: row["r1_iou_0.5"])
-    assert one["windows"] == best["windows"]
-    # a window a scene: the cuts of these films are where their scenes change
-    assert at_cuts["number of windows"] == 6 and at_cuts["mean_iou"] > one["mean_iou"] > whole["mean_iou"]
-    assert "| whole files | one window | 2 |" in capsys.readouterr().out
+    return Namespace(
+        data=tmp_path / "films",
+        count=2,
+        fading=1,
+        fade=1.0,
+        size=64,
+        model="bundled",
+        threads=1,
+        validation_only=False,
+    )
+
+
+def test_films_are_cut_as_validation_says_and_measured_on_the_test(small_films, tmp_path, capsys) -> None:
+    films.run(small_films)
+    tables = json.loads((tmp_path / "films.json").read_text())["tables"]
+    tried, test, fading = (tables[name] for name in ("validation, hard cuts", "test, hard cuts", "test, fading"))
+    assert [row["windows"] for row in tried[:5]] == ["one window", "2 s", "1 s", "2 and 1 s", "3 s, at cuts and fades"]
+    assert [row["cut"] for row in test] == [
+        films.WHOLE,
+        films.ONE,
+        films.SEVERAL,
+        films.DEFAULT,
+        f"{films.DEFAULT}, re-ranked",
+        films.SCENES,
+        f"{films.SCENES}, re-ranked",
+    ]
+    best = max(tried[1:3], key=lambda row: row["R@1, IoU 0.5"])
+    whole, one, several, default, reranked = test[:5]
+    assert one["windows"] == best["windows"] and one["x one length"] == 1 < several["x one length"]
+    # of two films, each is one window; the default has a window a scene, because these films have hard cuts
+    assert whole["windows of the films"] == 2 and default["windows of the films"] == 6
+    assert default["mean IoU"] > one["mean IoU"] > whole["mean IoU"]
+    # the matching head changes the order of the windows, not the windows
+    assert reranked["windows of the films"] == 6 and reranked["R@5, IoU 0.5"] == default["R@5, IoU 0.5"] == 100
+    low, high = map(float, tables["test, hard cuts: 95 % intervals"][3]["film R@1"].split(" to "))
+    assert low <= default["film R@1"] <= high
+    assert len(fading) == len(test) and "| whole files | one window |" in capsys.readouterr().out
+    report.plot_films(tables, tmp_path / "films.png")
+    assert (tmp_path / "films.png").stat().st_size > 10_000
+
+
+def test_what_is_encoded_is_kept_and_checked_first(small_films, tmp_path, monkeypatch) -> None:
+    small_films.validation_only, small_films.fading, small_films.count = True, 0, 1
+    films.run(small_films)
+    [kept] = (tmp_path / "films" / "windows").rglob("*.safetensors")
+    before, first = kept.stat().st_mtime_ns, json.loads((tmp_path / "films-validation.json").read_text())["tables"]
+    films.run(small_films)
+    assert kept.stat().st_mtime_ns == before
+    assert json.loads((tmp_path / "films-validation.json").read_text())["tables"] == first
+    # one more setting encodes its own windows only
+    places = FilmWindows(kept).of_settings
+    another = films.settings_of(1.5)
+    monkeypatch.setitem(films.CANDIDATES, films.SEVERAL, [films.settings_of(2.0, 1.0), another])
+    films.run(small_films)
+    more = FilmWindows(kept)
+    assert {key: more.of_settings[key] for key in places} == places and key_of(another) in more.of_settings
+    assert more.tokens(0).shape[0] == 1 and len(more.embeds) == len(more.spans) == len(set(more.spans))
+    small_films.size = 32
+    with pytest.raises(SystemExit, match="made with size=64, not size=32"):
+        films.run(small_films)
+
+
+def test_a_long_file_is_indexed_alike_by_all_sides(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(long, "CLIP_FOLDER", tmp_path)
+    monkeypatch.setattr(long, "draw_films", partial(draw_films, scenes=(12, 12)))
+    path = long.film(40 / 3600)
+    assert path.name == "film-64-12-0.0111111h.mp4" and long.packets_of(path) > 30 * 12
+    model, processor = load_model("retrieval", "bundled", device="cpu")
+    with IsolatedDecoder() as decoder:
+        sides, windows, duration = long.sides_of(path, model, processor, decoder)
+        assert set(sides) == set(long.TURNS) and {run() for run in sides.values()} == {len(windows)}
+    assert duration > 30 and windows[-1][0].end == pytest.approx(duration, abs=0.2)
+
+
+def test_the_memory_of_a_command_is_watched_until_it_ends() -> None:
+    code = "import time; kept = bytearray(150_000_000); time.sleep(1); print('done')"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        found = long.watched(process)
+    assert found["output"] == "done\n" and process.returncode == 0
+    assert 150 < found["peaks"]["index"] < 250 and len(long.thinned(found["samples"], 3)) <= 6

@@ -101,3 +101,24 @@ def test_the_script_renders_films(tmp_path: Path):
     assert made.returncode == 0, made.stderr
     assert made.stdout.strip() == str(tmp_path / "validation-films")
     assert len(rows_of(tmp_path / "validation-films" / "moments.jsonl")) == 2
+
+
+def test_scenes_that_fade_into_each_other(folder: Path, tmp_path: Path):
+    [film] = draw_films("test", 1, scenes=(3, 3), seconds=(1.0, 1.5))
+    cut, faded = (np.stack(list(pictures_of(film, 32, half))).astype(int) for half in (0, 4))
+    assert cut.shape == faded.shape
+    edges = [scene.first for scene in film.scenes[1:]]
+    changed = {number for number in range(len(cut)) if (cut[number] != faded[number]).any()}
+    assert changed <= {number for edge in edges for number in range(edge - 4, edge + 4)}
+    for edge in edges:
+        steps = np.abs(np.diff(faded[edge - 5 : edge + 5], axis=0)).mean((1, 2, 3))
+        assert steps.max() < np.abs(cut[edge] - cut[edge - 1]).mean() / 3  # nothing sudden is left
+        # in the first mixed picture 1/16 is the next scene, in the last 15/16
+        for number, share in ((edge - 4, 1 / 16), (edge + 3, 15 / 16)):
+            mixed = (1 - share) * cut[min(number, edge - 1)] + share * cut[max(number, edge)]
+            assert np.abs(faded[number] - mixed).max() <= 0.51
+    made = write_films(tmp_path, "test", 1, size=32, fade=0.5, workers=1, progress=False, **SMALL)
+    assert made.name == "test-fading-films" and json.loads((made / "split.json").read_text())["fade"] == 0.5
+    assert len(rows_of(made / "moments.jsonl")) == len(draw_films("test", 1, **SMALL)[0].scenes)
+    with pytest.raises(SpriteWorldError, match=r"at most 0\.5 s"):
+        write_films(tmp_path, "test", 1, size=32, fade=0.6, workers=1, progress=False, **SMALL)

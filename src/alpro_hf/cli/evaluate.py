@@ -170,7 +170,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="time between the starts of the longest windows; shorter ones have the same share (default: half)",
     )
-    moments.add_argument("--no-cuts", action="store_true", help="let windows reach over sudden changes of the picture")
+    moments.add_argument("--no-cuts", action="store_true", help="let windows reach over cuts and fades")
     moments.add_argument("--join", action="store_true", help="join neighbouring windows of about the same similarity")
     moments.add_argument("--trim", action="store_true", help="cut off ends of moments where the similarity is lower")
     work = parser.add_argument_group("work")

@@ -29,8 +29,8 @@ deleted ones are removed, and all others are left alone. An interrupted run cont
 cannot be decoded are listed at the end, and with their reasons in INDEX/failed.jsonl; the next run tries them again.
 Videos are decoded in separate processes, so a video that crashes or hangs its decoder only counts as failed.
 
-A video of more than 30 s is cut into windows of 15 and 7.5 s that end at cuts, so that a search says when something
-happens. It is decoded once, forward, and memory does not grow with its length.
+A video of more than 30 s is cut into windows of 15 and 7.5 s that end at cuts and fades, so that a search says when
+something happens. It is decoded once, forward, and memory does not grow with its length.
 
 An index may be moved, and it may cover several folders. It notes its model, data type, frames, size and windows; later
 runs and searches use the same. On a CPU most of the time goes into the model: fewer and smaller frames shorten it.

@@ -10,6 +10,9 @@ GRID = 8  # cells to a side, over which colours are averaged before two frames a
 LARGE = 10.0  # of 255: the mean change of the cells at a cut; chosen on films of the validation split
 SUDDEN = 3.0  # times the mean change of the frames before
 REMEMBERED = 10  # frames before, of which that mean is taken
+FAR = 5  # frames back with which a frame is compared to find a fade: a second at 5 frames a second
+FADED = 16.0  # of 255: the mean change of the cells over so many frames, in the middle of a fade
+STEADY = 2.0  # times the change that came in the same time before
 _RATE = 5.0  # frames a second that PySceneDetect is told; its decisions do not depend on it
 
 
@@ -24,7 +27,7 @@ class CutDetector(Protocol):
 class SuddenChange:
     """A cut is a change of the picture that is large, and large compared with the changes just before it.
 
-    Fades and dissolves are not found. The numbers were chosen on films of the validation split of the sprite world.
+    Fades are not found, see `AnyChange`. The numbers were chosen on films of the validation split of the sprite world.
     """
 
     def __init__(self) -> None:
@@ -33,7 +36,11 @@ class SuddenChange:
 
     def is_cut(self, pixels: np.ndarray) -> bool:
         """Take the next frame, uint8 (3, H, W) in RGB."""
-        grid, before = _grid_of(pixels), self._before
+        return self.is_jump(_grid_of(pixels))
+
+    def is_jump(self, grid: np.ndarray) -> bool:
+        """Take the next frame as mean colours of cells, float32 (3, cells, cells)."""
+        before = self._before
         self._before = grid
         if before is None:
             return False
@@ -41,6 +48,41 @@ class SuddenChange:
         usual = fmean(self._changes) if self._changes else 0.0
         self._changes.append(change)
         return change > LARGE and change > SUDDEN * usual
+
+
+class AnyChange:
+    """A cut is a sudden change, or one that takes about a second: a fade from one shot to the next.
+
+    The frame in the middle of a fade counts as the cut. A camera that moves steadily changes the picture as much in
+    the second before, so it is no fade. The numbers were chosen on films of the validation split, with and without
+    fades.
+    """
+
+    def __init__(self) -> None:
+        self._sudden = SuddenChange()
+        self._grids: deque[np.ndarray] = deque(maxlen=2 * FAR + 1)
+
+    def is_cut(self, pixels: np.ndarray) -> bool:
+        """Take the next frame, uint8 (3, H, W) in RGB."""
+        grid = _grid_of(pixels)
+        jumped = self._sudden.is_jump(grid)
+        self._grids.append(grid)
+        if not jumped and not self._has_faded():
+            return False
+        self._grids.clear()  # what follows is compared with the new shot only
+        self._grids.append(grid)
+        return True
+
+    def _has_faded(self) -> bool:
+        middle = len(self._grids) - 1 - FAR
+        if middle < 2:  # too little is known of what came before
+            return False
+        change = float(np.abs(self._grids[-1] - self._grids[middle]).mean())
+        if change <= FADED:
+            return False
+        # the most in that time, and not at its end: a picture that flickers may end as it began
+        before = max(float(np.abs(self._grids[number] - self._grids[0]).mean()) for number in range(1, middle + 1))
+        return change > STEADY * before * FAR / middle
 
 
 class SceneChange:
@@ -82,4 +124,4 @@ def _grid_of(pixels: np.ndarray) -> np.ndarray:
     return cells
 
 
-__all__ = ["CutDetector", "SceneChange", "SuddenChange"]
+__all__ = ["AnyChange", "CutDetector", "SceneChange", "SuddenChange"]

@@ -21,13 +21,14 @@ import torch
 from ..model.decoding import decode_stream
 from ..model.decoding_source import VideoSource, source_name
 from ..model.decoding_types import Frames, TruncatedVideoError, VideoDecodeError, VideoInfo, VideoTooLargeError
-from .cuts import CutDetector, SceneChange, SuddenChange
+from .cuts import AnyChange, CutDetector, SceneChange, SuddenChange
 
 SHORTEST = 0.1  # seconds of a window and between two windows
 LONGEST = 3600.0  # seconds of a window, all of whose frames are kept until it ends
 MOST_LENGTHS = 16
 MOST_FRAMES = 10_000  # of a window
 _CLOSEST = 0.01  # seconds between two windows of a shorter length; at 0, cutting would not end
+CUTS: dict[str, Callable[[], CutDetector]] = {"changes": AnyChange, "sudden": SuddenChange, "scenes": SceneChange}
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ class WindowSettings:
             have the same share of their length between them. None: half of the length.
         short: Videos up to this many seconds are one clip.
         shortest: Seconds below which a shot is joined with the next one.
-        cuts: What ends a window: `sudden` changes, the `scenes` of PySceneDetect, or None for nothing.
+        cuts: What ends a window: `changes`, which are sudden ones and fades; `sudden` changes alone; the `scenes` of
+            PySceneDetect; or None for nothing.
 
     Raises:
         ValueError: A number is below `SHORTEST` or above `LONGEST`, there are more than `MOST_LENGTHS`, the stride
@@ -52,7 +54,7 @@ class WindowSettings:
     stride: float | None = None
     short: float = 30.0
     shortest: float = 1.0
-    cuts: Literal["sudden", "scenes"] | None = "sudden"
+    cuts: Literal["changes", "sudden", "scenes"] | None = "changes"
 
     def __post_init__(self) -> None:
         if not self.lengths:
@@ -76,8 +78,8 @@ class WindowSettings:
                 f"stride is {stride} s of windows of {self.longest} s, so those of {min(self.lengths)} s would lie "
                 f"{least:.2g} s apart. Give a greater stride."
             )
-        if self.cuts not in ("sudden", "scenes", None):
-            raise ValueError(f"cuts is {self.cuts!r}; use 'sudden', 'scenes' or None.")
+        if self.cuts not in (*CUTS, None):
+            raise ValueError(f"cuts is {self.cuts!r}; use {', '.join(map(repr, CUTS))} or None.")
         if self.shortest > min(self.lengths):
             raise ValueError(
                 f"shortest is {self.shortest} s, longer than a window of {min(self.lengths)} s. Give at most that."
@@ -125,8 +127,7 @@ class WindowCutter:
         self.settings, self.num_frames = settings, num_frames
         self._lengths = sorted(set(settings.lengths), reverse=True)
         self._kept: deque[tuple[float, np.ndarray]] = deque()
-        kinds: dict[str | None, Callable[[], CutDetector]] = {"sudden": SuddenChange, "scenes": SceneChange}
-        self._detector = kinds[settings.cuts]() if settings.cuts else None
+        self._detector = CUTS[settings.cuts]() if settings.cuts else None
         self._begin_shot(0.0)
 
     def _begin_shot(self, start: float) -> None:
@@ -324,4 +325,13 @@ def suppress(spans: Sequence[tuple[str, float, float]], *, most: float = 0.5, pe
     return remaining
 
 
-__all__ = ["Window", "WindowCutter", "WindowSettings", "model_windows", "overlap", "stream_windows", "suppress"]
+__all__ = [
+    "CUTS",
+    "Window",
+    "WindowCutter",
+    "WindowSettings",
+    "model_windows",
+    "overlap",
+    "stream_windows",
+    "suppress",
+]

@@ -54,7 +54,7 @@ class Evaluation:
         window: For moments, seconds of a window; several lengths each cut the whole video. `scenes`: the scenes that
             PySceneDetect finds. None: as `WindowSettings`.
         stride: For moments, seconds between the starts of windows of the greatest length. None: half of it.
-        cuts: For moments, whether windows end where the picture changes suddenly.
+        cuts: For moments, whether windows end at cuts and fades.
         join: For moments, join neighbouring windows of about the same similarity, see `VideoIndex.search`.
         trim: For moments, cut off ends where the similarity is lower, see `VideoIndex.search`.
         batch_size: Clips, or windows, to encode at a time.

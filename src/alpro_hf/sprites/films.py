@@ -2,6 +2,8 @@
 
 A film is an mp4 of minutes. Each of its scenes comes with one caption, and the truth is known: the seconds between
 which the scene is shown. Scenes of all films differ in meaning, so that a caption describes one moment of one film.
+
+Scenes follow each other by hard cuts, or fade into each other, which the detectors of cuts find less well.
 """
 
 import os
@@ -89,6 +91,42 @@ def draw_films(
     return films
 
 
+def claim_films(
+    output: str | Path,
+    split: str,
+    count: int,
+    seed: int = 0,
+    *,
+    scenes: tuple[int, int] = (20, 40),
+    seconds: tuple[float, float] = (1.5, 6.0),
+    size: int = 128,
+    fps: int = 12,
+    fade: float = 0.0,
+) -> tuple[Path, list[Film]]:
+    """Check the settings of films and note them in their folder, without rendering anything.
+
+    Args:
+        output, split, count, seed, scenes, seconds, size, fps, fade: As in `write_films`.
+
+    Returns:
+        The folder, and the films that belong into it.
+
+    Raises:
+        SpriteWorldError: As in `write_films`.
+    """
+    check_video(size, 4, fps)
+    films = draw_films(split, count, seed, scenes=scenes, seconds=seconds, fps=fps)
+    if not 0 <= fade <= seconds[0]:
+        raise SpriteWorldError(
+            f"fade is {fade} s; it must be 0 for hard cuts, or at most {seconds[0]} s, the shortest scene."
+        )
+    folder = Path(output) / (f"{split}-fading-films" if fade else f"{split}-films")
+    settings = {"split": split, "seed": seed, "count": count, "scenes": list(scenes), "seconds": list(seconds)}
+    settings |= {"size": size, "fps": fps, "world_version": WORLD_VERSION} | ({"fade": fade} if fade else {})
+    claim_folder(folder, settings, "films")
+    return folder, films
+
+
 def write_films(
     output: str | Path,
     split: str = "test",
@@ -99,12 +137,13 @@ def write_films(
     seconds: tuple[float, float] = (1.5, 6.0),
     size: int = 128,
     fps: int = 12,
+    fade: float = 0.0,
     workers: int | None = None,
     progress: bool = True,
 ) -> Path:
     """Render films and their captions. Films that an interrupted call has finished are kept.
 
-    Files in the returned folder, `output / (split + "-films")`:
+    Files in the returned folder, `output / (split + "-films")`, or `output / (split + "-fading-films")` with a fade:
 
     - `films/NNNNN.mp4`
     - `moments.jsonl`: `video` (relative to the folder), `text`, `start` and `end` in seconds; one row a scene
@@ -115,18 +154,19 @@ def write_films(
         output: Parent folder, created if it does not exist.
         split, count, seed, scenes, seconds, fps: As in `draw_films`.
         size: Side of the frames in pixels, an even number.
+        fade: Seconds in which a scene fades into the next, half of them on each side of the true boundary; 0: hard
+            cuts. At most the shortest scene.
         workers: Processes; default: one for each core.
         progress: Show a bar on stderr.
 
     Raises:
         SpriteWorldError: As in `draw_films`; a video setting is invalid; or the folder has films with other settings.
     """
-    check_video(size, 4, fps)
-    films = draw_films(split, count, seed, scenes=scenes, seconds=seconds, fps=fps)
-    folder = Path(output) / f"{split}-films"
-    settings = {"split": split, "seed": seed, "count": count, "scenes": list(scenes), "seconds": list(seconds)}
-    claim_folder(folder, {**settings, "size": size, "fps": fps, "world_version": WORLD_VERSION}, "films")
-    jobs = [(folder / film.name, film, size, fps) for film in films if not (folder / film.name).exists()]
+    folder, films = claim_films(
+        output, split, count, seed, scenes=scenes, seconds=seconds, size=size, fps=fps, fade=fade
+    )
+    half = round(fade * fps / 2)
+    jobs = [(folder / film.name, film, size, fps, half) for film in films if not (folder / film.name).exists()]
     workers = os.cpu_count() or 1 if workers is None else workers
     run_jobs(_write_job, jobs, workers, f"{split}: films", progress, unit="film", worth_processes=4, chunk=1)
     moments, shown_scenes = [], []
@@ -151,15 +191,44 @@ def write_films(
     return folder
 
 
-def pictures_of(film: Film, size: int) -> Iterator[np.ndarray]:
-    """The frames of a film in order, each uint8 (size, size, 3) in RGB."""
-    for shown in film.scenes:
-        yield from render(shown.scene, frame_times(shown.num_frames), size)
+def pictures_of(film: Film, size: int, half_fade: int = 0) -> Iterator[np.ndarray]:
+    """The frames of a film in order, each uint8 (size, size, 3) in RGB.
+
+    Args:
+        film: What to render.
+        size: Side of a frame in pixels.
+        half_fade: Frames on each side of a boundary in which the scenes of both sides are mixed. Outside of its own
+            time a scene stands still, at its first or last frame.
+    """
+    before: np.ndarray | None = None  # the last picture of the scene before
+    pictures = _scene(film, 0, size)
+    for place in range(len(film.scenes)):
+        after = _scene(film, place + 1, size) if place + 1 < len(film.scenes) else None
+        for number, picture in enumerate(pictures):
+            left = len(pictures) - number  # frames until the next scene
+            if before is not None and number < half_fade:
+                yield _mixed(before, picture, 0.5 + (number + 0.5) / (2 * half_fade))
+            elif after is not None and left <= half_fade:
+                yield _mixed(picture, after[0], 0.5 - (left - 0.5) / (2 * half_fade))
+            else:
+                yield picture
+        if after is not None:
+            before, pictures = pictures[-1], after
 
 
-def _write_job(job: tuple[Path, Film, int, int]) -> None:
-    path, film, size, fps = job
-    write_whole(path, lambda partial: encode(partial, pictures_of(film, size), size, fps))
+def _scene(film: Film, place: int, size: int) -> np.ndarray:
+    return render(film.scenes[place].scene, frame_times(film.scenes[place].num_frames), size)
 
 
-__all__ = ["Film", "FilmScene", "draw_films", "pictures_of", "write_films"]
+def _mixed(one: np.ndarray, other: np.ndarray, share: float) -> np.ndarray:
+    """Two pictures on top of each other; `share` in [0, 1] is that of the other one."""
+    mixed: np.ndarray = np.round((1 - share) * one + share * other).astype(np.uint8)
+    return mixed
+
+
+def _write_job(job: tuple[Path, Film, int, int, int]) -> None:
+    path, film, size, fps, half_fade = job
+    write_whole(path, lambda partial: encode(partial, pictures_of(film, size, half_fade), size, fps))
+
+
+__all__ = ["Film", "FilmScene", "claim_films", "draw_films", "pictures_of", "write_films"]
