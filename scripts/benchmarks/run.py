@@ -6,6 +6,8 @@
     python scripts/benchmarks/run.py training                 a training step, and its share of waiting for data
     python scripts/benchmarks/run.py decoding                 other decoders: PyAV, decord, OpenCV, torchcodec
     python scripts/benchmarks/run.py films --data DIR         moments of films of the sprite world, by kind of windows
+    python scripts/benchmarks/run.py savings                  merged tokens, and candidates by a margin
+    python scripts/benchmarks/run.py overlap                  whether decoding and encoding wait for each other
     python scripts/benchmarks/run.py gpu                      inference and training on a GPU
     python scripts/benchmarks/run.py report                   write docs/performance.md and its plots
 
@@ -22,7 +24,9 @@ import decoding
 import films
 import index
 import models
+import overlap
 import report
+import savings
 import torch
 
 
@@ -34,6 +38,8 @@ def main() -> None:
         index.add_arguments,
         decoding.add_arguments,
         films.add_arguments,
+        savings.add_arguments,
+        overlap.add_arguments,
         report.add_arguments,
     ):
         add(commands)
