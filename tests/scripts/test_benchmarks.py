@@ -1,4 +1,4 @@
-"""Both sides of a benchmark compute the same result, and docs/performance.md agrees with the stored results."""
+"""Both sides of a benchmark compute the same result, and the pages on performance agree with the stored results."""
 
 import json
 from argparse import Namespace
@@ -8,6 +8,7 @@ import films
 import models
 import pytest
 import report
+import summary
 import torch
 from fixtures import tiny
 
@@ -57,8 +58,15 @@ def test_an_evaluation_counts_how_often_each_part_runs() -> None:
     assert rows["1000 x 1000: ours, bf16, top 20"]["PFLOP"] == models.NO_BF16
 
 
-def test_the_page_is_that_of_the_results() -> None:
-    assert report.PAGE.read_text() == report.page()
+def test_the_pages_are_those_of_the_results() -> None:
+    assert report.PAGE.read_text() == summary.page()
+    assert report.DETAIL.read_text() == report.detail()
+
+
+def test_the_page_for_users_has_five_short_tables() -> None:
+    tables = [part.splitlines() for part in summary.page().split("\n\n") if part.startswith("| ")]
+    assert len(tables) == 5
+    assert all(3 <= len(table) <= 2 + 10 for table in tables)  # with head and rule
 
 
 def test_films_are_cut_as_validation_says_and_measured_on_the_test(tmp_path, monkeypatch, capsys) -> None:
