@@ -3,6 +3,7 @@
 import threading
 
 import pytest
+import torch
 
 from alpro_hf.data.prefetch import prefetched
 
@@ -52,3 +53,11 @@ def test_an_early_end_closes_the_source() -> None:
     assert closed == [True]
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("alpro-prefetch")]
     assert list(prefetched([])) == []
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_the_thread_works_in_the_mode_of_the_caller(mode) -> None:
+    with torch.inference_mode(mode):
+        counter = torch.zeros(())
+        assert [one.is_inference() for one in prefetched(counter.add_(1) for _ in range(3))] == [mode] * 3
+    assert counter == 3

@@ -5,6 +5,8 @@ from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
+import torch
+
 T = TypeVar("T")
 _END: Any = object()
 
@@ -23,11 +25,18 @@ def prefetched(items: Iterable[T], ahead: int = 2) -> Generator[T, None, None]:
         The items.
     """
     source = iter(items)
+    # threads begin outside of inference mode, and a source that was made in it may hold tensors of that mode
+    mode = torch.is_inference_mode_enabled()
+
+    def take() -> T:
+        with torch.inference_mode(mode):
+            return next(source, _END)
+
     with ThreadPoolExecutor(1, thread_name_prefix="alpro-prefetch") as pool:
-        waiting: deque[Future[T]] = deque(pool.submit(next, source, _END) for _ in range(ahead))
+        waiting: deque[Future[T]] = deque(pool.submit(take) for _ in range(ahead))
         try:
             while (item := waiting.popleft().result()) is not _END:
-                waiting.append(pool.submit(next, source, _END))
+                waiting.append(pool.submit(take))
                 yield item
         finally:
             pool.shutdown(cancel_futures=True)
