@@ -8,12 +8,13 @@ The alternatives are worse:
 
 - Registration when an Auto class is first used: it takes the classes themselves, not their names, so a hook would have
   to import them in the middle of transformers' own imports, which are circular.
-- An environment variable, or a look at the arguments of the program in `alpro_hf/__init__.py`: it would also change
-  programs that only import `alpro_hf`, or reach processes started by the command.
+- An environment variable, or a look for the name `alpro` in `sys.argv` in `alpro_hf/__init__.py`: it would also
+  change programs that only import `alpro_hf`, or reach processes started by the command.
 - A package of its own for the command line: two names to import from, and help would still need the help texts of the
   package, or a copy of every option.
 
-`python -m alpro_hf` does the same; `alpro_hf/__init__.py` knows it by the arguments of Python itself.
+`python -m alpro_hf` imports the package before any code of ours runs. Python then tells in `sys.argv` that it looks
+for the module of `-m`, and `alpro_hf/__init__.py` leaves registration to the command in that case, too.
 """
 
 # Read by alpro_hf/__init__.py. Processes that a command starts, such as those that load data, may import this module

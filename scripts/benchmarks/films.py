@@ -17,7 +17,7 @@ from film_windows import FilmJob, FilmWindows, encode_film, key_of
 from tqdm.auto import tqdm
 
 from alpro_hf.data.window_choice import window_settings
-from alpro_hf.data.windows import WindowSettings
+from alpro_hf.data.windows import LONGEST, WindowSettings
 from alpro_hf.evaluation.moments import MOMENTS_KEPT, best_moments, moment_row
 from alpro_hf.evaluation.results import Row, metric_intervals, row_metrics
 from alpro_hf.inference.video_index import DEFAULT_RERANK
@@ -29,7 +29,7 @@ from alpro_hf.sprites.world import SpriteWorldError
 
 WHOLE, ONE, SEVERAL, DEFAULT, SCENES = "whole files", "one length", "several lengths", "default", "scenes"
 CHOSEN_BY = "r1_iou_0.5"
-ENDLESS = 1e6  # seconds of a window that holds a whole film
+ENDLESS = LONGEST  # of a window that holds a whole film
 SHOWN = {
     "video_r1": "film R@1",
     "r1_iou_0.3": "R@1, IoU 0.3",

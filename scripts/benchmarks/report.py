@@ -1,25 +1,29 @@
-"""Write docs/performance.md, its plots, and the films of docs/benchmarks.md from docs/benchmarks. See run.py."""
+"""Write docs/performance.md, its detail and the films of docs/benchmarks.md from docs/benchmarks. See run.py."""
 
 import argparse
 import json
 from typing import Any
 
+import summary
 from common import RESULTS_FOLDER, markdown
 
 PAGE = RESULTS_FOLDER.parent / "performance.md"
+DETAIL = RESULTS_FOLDER.parent / "performance_detail.md"
 QUALITY_PAGE = RESULTS_FOLDER.parent / "benchmarks.md"  # its section on films lies between two marks
 BEGIN, END = "<!-- films: written by run.py report -->", "<!-- end of films -->"
 HEAD = """\
-# Performance
+# Performance in detail
 
-`python scripts/benchmarks/run.py report` writes this page from the results in `docs/benchmarks`. The other
-commands of that script write the results; no number here is typed by hand. They need a checkout of the
-repository.
+[Performance](performance.md) has the answers to most questions. `python scripts/benchmarks/run.py report`
+writes both pages from the results in `docs/benchmarks`. The other commands of that script write the results; they
+need a checkout of the repository. No number here is typed by hand, except those of other
+machines.
 
 `cpu` is the CPU time of the process, summed over its threads. `wall` is the elapsed time. On a machine
 that runs other programs, `cpu` seconds and their ratios are more reliable. The number of operations is
 also counted, and `tests/model/test_flops.py` checks it.
 """
+OTHER = "other-machines"  # results of machines that are not there any more
 # name of the result file -> title and text of its section, in the order of the page
 SECTIONS = {
     "inference": (
@@ -36,6 +40,11 @@ time but no operations. Converting the weights to the layout of the machine cost
     "accuracy": (
         "Cost of the inexact savings",
         "Text to video with the bundled model on rendered clips of the sprite world, in float32 unless stated.",
+    ),
+    "savings": (
+        "Merged tokens, and candidates by a margin",
+        """Text to video with the bundled model on clips of the sprite world, against 16 candidates of each text.
+SAVINGS_TEXT""",
     ),
     "index": (
         "The index",
@@ -259,22 +268,34 @@ PLOTS = {
 }
 
 
-def page() -> str:
-    """The text of docs/performance.md. Results that no section names follow at the end."""
-    more = sorted(path.stem for path in RESULTS_FOLDER.glob("*.json") if path.stem not in (*SECTIONS, *ELSEWHERE))
+def detail() -> str:
+    """The text of docs/performance_detail.md. Results that no section names follow at the end."""
+    known = (*SECTIONS, *ELSEWHERE, OTHER)
+    more = sorted(path.stem for path in RESULTS_FOLDER.glob("*.json") if path.stem not in known)
     pages = [section(name) for name in [*SECTIONS, *more]]
     if not any(name.startswith("gpu") for name in more):
         pages.append("## On a GPU\n\nNot measured. On a GPU, run `python scripts/benchmarks/run.py gpu`.\n")
-    return "\n".join([HEAD, *pages]).rstrip() + "\n"
+    return "\n".join([HEAD, *pages, other_machines()]).rstrip() + "\n"
+
+
+def other_machines() -> str:
+    """Markdown of results whose machine is not there to repeat them, with its name."""
+    result = summary.read(OTHER)
+    lines = ["## On other machines", ""]
+    lines += [f"{summary.last_measured(result)} Each number says how many times as fast this package was."]
+    for title, rows in result["tables"].items():
+        lines += ["", f"### {title.capitalize()}", "", markdown(rows)]
+    return "\n".join(lines)
 
 
 def report(arguments: argparse.Namespace) -> None:
-    PAGE.write_text(page())
+    PAGE.write_text(summary.page())
+    DETAIL.write_text(detail())
     QUALITY_PAGE.write_text(quality_page())
     for name, plot in PLOTS.items():
         if (RESULTS_FOLDER / f"{name}.json").exists():
             plot(json.loads((RESULTS_FOLDER / f"{name}.json").read_text())["tables"], RESULTS_FOLDER / f"{name}.png")
-    print(f"wrote {PAGE} and {QUALITY_PAGE}")
+    print(f"wrote {PAGE}, {DETAIL} and {QUALITY_PAGE}")
 
 
 def add_arguments(commands: Any) -> None:

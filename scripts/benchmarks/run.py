@@ -8,6 +8,8 @@
     python scripts/benchmarks/run.py listing                  the frames of a file: by its index, and by its packets
     python scripts/benchmarks/run.py films --data DIR         moments of films of the sprite world, by kind of windows
     python scripts/benchmarks/run.py long                     speed and memory of indexing long videos
+    python scripts/benchmarks/run.py savings                  merged tokens, and candidates by a margin
+    python scripts/benchmarks/run.py overlap                  whether decoding and encoding wait for each other
     python scripts/benchmarks/run.py gpu                      inference and training on a GPU
     python scripts/benchmarks/run.py report                   write the pages that show these numbers, and their plots
 
@@ -25,7 +27,9 @@ import films
 import index
 import long
 import models
+import overlap
 import report
+import savings
 import torch
 
 
@@ -38,6 +42,8 @@ def main() -> None:
         decoding.add_arguments,
         films.add_arguments,
         long.add_arguments,
+        savings.add_arguments,
+        overlap.add_arguments,
         report.add_arguments,
     ):
         add(commands)

@@ -9,6 +9,7 @@ Public names are imported when they are first used, so that `import alpro_hf` lo
 
 import sys
 from importlib import import_module
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from .version import __version__ as __version__
@@ -82,14 +83,15 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *_MODULES})
 
 
-# Registration needs the model classes, and they need torch. The console script `alpro` prints help without them: there
-# `alpro_hf.cli.main` registers before a command runs. See alpro_hf_launch, which is asked here without importing it.
+# Registration needs the model classes, and they need torch. The script `alpro` and `python -m alpro_hf` print help
+# without them: there `alpro_hf.cli.main` registers before a command runs. See alpro_hf_launch, which is asked here
+# without importing it. While Python looks for the module of `-m`, `sys.argv[0]` is "-m"; in `sys.orig_argv` its name
+# follows the option, or is joined to it.
 _launch = sys.modules.get("alpro_hf_launch")
-# While Python looks for what `-m` names, it imports the package, and `sys.argv` starts with "-m". The command line
-# registers later then, too, so that help needs no torch, and what libraries say of themselves is not shown.
-_words = iter(sys.orig_argv)
-_command = sys.argv[:1] == ["-m"] and "-m" in _words and next(_words, None) == __name__  # the word after the first -m
-if not (_command or (_launch is not None and _launch.registers_later)):
+_is_command = sys.argv[:1] == ["-m"] and (
+    f"-m{__name__}" in sys.orig_argv or ("-m", __name__) in pairwise(sys.orig_argv)
+)
+if not (_is_command or (_launch is not None and _launch.registers_later)):
     from . import registration as registration
 
 __all__ = [

@@ -453,6 +453,50 @@ def test_version_and_wrong_usage_import_no_library_of_models(arguments, code) ->
     assert started(*arguments)[1:] == (code, False, [])
 
 
+def test_help_of_the_module_imports_no_library_of_models_and_others_register() -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "alpro_hf", "--help"]
+    environment = os.environ | {"PYTHONPATH": str(Path(alpro_hf.__file__).parents[1])}
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    imported = {line.split("|")[-1].strip() for line in ran.stderr.splitlines()}
+    assert ran.stdout.startswith("usage: alpro")
+    assert "alpro_hf.cli.main" in imported
+    assert not {"torch", "transformers", "alpro_hf.registration"} & imported
+
+
+# what a command that finds or asks has no use for; some of it takes as long to import as torch
+HEAVY = (
+    *("accelerate.accelerator", "bitsandbytes", "datasets", "evaluate", "gradio", "matplotlib", "mteb", "pandas"),
+    *("peft", "pyarrow", "sentence_transformers", "sklearn", "spacy", "torch._inductor.compile_fx"),
+    *("transformers.trainer", "transformers.training_args"),
+)
+WORKED = """
+import json, sys
+from transformers import PreTrainedModel
+before = set(sys.modules)
+from alpro_hf.cli.main import main
+loaded = {}
+for line in json.loads(sys.argv[1]):
+    assert main(line) == 0, line
+    loaded[line[0]] = sorted(set(sys.modules) - before)
+print(json.dumps(loaded))
+"""
+
+
+def test_commands_import_what_they_use(videos, models, tmp_path) -> None:
+    lines = [
+        ["index", videos, "--output", tmp_path / "index", "--model", models["retrieval"]],
+        ["search", tmp_path / "index", "a dog", "--top-k", "2"],
+        ["ask", videos / "part-1" / "1.mp4", "what is it", "--model", models["qa"]],
+    ]
+    environment = os.environ | {"PYTHONPATH": str(Path(alpro_hf.__file__).parents[1])}
+    command = [sys.executable, "-c", WORKED, json.dumps([list(map(str, line)) for line in lines])]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    loaded = json.loads(ran.stdout.splitlines()[-1])
+    assert "alpro_hf.inference.video_index" in loaded["index"]
+    for command_name, modules in loaded.items():
+        assert not set(HEAVY) & set(modules), command_name
+
+
 def test_auto_classes_know_our_models_when_a_command_works(tmp_path) -> None:
     said, code, registered, loaded = started("ask", str(tmp_path / "nowhere.mp4"), "what is it")
     assert "alpro ask: there is no file" in said

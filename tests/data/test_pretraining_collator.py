@@ -15,8 +15,9 @@ from transformers import BertTokenizer
 from alpro_hf import AlproConfig, AlproForPreTraining
 from alpro_hf.data.augmentation import AlproAugmentation, draw_crop
 from alpro_hf.data.collator import AlproCollator
+from alpro_hf.data.images import ImageDecodeError, read_image
 from alpro_hf.data.mixed_rows import MixedRows
-from alpro_hf.data.pretraining_collator import AlproPreTrainingCollator, ImageDecodeError, read_image
+from alpro_hf.data.pretraining_collator import AlproPreTrainingCollator
 from alpro_hf.data.rows import Draw, NumberedRows
 from alpro_hf.model.decoding import decode
 from alpro_hf.model.processing_alpro import AlproProcessor

@@ -1,4 +1,4 @@
-"""Both sides of a benchmark compute the same result, and docs/performance.md agrees with the stored results."""
+"""Both sides of a benchmark compute the same result, and the pages on performance agree with the stored results."""
 
 import json
 import subprocess
@@ -12,6 +12,7 @@ import long
 import models
 import pytest
 import report
+import summary
 import torch
 from film_windows import FilmWindows, key_of
 from fixtures import tiny
@@ -64,8 +65,15 @@ def test_an_evaluation_counts_how_often_each_part_runs() -> None:
     assert rows["1000 x 1000: ours, bf16, top 20"]["PFLOP"] == models.NO_BF16
 
 
-def test_the_page_is_that_of_the_results() -> None:
-    assert report.PAGE.read_text() == report.page()
+def test_the_pages_are_those_of_the_results() -> None:
+    assert report.PAGE.read_text() == summary.page()
+    assert report.DETAIL.read_text() == report.detail()
+
+
+def test_the_page_for_users_has_five_short_tables() -> None:
+    tables = [part.splitlines() for part in summary.page().split("\n\n") if part.startswith("| ")]
+    assert len(tables) == 5
+    assert all(3 <= len(table) <= 2 + 10 for table in tables)  # with head and rule
 
 
 def test_the_section_on_films_is_that_of_its_result() -> None:

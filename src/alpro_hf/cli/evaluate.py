@@ -192,7 +192,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=whole_number(0),
         default=Evaluation.workers,
         metavar="N",
-        help="processes that decode ahead of the model (default: %(default)s, decode in the main process)",
+        help="processes that decode ahead of the model (default: %(default)s, a thread of the main process does)",
     )
     work.add_argument(
         "--dtype",

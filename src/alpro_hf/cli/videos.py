@@ -38,7 +38,7 @@ def add_decoding_options(parser: argparse.ArgumentParser) -> None:
 
 def expected_errors() -> tuple[type[Exception], ...]:
     """Errors of videos and indexes that a user can cause; see `cli/main.py`."""
-    from ..hub.card import ModelCardError
+    from ..hub.errors import ModelCardError
     from ..inference.index_shards import VideoIndexError
     from ..model.decoding_types import VideoDecodeError
 
@@ -69,11 +69,12 @@ def say_what_it_is(name: str, model: Any) -> None:
     Raises:
         ModelCardError: `training.json` cannot be used.
     """
-    from ..hub.card import TrainingFacts
     from ..model.matching_alpro import matching_problem
 
     if matching_problem(model) is None:
         return
+    from ..hub.card import TrainingFacts
+
     facts = TrainingFacts.of_model(name)
     licence = [f"The licence of the weights is {facts.license}."] if facts.license else []
     said = [*filter(None, [facts.summary]), *facts.limits, *licence, "Videos are ordered by similarity alone."]

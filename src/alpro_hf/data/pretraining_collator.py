@@ -1,36 +1,25 @@
 """Collate rows for pre-training: clips or still images with captions, masked words, and the crop boxes of PEM."""
 
-import io
 import os
-import struct
-import zlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 from transformers import DataCollatorForLanguageModeling
 
 from ..model.decoding_column import file_of
-from ..model.decoding_types import VideoDecodeError
 from ..model.loss_alpro import crop_on_black
 from ..model.video_processing_alpro import SamplingStrategy
 from .augmentation import AlproAugmentation, draw_crop
 from .collator import AlproCollator, Collated
 from .columns import MEDIA_COLUMNS
+from .images import read_image
 from .isolated_decoder import IsolatedDecoder
 from .rows import Draw, Row
 
 if TYPE_CHECKING:
     from ..model.processing_alpro import AlproProcessor
-
-# Pillow documents no common base of these; each is raised for damaged files of some format.
-_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
-
-
-class ImageDecodeError(VideoDecodeError):
-    """An image cannot be decoded."""
 
 
 class AlproPreTrainingCollator(AlproCollator):
@@ -207,36 +196,6 @@ class AlproPreTrainingCollator(AlproCollator):
         return {"mlm_input_ids": masked, "mlm_labels": labels}
 
 
-def read_image(source: "str | os.PathLike[str] | bytes | Image.Image") -> Image.Image:
-    """Decode an image, upright and in RGB; transparency is dropped.
-
-    Raises:
-        ImageDecodeError: It is not an image, is damaged, or has more pixels than Pillow considers safe.
-        OSError: The file cannot be opened.
-        TypeError: `source` has another type.
-    """
-    if isinstance(source, Image.Image):
-        return source.convert("RGB")
-    if isinstance(source, bytes):
-        return _decode_image(io.BytesIO(source), f"<{len(source)} bytes>")
-    if isinstance(source, str | os.PathLike):
-        with open(source, "rb") as file:
-            return _decode_image(file, os.fspath(source))
-    raise TypeError(
-        f"An image is a path, bytes, a mapping of 'bytes' and 'path', or a PIL.Image, not {type(source).__name__}."
-    )
-
-
-def _decode_image(file: Any, name: str) -> Image.Image:
-    try:
-        with Image.open(file) as image:
-            # cameras store how they were held in the EXIF data, as they do for videos
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except _DAMAGED as error:
-        problem = f"it cannot be decoded as an image ({type(error).__name__}: {error})"
-        raise ImageDecodeError(name, problem, "Get the file again, or leave its row out") from error
-
-
 def _kind(row: Row) -> str:
     kinds = [kind for kind in MEDIA_COLUMNS if row.get(kind) is not None]
     if len(kinds) != 1:
@@ -247,4 +206,4 @@ def _kind(row: Row) -> str:
     return kinds[0]
 
 
-__all__ = ["AlproPreTrainingCollator", "ImageDecodeError", "read_image"]
+__all__ = ["AlproPreTrainingCollator"]

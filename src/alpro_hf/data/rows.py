@@ -13,8 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset as ArrowDataset
-from datasets import Image, IterableDataset, Video
 from PIL.Image import Image as PILImage
 from torch.utils.data import Dataset
 
@@ -186,6 +184,10 @@ def undecoded(source: Any) -> Any:
 
     The collator decodes them. A shuffle buffer of decoded clips would not fit into memory.
     """
+    # imported here, because searching and indexing need this module and not that library
+    from datasets import Dataset as ArrowDataset
+    from datasets import Image, IterableDataset, Video
+
     if isinstance(source, ArrowDataset | IterableDataset):
         features = source.features or {}
         for column in MEDIA_COLUMNS:

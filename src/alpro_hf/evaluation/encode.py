@@ -5,9 +5,10 @@ exchange the results. So several processes compute the same as one, to the last 
 clip is decoded and encoded once, however many captions it has. Questions about a clip share its encoding.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, nullcontext
 from itertools import islice
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, Literal, NamedTuple, TypeVar, cast
 
 import numpy as np
 import torch
@@ -17,8 +18,9 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from ..data.collator import AlproCollator, Collated
+from ..data.prefetch import prefetched
 from ..data.rows import NumberedRows, undecoded, video_id
-from ..data.windows import WindowSettings, model_windows
+from ..data.windows import Window, WindowSettings, model_windows
 from ..model.decoding_column import file_of
 from ..model.decoding_types import VideoDecodeError
 from ..model.matching_alpro import encode_clips, vtm_scores
@@ -113,7 +115,7 @@ def encode_rows(
         processor: Its `AlproProcessor`, which decides on frames and text length.
         rows: `{"video", "text"}`, see `AlproCollator`; a `Dataset` or a list.
         batch_size: Clips encoded at a time.
-        workers: Processes that decode ahead; 0: none.
+        workers: Processes that decode ahead; 0: a thread of this process does.
         keep_states: Whether to keep the tokens that matching needs.
         title: Title of the progress bars; None: no bars.
 
@@ -194,12 +196,19 @@ def encode_windows(
         texts.append(row["text"])
     found: list[VideoWindows] = []
     lost: dict[int, str] = {}
-    for numbers in _bar(_own(list(videos.values())), title and f"{title}: videos", "video"):
-        try:
-            source = file_of(rows[numbers[0]]["video"])
-            found.append(VideoWindows(numbers, *_window_features(base, processor, source, windows, batch_size)))
-        except (VideoDecodeError, OSError) as error:
-            lost[numbers[0]] = str(error)
+    own = _bar(_own(list(videos.values())), title and f"{title}: videos", "video")
+    spans: list[tuple[float, float]] = []
+    vectors: list[torch.Tensor] = []
+    for numbers, decoded, end in prefetched(_window_batches(rows, own, processor, windows, batch_size)):
+        vectors += [clip.embed.cpu() for clip in encode_clips(base, [pixels for _, pixels in decoded])]
+        spans += [(window.start, window.end) for window, _ in decoded]
+        if end is None:
+            continue
+        if end is True:
+            found.append(VideoWindows(numbers, spans, torch.stack(vectors)))
+        else:  # the windows before the damage do not count: what is lost is the video
+            lost[numbers[0]] = end
+        spans, vectors = [], []
     embeds = []
     for batch in _cut(texts, _TEXTS):
         words = processor(text=list(batch), return_tensors="pt").to(base.device)
@@ -209,17 +218,24 @@ def encode_windows(
     return WindowStates(torch.cat(embeds), sorted(found, key=lambda video: video.rows[0])), skipped
 
 
-def _window_features(
-    model: AlproModel, processor: Any, source: Any, windows: WindowSettings, batch_size: int
-) -> tuple[list[tuple[float, float]], torch.Tensor]:
-    """Start and end of the windows of a video, and their unit vectors (n, P)."""
-    found = model_windows(source, processor, windows)
-    spans: list[tuple[float, float]] = []
-    embeds: list[torch.Tensor] = []
-    while batch := list(islice(found, batch_size)):
-        embeds += [clip.embed.cpu() for clip in encode_clips(model, [pixels for _, pixels in batch])]
-        spans += [(window.start, window.end) for window, _ in batch]
-    return spans, torch.stack(embeds)
+def _window_batches(
+    rows: Any, videos: Iterable[list[int]], processor: Any, windows: WindowSettings, batch_size: int
+) -> Generator[tuple[list[int], list[tuple[Window, torch.Tensor]], Literal[True] | str | None], None, None]:
+    """Decode videos one after the other, each given by the numbers of the rows about it.
+
+    Yields:
+        The numbers; up to `batch_size` windows with their pixels; and None if the video goes on, True if it has ended,
+        or why it cannot be decoded.
+    """
+    for numbers in videos:
+        try:
+            found = model_windows(file_of(rows[numbers[0]]["video"]), processor, windows)
+            while batch := list(islice(found, batch_size)):
+                yield numbers, batch, None
+        except (VideoDecodeError, OSError) as error:
+            yield numbers, [], str(error)
+        else:
+            yield numbers, [], True
 
 
 def gather_states(parts: list[RetrievalStates]) -> list[RetrievalStates]:
@@ -521,11 +537,12 @@ def _together(own: list[T]) -> list[T]:
 def _decoded(
     rows: Any, batches: Sequence[Sequence[int]], collator: AlproCollator, workers: int, title: str | None
 ) -> Iterator[tuple[Collated, Sequence[int]]]:
-    """Collated batches of this process, each with the numbers of its rows."""
+    """Collated batches of this process, each with the numbers of its rows. The next ones are decoded meanwhile."""
     own = [list(batch) for batch in _own(batches)]
     collate: Callable[[list[Any]], Collated] = collator.collate
     loader = DataLoader(NumberedRows(rows), batch_sampler=own, collate_fn=collate, num_workers=workers)
-    yield from zip(_bar(loader, title, "batch", len(own)), own, strict=True)
+    with closing(prefetched(loader)) if not workers else nullcontext(loader) as batches_ahead:
+        yield from zip(_bar(batches_ahead, title, "batch", len(own)), own, strict=True)
 
 
 def _bar(items: Iterable[T], title: str | None, unit: str, total: int | None = None) -> Iterable[T]:

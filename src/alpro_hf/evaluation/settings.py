@@ -59,7 +59,7 @@ class Evaluation:
         trim: For moments, cut off ends where the similarity is lower, see `VideoIndex.search`.
         batch_size: Clips, or windows, to encode at a time.
         pair_batch_size: Pairs to match at a time. None: chosen for the device, see `vtm_scores`.
-        workers: Processes that decode ahead of the model; 0 decodes in the main process.
+        workers: Processes that decode ahead of the model; 0: a thread of the main process does.
         dtype: `float32`; `bfloat16`, which rounds; or `auto`, which is bfloat16 if the device has it in hardware.
         draws: Resamples of the bootstrap behind the intervals.
         plot: Draw the pictures, which needs matplotlib.

@@ -6,22 +6,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate.state import PartialState
-from accelerate.utils import DistributedType
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, HTTPError, OfflineModeIsEnabled
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
-from transformers import TrainingArguments
-from transformers.trainer_pt_utils import AcceleratorConfig
 
 from ..bounded_answers import bounded_answers
 from ..evaluation.results import RESULTS, ResultsError, read_results
-from ..training.arguments import AlproTrainingArguments
 from .errors import ModelCardError, read_json_object
 from .names import PICTURE
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
 
 # files next to the weights of a checkpoint: facts from its author, and what a training wrote
 FACTS, RECIPE, ARGUMENTS, STATE = "training.json", "recipe.json", "training_args.bin", "trainer_state.json"
@@ -466,8 +464,16 @@ def _shown(values: dict[str, Any]) -> dict[str, Any]:
     return {key: values[key] for key in _SHOWN_ARGUMENTS if key in values and values[key] not in off}
 
 
-def _read_arguments(path: Path) -> TrainingArguments:
+def _read_arguments(path: Path) -> "TrainingArguments":
     """Read a pickle of training arguments without running code that may be in it: only these types are allowed."""
+    # imported here: they bring the whole trainer, and a search asks this module what a model is
+    from accelerate.state import PartialState
+    from accelerate.utils import DistributedType
+    from transformers import TrainingArguments
+    from transformers.trainer_pt_utils import AcceleratorConfig
+
+    from ..training.arguments import AlproTrainingArguments
+
     # torch names blocked types in this way; the enumerations of TrainingArguments differ between versions, so they are
     # collected from an instance
     plain = {

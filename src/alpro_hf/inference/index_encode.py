@@ -1,16 +1,16 @@
 """Encode video files for an index: threads decode ahead while the model encodes batches.
 
-A long file is decoded once and cut into windows on the way, see `data.windows`. What is decoded ahead is bounded: a
-few clips of each of the files that threads work on.
+A long file is decoded once and cut into windows on the way, see `data.windows`. What is decoded ahead is bounded: two
+batches of clips, however many files and windows they are of.
 """
 
-import queue
 import threading
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from ..model.matching_alpro import encode_clips
 from ..model.modeling_alpro import AlproPreTrainedModel
 
 _DECODERS = 2  # threads that decode ahead; FFmpeg itself uses all cores for one video
-_WAIT = 0.2  # seconds between two looks at whether the work has been given up
+_BATCHES_AHEAD = 2  # decoded, or in work, while the model encodes another one
 
 
 @dataclass(frozen=True)
@@ -109,25 +109,26 @@ def encode_videos(
     Yields:
         Batches of one `EncodedVideo` for each clip or problem.
     """
-    source = _Source(processor, decoder, windows, known or {}, limits)
+    waiting = _Waiting(_BATCHES_AHEAD * batch_size)
+    source = _Source(processor, decoder, windows, known or {}, limits, waiting)
     finished = False
     pool = ThreadPoolExecutor(_DECODERS)
-    ahead: deque[tuple[Path, queue.Queue[_Clip], Future[None]]] = deque()
-    waiting = iter(files)
+    ahead: deque[tuple[int, Path, Future[None]]] = deque()
+    remaining = iter(enumerate(files))
 
     def submit() -> None:
-        file = next(waiting, None)
-        if file is not None:
-            clips: queue.Queue[_Clip] = queue.Queue(batch_size)
-            ahead.append((file, clips, pool.submit(source.decode, file, clips)))
+        for number, file in islice(remaining, 1):
+            work = pool.submit(source.decode, number, file)
+            work.add_done_callback(waiting.look)
+            ahead.append((number, file, work))
 
     try:
-        for _ in range(2 * batch_size):
+        for _ in range(_BATCHES_AHEAD * batch_size):
             submit()
         batch: list[tuple[Path, _Clip]] = []
         while ahead:
-            file, clips, work = ahead[0]
-            clip = _next_clip(clips, work)
+            number, file, work = ahead[0]
+            clip = waiting.take(number, work)
             batch.append((file, clip))
             if clip.final:
                 ahead.popleft()
@@ -140,7 +141,7 @@ def encode_videos(
         finished = True
     finally:
         # first, or a thread would begin the next file after its decoder was closed
-        source.given_up.set()
+        waiting.give_up()
         pool.shutdown(wait=False, cancel_futures=True)
         if decoder is not None and not finished:
             running = [work for _, _, work in ahead if not work.cancelled()]
@@ -151,14 +152,66 @@ def encode_videos(
         pool.shutdown()
 
 
-def _next_clip(clips: "queue.Queue[_Clip]", work: "Future[None]") -> _Clip:
-    while True:
-        try:
-            return clips.get(timeout=_WAIT)
-        except queue.Empty:
-            if work.done() and clips.empty():
+class _Waiting:
+    """Decoded clips that wait for the model, at most `limit` of all files together.
+
+    The file whose clips are taken now may always add the next one. Otherwise clips of later files could fill the
+    room, and nobody would take them.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._clips: dict[int, deque[_Clip]] = defaultdict(deque)  # of each file, by its number
+        self._count = 0
+        self._taken = -1  # the file whose clips are taken now
+        self._given_up = False
+        self._changed = threading.Condition()
+
+    def put(self, file: int, clip: _Clip) -> None:
+        """Add a clip of a file, as soon as there is room.
+
+        Raises:
+            _GivenUpError: Nobody takes the clips any more.
+        """
+
+        def may_go_on() -> bool:
+            awaited = file == self._taken and not self._clips[file]
+            return self._given_up or self._count < self._limit or awaited
+
+        with self._changed:
+            self._changed.wait_for(may_go_on)
+            if self._given_up:
+                raise _GivenUpError
+            self._clips[file].append(clip)
+            self._count += 1
+            self._changed.notify_all()
+
+    def take(self, file: int, work: "Future[None]") -> _Clip:
+        """Take the next clip of a file, which `work` decodes."""
+        with self._changed:
+            self._taken = file
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._clips[file] or work.done())
+            if not self._clips[file]:
                 work.result()  # raises what the thread did not expect
-                raise RuntimeError("A thread that decodes ended without a last clip.") from None
+                raise RuntimeError("A thread that decodes ended without a last clip.")
+            clip = self._clips[file].popleft()
+            if clip.final:
+                del self._clips[file]
+            self._count -= 1
+            self._changed.notify_all()
+            return clip
+
+    def look(self, work: "Future[None]") -> None:
+        """Let `take` see that the work on a file has ended."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def give_up(self) -> None:
+        """Let all that wait in `put` end."""
+        with self._changed:
+            self._given_up = True
+            self._changed.notify_all()
 
 
 @dataclass
@@ -170,29 +223,18 @@ class _Source:
     windows: WindowSettings | None
     known: Mapping[Path, int]
     limits: VideoLimits | None
+    waiting: _Waiting
 
-    def __post_init__(self) -> None:
-        self.given_up = threading.Event()
-
-    def decode(self, file: Path, clips: "queue.Queue[_Clip]") -> None:
-        """Put the clips of a file into a queue; the last one is `final`."""
-        try:
-            for clip in self._clips(file):
-                self._put(clips, clip)
-        except VideoDecodeError as error:
-            self._put(clips, _Clip(problem=f"{error.problem}. {error.advice}"))
-        except OSError as error:
-            self._put(clips, _Clip(problem=error.strerror or str(error)))
-        except _GivenUpError:
-            pass
-
-    def _put(self, clips: "queue.Queue[_Clip]", clip: _Clip) -> None:
-        while not self.given_up.is_set():
+    def decode(self, number: int, file: Path) -> None:
+        """Let the clips of a file wait for the model under its number; the last one is `final`."""
+        with suppress(_GivenUpError):
             try:
-                return clips.put(clip, timeout=_WAIT)
-            except queue.Full:
-                continue
-        raise _GivenUpError
+                for clip in self._clips(file):
+                    self.waiting.put(number, clip)
+            except VideoDecodeError as error:
+                self.waiting.put(number, _Clip(problem=f"{error.problem}. {error.advice}"))
+            except OSError as error:
+                self.waiting.put(number, _Clip(problem=error.strerror or str(error)))
 
     def _clips(self, file: Path) -> Generator[_Clip, None, None]:
         limits: dict[str, Any] = {} if self.limits is None else {"limits": self.limits}

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 from ..data.decode_span import span_decoder
+from ..data.images import ImageDecodeError, read_image
 from ..data.isolated_decoder import IsolatedDecoder
-from ..data.pretraining_collator import ImageDecodeError, read_image
 from ..data.spans import Span, split_span
 from ..model.decoding import decode
 from ..model.decoding_formats import has_image_extension, has_video_extension, is_video_file
