@@ -138,7 +138,8 @@ def test_on_a_phone(visit) -> None:
         small = page.evaluate(
             """() => [...document.querySelectorAll("button, textarea, [role=tab]")].filter((one) => {
               const area = one.getBoundingClientRect();
-              return one.checkVisibility() && one.closest(".main") && area.height && area.height < 44;
+              const inside = one.closest("[role=tabpanel], [role=tablist]");
+              return inside && one.checkVisibility() && area.height && area.height < 44;
             }).map((one) => `${one.className}: ${one.innerText}`)"""
         )
         assert small == [], tab
