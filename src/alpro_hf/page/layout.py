@@ -147,7 +147,7 @@ def build(studio: Studio) -> gr.Blocks:
                     search.lay_out()
                 opened.append((search, tab))
                 with gr.Tab("Opposites", id="duel") as tab:
-                    duel.lay_out(first, tab)
+                    duel.lay_out(first)
                 opened.append((duel, tab))
                 if ask is not None:
                     with gr.Tab("Ask", id="ask") as tab:
