@@ -12,7 +12,7 @@ ROWS = [["fox", "fox", "what"], ["two", "three", "how many"], ["ladle", "ladle",
 
 
 def compute(rows: list[list[Any]], known_answers: str) -> dict[str, float]:
-    """Metrics of a table of answers, rounded to two digits, with a closed list if one is given. Blank rows are skipped."""
+    """Metrics of a table of answers, with a closed list if one is given; two digits. Blank rows are skipped."""
     cells = [[str(cell or "").strip() for cell in row] for row in rows]
     cells = [row for row in cells if any(row)]
     known = [answer.strip() for answer in known_answers.split(",") if answer.strip()]
