@@ -480,7 +480,7 @@ def cover(studio: Studio) -> bytes:
 def shown_name(name: str) -> str:
     """A model for visitors: its Hub id, or the last part of a folder, whose place is nobody's business."""
     if name == BUNDLED or name in BUNDLED_BY_TASK:
-        return "the bundled one"
+        return "the bundled model"
     return Path(name).resolve().name if os.path.isdir(name) else name
 
 
