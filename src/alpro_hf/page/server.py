@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 LOCAL = ("127.0.0.1", "localhost", "::1")
 PORT, TRIED = 7860, 100  # the first port, and how many after it are tried
-HOSTS = [*LOCAL, "[::1]"]  # names of this machine for itself
+HOSTS = ("127.0.0.1", "localhost")  # names of this machine for itself
 _LONGEST_END = 10.0  # seconds
 Say = Callable[[str], None]
 
@@ -75,7 +75,7 @@ def serve(
         studio = open_studio(say)
         say("building the page")
         demo = build(studio)
-        server.show(application(demo, studio, hosts=HOSTS if host in LOCAL else None))
+        server.show(application(demo, studio, hosts=HOSTS if host in HOSTS else None))
         print(f"Ready: {address} (Ctrl-C ends it)", file=sys.stderr, flush=True)
         opened(address)
         server.join()
