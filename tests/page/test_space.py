@@ -32,12 +32,15 @@ from alpro_hf.loading import CommandError, load_model
 from alpro_hf.page import about, guard, views
 from alpro_hf.page.ask import QUESTIONS, AskTab
 from alpro_hf.page.clips import MAX_CLIPS, MAX_MEGABYTES, DemoError, Visit
+from alpro_hf.page.duel import EXAMPLES, DuelTab, measured_choices
+from alpro_hf.page.duel_views import KINDS, LEARNED
 from alpro_hf.page.endpoints import Endpoints
 from alpro_hf.page.inside import SENTENCES
 from alpro_hf.page.layout import Shelf, build
 from alpro_hf.page.maps import SHOWN_ENTITIES, _named_regions, region_maps
 from alpro_hf.page.search import SEARCHES
 from alpro_hf.page.studio import RERANK, Studio
+from alpro_hf.sprites.opposites import opposite_kind
 from alpro_hf.sprites.world import SEEN_SPRITES
 
 SPACE = Path(__file__).parents[2] / "spaces_demo"
@@ -111,9 +114,31 @@ def test_the_examples_of_the_page_come_out_right(studio) -> None:
         assert words in title
     answers = [studio.ask(studio.find(clip, Visit()), text)[0].answer for clip, text in QUESTIONS]
     assert answers == ["bouncing", "right", "three", "gem", "appearing"]
-    for clip, text, _ in SENTENCES:
-        assert not studio.unknown_words(text)
-        assert studio.words(studio.find(clip, Visit()), text).match_probability > 0.3
+    for name, text, other in SENTENCES:
+        assert not studio.unknown_words(f"{text} {other}")
+        clip = studio.find(name, Visit())
+        if ", then " in clip.title:  # each sentence is of one half
+            _, scores, film = studio.over_time(clip, [text, other])
+            first, then = scores.similarity
+            assert first[0] > then[0] and then[-1] > first[-1] and len(film) == 8
+        else:
+            assert studio.words(clip, text).match_probability > 0.3
+
+
+def test_opposites_come_out_as_was_measured(studio) -> None:
+    tab = DuelTab(studio)
+    assert tab.measured.keys() == EXAMPLES.keys() == KINDS.keys()
+    for kind, (clip, caption, opposite) in EXAMPLES.items():
+        assert opposite_kind(caption, opposite) == kind and not studio.unknown_words(f"{caption} {opposite}")
+        html = tab.answer(clip, f"{caption} | {opposite}", None)
+        assert f"on {tab.measured[kind].clips} test clips" in html
+        if tab.measured[kind].best >= LEARNED:
+            assert f"prefers <strong>“{caption}”" in html, kind
+        else:
+            assert "by a hair" in html and "close to guessing" in html, kind
+    assert "Write both captions" in tab.duel("01", "the bell bounces", " ", None)
+    assert "squirrel" in tab.duel("01", "the squirrel grows", "the squirrel shrinks", None)
+    assert measured_choices(studio.folder) == {}  # a folder without such results
 
 
 def test_what_the_page_says_of_the_models_is_what_was_measured(studio) -> None:

@@ -170,6 +170,14 @@ def test_a_finger_scrolls_over_frames_and_a_tap_makes_a_box(visit) -> None:
     page.wait_for_function("() => document.querySelector('.drawing .box').style.left === '50%'")
 
 
+def test_an_address_leads_to_a_duel(visit, address) -> None:
+    page = visit()
+    page.goto(f"{address}/?tab=duel&clip=14&q=the+tiger+grows+%7C+the+tiger+spins+clockwise")
+    page.wait_for_selector(".duel .names:has-text('the tiger spins clockwise')")
+    assert page.locator("label:has-text('Its opposite') textarea").input_value() == "the tiger spins clockwise"
+    assert page.locator(".stage:visible figcaption").inner_text() == "tiger growing"
+
+
 def test_two_visitors_at_once(visit, tmp_path) -> None:
     one, other = visit(), visit()
     file = write_video(tmp_path / "holiday.mp4", seed=7, frames=12, size=64)
