@@ -301,6 +301,16 @@ def test_an_answer_says_how_many_there_are_and_what_the_model_cannot_know(studio
     assert "alert" not in AskTab(studio).answer(studio.clips[0].id, "what does the bell do?", None)
 
 
+def test_a_warm_search_takes_less_than_a_second_of_a_core(studio) -> None:
+    """Measured in time of the processor, which does not depend on what else runs."""
+    studio.search("the tiger grows", Visit())
+    begin = time.process_time()
+    studio.search("a rose chases a gem", Visit())
+    spent = time.process_time() - begin
+    print(f"a search took {spent:.3f} s")
+    assert spent < 1.0
+
+
 def test_scores_tell_the_truth(studio) -> None:
     """No green winner where nothing matches; what is not 0 or 1 is not shown as that."""
     assert [views.percent(p) for p in (0.0, 0.004, 0.5, 0.994, 0.996, 1.0)] == [

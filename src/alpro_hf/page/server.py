@@ -78,7 +78,7 @@ def serve(
         server.show(application(demo, studio, hosts=HOSTS if host in HOSTS else None))
         print(f"Ready: {address} (Ctrl-C ends it)", file=sys.stderr, flush=True)
         opened(address)
-        server.join()
+        server.ended.wait()
     finally:
         server.stop()
         if demo is not None:
@@ -134,11 +134,15 @@ class _Server(threading.Thread):
         self.server = uvicorn.Server(
             uvicorn.Config(front, log_level="warning", lifespan="off", timeout_graceful_shutdown=1)
         )
-        self.begun, self.shown = threading.Event(), threading.Event()
+        # `ended` and not `join`: Python 3.11 takes a thread for ended if a signal interrupts who waits in `join`
+        self.begun, self.shown, self.ended = (threading.Event() for _ in range(3))
 
     def run(self) -> None:
         """Serve until `stop`."""
-        asyncio.run(self._serve())
+        try:
+            asyncio.run(self._serve())
+        finally:
+            self.ended.set()
 
     async def _serve(self) -> None:
         self.loop, self.stopping = asyncio.get_running_loop(), asyncio.Event()
@@ -163,7 +167,7 @@ class _Server(threading.Thread):
     def stop(self) -> None:
         """End the connections, and the thread."""
         self.server.should_exit = True
-        self.join(_LONGEST_END)
+        self.ended.wait(_LONGEST_END)
 
 
 def expected_errors() -> tuple[type[Exception], ...]:
