@@ -1,6 +1,7 @@
 """The metric of moments, loaded from its folder: against brute force, and with inputs that make no sense."""
 
 import re
+import runpy
 import sys
 from pathlib import Path
 
@@ -108,3 +109,32 @@ MOMENT = {"video": "a", "start": 1.0, "end": 2.0}
 def test_input_without_meaning(metric, arguments, message):
     with pytest.raises(ValueError, match=message):
         metric.compute(**{"predictions": [[MOMENT]], "references": [[MOMENT]], **arguments})
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "said"),
+    [
+        ("{", "[]", "Predictions cannot be read"),
+        ("[[1]]", "[[1]]", "Predictions must hold"),
+        ('[[{"video": "a", "start": "x", "end": 2}]]', "[[]]", "two numbers"),
+        ('[[{"video": "a", "start": 0, "end": 2}]]', "[[], []]", "1 queries"),
+    ],
+)
+def test_the_page_says_in_a_sentence_what_is_wrong(page, first, second, said):
+    gr = pytest.importorskip("gradio")
+    with pytest.raises(gr.Error) as error:
+        page["compute"](first, second)
+    shown = error.value.message
+    assert said in shown and shown.endswith(".")
+    assert not re.search("Expecting|Expected format|Traceback", shown)
+
+
+def test_the_page_shows_few_digits(page):
+    found = page["compute"](page["FOUND"], page["RIGHT"])
+    assert found and all(value == round(value, 2) for value in found.values())
+
+
+@pytest.fixture(scope="module")
+def page():
+    pytest.importorskip("gradio")
+    return runpy.run_path(str(FOLDER / "app.py"))

@@ -208,3 +208,38 @@ def test_the_folder_needs_no_more_than_it_names():
     imported = set(re.findall(r"^(?:import|from) (\w+)", source, re.MULTILINE)) - set(sys.stdlib_module_names)
     required = set(re.findall(r"^\w+", (FOLDER / "requirements.txt").read_text(), re.MULTILINE))
     assert imported == required
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "said"),
+    [
+        ("[[0.9, 0.1", "[0]", "Scores cannot be read"),
+        ("[]", "[0]", "something in it"),
+        ("5", "[0]", "must be a list"),
+        ("[[0.1],[0.1, 0.2]]", "[0, 0]", "same length"),
+        ('[["a"]]', "[0]", "list of numbers"),
+        ("[[NaN]]", "[0]", "list of numbers"),
+        ("[[0.1]]", "[0.5]", "whole numbers"),
+        ("[[0.1]]", "[3]", "number of a column"),
+        ("[[0.1]]", "[0, 0]", "1 rows"),
+        ("[" * 100_000, "[0]", "cannot be read"),
+    ],
+)
+def test_the_page_says_in_a_sentence_what_is_wrong(page, first, second, said):
+    gr = pytest.importorskip("gradio")
+    with pytest.raises(gr.Error) as error:
+        page["compute"](first, second)
+    shown = error.value.message
+    assert said in shown and shown.endswith(".")
+    assert not re.search("Expecting|Expected format|Traceback", shown)
+
+
+def test_the_page_shows_few_digits(page):
+    found = page["compute"](page["SCORES"], page["TARGETS"])
+    assert found and all(value == round(value, 2) for value in found.values())
+
+
+@pytest.fixture(scope="module")
+def page():
+    pytest.importorskip("gradio")
+    return runpy.run_path(str(FOLDER / "app.py"))

@@ -1,5 +1,6 @@
 """`alpro ui`: the page over one's own index, as a process that a browser and other programs reach."""
 
+import asyncio
 import json
 import os
 import re
@@ -48,7 +49,7 @@ def studio(home: Path) -> Iterator[Studio]:
 
 
 def test_results_are_moments_of_the_index(studio, home) -> None:
-    assert [clip.title for clip in studio.clips] == ["films/film.mp4", "fox.mp4"]
+    assert sorted(clip.title for clip in studio.clips) == ["films/film.mp4", "fox.mp4"]
     found = studio.search("a fox moves", Visit())
     times = {result.clip.title: (result.clip.start, result.clip.end) for result in found}
     [film] = [title for title in times if title.startswith("films/film.mp4 00:00:")]
@@ -64,7 +65,8 @@ def test_results_are_moments_of_the_index(studio, home) -> None:
         again.find("v-0000000000000000", Visit())
     again.close()
     # questions and frames are about the moment
-    whole, part = studio.clips[0], moment
+    [whole] = [clip for clip in studio.clips if clip.title == "films/film.mp4"]
+    part = moment
     assert studio.ask(part, "what is the fox doing") != studio.ask(whole, "what is the fox doing")
     assert studio.frames(part) != studio.frames(whole)
     assert studio.media.read(part.poster)[:3] == b"\xff\xd8\xff" and studio.media.read(part.fallback)[4:8] == b"ftyp"
@@ -86,12 +88,10 @@ def test_a_link_that_leads_out_is_not_served(home, tmp_path) -> None:
     outside = write_video(tmp_path / "outside.mp4", seed=9)
     studio = Studio(str(home / "model"), gallery=Collection(copy / "index", copy / "secret-place"), questions=False)
     try:
-        fox = studio.clips[1]
+        [fox] = [clip for clip in studio.clips if clip.title == "fox.mp4"]
         assert studio.index.may_hold(fox.path)
         fox.path.unlink()
         fox.path.symlink_to(outside)
-        import asyncio
-
         answer = asyncio.run(studio.media.answer(fox.video.removeprefix("media/")))
         assert answer.status_code == 404 and not studio.index.may_hold(fox.path)
     finally:
@@ -192,8 +192,9 @@ def test_the_page_of_an_index(served, home) -> None:
     poster, video = re.search(r"media/[-\w]+\.jpg", page)[0], re.search(r"media/[-\w]+\.mp4", page)[0]
     with urllib.request.urlopen(f"{address}/{poster}") as answer:
         assert answer.read(3) == b"\xff\xd8\xff"
+    files = [path.read_bytes() for path in (home / "secret-place").rglob("*.mp4")]
     with urllib.request.urlopen(f"{address}/{video}") as answer:
-        assert answer.read() == (home / "secret-place" / "films" / "film.mp4").read_bytes()
+        assert answer.read() in files
     for path in (home / "secret-place" / "fox.mp4", home / "index" / "index.json", Path("/etc/hostname")):
         for way in (f"media/{path}", f"gradio_api/file={path}"):
             with pytest.raises(urllib.error.HTTPError, match=r"40[34]"):

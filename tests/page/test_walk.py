@@ -138,7 +138,8 @@ def test_on_a_phone(visit) -> None:
         small = page.evaluate(
             """() => [...document.querySelectorAll("button, textarea, [role=tab]")].filter((one) => {
               const area = one.getBoundingClientRect();
-              return one.checkVisibility() && one.closest(".main") && area.height && area.height < 44;
+              const inside = one.closest("[role=tabpanel], [role=tablist]");
+              return inside && one.checkVisibility() && area.height && area.height < 44;
             }).map((one) => `${one.className}: ${one.innerText}`)"""
         )
         assert small == [], tab
@@ -167,6 +168,14 @@ def test_a_finger_scrolls_over_frames_and_a_tap_makes_a_box(visit) -> None:
     area = frame.bounding_box()
     page.touchscreen.tap(area["x"] + 0.9 * area["width"], area["y"] + 0.9 * area["height"])
     page.wait_for_function("() => document.querySelector('.drawing .box').style.left === '50%'")
+
+
+def test_an_address_leads_to_a_duel(visit, address) -> None:
+    page = visit()
+    page.goto(f"{address}/?tab=duel&clip=14&q=the+tiger+grows+%7C+the+tiger+spins+clockwise")
+    page.wait_for_selector(".duel .names:has-text('the tiger spins clockwise')")
+    assert page.locator("label:has-text('Its opposite') textarea").input_value() == "the tiger spins clockwise"
+    assert page.locator(".stage:visible figcaption").inner_text() == "tiger growing"
 
 
 def test_two_visitors_at_once(visit, tmp_path) -> None:

@@ -89,9 +89,8 @@ def requests(folder: Path) -> dict[str, tuple[bool, Callable[[Any], Any]]]:
     text.write_text("only words " * 50)
     half.write_bytes(clip.read_bytes()[: clip.stat().st_size // 2])
     return {
-        "search": (True, lambda c: c.predict("the tiger grows", None, api_name="/search")),
+        "search": (True, lambda c: c.predict("the tiger grows", api_name="/search")),
         "ask": (True, lambda c: c.predict("what does the bell do?", "01", None, api_name="/ask")),
-        "entities": (True, lambda c: c.predict("01", None, 0.2, 0.2, 0.8, 0.8, api_name="/entities")),
         "words": (True, lambda c: c.predict("the tiger grows", "14", None, api_name="/words")),
         "own clip": (True, lambda c: c.predict("what grows?", "", handle_file(str(clip)), api_name="/ask")),
         "no text": (False, lambda c: c.predict(" ", None, api_name="/search")),
@@ -99,7 +98,6 @@ def requests(folder: Path) -> dict[str, tuple[bool, Callable[[Any], Any]]]:
         "no clip": (False, lambda c: c.predict("what?", "../../etc/passwd", None, api_name="/ask")),
         "no video": (False, lambda c: c.predict("what?", "", handle_file(str(text)), api_name="/ask")),
         "half a video": (False, lambda c: c.predict("what?", "", handle_file(str(half)), api_name="/ask")),
-        "no box": (False, lambda c: c.predict("01", None, 0.9, 0.0, 0.1, 1.0, api_name="/entities")),
     }
 
 

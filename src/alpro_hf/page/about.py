@@ -1,6 +1,7 @@
 """What the page says about itself and about its models."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from html import escape
 from importlib.metadata import PackageNotFoundError, metadata
 
@@ -49,23 +50,12 @@ def trained_on(studio: Studio) -> str:
 
 
 def links(studio: Studio) -> list[tuple[str, str]]:
-    """Names and addresses of paper, repositories and model cards."""
+    """Names and addresses of paper, repositories and model card."""
     found = [("Paper", PAPER)]
-    for entry in metadata("alpro-hf").get_all("Project-URL", []) if _is_installed() else []:
-        name, _, address = entry.partition(", ")
-        if name.lower() in ("repository", "source", "homepage"):
-            found.append(("Repository", address))
-            break
-    found.append(("Original code", ORIGINAL))
-    return [*found, ("Model card", studio.card)]
-
-
-def _is_installed() -> bool:
-    try:
-        metadata("alpro-hf")
-    except PackageNotFoundError:  # run from a checkout that is only on the path
-        return False
-    return True
+    with suppress(PackageNotFoundError):  # run from a checkout that is only on the path
+        named = dict(entry.split(", ", 1) for entry in metadata("alpro-hf").get_all("Project-URL", []))
+        found += [("Repository", named[name]) for name in ("Repository", "Source", "Homepage") if name in named][:1]
+    return [*found, ("Original code", ORIGINAL), ("Model card", studio.card)]
 
 
 def header(studio: Studio) -> str:

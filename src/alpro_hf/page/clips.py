@@ -100,7 +100,7 @@ class Visit:
         index: Their vectors; None: there are none.
         folder: Copies of the files.
         uploads: How many there were, with those that were removed.
-        received: Files that gradio wrote; visitors who upload the same content share them.
+        received: Files that gradio wrote for the page, to be deleted with it; others are swept away by age.
         on_forget: Called with the clips that are removed.
     """
 

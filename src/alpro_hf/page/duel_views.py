@@ -104,11 +104,10 @@ def _trust(kind: str | None, measured: Measured | None) -> str:
     if measured is None or kind is None:
         return ""
     close = ": close to guessing" if measured.best < LEARNED else ""
-    vtc, vtm = percent(measured.vtc / 100), percent(measured.vtm / 100)
     return (
         f'<p class="note">How far to trust this: on {measured.clips} test clips that show {KINDS[kind]}, the true '
-        f"caption scored higher in {vtc} by VTC and in {vtm} by VTM{close}. "
-        f"Guessing gives {percent(CHANCE / 100)}.</p>"
+        f"caption scored higher in {measured.vtc:.0f} % by VTC and in {measured.vtm:.0f} % by VTM{close}. "
+        f"Guessing gives {CHANCE:.0f} %.</p>"
     )
 
 
@@ -121,7 +120,7 @@ def kinds(measured: Mapping[str, Measured], with_example: Sequence[str]) -> str:
         weak = " weak" if found.best < LEARNED else ""
         rows.append(
             f'<li><{start} class="kind{weak}"><span class="name">{KINDS[kind]}</span>'
-            f'<span class="value">{percent(found.best / 100)}</span>'
+            f'<span class="value">{found.best:.0f} %</span>'
             f'<span class="track"><span style="width:{found.best:.1f}%"></span><i></i></span></{tag}></li>'
         )
     return f'<ol class="kinds">{"".join(rows)}</ol>'

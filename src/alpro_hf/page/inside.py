@@ -103,7 +103,7 @@ class InsideTab:
                 self.frames = gr.HTML(self._frames(first), js_on_load=script("inside.js"))
             with gr.Column(scale=2, min_width=200):
                 self.seen = gr.HTML(self._seen(first), elem_classes="panel")
-        self.region_button = gr.Button("Name every region", size="md")
+        self.region_button = gr.Button("Name every region", size="md", elem_classes="regions")
         self.region_maps = gr.HTML(js_on_load=script("maps.js"), elem_classes="panel")
 
     def _seen(self, clip: Clip) -> str:

@@ -44,6 +44,7 @@ class Shelf:
         last, problems, over = None, [], []
         for file in files or ():
             name = Path(file).name
+            visit.received.add(Path(file))
             if len(visit.clips) >= MAX_CLIPS:
                 over.append(name)
                 Path(file).unlink(missing_ok=True)
@@ -87,7 +88,7 @@ class Shelf:
         """Delete the uploads of a visit."""
         if visit is not None:
             visit.forget()
-            for session in [session for session, visits in self.visits.items() if visit in visits]:
+            for session in [session for session, visits in self.visits.items() if any(one is visit for one in visits)]:
                 del self.visits[session]
         first = self.studio.clips[0].id
         return None, self._shelf(Visit(), first), first, gr.update(visible=False)
@@ -147,7 +148,7 @@ def build(studio: Studio) -> gr.Blocks:
                     search.lay_out()
                 opened.append((search, tab))
                 with gr.Tab("Opposites", id="duel") as tab:
-                    duel.lay_out(first, tab)
+                    duel.lay_out(first)
                 opened.append((duel, tab))
                 if ask is not None:
                     with gr.Tab("Ask", id="ask") as tab:

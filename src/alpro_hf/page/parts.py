@@ -12,7 +12,7 @@ from ..data.spans import SpanError
 from ..inference.index_shards import VideoIndexError
 from ..model.decoding_types import VideoDecodeError
 from .clips import DemoError, Visit
-from .studio import MAX_CHARACTERS, Studio
+from .studio import MAX_CHARACTERS
 
 AT_ONCE = 2  # computations at the same time
 WORK: dict[str, Any] = {"api_visibility": "private", "concurrency_id": "work", "concurrency_limit": AT_ONCE}
@@ -59,14 +59,6 @@ class Tab(Protocol):
 
     def answer(self, chosen: str, text: str, visit: Visit | None) -> str:
         """The result for a text, as HTML."""
-
-
-def mention_unknown(studio: Studio, text: str, *, question: bool = False) -> None:
-    """Warn of words that the model cannot know."""
-    unknown = studio.unknown_words(text, question=question)
-    if unknown:
-        words = ", ".join(f"“{word}”" for word in unknown)
-        gr.Warning(f"The model does not know {words}. Do not trust the result.", title="Unknown words")
 
 
 def told(event: gr.EventData, name: str) -> Any:

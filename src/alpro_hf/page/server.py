@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 LOCAL = ("127.0.0.1", "localhost", "::1")
 PORT, TRIED = 7860, 100  # the first port, and how many after it are tried
-HOSTS = [*LOCAL, "[::1]"]  # names of this machine for itself
+HOSTS = ("127.0.0.1", "localhost")  # names of this machine for itself
 _LONGEST_END = 10.0  # seconds
 Say = Callable[[str], None]
 
@@ -75,10 +75,10 @@ def serve(
         studio = open_studio(say)
         say("building the page")
         demo = build(studio)
-        server.show(application(demo, studio, hosts=HOSTS if host in LOCAL else None))
+        server.show(application(demo, studio, hosts=HOSTS if host in HOSTS else None))
         print(f"Ready: {address} (Ctrl-C ends it)", file=sys.stderr, flush=True)
         opened(address)
-        server.join()
+        server.ended.wait()
     finally:
         server.stop()
         if demo is not None:
@@ -134,11 +134,15 @@ class _Server(threading.Thread):
         self.server = uvicorn.Server(
             uvicorn.Config(front, log_level="warning", lifespan="off", timeout_graceful_shutdown=1)
         )
-        self.begun, self.shown = threading.Event(), threading.Event()
+        # `ended` and not `join`: Python 3.11 takes a thread for ended if a signal interrupts who waits in `join`
+        self.begun, self.shown, self.ended = (threading.Event() for _ in range(3))
 
     def run(self) -> None:
         """Serve until `stop`."""
-        asyncio.run(self._serve())
+        try:
+            asyncio.run(self._serve())
+        finally:
+            self.ended.set()
 
     async def _serve(self) -> None:
         self.loop, self.stopping = asyncio.get_running_loop(), asyncio.Event()
@@ -163,7 +167,7 @@ class _Server(threading.Thread):
     def stop(self) -> None:
         """End the connections, and the thread."""
         self.server.should_exit = True
-        self.join(_LONGEST_END)
+        self.ended.wait(_LONGEST_END)
 
 
 def expected_errors() -> tuple[type[Exception], ...]:

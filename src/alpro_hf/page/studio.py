@@ -197,7 +197,6 @@ class Studio:
         Raises:
             DemoError: The file cannot be used. It was deleted.
         """
-        visit.received.add(file)  # of gradio; deleted with the visit
         visit.on_forget = self._forgotten
         try:
             if len(visit.clips) >= MAX_CLIPS:
@@ -208,7 +207,7 @@ class Studio:
             if visit.folder is None:
                 visit.folder = Path(tempfile.mkdtemp(prefix="visit-", dir=self.folder))
             visit.uploads += 1
-            # A copy, because visitors who upload the same content share one file of gradio.
+            # A copy, because visitors who upload the same content share one file of gradio. guard.py deletes it later.
             path = Path(shutil.copyfile(file, visit.folder / str(visit.uploads)))
         except DemoError:
             file.unlink(missing_ok=True)
@@ -481,7 +480,7 @@ def cover(studio: Studio) -> bytes:
 def shown_name(name: str) -> str:
     """A model for visitors: its Hub id, or the last part of a folder, whose place is nobody's business."""
     if name == BUNDLED or name in BUNDLED_BY_TASK:
-        return "the bundled one"
+        return "the bundled model"
     return Path(name).resolve().name if os.path.isdir(name) else name
 
 

@@ -27,8 +27,8 @@ def _pick(clip: Clip, chosen: str) -> str:
     )
 
 
-def _video(clip: Clip) -> str:
-    """A playing clip; a moment of a longer file waits for a click, and door.js keeps to its times."""
+def _video(clip: Clip, controls: str = "") -> str:
+    """A playing clip; one of an index waits for a click, and door.js keeps to the times of a moment."""
     moment = fallback = ""
     if clip.start is not None and clip.end is not None:
         moment = f' data-start="{clip.start:g}" data-end="{clip.end:g}"'
@@ -37,14 +37,15 @@ def _video(clip: Clip) -> str:
     # the files of an index may be large, so they are loaded when somebody plays them
     way = 'preload="none"' if clip.fallback else "autoplay"
     return (
-        f'<video src="{clip.video}" poster="{clip.poster}" {way} muted loop playsinline{moment}{fallback} '
+        f'<video src="{clip.video}" poster="{clip.poster}" {way} muted loop playsinline{controls}{moment}{fallback} '
         f'aria-label="{escape(clip.title)}"></video>'
     )
 
 
 def stage(clip: Clip) -> str:
     """One clip as a playing video."""
-    return f'<figure class="stage">{_video(clip)}<figcaption>{escape(clip.title)}</figcaption></figure>'
+    video = _video(clip, " controls" if clip.fallback else "")
+    return f'<figure class="stage">{video}<figcaption>{escape(clip.title)}</figcaption></figure>'
 
 
 def note(text: str) -> str:

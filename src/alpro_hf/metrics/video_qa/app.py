@@ -12,18 +12,22 @@ ROWS = [["fox", "fox", "what"], ["two", "three", "how many"], ["ladle", "ladle",
 
 
 def compute(rows: list[list[Any]], known_answers: str) -> dict[str, float]:
-    """Metrics of a table of answers, with a closed list if one is given. Blank rows are skipped."""
+    """Metrics of a table of answers, with a closed list if one is given; two digits. Blank rows are skipped."""
     cells = [[str(cell or "").strip() for cell in row] for row in rows]
     cells = [row for row in cells if any(row)]
     known = [answer.strip() for answer in known_answers.split(",") if answer.strip()]
     if not cells:
         raise gr.Error("The table has no answers.")
-    return METRIC.compute(
-        predictions=[row[0] for row in cells],
-        references=[row[1] for row in cells],
-        answer_types=[row[2] or None for row in cells],
-        known_answers=known or None,
-    )
+    try:
+        found = METRIC.compute(
+            predictions=[row[0] for row in cells],
+            references=[row[1] for row in cells],
+            answer_types=[row[2] or None for row in cells],
+            known_answers=known or None,
+        )
+    except ValueError as error:  # the metric says what is wrong
+        raise gr.Error(str(error).splitlines()[0]) from error
+    return {name: round(value, 2) for name, value in found.items()}
 
 
 page = gr.Interface(
