@@ -192,10 +192,9 @@ def test_damage_on_the_way_keeps_the_windows_before_it(tmp_path):
     assert found[:-1] == whole[: len(found) - 1]  # the last one may end early
 
 
-@pytest.mark.parametrize("container", ["mkv", "mp4"])
-def test_a_clip_of_weeks_ends_at_once(tmp_path, container):
+def test_a_clip_of_weeks_ends_at_once(tmp_path):
     """A hostile clip of a few kilobytes: its last frame comes after weeks."""
-    path = tmp_path / f"a.{container}"
+    path = tmp_path / "a.mkv"
     with av.open(str(path), "w") as output:
         stream = output.add_stream("libx264", rate=1, options={"threads": "1"})
         stream.width = stream.height = 32
