@@ -90,6 +90,35 @@ def test_a_second_search_in_a_folder_encodes_nothing(capsys, videos, model, tmp_
     assert len(list(videos.iterdir())) == 3
 
 
+def test_several_indexes_and_limits_are_options(capsys, videos, model, tmp_path) -> None:
+    common = ("--model", model)
+    for name in ("0", "1"):
+        assert run(capsys, "index", videos / f"{name}.mp4", "--output", tmp_path / name, *common)[0] == 0
+    code, out, _ = run(capsys, "search", tmp_path / "0", "a fox", "--also", tmp_path / "1", "--json", *common)
+    assert code == 0
+    assert {Path(one["path"]).stem: one["index"] for one in json.loads(out)["results"]} == {
+        name: str(tmp_path / name) for name in ("0", "1")
+    }
+    code, out, _ = run(capsys, "search", tmp_path / "0", "a fox", "--also", tmp_path / "1", *common)
+    assert code == 0 and f"[{tmp_path / '1'}]" in out
+    with pytest.raises(SystemExit):
+        main(["search", str(tmp_path / "0"), "a fox", "--ann", "--also", str(tmp_path / "1")])
+    labels = tmp_path / "labels.txt"
+    labels.write_text("a fox\n")
+    short = ("--max-duration", "0.0001")
+    for command in (
+        ("index", videos, "--output", tmp_path / "index"),
+        ("search", videos, "a fox"),
+        ("label", videos, "--labels", labels),
+    ):
+        code, _, err = run(capsys, *command, *common, *short)
+        assert code == 1 and "(--max-duration)" in err
+    code, out, _ = run(capsys, "label", videos / "0.mp4", "--labels", labels, "--window", "0.5", *common)
+    assert code == 0 and len(out.splitlines()) > 1
+    code, _, err = run(capsys, "label", videos / "0.mp4", "--labels", labels, "--window", "0", *common)
+    assert code == 1 and "length is 0" in err
+
+
 def test_a_cache_that_cannot_be_written_is_said(capsys, videos, model, tmp_path) -> None:
     (tmp_path / "cache").write_text("a file")
     code, out, err = run(capsys, "search", videos, "a fox", "--model", model)

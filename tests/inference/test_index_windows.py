@@ -16,6 +16,7 @@ from alpro_hf.data.window_choice import WindowError, window_settings
 from alpro_hf.data.windows import WindowSettings, stream_windows
 from alpro_hf.inference.index_encode import encode_videos
 from alpro_hf.inference.index_shards import INDEX_FORMAT, IndexMismatchError, Manifest, VideoIndexError
+from alpro_hf.inference.several_indexes import search_indexes, search_indexes_like
 from alpro_hf.inference.video_index import VideoIndex
 from alpro_hf.model.decoding import decode
 from alpro_hf.sprites.films import write_films
@@ -79,6 +80,83 @@ def test_the_short_clip_is_whole_and_long_ones_are_windows(index, films):
     if hit.start is not None:
         assert all(hit.start - 0.1 <= time <= hit.end for time in frames.timestamps)
     assert frames.indices == hit.frames(len(frames.indices)).indices
+
+
+def test_a_moment_is_decoded_at_exactly_its_frames(index, films):
+    path = films[0] / "00000.mp4"
+    video = index.processor.video_processor
+    height, width = video.decoded_size()
+    windows = {
+        (one.start, one.end): one.pixels
+        for one in stream_windows(path, index.windows, video.num_frames, height=height, width=width)
+    }
+    found = [one for one in index.search("a dog moves", top_k=20, per_video=0, rerank=0) if one.path == path]
+    assert len(found) > 5
+    for one in found:
+        shown = index.decode(one, height=height, width=width)
+        assert np.array_equal(shown.pixels.numpy(), windows[one.start, one.end])
+        assert one.frames(video.num_frames).indices == shown.indices
+
+
+def test_joined_and_trimmed_moments_lie_in_their_video(index, films):
+    rows = films[1]
+    for options in ({"join": True}, {"trim": True}, {"join": True, "trim": True}):
+        results = index.search(rows[0]["text"], top_k=20, per_video=0, rerank=4, **options)
+        assert [one.rank for one in results] == list(range(1, len(results) + 1))
+        assert all(one.start is None or 0 <= one.start < one.end for one in results)
+    joined = index.search([row["text"] for row in rows], top_k=1, join=True)
+    plain = index.search([row["text"] for row in rows], top_k=1)
+    pairs = [(a, b) for [a], [b] in zip(plain, joined, strict=True) if a.path == b.path and a.start is not None]
+    assert len(pairs) > 10 and all(b.end - b.start <= 30 for _, b in pairs)
+    assert np.mean([b.start <= a.start + 1e-6 and b.end >= a.end - 1e-6 for a, b in pairs]) > 0.8
+
+
+def test_stages_that_need_windows(loaded, films):
+    index = VideoIndex.build(*loaded, [films[0] / "short.mp4"], window="none", progress=False)
+    for stage in ("join", "trim"):
+        with pytest.raises(VideoIndexError, match=rf"{stage}=True \(--{stage}\) needs windows"):
+            index.search("a dog", **{stage: True})
+    with pytest.raises(VideoIndexError, match=r"per_video=-1 \(--per-video\)"):
+        index.search("a dog", per_video=-1)
+
+
+def test_an_approximate_search_says_when(index):
+    pytest.importorskip("faiss")
+    from alpro_hf.inference.index_faiss import AnnSearch, build_ann
+
+    assert build_ann(index, "Flat") == len(index)
+    exact = index.search("something spins", top_k=3)
+    assert index.search("something spins", top_k=3, nearest=AnnSearch(index).nearest) == exact
+    assert any(one.start is not None for one in exact)
+
+
+def test_two_indexes_are_searched_as_one(index, loaded, films, tmp_path):
+    paths = sorted(films[0].iterdir())
+    vectors = dict(zip(index.moments, torch.cat(list(index.features())), strict=True))
+    parts = []
+    for number, own in enumerate((paths[:1], paths[1:])):
+        part = VideoIndex.load(shutil.copytree(index.folder, tmp_path / str(number)), *loaded, root=index.root)
+        part.remove(set(paths) - set(own))
+        parts.append(part)
+    assert sum(map(len, parts)) == len(vectors)
+    for options in ({}, {"per_video": 0, "join": True}, {"rerank": 0, "trim": True}):
+        whole = index.search("a dog moves", top_k=5, **options)
+        both = search_indexes(parts, "a dog moves", top_k=5, **options)
+        assert [(one.path, one.start, one.end) for one in both] == [(one.path, one.start, one.end) for one in whole]
+        assert [one.score for one in both] == pytest.approx([one.score for one in whole], abs=1e-4)
+        assert all(one.index == parts[one.path != paths[0]].folder for one in both)
+    like = f"{paths[1]}@0-3"
+    assert search_indexes_like(parts, like, top_k=3) == index.search_like(like, top_k=3)
+    twice = search_indexes([index, parts[0]], "a dog moves", top_k=9)
+    assert len({one.path for one in twice}) == len(twice) == 3  # the same file in two indexes counts once
+    other = AlproForVideoTextRetrieval.from_pretrained(bundled_model("retrieval"))
+    with torch.no_grad():
+        next(other.parameters()).add_(1)
+    changed = VideoIndex.build(other, loaded[1], [films[0] / "short.mp4"], progress=False)
+    with pytest.raises(IndexMismatchError, match="made by different models, so their scores cannot be compared"):
+        search_indexes([index, changed], "a dog")
+    with pytest.raises(VideoIndexError, match="no index to search"):
+        search_indexes([], "a dog")
 
 
 def test_moments_of_one_video_do_not_overlap(index):

@@ -263,6 +263,12 @@ def stream_windows(
             return
 
 
+def frames_of_window(processor: Any, settings: WindowSettings) -> int:
+    """Frames of a window as a model reads it; `fps` of its processor counts for the longest window."""
+    video = processor.video_processor
+    return video.num_frames if video.fps is None else max(1, round(video.fps * settings.longest))
+
+
 def model_windows(
     source: VideoSource,
     processor: Any,
@@ -283,8 +289,7 @@ def model_windows(
     Raises:
         VideoDecodeError, OSError: As in `stream_windows`.
     """
-    video = processor.video_processor
-    num_frames = video.num_frames if video.fps is None else max(1, round(video.fps * settings.longest))
+    video, num_frames = processor.video_processor, frames_of_window(processor, settings)
     height, width = video.decoded_size()
     options |= {"stream": stream, "height": height, "width": width}
     with closing(stream_windows(source, settings, num_frames, **options)) as windows:
@@ -330,6 +335,7 @@ __all__ = [
     "Window",
     "WindowCutter",
     "WindowSettings",
+    "frames_of_window",
     "model_windows",
     "overlap",
     "stream_windows",

@@ -29,6 +29,8 @@ class SearchResult:
             None if the video was not re-ranked.
         start, end: Seconds of the moment; None for a whole file.
         index: Folder of the index that holds it; None: the index is in memory. Not compared.
+        sampled: Of a window: how many frames the index was made of, and the seconds between the frames of the video
+            that these were chosen from. With as many, `frames` shows exactly those. Not compared.
     """
 
     rank: int
@@ -39,6 +41,7 @@ class SearchResult:
     start: float | None = None
     end: float | None = None
     index: Path | None = field(default=None, compare=False)
+    sampled: tuple[int, float] | None = field(default=None, compare=False, repr=False)
 
     def frames(self, num_frames: int, **options: Any) -> Frames:
         """Decode frames of it, at the middles of equal parts of its time.
@@ -55,9 +58,22 @@ class SearchResult:
         def choose(info: VideoInfo) -> list[int]:
             start = 0.0 if self.start is None else self.start
             part = ((info.duration if self.end is None else self.end) - start) / num_frames
-            return info.frames_at(start + (number + 0.5) * part for number in range(num_frames))
+            middles = [start + (number + 0.5) * part for number in range(num_frames)]
+            if self.sampled is None or num_frames != self.sampled[0]:
+                return info.frames_at(middles)
+            return [_fed(info, self.sampled[1], middle) for middle in middles]
 
         return choose
+
+
+def _fed(info: VideoInfo, spacing: float, middle: float) -> int:
+    """The last frame at or before a time of those that windows are cut from, see `data.windows.stream_windows`."""
+    step = int(middle / spacing)
+    # the frame of the next step may have begun before the time, too, and stays
+    before, after = info.frames_at([step * spacing, (step + 1) * spacing])
+    times = info.frame_times
+    begins = times[after] if times is not None else after / info.fps if info.fps else 0.0
+    return after if begins <= middle else before
 
 
 @dataclass(frozen=True)

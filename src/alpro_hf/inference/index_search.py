@@ -15,6 +15,7 @@ import torch
 
 from ..data.isolated_decoder import IsolatedDecoder
 from ..data.proposals import LONGEST_JOINED, Near, proposals, trim_ends
+from ..data.windows import frames_of_window
 from ..model.matching_alpro import matching_problem, vtc_scores, vtm_scores
 from .index_bounds import check_finite
 from .index_results import Candidates, SearchResult, VideoSpan
@@ -310,6 +311,13 @@ class SearchedIndex(OpenedIndex):
         near = self._near(position, span[2] - span[1], embed, _Places(self.shards))
         return trim_ends(near.spans, near.similarity, *span[1:])
 
+    def sampled(self) -> tuple[int, float] | None:
+        """How the frames of windows are chosen, see `SearchResult`."""
+        if self.windows is None:
+            return None
+        count = frames_of_window(self.processor, self.windows)
+        return count, self.windows.spacing(count)
+
     def match(self, text: torch.Tensor, videos: Sequence[_Place]) -> torch.Tensor:
         """Matching logits (n, 2) of one text (1, L, D) with n videos, whose tokens are read from the shards."""
         each = [shard.tokens_of(row) for shard, row in videos]
@@ -448,7 +456,8 @@ def _ranked(found: Sequence[Found], text: torch.Tensor, embed: torch.Tensor, sta
         if stages.trim and end is not None:
             start, end = one.index.trimmed(one.positions[place], span, embed)
         path, folder = one.index.checked_path(entry), one.index.folder
-        results.append(SearchResult(rank, path, score, similarity, probability, start, end, folder))
+        sampled = None if end is None else one.index.sampled()
+        results.append(SearchResult(rank, path, score, similarity, probability, start, end, folder, sampled))
     return results
 
 

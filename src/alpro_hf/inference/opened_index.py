@@ -368,7 +368,7 @@ class OpenedIndex:
             The frames, as `decoding.decode` returns them.
         """
         if isinstance(source, SearchResult):
-            count = self.processor.video_processor.num_frames
+            count = self.processor.video_processor.num_frames if source.sampled is None else source.sampled[0]
             source, indices = source.path, source.indices(count) if indices is None else indices
         if isinstance(source, str | os.PathLike):
             options = {"table": self.frame_table(source)} | options
