@@ -34,13 +34,13 @@ def clips(tmp_path: Path) -> list[Path]:
 def listed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the files whose packets are listed."""
     names: list[str] = []
-    list_packets = Video._packet_table
+    list_packets = Video.packet_table
 
     def noting(self: Video):
         names.append(Path(self.name).name)
         return list_packets(self)
 
-    monkeypatch.setattr(Video, "_packet_table", noting)
+    monkeypatch.setattr(Video, "packet_table", noting)
     return names
 
 

@@ -36,7 +36,8 @@ def no_listing(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: Video) -> None:
         raise AssertionError("the packets were listed")
 
-    monkeypatch.setattr(Video, "_packet_table", refuse)
+    monkeypatch.setattr(Video, "packet_table", refuse)
+    monkeypatch.setattr(Video, "index_table", refuse)
 
 
 def made_up(frames: int, order: tuple[int, ...] = (0, 4, 2, 1, 3)) -> FrameTable:

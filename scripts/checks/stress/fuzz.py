@@ -250,7 +250,14 @@ def main() -> int:
     if args.atheris:
         import atheris
 
-        names = ["decoding", "decoding_source", "decoding_table", "decoding_bitstream", "decoding_transport"]
+        names = [
+            "decoding",
+            "decoding_source",
+            "decoding_table",
+            "decoding_index",
+            "decoding_bitstream",
+            "decoding_transport",
+        ]
         names = [*(f"model.{name}" for name in names), "data.tables", "data.annotations", "data.annotation_formats"]
         instrumented: contextlib.AbstractContextManager = atheris.instrument_imports(
             include=[f"alpro_hf.{name}" for name in names]

@@ -1,7 +1,7 @@
 """Frame tables: the time and place of every frame of a video, so that a decoder can seek to any of them.
 
-Making a table takes a pass over the packets of the file, without decoding them. A stored table, about one byte for
-each second of video, saves that pass when the file is decoded again:
+Making a table takes the index of the file, or a pass over its packets without decoding them. A stored table, about one
+byte for each second of video, saves that when the file is decoded again:
 
     frames = decode("lecture.mp4", [0, 1000])
     kept = frames.table.to_bytes()

@@ -98,7 +98,7 @@ _ROUNDING = 1e-6  # seconds or frames by which floating-point times may miss a f
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """Facts about a video, read from its packets.
+    """Facts about a video, read from its packets or their index.
 
     Args:
         source: path or description of the input.

@@ -21,6 +21,7 @@ from av.video.stream import VideoStream
 from .decoding_bitstream import ends_early, layers_of
 from .decoding_errors import PYAV_ERRORS, is_unsupported, pyav_errors, shown
 from .decoding_formats import is_animated_webp
+from .decoding_index import PacketIndex, read_index
 from .decoding_picture import Canvas, square_pixels
 from .decoding_source import VideoSource, open_source
 from .decoding_table import FrameTable
@@ -190,9 +191,15 @@ class Video:
             yield kept
             self.container.close()
             self.open()
-        table = self._packet_table()
+        indexed = self.index_table()
+        if indexed is not None:
+            yield indexed
+            self.container.close()
+            self.open()
+        table = self.packet_table()
         if table is not None:
-            yield table
+            if table != indexed:
+                yield table
             if table.seekable:
                 yield replace(table, seekable=False)
         yield self._decoded_table()
@@ -205,10 +212,10 @@ class Video:
 
     def _packets(self) -> Iterator[av.Packet]:
         """The packets of the stream from the current position on. Adds the times of unreliable ones to `damaged`."""
-        damaged = False
+        damaged, transport = False, "mpegts" in self._formats
         for packet in self._whole_packets():
             # After data that the container marks as damaged, nothing is reliable before the next key frame.
-            whole, follows = self._is_whole(packet)
+            whole, follows = self._is_whole(packet) if transport or packet.is_corrupt else (True, True)
             damaged = not whole or ((damaged or not follows) and not packet.is_keyframe)
             if damaged:
                 self.damaged.add(packet.pts)
@@ -233,48 +240,85 @@ class Video:
     def _whole_packets(self) -> Iterator[av.Packet]:
         """All packets except a last one that is cut off."""
         held: av.Packet | None = None  # one packet back, because only the last one may be cut off
-        packets = self.container.demux(self.stream)
-        while True:
-            with pyav_errors(self.name, "read its packets"):
-                try:
-                    packet = next(packets, None)
-                except av.error.FFmpegError:
-                    self.truncated = True
-                    packet = None
-            if packet is None or (packet.size == 0 and packet.dts is None):  # the end, or PyAV's flushing packet
-                break
-            if held is not None:
-                yield held
-            held = packet
+        with pyav_errors(self.name, "read its packets"):
+            try:
+                for packet in self.container.demux(self.stream):
+                    if packet.size == 0 and packet.dts is None:  # PyAV's flushing packet, at the end
+                        break
+                    if held is not None:
+                        yield held
+                    held = packet
+            except av.error.FFmpegError:
+                self.truncated = True
         if held is not None and held.is_corrupt and not self._is_whole(held)[0]:
             self.truncated = True
         elif held is not None:
             yield held
 
-    def _packet_table(self) -> FrameTable | None:
+    def packet_table(self) -> FrameTable | None:
         """The table of the packets, or `None` if they do not give each frame a time of its own."""
         times, is_key = array("q"), bytearray()
         timed, longest, last, last_ticks = True, self._longest, 0, 0
         for packet in self._packets():
             if packet.size == 0 or packet.is_discard:
                 continue
-            if packet.pts is None:
+            pts = packet.pts
+            if pts is None:
                 timed = False
                 continue
-            if not times or packet.pts > last:
-                last, last_ticks = packet.pts, packet.duration or 0
-            times.append(packet.pts)
+            if not times or pts > last:
+                last, last_ticks = pts, packet.duration or 0
+            times.append(pts)
             is_key.append(packet.is_keyframe)
-            if abs(packet.pts - times[0]) > longest:
-                self._check_duration(abs(packet.pts - times[0]))
-        seekable = bool(SEEKABLE_FORMATS & self._formats) and self.stream.codec_context.name not in UNSEEKABLE_CODECS
+            if abs(pts - times[0]) > longest:
+                self._check_duration(abs(pts - times[0]))
         if not timed:
             return None
         if not TIMED_FORMATS & self._formats:
             last_ticks = 0
         return FrameTable.of_packets(
-            np.array(times, np.int64), np.array(is_key, bool), seekable, self._origin, last_ticks
+            np.array(times, np.int64), np.array(is_key, bool), self._finds_keys, self._origin, last_ticks
         )
+
+    def index_table(self) -> FrameTable | None:
+        """The table of the packets by the index of the file, or `None` where the packets must be listed."""
+        if self.truncated or not self._finds_keys or "mp4" not in self._formats:
+            return None
+        index = read_index(self.file, self.size, self.container, self.stream)
+        if index is None or not index.saves_time:
+            return None
+        table = self._checked_table(index)
+        if table is None:  # as if nothing had been read
+            self.damaged.clear()
+            self.truncated = False
+            self.container.close()
+            self.open()
+        return table
+
+    def _checked_table(self, index: PacketIndex) -> FrameTable | None:
+        """The table of an index whose first packet, and all from the last key frame on, are as the index says.
+
+        Raises:
+            VideoTooLargeError: It is longer than allowed.
+        """
+        first = next(self._packets(), None)
+        if first is None or first.pts is None:
+            return None
+        index = index.starting_at(first.pts)
+        try:
+            self.container.seek(int(index.times[index.last_key]), stream=self.stream)
+        except PYAV_ERRORS:
+            return None
+        tail = [(one.pts, one.is_keyframe, one.is_discard, one.duration or 0) for one in self._packets()]
+        if not index.ends_with([one[:3] for one in tail]):
+            return None
+        shown = ~index.is_discard
+        times = index.times[shown]
+        far = np.abs(times - times[0])
+        if (far > self._longest).any():
+            self._check_duration(int(far[(far > self._longest).argmax()]))
+        last_ticks = tail[index.last_shown - len(shown)][3]
+        return FrameTable.of_packets(times, index.is_key[shown], True, self._origin, last_ticks)
 
     def _decoded_table(self) -> FrameTable:
         """The table of the frames that a decode of the whole clip outputs."""
@@ -294,6 +338,11 @@ class Video:
     @property
     def _formats(self) -> set[str]:
         return set(self.container.format.name.split(","))
+
+    @property
+    def _finds_keys(self) -> bool:
+        """Whether the container finds a key frame by its time."""
+        return bool(SEEKABLE_FORMATS & self._formats) and self.stream.codec_context.name not in UNSEEKABLE_CODECS
 
     @property
     def _broadcast(self) -> bool:
@@ -529,7 +578,8 @@ class Video:
             self.container.seek(start, stream=self.stream)
         except PYAV_ERRORS as error:
             raise TableMismatchError from error
-        packets = self._needed_packets(table.last_stored(key, run[-1]), {table.pts[i] for i in run}, skipped)
+        last = table.last_stored(key, run[-1])
+        packets = self._needed_packets(start, last, {table.pts[i] for i in run}, skipped)
         for frame in self._frames(packets, late_start=True):
             # Earlier frames are stored behind the key frame but shown before it, or the seek landed at an earlier key
             # frame.
@@ -537,14 +587,20 @@ class Video:
                 yield frame
 
     def _needed_packets(
-        self, last: int | None, wanted: set[int | None], skipped: set[int | None]
+        self, start: int, last: int | None, wanted: set[int | None], skipped: set[int | None]
     ) -> Iterator[av.Packet]:
-        """The packets up to the one at time `last`, without pictures that are neither wanted nor referred to."""
+        """The packets up to the one at time `last`, without pictures that are neither wanted nor referred to.
+
+        Raises:
+            TableMismatchError: No picture can be decoded from the one at time `start` on, whatever an index says.
+        """
         layers = layers_of(self.stream.codec_context)
         # The headers only promise that no picture of the same layer refers to a skipped one. A picture of a higher
         # layer might, so such a stream is decoded completely. Layers go from 0 to 6.
         lowest = 8
         for packet in self._packets():
+            if packet.pts == start and not packet.is_keyframe:
+                raise TableMismatchError
             layer, unused = layers(packet)
             if layer > lowest:
                 raise TableMismatchError
