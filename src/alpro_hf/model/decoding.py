@@ -3,10 +3,12 @@
 The one decoder of the package, built on PyAV. It guarantees that frame `i` of a result is the frame that a decoder
 outputs at position `i` when it decodes the file from start to end. Frame counts and rates in file headers are often
 wrong and are never used. Instead, the packets of the stream are listed without decoding them, and their sorted
-presentation times form a table of frames (`FrameTable`). The decoder seeks only in containers that find a key frame by
-its time, and only if that skips frames. It skips pictures of H.264 and H.265 that are not wanted and that no other
-picture refers to. Every decoded frame is compared with the table. At the first difference, the clip is decoded again,
-completely and from its start.
+presentation times form a table of frames (`FrameTable`). Where the index of a long mp4 has an entry for each packet,
+the times come from there, and only some packets are compared with it.
+
+The decoder seeks only in containers that find a key frame by its time, and only if that skips frames. It skips
+pictures of H.264 and H.265 that are not wanted and that no other picture refers to. Every decoded frame is compared
+with the table. At the first difference, the clip is decoded again, completely and from its start.
 
     frames = decode("clip.mp4", lambda info: [0, info.num_frames // 2, info.num_frames - 1], height=224, width=224)
     frames.pixels            # torch.uint8 (3, 3, 224, 224)
@@ -33,6 +35,8 @@ from .decoding_video import TableMismatchError, Video, open_video
 
 _UNSTEADY = ("two decodes of it give different frames", "Re-encode the file")
 
+# the fields of `Frames`: pixels as uint8 (T, height, width, 3), indices, timestamps, info, table
+Decoded = tuple[np.ndarray, list[int], list[float], VideoInfo, FrameTable | None]
 FrameChoice = Sequence[int] | Callable[[VideoInfo], Sequence[int]] | None
 
 
@@ -81,7 +85,7 @@ def decode(
         limits: limits on the cost of a video; one that exceeds them is refused.
         allow_url: whether `source` may be an http(s) URL.
         allow_truncated: decode the readable part of a file that ends early, instead of raising `TruncatedVideoError`.
-        table: `Frames.table` of an earlier decode of this file, which saves listing its packets. A table of another
+        table: `Frames.table` of an earlier decode of this file, which saves finding them. A table of another
             file is ignored: size and codec are compared first, then every decoded frame.
         threads: threads of FFmpeg; 0 for one per core, 1 when other clips are decoded at the same time.
 
@@ -120,25 +124,18 @@ def decode_to_array(
     allow_truncated: bool,
     table: FrameTable | None,
     threads: int,
-) -> tuple[np.ndarray, list[int], list[float], VideoInfo, FrameTable | None]:
+) -> Decoded:
     """`decode` without torch, for processes that only decode.
 
     Returns:
-        The fields of `Frames`: pixels as uint8 (T, height, width, 3), indices, timestamps, info, table.
+        `Decoded`.
     """
     with _opened(source, limits, allow_url, threads) as video:
-        for attempt in video.tables(table):
-            info = _checked_info(video, attempt, allow_truncated)
-            try:
-                result = video.read(attempt, info, choose(info), height, width)
-                return *result, attempt if _is_certain(video, attempt) else None
-            except TableMismatchError:
-                continue
-            except CorruptVideoError:
-                # A seek may land where the decoder lacks a reference, and intact data then seem damaged.
-                if not attempt.seekable:
-                    raise
-        raise CorruptVideoError(video.name, *_UNSTEADY)
+
+        def whole(attempt: FrameTable, info: VideoInfo) -> Iterator[Decoded]:
+            yield *video.read(attempt, info, choose(info), height, width), attempt
+
+        return next(_exact(video, table, allow_truncated, whole))
 
 
 def choose_frames(indices: FrameChoice, info: VideoInfo) -> list[int]:
@@ -219,28 +216,47 @@ def stream_arrays(
     table: FrameTable | None,
     threads: int,
     chunk: int,
-) -> Iterator[tuple[np.ndarray, list[int], list[float], VideoInfo, FrameTable | None]]:
+) -> Iterator[Decoded]:
     """`decode_stream` without torch, for processes that only decode; see `decode_to_array` for what it yields."""
     if chunk < 1:
         raise ValueError(f"chunk={chunk} must be at least 1.")
     with _opened(source, limits, allow_url, threads) as video:
-        for attempt in video.tables(table):
-            info = _checked_info(video, attempt, allow_truncated)
+
+        def parts(attempt: FrameTable, info: VideoInfo) -> Iterator[Decoded]:
             chosen = choose(info)
             if any(one >= other for one, other in pairwise(chosen)):
                 raise ValueError(f"{video.name}: the frames of a stream must ascend, each once.")
-            try:
-                for part in video.read_parts(attempt, info, chosen, height, width, chunk):
-                    last = part[1][-1] == chosen[-1]
-                    yield *part, attempt if last and _is_certain(video, attempt) else None
-                return
-            except TableMismatchError:
-                continue
-            except CorruptVideoError:
-                # A seek may land where the decoder lacks a reference, and intact data then seem damaged.
-                if not attempt.seekable:
-                    raise
-        raise CorruptVideoError(video.name, *_UNSTEADY)
+            for part in video.read_parts(attempt, info, chosen, height, width, chunk):
+                yield *part, attempt if part[1][-1] == chosen[-1] else None
+
+        yield from _exact(video, table, allow_truncated, parts)
+
+
+def _exact(
+    video: Video,
+    kept: FrameTable | None,
+    allow_truncated: bool,
+    read: Callable[[FrameTable, VideoInfo], Iterator[Decoded]],
+) -> Iterator[Decoded]:
+    """What `read` gives with the first table that the decoded frames agree with.
+
+    Raises:
+        VideoDecodeError: With no table are the frames sound.
+    """
+    for attempt in video.tables(kept):
+        try:
+            for pixels, chosen, timestamps, info, used in read(
+                attempt, _checked_info(video, attempt, allow_truncated)
+            ):
+                yield pixels, chosen, timestamps, info, used if _is_certain(video, attempt) else None
+            return
+        except TableMismatchError:
+            continue
+        except CorruptVideoError:
+            # A seek may land where the decoder lacks a reference, and intact data then seem damaged.
+            if not attempt.seekable:
+                raise
+    raise CorruptVideoError(video.name, *_UNSTEADY)
 
 
 def _opened(source: VideoSource, limits: VideoLimits, allow_url: bool, threads: int) -> AbstractContextManager[Video]:
