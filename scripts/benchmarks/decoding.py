@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
@@ -22,10 +22,12 @@ from typing import Any
 
 import av
 import numpy as np
-from common import RESULTS_FOLDER, peak_memory_mb, write
+from common import RESULTS_FOLDER, alternate, conditions, markdown, peak_memory_mb, write
 
 from alpro_hf.model.decoding import decode, probe
 from alpro_hf.model.decoding_table import FrameTable
+from alpro_hf.model.decoding_types import DEFAULT_LIMITS
+from alpro_hf.model.decoding_video import open_video
 
 ENCODERS = {"h264": "libx264", "hevc": "libx265", "vp9": "libvpx-vp9", "av1": "libsvtav1"}
 OPTIONS = {
@@ -36,11 +38,13 @@ OPTIONS = {
 }
 SIZES = {360: (640, 360), 720: (1280, 720), 1080: (1920, 1080)}
 BITS, RATE = 16, 30  # squares that show the number of a frame; frames per second
+CONTAINERS = ("mp4", "mkv")
 SHORT = 10  # seconds; longer clips repeat a shorter one, because encoding them takes too long
 # decoder -> its name on PyPI, where that differs
 DISTRIBUTIONS = {"OpenCV": "opencv-python-headless"}
 # titles of the two tables; docs/benchmarks/decoding.json and the plot use them as keys
 CPU, WALL = "cpu ms, one thread each", "wall ms, all cores each"
+LISTING = "first table of a file"
 CLIP_FOLDER = Path(tempfile.gettempdir()) / "alpro-benchmark-clips"
 
 
@@ -77,11 +81,14 @@ def make(path: Path, codec: str, height: int, gop: int, frames: int) -> Path:
 
 
 def repeat(path: Path, base: Path, times: int) -> Path:
-    """A long clip that repeats the packets of a short one, without encoding again. The file stays for the next run."""
+    """A long clip that repeats the packets of a short one, without encoding again. The file stays for the next run.
+
+    The extension of `path` chooses the container.
+    """
     if path.exists():
         return path
     partial_path = path.with_name(f".{path.name}")
-    with av.open(str(base)) as source, av.open(str(partial_path), "w", format="mp4") as container:
+    with av.open(str(base)) as source, av.open(str(partial_path), "w") as container:
         shown = source.streams.video[0]
         stream = container.add_stream_from_template(shown, opaque=True)
         packets = [packet for packet in source.demux(shown) if packet.size]
@@ -96,11 +103,12 @@ def repeat(path: Path, base: Path, times: int) -> Path:
     return partial_path.rename(path)
 
 
-def clip(codec: str, height: int, gop: int, seconds: int) -> Path:
+def clip(codec: str, height: int, gop: int, seconds: int, container: str = "mp4") -> Path:
     """The file of a clip with a key frame every `gop` frames; made if it is missing."""
-    path = CLIP_FOLDER / f"{codec}-{height}-{gop}-{seconds}s.mp4"
+    path = CLIP_FOLDER / f"{codec}-{height}-{gop}-{seconds}s.{container}"
     if seconds <= SHORT:
-        return make(path, codec, height, gop, seconds * RATE)
+        made = make(path.with_suffix(".mp4"), codec, height, gop, seconds * RATE)
+        return made if container == "mp4" else repeat(path, made, 1)
     # whole groups of pictures, or a repetition would not begin with a key frame at the right distance
     frames = gop * max(1, 240 // gop)
     base = make(CLIP_FOLDER / f"{codec}-{height}-{gop}-{frames}.mp4", codec, height, gop, frames)
@@ -357,6 +365,60 @@ def long_files(available: dict[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
+def listing(heights: list[int], lengths: list[int], rounds: int) -> list[dict[str, Any]]:
+    """CPU time until the frames of a file are known: by its index, where that tells all, and by listing its packets.
+
+    Args:
+        heights, lengths: Of the clips, in pixels and in seconds.
+        rounds: The two take turns in so many rounds; the medians count.
+    """
+    rows = []
+    for height, seconds, container in product(heights, lengths, CONTAINERS):
+        path = clip("h264", height, 250, seconds, container)
+        sides = {"index": partial(first_table, path), "listing": partial(listed_table, path)}
+        by_index, by_packets = first_table(path), listed_table(path)
+        costs = {name: 1000 * found["cpu"] for name, found in alternate(sides, rounds).items()}
+        rows.append(
+            {
+                "clip": f"{height}p, {seconds} s, {container}",
+                "MB": path.stat().st_size / 1e6,
+                "frames": len(by_index.pts),
+                "ms by index where it tells all": costs["index"],
+                "ms by listing packets": costs["listing"],
+                "ratio": costs["index"] / costs["listing"],
+                "equal": by_index == by_packets,
+            }
+        )
+        print(rows[-1], flush=True)
+    return rows
+
+
+def first_table(path: Path) -> FrameTable:
+    """The table of a file as `decode` makes it."""
+    with open_video(path, DEFAULT_LIMITS, False, 1) as video:
+        return next(video.tables())
+
+
+def listed_table(path: Path) -> FrameTable | None:
+    """The table of a file by listing its packets, whatever its index tells."""
+    with open_video(path, DEFAULT_LIMITS, False, 1) as video:
+        return video.packet_table()
+
+
+def run_listing(arguments: argparse.Namespace) -> None:
+    """Measure the first table of files, and put the rows into the results of the other measurements."""
+    rows = listing(arguments.heights, arguments.seconds, arguments.rounds)
+    path = RESULTS_FOLDER / "decoding.json"
+    result = json.loads(path.read_text())
+    # measured at another time than the other tables: each row has its conditions
+    found = conditions()
+    about = f"{found['cpu']}, {found['cores']} cores, load {found['load']}, av {found['versions']['av']}"
+    kept = [row for row in result["tables"].get(LISTING, []) if row["clip"] not in {one["clip"] for one in rows}]
+    result["tables"][LISTING] = [*kept, *({**row, "machine": about} for row in rows)]
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(found), markdown(result["tables"][LISTING]), sep="\n\n")
+
+
 def run(arguments: argparse.Namespace) -> None:
     """Measure all combinations of the options until the time is up, and write the tables."""
     os.environ.setdefault("SVT_LOG", "1")
@@ -408,6 +470,8 @@ def run(arguments: argparse.Namespace) -> None:
         "exactness": exactness,
         "long files": before.get("long files") or long_files(available),
     }
+    if LISTING in before:
+        tables[LISTING] = before[LISTING]
     write("decoding", settings, tables)
 
 
@@ -424,3 +488,8 @@ def add_arguments(commands: Any) -> None:
         "--update", action="store_true", help="keep earlier results of clips that this run does not measure"
     )
     command.set_defaults(run=run)
+    command = commands.add_parser("listing", help="the first table of a file: by its index, and by its packets")
+    command.add_argument("--heights", type=int, nargs="+", choices=SIZES, default=[360, 1080], help="(default: both)")
+    command.add_argument("--seconds", type=int, nargs="+", default=[10, 600, 7200], help="(default: 10 600 7200)")
+    command.add_argument("--rounds", type=int, default=5, help="(default: 5)")
+    command.set_defaults(run=run_listing)

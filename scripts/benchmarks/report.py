@@ -71,8 +71,11 @@ uses all cores, as for a single clip that a user waits for.
   Their value is that first run.
 - The memory of long files is the peak of a process minus its memory before. The process had decoded a
   short clip first.
-- In a first decode of a long file, the cost besides the frames is the listing of its packets. PyAV returns
-  them one by one. A second decode skips it.""",
+- A first decode of a long file finds out the time of each frame. The index of an mp4 or mov file tells it,
+  unless the file has fragments, several edits, or damage. Otherwise PyAV lists the packets one by one. A
+  second decode skips both.
+- "First table of a file" compares the two ways (`run.py listing`). Matroska, AVI and transport streams have
+  no index of all packets; there, both columns list the packets. Clips of 10 s are listed in any case.""",
     ),
 }
 ONE_MACHINE = """\

@@ -5,6 +5,7 @@
     python scripts/benchmarks/run.py index                    10^3 to 10^6 videos
     python scripts/benchmarks/run.py training                 a training step, and its share of waiting for data
     python scripts/benchmarks/run.py decoding                 other decoders: PyAV, decord, OpenCV, torchcodec
+    python scripts/benchmarks/run.py listing                  the frames of a file: by its index, and by its packets
     python scripts/benchmarks/run.py films --data DIR         moments of films of the sprite world, by kind of windows
     python scripts/benchmarks/run.py gpu                      inference and training on a GPU
     python scripts/benchmarks/run.py report                   write docs/performance.md and its plots
