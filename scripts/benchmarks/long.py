@@ -230,7 +230,7 @@ def memory(hours: float, model: str) -> tuple[dict[str, Any], list[dict[str, Any
         "minutes": found["seconds"] / 60,
         "index: peak MB": found["peaks"]["index"],
         "decoder: peak MB": found["peaks"].get("decoder", 0.0),
-        "file read by the decoder, times": found["read"] / size,
+        "decoder: read MB": found["read"] / 1e6,
         f"{MANIFEST}, KB an hour": sizes[MANIFEST] / 1000 / hours,
         "shards, MB an hour": sum(sizes.values()) / 1e6 / hours,
     }

@@ -99,7 +99,8 @@ length gives. With a process that decodes, its CPU time is not in the column `cp
 - `a decode call a window` opens the file and seeks for each window.
 
 Memory is that of `alpro index`, and of the process that decodes for it, as Linux notes it. The files repeat
-a film of the sprite world. The decoder reads a file twice: once to list its packets, once to decode them.
+a film of the sprite world. The decoder reads its libraries, about 9 MB, and a file twice: once to list its
+packets, once to decode them.
 The frame table takes 16 bytes a frame while a file is decoded.""",
     ),
 }
