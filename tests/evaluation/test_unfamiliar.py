@@ -171,3 +171,19 @@ def test_words_that_training_never_had(retrieval: tuple[Any, Any], text: str, un
 def test_words_of_questions(qa: tuple[Any, Any]) -> None:
     assert unknown_words(*qa, "how many animals can you see?") == []
     assert unknown_words(*qa, "why does the dog bark?") == ["why", "bark"]
+
+
+def test_an_unchanged_file_is_opened_once_and_a_changed_one_again(retrieval, clip, tmp_path, monkeypatch) -> None:
+    opened: list[Path] = []
+    with IsolatedDecoder(processes=1) as decoder:
+        probe = decoder.probe
+        monkeypatch.setattr(decoder, "probe", lambda path: opened.append(path) or probe(path))
+        path = tmp_path / "clip.mp4"
+        path.write_bytes(clip.read_bytes())
+        assert [unfamiliar_videos(retrieval[0], [path], decoder) for _ in range(2)] == [[], []]
+        assert opened == [path]
+        write_video(path, 0)
+        assert [unfamiliar_videos(retrieval[0], [path], decoder) for _ in range(2)] == [[path], [path]]
+        assert opened == [path, path]
+        path.unlink()
+        assert unfamiliar_videos(retrieval[0], [path], decoder) == []  # passed over, as before

@@ -3,6 +3,7 @@
 A model of a closed world answers everything, and with confidence. So whoever shows its results asks here first.
 """
 
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +18,10 @@ from ..sprites.world import MARK, SPRITE_WORLD
 Video = TypeVar("Video", bound=str | Path)
 
 LOOKED_AT = 16  # videos of a sample
+# Answers of `unfamiliar_videos`, by path, size and time of the file: queries of one search find the same videos again,
+# and opening ten of them takes longer than the search.
+_REMEMBERED = 10_000
+_ANSWERS: dict[tuple[str, int, int], bool] = {}
 MOVEMENT = 32  # levels of 256 by which some pixel changes in every clip of the sprite world
 
 
@@ -31,7 +36,7 @@ def unfamiliar_videos(model: Any, paths: Iterable[str | Path], decoder: Isolated
     Args:
         model: Any ALPRO model.
         paths: Video files. Those that cannot be read are passed over.
-        decoder: Reads them in a process of its own.
+        decoder: Reads them in a process of its own. A file that has not changed is read once.
 
     Returns:
         The videos from outside, in the given order; none if the model was not trained on a closed world.
@@ -41,7 +46,13 @@ def unfamiliar_videos(model: Any, paths: Iterable[str | Path], decoder: Isolated
     found = []
     for path in paths:
         try:
-            if not is_sprite_clip(path, decoder):
+            stat = os.stat(path)
+            key = os.path.abspath(path), stat.st_size, stat.st_mtime_ns
+            if key not in _ANSWERS:
+                if len(_ANSWERS) >= _REMEMBERED:
+                    _ANSWERS.clear()
+                _ANSWERS[key] = is_sprite_clip(path, decoder)
+            if not _ANSWERS[key]:
                 found.append(Path(path))
         except (VideoDecodeError, OSError):  # whoever reads the video for its own sake reports this
             continue
