@@ -157,7 +157,7 @@ def _label(prompter: AlproPrompterModel, batch: dict[str, Any]) -> np.ndarray:
     return targets.half().numpy(force=True)
 
 
-class _Epochs:
+class _Epochs(torch.utils.data.Dataset[Row]):
     """Rows of several epochs, one after the other: row i of epoch e has the number e * rows + i.
 
     Args:
