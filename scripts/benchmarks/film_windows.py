@@ -8,19 +8,22 @@ windows.
 import hashlib
 import inspect
 import json
-from collections.abc import Callable, Iterator
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from itertools import islice
+from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 from alpro_hf.data import cuts
-from alpro_hf.data.windows import WindowCutter, WindowSettings, model_windows, stream_windows
+from alpro_hf.data.windows import WindowCutter, WindowSettings, frames_of_window, model_windows, stream_windows
 from alpro_hf.files import model_fingerprint, write_whole
 from alpro_hf.loading import load_model
 from alpro_hf.model.decoding import decode_stream
@@ -29,6 +32,8 @@ from alpro_hf.model.matching_alpro import encode_clips
 
 BATCH = 32
 Span = tuple[float, float]
+TRUTH = "true scenes"  # no setting can know them: what is left to win by cutting better
+Cut = WindowSettings | Literal["true scenes"]
 
 
 @dataclass(frozen=True)
@@ -40,12 +45,14 @@ class FilmJob:
         output: Where its windows are kept.
         settings: How it is cut.
         model: Folder, Hub id or `bundled`.
+        scenes: Where its scenes start and end, for `TRUTH`.
     """
 
     film: Path
     output: Path
-    settings: tuple[WindowSettings, ...]
+    settings: tuple[Cut, ...]
     model: str
+    scenes: tuple[Span, ...] = ()
 
 
 class FilmWindows:
@@ -74,8 +81,10 @@ class FilmWindows:
         return tokens
 
 
-def key_of(settings: WindowSettings) -> str:
+def key_of(settings: Cut) -> str:
     """The name of settings in such a file; with the code that finds cuts, which may change."""
+    if settings == TRUTH:
+        return TRUTH
     code = inspect.getsource(cuts) if settings.cuts else ""
     return json.dumps(asdict(settings) | {"code": hashlib.sha256(code.encode()).hexdigest()}, sort_keys=True)
 
@@ -90,7 +99,8 @@ def encode_film(job: FilmJob) -> None:
     if known is not None and known.made_of != made_of:
         known = None
     of_settings = {} if known is None else dict(known.of_settings)
-    wanted = [settings for settings in job.settings if key_of(settings) not in of_settings]
+    # the truth comes last, because it shows the frames that were decoded for settings
+    wanted = sorted((cut for cut in job.settings if key_of(cut) not in of_settings), key=lambda cut: cut == TRUTH)
     if not wanted:
         return
     spans = [] if known is None else list(known.spans)
@@ -101,8 +111,13 @@ def encode_film(job: FilmJob) -> None:
     def new_windows() -> Iterator[torch.Tensor]:
         for settings in wanted:
             of_settings[key_of(settings)] = own = []
-            for window, pixels in model_windows(job.film, processor, settings, stream=stream):
-                span = (window.start, window.end)
+            windows: Iterable[tuple[Span, torch.Tensor]]
+            if isinstance(settings, str):
+                windows = _windows_of(job.scenes, job.film, processor, stream)
+            else:
+                cut = model_windows(job.film, processor, settings, stream=stream)
+                windows = (((window.start, window.end), pixels) for window, pixels in cut)
+            for span, pixels in windows:
                 if span not in places:
                     places[span] = len(spans)
                     spans.append(span)
@@ -119,6 +134,28 @@ def encode_film(job: FilmJob) -> None:
     tensors = {"embeds": torch.cat(embeds), "tokens": torch.cat(tokens)}
     job.output.parent.mkdir(parents=True, exist_ok=True)
     write_whole(job.output, lambda partial: save_file(tensors, partial, metadata=facts))
+
+
+def _windows_of(
+    scenes: Sequence[Span], film: Path, processor: Any, stream: Callable[..., Iterator[Frames]]
+) -> Iterator[tuple[Span, torch.Tensor]]:
+    """Windows that start and end as told, of the frames that the default settings decode; as `model_windows`."""
+    video, settings = processor.video_processor, WindowSettings()
+    count = frames_of_window(processor, settings)
+    height, width = video.decoded_size()
+
+    def choose(info: VideoInfo) -> list[int]:
+        spacing = settings.spacing(count)
+        return sorted(set(info.frames_at(step * spacing for step in range(max(1, ceil(info.duration / spacing))))))
+
+    parts = list(stream(film, choose, allow_truncated=True, height=height, width=width))
+    times = [time for part in parts for time in part.timestamps]
+    pixels = torch.cat([part.pixels for part in parts])
+    for start, end in scenes:
+        middles = start + (np.arange(count) + 0.5) * (end - start) / count
+        shown = [max(0, bisect_right(times, middle) - 1) for middle in middles]
+        seen = video([pixels[shown]], do_sample_frames=False, input_data_format="channels_first", return_tensors="pt")
+        yield (start, end), seen["pixel_values_videos"][0]
 
 
 @lru_cache(1)
@@ -152,4 +189,4 @@ def _replay(film: Path) -> Callable[..., Iterator[Frames]]:
     return stream
 
 
-__all__ = ["FilmJob", "FilmWindows", "Span", "encode_film", "key_of"]
+__all__ = ["TRUTH", "Cut", "FilmJob", "FilmWindows", "Span", "encode_film", "key_of"]

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 from common import write
-from film_windows import FilmJob, FilmWindows, encode_film, key_of
+from film_windows import TRUTH, Cut, FilmJob, FilmWindows, Span, encode_film, key_of
 from tqdm.auto import tqdm
 
 from alpro_hf.data.window_choice import window_settings
@@ -47,7 +47,7 @@ def settings_of(*lengths: float, cuts: Any = None) -> WindowSettings:
 
 
 # what is compared -> settings of which the best on validation is reported; scenes last 1.5 to 6 s
-CANDIDATES: dict[str, list[WindowSettings]] = {
+CANDIDATES: dict[str, list[Cut]] = {
     WHOLE: [settings_of(ENDLESS)],
     ONE: [settings_of(length) for length in (15.0, 3.0)],
     SEVERAL: [settings_of(*lengths) for lengths in ((15.0, 7.5), (15.0, 7.5, 3.75), (15.0, 7.5, 3.0))],
@@ -55,6 +55,7 @@ CANDIDATES: dict[str, list[WindowSettings]] = {
     "sudden cuts alone": [
         settings_of(*lengths, cuts="sudden") for lengths in ((15.0, 7.5), (15.0, 7.5, 3.75), (15.0, 7.5, 3.0))
     ],
+    TRUTH: [TRUTH],
 }
 
 
@@ -90,7 +91,7 @@ class Films:
     names: list[str]
     windows: list[FilmWindows]
 
-    def places(self, settings: WindowSettings) -> list[tuple[int, int]]:
+    def places(self, settings: Cut) -> list[tuple[int, int]]:
         """The windows that the settings give: film, and place among the windows kept of it."""
         return [(film, place) for film, one in enumerate(self.windows) for place in one.of_settings[key_of(settings)]]
 
@@ -129,14 +130,18 @@ def run(arguments: argparse.Namespace) -> None:
     model, processor = load_model("retrieval", arguments.model)
     scenes_cut = scenes()
 
-    def films_of(split: str, kind: str, settings: Sequence[WindowSettings]) -> Films:
+    def films_of(split: str, kind: str, settings: Sequence[Cut]) -> Films:
         count, fade = kinds[kind]
         folder = write_films(arguments.data, split, count, size=arguments.size, fade=fade, workers=arguments.threads)
         kept = arguments.data / "windows" / folder.name
         names = [film.name for film in claim_films(arguments.data, split, count, size=arguments.size, fade=fade)[1]]
         outputs = [(kept / name).with_suffix(".safetensors") for name in names]
+        rows = [json.loads(line) for line in (folder / "moments.jsonl").read_text(encoding="utf-8").splitlines()]
+        scenes_of: dict[str, list[Span]] = {}
+        for row in rows:
+            scenes_of.setdefault(row["video"], []).append((row["start"], row["end"]))
         jobs = [
-            FilmJob(folder / name, output, tuple(settings), arguments.model)
+            FilmJob(folder / name, output, tuple(settings), arguments.model, tuple(scenes_of[name]))
             for name, output in zip(names, outputs, strict=True)
         ]
         run_jobs(
@@ -149,13 +154,12 @@ def run(arguments: argparse.Namespace) -> None:
             worth_processes=4,
             chunk=1,
         )
-        rows = [json.loads(line) for line in (folder / "moments.jsonl").read_text(encoding="utf-8").splitlines()]
         windows = [FilmWindows(output) for output in outputs]
         return Films(f"{split}, {kind}", rows, texts_of(model, processor, rows), names, windows)
 
     everything = list(dict.fromkeys([*(one for group in CANDIDATES.values() for one in group), scenes_cut]))
     tables: dict[str, list[dict[str, Any]]] = {}
-    chosen: dict[str, WindowSettings] = {}
+    chosen: dict[str, Cut] = {}
     for kind in kinds:
         films = films_of("validation", kind, everything)
         tried = []
@@ -166,10 +170,11 @@ def run(arguments: argparse.Namespace) -> None:
                 chosen[name] = max(found, key=lambda windows: metrics_of(found[windows])[CHOSEN_BY])
         tables[f"validation, {kind}"] = tried
     reported = [(WHOLE, False), (ONE, False), (SEVERAL, False), (DEFAULT, False), (DEFAULT, True), (SCENES, False)]
+    reported.append((TRUTH, False))
     for kind in kinds if "test" in splits else ():
         films = films_of("test", kind, [chosen[name] for name, _ in reported])
         table, intervals = [], []
-        for name, reranked in [*reported, (SCENES, True)]:
+        for name, reranked in [*reported, (SCENES, True), (TRUTH, True)]:
             rows = measured(films, model, chosen[name], DEFAULT_RERANK if reranked else 0)
             title = f"{name}, re-ranked" if reranked else name
             table.append(row_of(title, chosen[name], films, rows))
@@ -190,7 +195,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 @torch.inference_mode()
-def measured(films: Films, model: Any, windows: WindowSettings, reranked: int = 0) -> list[Row]:
+def measured(films: Films, model: Any, windows: Cut, reranked: int = 0) -> list[Row]:
     """Search the moment of each query among the windows of all films.
 
     Args:
@@ -239,8 +244,10 @@ def metrics_of(rows: Sequence[Row]) -> dict[str, float]:
     return {name: float(metric.statistic(metric.values)) for name, metric in row_metrics(rows).items()}
 
 
-def described(windows: WindowSettings) -> str:
+def described(windows: Cut) -> str:
     """The lengths of windows in words."""
+    if isinstance(windows, str):
+        return "where scenes start and end"
     if windows.longest == ENDLESS:
         return "one window"
     ends = {
@@ -252,7 +259,7 @@ def described(windows: WindowSettings) -> str:
     return " and ".join(f"{length:g}" for length in windows.lengths) + " s" + ends[windows.cuts]
 
 
-def row_of(name: str, windows: WindowSettings, films: Films, rows: Sequence[Row]) -> dict[str, Any]:
+def row_of(name: str, windows: Cut, films: Films, rows: Sequence[Row]) -> dict[str, Any]:
     """A row of a table: the cut, its cost, its metrics in percent."""
     metrics = metrics_of(rows)
     return {
