@@ -57,7 +57,7 @@ Gather = Callable[[torch.Tensor], torch.Tensor]
 # what layers compute in; quantised weights are stored in other types
 _COMPUTE_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # what a training step on pairs of text and clip reads of a batch, see `AlproPreTrainedModel.training_inputs`
-PAIR_INPUTS = ("input_ids", "attention_mask", "pixel_values_videos", "video_ids", "text_ids")
+PAIR_INPUTS: tuple[str, ...] = ("input_ids", "attention_mask", "pixel_values_videos", "video_ids", "text_ids")
 PAIR_INPUTS += ("negative_input_ids", "negative_attention_mask", "has_negative")
 
 

@@ -5,6 +5,7 @@ temperature makes the teacher far too sure: labels pass the threshold of PEM tha
 training, none passes.
 """
 
+import math
 import re
 from collections.abc import Sequence
 from functools import cache
@@ -56,7 +57,7 @@ def fit_temperature(similarity: torch.Tensor, named: torch.Tensor, low: float = 
         raise CalibrationError("No caption names an entity of the prompter, so its temperature cannot be calibrated.")
     scores, right = similarity[telling].double(), named[telling]
     best, least = low, float("inf")
-    for temperature in torch.logspace(*torch.tensor([low, high]).log10().tolist(), _STEPS, dtype=torch.float64):
+    for temperature in torch.logspace(math.log10(low), math.log10(high), _STEPS, dtype=torch.float64):
         logs = (scores / temperature).log_softmax(dim=1).masked_fill(~right, float("-inf")).logsumexp(dim=1)
         loss = -logs.mean().item()
         if loss < least:
