@@ -289,7 +289,7 @@ def edit_rows(
     if repeat_reversing < 1:
         raise RowsError(f"repeat_reversing={repeat_reversing} must be at least 1.")
     words = read_edit_words() if words is None else words
-    counts: dict[str, int] = dict.fromkeys(kinds, 0)
+    counts: dict[str, int] = dict.fromkeys(map(str, kinds), 0)
     places: list[int] = []
     negatives: list[list[str]] = []
     found: list[str | None] = []

@@ -56,7 +56,7 @@ class AlproForMatchingAndAnswering(AlproForVideoTextRetrieval):
         self.post_init()
 
     @can_return_tuple
-    def forward(
+    def forward(  # type: ignore[override, unused-ignore]
         self,
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
@@ -75,7 +75,7 @@ class AlproForMatchingAndAnswering(AlproForVideoTextRetrieval):
             return super().forward(input_ids, attention_mask, pixel_values_videos, **kwargs, return_dict=True)
         others = {name: value for name, value in kwargs.items() if name not in _OF_RETRIEVAL}
         answers: Any = AlproForVideoQuestionAnswering.forward(
-            self,
+            self,  # type: ignore[arg-type, unused-ignore]
             input_ids,
             attention_mask,
             pixel_values_videos,

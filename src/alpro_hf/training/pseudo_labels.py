@@ -32,6 +32,7 @@ from datasets import (
     load_from_disk,
 )
 from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
 from tqdm.auto import tqdm
 
 from ..data.collator import Collated
@@ -157,7 +158,7 @@ def _label(prompter: AlproPrompterModel, batch: dict[str, Any]) -> np.ndarray:
     return targets.half().numpy(force=True)
 
 
-class _Epochs(torch.utils.data.Dataset[Row]):
+class _Epochs(TorchDataset):
     """Rows of several epochs, one after the other: row i of epoch e has the number e * rows + i.
 
     Args:
