@@ -46,7 +46,7 @@ def main() -> None:
         page.click("role=tab[name='Look inside']")
         page.click(".chip:has-text('the balloon sways')")
         page.wait_for_selector(".words")
-        take(page, ROOT / "docs" / "_static" / "page.webp", 1180)
+        take(page, ROOT / "docs" / "_static" / "page.webp", 1400)
         browser.close()
 
 

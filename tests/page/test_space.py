@@ -377,7 +377,7 @@ def test_the_card_is_what_the_hub_expects() -> None:
     assert len(card["short_description"]) <= 60
     assert re.fullmatch(r"\d+\.\d+\.\d+", card["sdk_version"])
     files = {path.name for path in SPACE.iterdir() if path.is_file()} - {"README.md", "requirements.txt"}
-    assert files == set(re.findall(r"`([a-z]+\.(?:py|js|css))`", text))
+    assert files == set(re.findall(r"`([a-z]+\.(?:py|webp))`", text))
 
 
 # ----------------------------------------------------------------------------------------------------------- as served

@@ -29,6 +29,8 @@ def application(demo: gr.Blocks, studio: Studio, *, hosts: Sequence[str] | None 
         hosts: Names that a browser may know the machine by. None: any. A page of the web whose name leads to this
             machine could otherwise read what is served here.
     """
+    # as `launch` does; without it, gradio takes any path in a request for a file that it may read
+    demo.has_launched = True
     picture = studio.media.add_made(lambda: cover(studio), Path(COVER).suffix)
     functions = functions_of(demo.get_config_file(), demo.get_api_info())
     middleware = [

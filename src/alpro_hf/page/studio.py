@@ -212,13 +212,15 @@ class Studio:
         except DemoError:
             file.unlink(missing_ok=True)
             raise
+        shown, picture = path.with_suffix(".mp4"), path.with_suffix(".jpg")
+        shown.write_bytes(small)
+        picture.write_bytes(poster(small))
+        strange = self._is_strange(path)
+        # last, because the visitor may remove all clips meanwhile: what is in the index is also among the clips
         if visit.index is None:
             visit.index = self._new_index([path])
         else:
             visit.index.add([path], progress=False, decoder=self.decoder)
-        shown, picture = path.with_suffix(".mp4"), path.with_suffix(".jpg")
-        shown.write_bytes(small)
-        picture.write_bytes(poster(small))
         clip = Clip(
             f"mine-{visit.uploads}",
             Path(name).stem[:60],
@@ -226,7 +228,7 @@ class Studio:
             self.media.add(shown),
             self.media.add(picture),
             mine=True,
-            strange=self._is_strange(path),
+            strange=strange,
         )
         visit.clips.append(clip)
         return clip

@@ -57,7 +57,7 @@ def percent(share: float) -> str:
     """A probability for people: what is not 0 or 1 is never shown as that."""
     if share < 0.01:
         return "<1 %"
-    return ">99 %" if share > 0.99 else f"{share:.0%}".replace("%", " %")
+    return ">99 %" if share >= 0.995 else f"{share:.0%}".replace("%", " %")
 
 
 def results(found: Sequence[Found], *, ask: bool = True, inside: bool = True) -> str:

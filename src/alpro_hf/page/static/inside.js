@@ -39,7 +39,7 @@ const reset = () => {
 element.addEventListener("pointerdown", (event) => {
   const frame = event.target.closest(".drawing .frame");
   if (!frame || event.button !== 0) return;
-  start = { frame, patch: patchAt(frame, event), moved: false };
+  start = { frame, patch: patchAt(frame, event), moved: false, x: event.clientX, y: event.clientY };
   if (event.pointerType === "touch") return;
   event.preventDefault();
   strip().focus({ preventScroll: true });
@@ -54,8 +54,13 @@ element.addEventListener("pointermove", (event) => {
   box = [Math.min(top, row), Math.min(left, column), Math.max(top, row) + 1, Math.max(left, column) + 1];
   show();
 });
-element.addEventListener("pointerup", () => {
+element.addEventListener("pointerup", (event) => {
   if (!start) return;
+  const far = Math.hypot(event.clientX - start.x, event.clientY - start.y) > 10;
+  if (event.pointerType === "touch" && far) {
+    start = null;
+    return;
+  }
   if (!start.moved) box = around(start.patch);
   start = null;
   show();
