@@ -6,19 +6,30 @@ const read = () => {
   const asked = new URLSearchParams(location.search);
   return { tab: asked.get("tab"), clip: asked.get("clip"), q: asked.get("q") };
 };
-const arrive = () => {
-  arriving = true;
-  trigger("select", read());
-};
-window.alproArrived = () => { arriving = false; };
-window.alproPlace = (change) => {
-  if (arriving) return;
+// What changes together, such as tab and clip, is one step back.
+let changes = {};
+let timer = null;
+const write = () => {
   const url = new URL(location.href);
-  for (const [name, value] of Object.entries(change)) {
+  for (const [name, value] of Object.entries(changes)) {
     if (value) url.searchParams.set(name, value);
     else url.searchParams.delete(name);
   }
+  changes = {};
   if (url.href !== location.href) history.pushState(null, "", url);
+};
+const arrive = () => {
+  arriving = true;
+  clearTimeout(timer);
+  changes = {};
+  trigger("select", read());
+};
+window.alproArrived = () => setTimeout(() => { arriving = false; }, 500);  // tabs tell of their selection a little later
+window.alproPlace = (change) => {
+  if (arriving) return;
+  Object.assign(changes, change);
+  clearTimeout(timer);
+  timer = setTimeout(write, 400);
 };
 addEventListener("popstate", arrive);
 if (Object.values(read()).some(Boolean)) setTimeout(arrive, 0);
