@@ -724,7 +724,7 @@ def test_streams_that_do_not_exist_get_a_sentence_and_leave_no_traceback(served)
         with pytest.raises(urllib.error.HTTPError) as refused:
             urllib.request.urlopen(f"{address}/gradio_api/{path}", timeout=60)
         assert refused.value.code == 404, path
-        assert refused.value.headers["x-content-type-options"] == "nosniff"
+        assert refused.value.headers["x-content-type-options"] == "nosniff", path
         assert json.load(refused.value)["detail"].startswith("There is no such event or session"), path
     with pytest.raises(urllib.error.HTTPError, match="422"):
         urllib.request.urlopen(f"{address}/gradio_api/queue/data", timeout=60)

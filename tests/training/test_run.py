@@ -893,10 +893,10 @@ def test_two_processes_learn_what_one_does(data, tmp_path):
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     model = AlproForVideoTextRetrieval.from_pretrained(data / "retrieval")
     model.config.text_config.hidden_dropout_prob = model.config.text_config.attention_probs_dropout_prob = 0.0
-    model.save_pretrained(tmp_path / "start")  # without dropout, of which each process has its own
+    model.save_pretrained(tmp_path / "start")  # without dropout and drop path, of which each process has its own
     AlproProcessor.from_pretrained(data / "retrieval").save_pretrained(tmp_path / "start")
     argv = ["train", "--recipe", "msrvtt-retrieval", "--data", str(data / "clips.jsonl")]
-    argv += ["--model", str(tmp_path / "start"), *small(vtm_weight=0, learning_rate=1e-3)]
+    argv += ["--model", str(tmp_path / "start"), *small(vtm_weight=0, learning_rate=1e-3, drop_path_rate=0)]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
     printed = {}
     for name, start in (("one", [sys.executable]), ("two", launcher)):

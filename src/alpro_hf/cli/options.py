@@ -68,7 +68,9 @@ def _is_option(argument: str) -> bool:
 
 def did_you_mean(name: str, known: Iterable[str], otherwise: str) -> str:
     """A sentence with the known name that is nearest to an unknown one, or with the command that lists them all."""
-    nearest = difflib.get_close_matches(name, known, n=1)
+    known = list(known)
+    begun = [one for one in known if one.startswith(name)]  # a name that was not finished
+    nearest = difflib.get_close_matches(name, begun or known, n=1)
     return f" Did you mean {nearest[0]}?" if nearest else f" {otherwise} lists them all."
 
 
