@@ -131,7 +131,7 @@ def test_modules_import_optional_packages_where_they_use_them(imports) -> None:
         ("transformers.Trainer", {"training"}),
         ("transformers.TrainingArguments", {"training"}),
         ("transformers", {"data", "hub", "model", "registration", "training"}),
-        ("torch", {"data", "evaluation", "hub", "inference", "model", "sprites", "training"}),
+        ("torch", {"data", "evaluation", "hub", "inference", "model", "page", "sprites", "training"}),
         ("argparse", {"cli"}),
     ],
 )

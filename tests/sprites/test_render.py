@@ -161,7 +161,7 @@ def test_a_folder_of_other_clips_is_refused(test_folder):
 @pytest.mark.parametrize(
     ("split", "count", "options", "message"),
     [
-        ("dev", 4, {}, "split is 'dev'"),
+        ("devel", 4, {}, "split is 'devel'"),
         ("train", None, {}, "count is None for split 'train'"),
         ("test", 1001, {}, "between 1 and 1000"),
         ("test", 4, {"size": 33}, "size is 33"),

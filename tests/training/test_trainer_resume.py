@@ -22,6 +22,7 @@ from transformers import TrainerCallback
 from alpro_hf import AlproForPreTraining
 from alpro_hf.training.checkpoints import checkpoint_problem, last_complete_checkpoint
 from alpro_hf.training.trainer import AlproTrainer
+from alpro_hf.training.trainer_rows import tell_other_start
 
 # --- which checkpoint -----------------------------------------------------------------------------------------------
 
@@ -234,7 +235,7 @@ def test_a_training_goes_on_from_a_link_and_leaves_what_is_behind_it(run, tmp_pa
 def test_a_state_of_absurd_numbers_is_no_crash(run, caplog):
     state = json.loads((run / "checkpoint-6" / "trainer_state.json").read_text())
     (run / "checkpoint-6" / "trainer_state.json").write_text(json.dumps(state | {"epoch": 5e-324}))
-    script.training(run, max_steps=6)._tell_other_start(str(run / "checkpoint-6"))
+    tell_other_start(script.training(run, max_steps=6), str(run / "checkpoint-6"))
     assert "the data set or the batch is another" in caplog.text
 
 
