@@ -436,17 +436,24 @@ def test_arguments_that_do_not_fit(tmp_path):
         MixedRows.from_arguments(MAPS, arguments(tmp_path, max_steps=-1))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("workers", [0, 2])
-def test_two_processes_share_out_the_rows(tmp_path, workers):
-    (tmp_path / "stream").mkdir()
-    write_json_lines(tmp_path / "stream", shards=3, rows=31)
+@pytest.fixture(scope="module")
+def read_by_two(tmp_path_factory) -> Path:
+    """What two processes read, without workers and with two each."""
+    folder = tmp_path_factory.mktemp("two")
+    (folder / "stream").mkdir()
+    write_json_lines(folder / "stream", shards=3, rows=31)
     script = Path(__file__).parents[1] / "fixtures" / "read_in_processes.py"
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command = [*launcher, str(script), str(tmp_path), str(workers)]
+    command = [*launcher, str(script), str(folder), "0", "2"]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
-    ranks = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2)]
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+def test_two_processes_share_out_the_rows(read_by_two, workers):
+    ranks = [json.loads((read_by_two / str(workers) / f"rank{rank}.json").read_text()) for rank in range(2)]
     assert [len(read) for read in ranks] == [60, 60]
     assert names(ranks[0]) == names(ranks[1]) and set(names(ranks[0])) == {"json", "clips"}
     assert names(ranks[0])[::2] == names(ranks[0])[1::2]

@@ -361,7 +361,7 @@ def test_words_and_numbers_for_windows():
     assert window_settings(10, 2) == WindowSettings(lengths=(10.0,), stride=2, short=10.0)
     assert window_settings((4, 0.5), None) == WindowSettings(lengths=(4.0, 0.5), short=4.0, shortest=0.5)
     scenes = window_settings("scenes", None)
-    assert (scenes.cuts, scenes.short, scenes.shortest, scenes.longest) == ("scenes", 0, 2, 15)
+    assert (scenes.cuts, scenes.short, scenes.shortest, scenes.longest) == ("scenes", 0, 1, 15)
 
 
 def test_a_window_longer_than_the_video_is_the_whole_video(loaded, films):
