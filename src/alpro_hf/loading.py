@@ -189,7 +189,7 @@ def _find_on_hub(name: str, revision: str | None, needs: str | None, api: "HfApi
         raise ModelNotFoundError(f"{name} on the Hub does not contain a model: there is no {needs} in it.")
     try:
         with bounded_answers(_SETTINGS_BYTES):
-            _fetch_settings(name, found, api or HfApi())
+            _fetch_settings(name, revision, found, api or HfApi())
     except UnboundedAnswerError as error:
         raise CommandError(f"the settings of {name} on the Hub cannot be downloaded: {error}. {_ENDPOINT}") from error
     except (HTTPError, LocalEntryNotFoundError) as error:
@@ -199,12 +199,16 @@ def _find_on_hub(name: str, revision: str | None, needs: str | None, api: "HfApi
     return name
 
 
-def _fetch_settings(name: str, found: "ModelInfo", api: "HfApi") -> None:
+def _fetch_settings(name: str, revision: str | None, found: "ModelInfo", api: "HfApi") -> None:
     """Download the files that describe a model, after their sizes are known, into the cache of `from_pretrained`.
+
+    The cache then also knows the revision by its name, so that the model is found without a network.
 
     Raises:
         CommandError: They are too many or too large, or see `_check_settings`.
     """
+    from huggingface_hub import try_to_load_from_cache
+
     # the library reads no settings in subfolders
     files = [file for file in found.siblings or () if file.rfilename.endswith(_SETTINGS) and "/" not in file.rfilename]
     if len(files) > _MAX_SETTINGS:
@@ -216,6 +220,10 @@ def _fetch_settings(name: str, found: "ModelInfo", api: "HfApi") -> None:
             raise CommandError(
                 f"{file.rfilename} of {name} on the Hub has {file.size:,} bytes; at most {_SETTINGS_BYTES:,} are read."
             )
+    if files:
+        known = try_to_load_from_cache(name, files[0].rfilename, revision=revision)
+        if not isinstance(known, str) or Path(known).parent.name != found.sha:
+            api.hf_hub_download(name, files[0].rfilename, revision=revision)  # a download by commit notes no name
     for file in files:  # by commit: one that is in the cache needs no request
         path = Path(api.hf_hub_download(name, file.rfilename, revision=found.sha))
         if path.stat().st_size > _SETTINGS_BYTES:  # the list may be wrong
@@ -352,7 +360,7 @@ def _settings_of(name: str, revision: str | None) -> "tuple[str, ModelInfo]":
     try:
         with bounded_answers(_SETTINGS_BYTES):
             listed = api.model_info(name, revision=revision, files_metadata=True)
-            _fetch_settings(name, listed, api)
+            _fetch_settings(name, revision, listed, api)
             return str(Path(api.hf_hub_download(name, _CONFIG, revision=listed.sha)).parent), listed
     except UnboundedAnswerError as error:
         raise CommandError(f"the settings of {name} cannot be downloaded: {error}. {_ENDPOINT}") from error
