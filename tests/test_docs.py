@@ -86,6 +86,7 @@ def run_commands(code: str) -> list[list[str]]:
     return ran
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
 def test_code_of_a_page_runs(
     page: str,

@@ -333,6 +333,7 @@ def test_a_configuration_beyond_its_bounds(model, tmp_path, value, said, capsys)
         load_model("retrieval", str(tmp_path))
 
 
+@pytest.mark.slow
 def test_more_layers_than_the_file_has_weights(model, tmp_path) -> None:
     content = json.loads((model / "config.json").read_text())
     content["video_config"]["num_hidden_layers"] = 1000

@@ -25,6 +25,7 @@ ALLOWED = {"torch", "torchvision", "transformers", "huggingface_hub", "av", "num
 TINY = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 
 
+@pytest.mark.slow
 def test_import_brings_nothing_optional_builds_nothing_and_asks_nobody() -> None:
     code = """
 import json, sys
@@ -52,6 +53,7 @@ from transformers.video_processing_utils import BaseVideoProcessor
 """
 
 
+@pytest.mark.slow
 def test_import_brings_the_library_the_model_and_its_decoder_alone() -> None:
     """No trainer, no `datasets`; accelerate and torchvision only because transformers imports them."""
     code = f"{LIBRARY}import json, sys; before = set(sys.modules); import alpro_hf; "
@@ -113,6 +115,7 @@ def of(imports: dict[str, set[str]], library: str) -> set[str]:
     return {name for name, found in imports.items() if any(f"{one}.".startswith(f"{library}.") for one in found)}
 
 
+@pytest.mark.slow
 def test_modules_import_optional_packages_where_they_use_them(imports) -> None:
     assert {name.rpartition(".")[0] for name in of(imports, "gradio")} <= {"alpro_hf.page"}
     for package in ("spacy", "evaluate", "matplotlib", "faiss", "onnx", "onnxruntime", "onnxscript"):
@@ -150,6 +153,7 @@ def fresh(code: str) -> str:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "first",
     [
@@ -179,6 +183,7 @@ def test_the_console_script_starts_beside_the_package() -> None:
     assert fresh("import alpro_hf_launch, sys; print('alpro_hf' in sys.modules)") == "False\n"
 
 
+@pytest.mark.slow
 def test_models_load_and_the_demo_runs_where_there_is_no_network(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(
         "import sys\n"
@@ -225,6 +230,7 @@ def test_every_public_name_exists() -> None:
         alpro_hf.AlproNothing  # noqa: B018
 
 
+@pytest.mark.slow
 def test_public_names_are_listed_before_they_are_imported() -> None:
     """By `dir`, for completion, and by `__all__`; and type checkers see the same names."""
     listed, public, loaded = json.loads(

@@ -118,6 +118,7 @@ def payload(state, path):
     state["run"] = Payload(path.parent / "canary")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -142,6 +143,7 @@ def test_what_is_no_weight_is_refused(tmp_path, change, said, zipped) -> None:
     assert not (tmp_path / "canary").exists()
 
 
+@pytest.mark.slow
 def test_archives_that_torch_does_not_write_are_refused_unopened(tmp_path) -> None:
     path = tmp_path / "file.pt"
     torch.save({"temp": torch.zeros(4)}, tmp_path / "sound.pt")

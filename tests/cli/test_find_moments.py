@@ -90,6 +90,7 @@ def test_a_second_search_in_a_folder_encodes_nothing(capsys, videos, model, tmp_
     assert len(list(videos.iterdir())) == 3
 
 
+@pytest.mark.slow
 def test_several_indexes_and_limits_are_options(capsys, videos, model, tmp_path) -> None:
     common = ("--model", model)
     for name in ("0", "1"):
@@ -146,6 +147,7 @@ def test_wrong_usage(capsys, arguments, message) -> None:
     assert stopped.value.code == 2 and message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_sums_and_examples(capsys, videos, model, monkeypatch) -> None:
     common = ("--model", model, "--top-k", 3, "--json")
     code, out, _ = run(capsys, "search", videos, "--like", videos / "1.mp4", *common)
@@ -192,6 +194,7 @@ def test_queries_of_lines_from_a_pipe(capsys, videos, model, monkeypatch) -> Non
     assert run(capsys, "search", videos, "--model", model)[:2] == (0, "")
 
 
+@pytest.mark.slow
 def test_a_person_is_asked_for_queries(videos, model) -> None:
     ours, theirs = pty.openpty()
     environment = os.environ | {"PYTHONPATH": str(Path(alpro_hf.__file__).parents[1]), "TERM": "dumb"}
@@ -279,6 +282,7 @@ def test_moments_have_times_in_names_tables_and_pictures(capsys, film, tmp_path)
         assert picture.getpixel((70, 115)) != picture.getpixel((506, 115))
 
 
+@pytest.mark.slow
 def test_ask_about_a_moment(capsys, film) -> None:
     path, scenes = film
     whole = json.loads(run(capsys, "ask", path, "what happens?", "--json")[1])

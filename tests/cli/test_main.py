@@ -75,6 +75,7 @@ def wait_for_videos(index: Path, count: int, process: subprocess.Popen) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
 def test_index_survives_kill_and_interrupt(tmp_path, models) -> None:
     """Three real processes on one index; a pipe nobody writes to is the video at which the first two are caught."""
@@ -219,6 +220,7 @@ def sprites(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_split(tmp_path_factory.mktemp("sprites"), "test", 2, progress=False) / "clips"
 
 
+@pytest.mark.slow
 def test_the_bundled_model_says_when_a_clip_is_not_of_its_world(capsys, sprites, tmp_path) -> None:
     folder = tmp_path / "mixed"
     own = folder / "own.mp4"
@@ -332,6 +334,7 @@ def test_errors_are_one_sentence(capsys, videos, tmp_path, models, arguments, me
     assert message in complaint
 
 
+@pytest.mark.slow
 def test_libraries_keep_the_notes_about_their_installation(videos) -> None:
     """Of torchao and bitsandbytes, which the extra `test` installs and transformers imports."""
     pytest.importorskip("torchao")
@@ -482,6 +485,7 @@ print(json.dumps(loaded))
 """
 
 
+@pytest.mark.slow
 def test_commands_import_what_they_use(videos, models, tmp_path) -> None:
     lines = [
         ["index", videos, "--output", tmp_path / "index", "--model", models["retrieval"]],
@@ -497,6 +501,7 @@ def test_commands_import_what_they_use(videos, models, tmp_path) -> None:
         assert not set(HEAVY) & set(modules), command_name
 
 
+@pytest.mark.slow
 def test_auto_classes_know_our_models_when_a_command_works(tmp_path) -> None:
     said, code, registered, loaded = started("ask", str(tmp_path / "nowhere.mp4"), "what is it")
     assert "alpro ask: there is no file" in said

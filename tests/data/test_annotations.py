@@ -388,6 +388,7 @@ def test_the_wrong_folder_is_an_error(tmp_path, clips):
         load("released-retrieval", path, videos=tmp_path / "nowhere")
 
 
+@pytest.mark.slow
 def test_memory_hardly_grows_with_the_rows(tmp_path):
     """What Python holds at its peak: rows go to Arrow in batches, and eight bytes of each stay. Measured on a million
     rows by scripts/annotations_memory.py."""
@@ -578,6 +579,7 @@ def test_streams_and_tables_are_sources_of_pretraining(tmp_path, clips):
     assert seen == {(source, name) for source in sources for name in ("1066674784", "1019723344")}
 
 
+@pytest.mark.slow
 def test_arrow_files_go_where_asked_and_else_leave_with_python(tmp_path):
     path = released(tmp_path / "train.jsonl")
     rows = load("released-retrieval", path, cache_dir=tmp_path / "cache")
@@ -687,6 +689,7 @@ def test_encodings_of_no_text(tmp_path, kind, encoding):
         load(kind, path, encoding=encoding)
 
 
+@pytest.mark.slow
 def test_an_archive_that_unfolds_to_far_more(tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "_UNFOLDED_ANYWAY", 1 << 20)
     row = b'{"video": "a.mp4", "text": "a dog"}\n'

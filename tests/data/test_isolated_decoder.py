@@ -138,6 +138,7 @@ for path in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 def test_processes_at_work_do_not_outlive_a_caller_that_is_killed(tmp_path) -> None:
     waiting, working = tmp_path / "pipe.avi", tmp_path / "long.avi"
     os.mkfifo(waiting)
@@ -157,6 +158,7 @@ def test_processes_at_work_do_not_outlive_a_caller_that_is_killed(tmp_path) -> N
     assert [is_alive(pid) for pid in workers] == [False, False]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux kills a stopped process together with its caller")
 def test_stopped_processes_do_not_outlive_a_caller_that_is_killed() -> None:
     environment = os.environ | {"PYTHONPATH": str(Path(alpro_hf.__file__).parents[1])}

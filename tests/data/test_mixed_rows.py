@@ -408,6 +408,7 @@ def arguments(folder: Path, **options: Any) -> TrainingArguments:
     return TrainingArguments(output_dir=str(folder), **fields | options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_resumed_training_sees_what_an_uninterrupted_one_does(tmp_path, workers):
     (tmp_path / "stream").mkdir()

@@ -82,6 +82,7 @@ def as_moments(rows: list[dict[str, Any]]) -> tuple[list[Any], list[Any]]:
     return found, right
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gallery", ["own", "all"])
 def test_the_result_equals_brute_force(films: Path, results: dict[str, Path], gallery: str, metric: Any) -> None:
     """Every film is cut, encoded and searched once more here, a window at a time."""

@@ -117,6 +117,7 @@ def picture(kind: str, moment: int, side: int = 128) -> np.ndarray:
     return np.asarray(image)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["noise", "gradient", "slides", "disc", "square", "still sprite"])
 def test_square_videos_of_other_things_are_not(kind: str, decoder: IsolatedDecoder, tmp_path: Path) -> None:
     path = tmp_path / "clip.mp4"

@@ -35,6 +35,7 @@ def write_zipped(path, pickled):
             archive.writestr(name, pickled if name.endswith("data.pkl") else data)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zipped", [False, True])
 def test_a_key_of_a_million_levels_is_one_sentence(tmp_path, zipped):
     path = tmp_path / "file.pt"
@@ -45,6 +46,7 @@ def test_a_key_of_a_million_levels_is_one_sentence(tmp_path, zipped):
         load_original_checkpoint(path)
 
 
+@pytest.mark.slow
 def test_a_file_without_end_is_given_up(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint_file, "READ_DEADLINE", 2.0)
     path = tmp_path / "file.pt"
@@ -56,6 +58,7 @@ def test_a_file_without_end_is_given_up(tmp_path, monkeypatch):
     assert time.monotonic() - began < 100
 
 
+@pytest.mark.slow
 def test_a_process_that_may_not_hold_the_file_is_one_sentence(tmp_path, monkeypatch):
     path = tmp_path / "file.pt"
     torch.save({"weight": torch.zeros(50_000_000)}, path)
@@ -76,6 +79,7 @@ NOT_WEIGHTS = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in NOT_WEIGHTS if hasattr(torch, name)])
 def test_data_types_that_weights_do_not_have_are_one_sentence(tmp_path, name):
     tensor = torch.zeros(8, dtype=torch.uint8).view(getattr(torch, name))
@@ -105,6 +109,7 @@ def test_every_data_type_of_weights_arrives_bit_by_bit(tmp_path):
         assert found[name].dtype == tensor.dtype and torch.equal(found[name], tensor)
 
 
+@pytest.mark.slow
 def test_tensors_that_share_one_memory_do_not_multiply_it(tmp_path):
     one = torch.zeros(1_000_000)
     torch.save({f"layer{index}": one for index in range(1000)}, tmp_path / "file.pt")

@@ -124,6 +124,7 @@ def refusal(state, task):
     return None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_every_tensor_is_needed_or_known_to_be_unused(task):
     """Take the tensors away one at a time: either the conversion names the missing one or it can do without."""
@@ -224,6 +225,7 @@ def test_tasks_of_one_kind_do_not_pass_for_the_other():
         convert_original_checkpoint(tiny(), "captioning")
 
 
+@pytest.mark.slow
 def test_a_pretraining_checkpoint_without_its_prompter_is_converted_alone(files, caplog):
     state = tiny("pretrain")
     expected, _ = convert_original_checkpoint(state, "pretrain", **ARCHITECTURE)
@@ -408,6 +410,7 @@ def test_a_file_that_would_run_code_is_refused_and_does_not_run_it(tmp_path):
     assert not trace.exists()
 
 
+@pytest.mark.slow
 def test_a_file_with_other_objects_is_refused_with_their_type(tmp_path):
     torch.save({"model": tiny(), "args": argparse.Namespace(lr=1)}, tmp_path / "file.pt")
     with pytest.raises(CheckpointError, match=r"argparse\.Namespace"):
@@ -443,6 +446,7 @@ def test_a_garbled_file_is_refused(tmp_path):
         load_original_checkpoint(tmp_path / "file.pt")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("kept", [0.02, 0.5, 0.99])
 def test_half_a_file_is_refused(tmp_path, zipped, kept):
@@ -467,6 +471,7 @@ def options(files, task, **more):
     return {"checkpoint": files / f"{task}.pt", "task": task, "output": files / "out", **ARCHITECTURE, **more}
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_the_folder_loads_at_once_and_returns_the_golden_numbers(files):
     convert(**options(files, "retrieval", vocab=files / "vocab.txt"))
@@ -488,6 +493,7 @@ def test_the_folder_loads_at_once_and_returns_the_golden_numbers(files):
     assert processor.video_processor.frame_sampling == "uniform"
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_a_question_answering_folder_answers_in_words(files):
     convert(**options(files, "qa", vocab=files / "vocab.txt", answers=files / "answers.json"))
@@ -515,6 +521,7 @@ def load(model_class, folder, **fields):
     return model, set(report["missing_keys"])
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_a_pretraining_folder_holds_student_and_prompter_with_their_processors(pretrained):
     golden = cases.tensors("tiny", "pretrain")
@@ -541,6 +548,7 @@ def test_a_pretraining_folder_holds_student_and_prompter_with_their_processors(p
         assert processor.video_processor.num_frames == 4
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_fine_tuning_starts_from_a_pretraining_folder(pretrained):
     golden = cases.tensors("tiny", "pretrain")
@@ -574,6 +582,7 @@ def test_fine_tuning_starts_from_a_pretraining_folder(pretrained):
     assert not torch.equal(base(*inputs).text_embeds, expected.text_embeds)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_a_prompter_folder_returns_the_golden_numbers(files):
     convert(**options(files, "prompter", vocab=files / "vocab.txt", entities=files / "entities.txt"))
@@ -585,12 +594,14 @@ def test_a_prompter_folder_returns_the_golden_numbers(files):
     assert not (files / "out" / "prompter").exists()
 
 
+@pytest.mark.slow
 def test_without_a_vocabulary_that_fits_nothing_is_written(files):
     with pytest.raises(ValueError, match=r"embeds 128 words, .* name its vocab\.txt with --vocab"):
         convert(**options(files, "retrieval"))
     assert not (files / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_vocabulary_with_a_word_twice_is_refused(files):
     words = (files / "vocab.txt").read_text()
     (files / "vocab.txt").write_text(words.replace("fox", "runs"))
@@ -598,6 +609,7 @@ def test_a_vocabulary_with_a_word_twice_is_refused(files):
         convert(**options(files, "retrieval", vocab=files / "vocab.txt"))
 
 
+@pytest.mark.slow
 def test_a_vocabulary_that_does_not_fit_is_refused_and_nothing_is_written(files):
     (files / "vocab.txt").write_text("\n".join(WORDS))
     with pytest.raises(ValueError, match=r"vocab\.txt has 12 entries.*128 words"):
@@ -612,6 +624,7 @@ def command(*arguments):
     return main(["convert", *map(str, arguments)])
 
 
+@pytest.mark.slow
 def test_the_command_writes_the_folder_and_says_what(files, capsys):
     code = command(
         *("--checkpoint", files / "qa.pt", "--task", "qa", "--output", files / "out"),
@@ -626,6 +639,7 @@ def test_the_command_writes_the_folder_and_says_what(files, capsys):
     assert (files / "out" / "model.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_the_command_writes_student_and_prompter(files, capsys):
     code = command(
         *("--checkpoint", files / "pretrain.pt", "--task", "pretrain", "--output", files / "out"),
@@ -640,6 +654,7 @@ def test_the_command_writes_student_and_prompter(files, capsys):
     assert AutoConfig.from_pretrained(files / "out" / "prompter").entities == ENTITIES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -70,6 +70,7 @@ def check_cosines(blip, folder, model_class=AlproModel):
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["safetensors", "bin", "file"])
 def test_a_converted_blip_has_its_cosines_and_a_whole_folder(tmp_path, capsys, kind):
     blip = build_blip()
@@ -94,6 +95,7 @@ def test_a_converted_blip_has_its_cosines_and_a_whole_folder(tmp_path, capsys, k
     assert TrainingFacts.read(tmp_path / "out" / "training.json").license == "bsd-3-clause"
 
 
+@pytest.mark.slow
 def test_a_hub_id(tmp_path):
     """The command in a process of its own, which asks a Hub on this machine."""
     blip = build_blip()
@@ -225,6 +227,7 @@ def test_a_folder_that_is_not_whole_is_one_sentence(tmp_path, capsys, case):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrapped", [False, True], ids=["bare", "in model"])
 def test_a_file_of_the_authors_is_told_by_its_layout_and_names_the_copy_on_the_hub(tmp_path, capsys, wrapped):
     """As in `model_base_retrieval_coco.pth`, which has no config.json beside it."""

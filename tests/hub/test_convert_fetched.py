@@ -86,6 +86,7 @@ def digest(content):
 # --- addresses and known names --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_address_is_downloaded_converted_and_recorded(server, command, tmp_path, capsys, checkpoints, cache):
     content = checkpoints["retrieval"]
     server.files["/models/some.pt"] = Behaviour(content, cut=len(content) // 2, cuts=1)
@@ -103,6 +104,7 @@ def test_an_address_is_downloaded_converted_and_recorded(server, command, tmp_pa
     assert len(list(cache.glob("*/some.pt"))) == 1
 
 
+@pytest.mark.slow
 def test_a_known_name_comes_from_its_publisher_or_a_mirror_with_its_answers(server, command, tmp_path, checkpoints):
     content, answers = checkpoints["qa"], json.dumps(ANSWERS).encode()
     server.files["/copy/LAVIS/models/ALPRO/alpro_msvd_qa.pth"] = Behaviour(content)
@@ -158,6 +160,7 @@ def test_what_is_no_checkpoint_says_where_it_came_from(server, sentence, cache, 
     assert "(status 404)" in sentence(f"{server.url}/absent.pt")
 
 
+@pytest.mark.slow
 def test_answers_that_the_publisher_does_not_give(server, sentence, checkpoints):
     server.files["/LAVIS/models/ALPRO/alpro_msvd_qa.pth"] = Behaviour(checkpoints["qa"])
     assert "train_ans2label.json cannot be downloaded" in sentence("msvd-qa", "--mirror", server.url)
@@ -175,6 +178,7 @@ def write(path, members, packing=zipfile.ZIP_DEFLATED):
     return path
 
 
+@pytest.mark.slow
 def test_a_member_of_an_archive(server, command, sentence, tmp_path, capsys, checkpoints, cache):
     path = write(
         tmp_path / "output.zip",
@@ -209,6 +213,7 @@ def test_a_member_of_an_archive(server, command, sentence, tmp_path, capsys, che
     assert kept == {"output.zip", "output.zip.json", ".lock"}  # no copy of the member stays
 
 
+@pytest.mark.slow
 def test_the_only_checkpoint_of_an_archive_is_taken(command, tmp_path, checkpoints):
     path = write(tmp_path / "some.zip", {"a/best.pt": checkpoints["retrieval"], "a/log.txt": b""})
     assert command(path) == 0

@@ -74,6 +74,7 @@ def test_blip_is_told_and_others_are_not():
     assert recognise([]) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_the_task_need_not_be_given(tmp_path, capsys, task, command):
     torch.save(tiny(task), tmp_path / "some.pt")
@@ -150,6 +151,7 @@ def lavis(task):
     }
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("wrapper", [None, "model"])
 @pytest.mark.parametrize("task", ["retrieval", "qa"])
@@ -242,6 +244,7 @@ def test_a_hub_that_may_not_be_asked_is_one_sentence(tmp_path, monkeypatch):
 # --- the folder -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_bundled_vocabulary_makes_the_folder_whole(tmp_path):
     state = tiny()
     state[EMBEDDINGS] = torch.randn(30522, state[EMBEDDINGS].shape[1])
@@ -253,6 +256,7 @@ def test_the_bundled_vocabulary_makes_the_folder_whole(tmp_path):
     assert AlproForVideoTextRetrieval.from_pretrained(tmp_path / "out").config.text_config.vocab_size == 30522
 
 
+@pytest.mark.slow
 def test_a_model_folder_is_replaced_only_when_asked_and_as_a_whole(tmp_path, checkpoint, capsys, command):
     out = tmp_path / "out"
     assert command(checkpoint, "--output", out) == 0

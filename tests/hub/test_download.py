@@ -139,6 +139,7 @@ def test_without_a_size_the_end_of_the_connection_is_the_end(server):
     assert download(f"{server.url}/a.pt").read_bytes() == CONTENT
 
 
+@pytest.mark.slow
 def test_a_killed_download_goes_on(server, cache, tmp_path):
     """And on a terminal it shows how far it is."""
     server.files["/a.pt"] = Behaviour(CONTENT, slow=0.05)

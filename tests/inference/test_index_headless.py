@@ -51,6 +51,7 @@ def alpro(capsys, *argv) -> tuple[int, str, str]:
     return code, *capsys.readouterr()
 
 
+@pytest.mark.slow
 def test_index_and_search(capsys, model, clips, tmp_path) -> None:
     index = tmp_path / "index"
     code, out, err = alpro(capsys, "index", clips[0].parent, "--output", index, "--model", model, "--dtype", "float32")
@@ -186,6 +187,7 @@ def test_what_a_model_is_stands_beside_its_results(capsys, clips, tmp_path) -> N
     assert code == 1 and "the key 'sumary' is unknown" in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("told", [True, False])
 def test_a_model_on_the_hub_says_the_same_and_also_without_a_network(clips, tmp_path, told) -> None:
     write_headless(tmp_path / "model", "blip")

@@ -322,6 +322,7 @@ def test_frame_tables_at_impossible_places_are_damage(index, loaded, clips, chan
         list(map(opened.frame_table, clips[:2]))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs resource limits")
 def test_a_shard_of_87_bytes_takes_no_memory(tmp_path) -> None:
     """A shape of 2^27 rows of no numbers: the file is as long as it says."""

@@ -307,6 +307,7 @@ def test_a_changed_film_replaces_all_its_windows(loaded, films, tmp_path):
     assert [end for _, _, end in second.moments] == expected
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_length(loaded, films, tmp_path):
     """Fed by a film of 2 and one of 8 minutes, the loader keeps as much."""
     model, processor = loaded

@@ -121,6 +121,7 @@ def test_transcodes_are_frame_exact(name: str, encode: Encoder) -> None:
         assert info.fps == pytest.approx(RATE, rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a.mp4", "b.avi", "b.mp4", "muted_b.mp4", "world.mp4"])
 def test_real_clips_are_frame_exact(name: str, real_clips: dict[str, Path]) -> None:
     assert_exact(real_clips[name], draws=1)

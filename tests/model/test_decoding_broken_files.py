@@ -76,6 +76,7 @@ def test_indexing(model_folder, clips, tmp_path) -> None:
     assert not (tmp_path / "all" / "failed.jsonl").exists()  # nothing failed this time
 
 
+@pytest.mark.slow
 def test_training_and_evaluation(model_folder, clips, tmp_path) -> None:
     """A batch of five with one broken is, to the last bit, a batch of the other four with their own captions."""
     ends = {}
@@ -108,6 +109,7 @@ def test_too_many_dropped_rows_stop_the_training(model_folder, clips, tmp_path) 
     assert stopped.state.log_history[-1]["dropped_share"] == 0.2
 
 
+@pytest.mark.slow
 def test_a_batch_that_loses_all_its_rows_is_passed_over(model_folder, clips, tmp_path) -> None:
     ends = {}
     steady = {"gradient_accumulation_steps": 2, "lr_scheduler_type": "constant", "warmup_steps": 0}

@@ -577,6 +577,7 @@ def test_input_embeddings_can_be_replaced(model_class):
         assert (tensors(model(**inputs_for(model_class)))[0] - before).abs().max() > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model_class", [AlproVideoModel, AlproForVideoTextRetrieval, AlproForVideoQuestionAnswering])
 @torch.no_grad()
 def test_the_whole_model_compiles_without_a_break(model_class):
@@ -599,6 +600,7 @@ def test_shapes_without_numbers(model_class):
     assert shapes == [tuple(tensor.shape) for tensor in tensors(build(model_class)(**inputs))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("traced", [tiny.FRAMES, tiny.FRAMES + 1], ids=["trained", "other"])
 @torch.no_grad()
 def test_an_exported_graph_takes_any_number_of_frames(traced):

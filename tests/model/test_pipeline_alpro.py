@@ -173,6 +173,7 @@ def test_answers_are_those_of_the_model(ask, by_hand, questions) -> None:
         assert_same(ask(row), answer(by_hand, row))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
 def test_batches_answer_as_single_questions_do(ask, by_hand, questions, batch_size) -> None:
     expected = [answer(by_hand, row, top_k=2) for row in questions]

@@ -81,6 +81,7 @@ def test_the_miniature_has_the_released_form(miniature):
     assert (miniature / "msrvtt_ret" / "videos" / "video7010.mp4").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EVALUATIONS)
 def test_from_released_files_to_results(name, miniature, tmp_path, capsys):
     """convert -> evaluate -> result file, and the expected numbers in the table."""
@@ -110,6 +111,7 @@ def test_from_released_files_to_results(name, miniature, tmp_path, capsys):
         assert f"{metric:18}{value:10.1f}{results.metrics[metric]:8.1f}" in out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "words"), [("finetune", ["msvd_qa"]), ("ablation_losses", ["pem", "didemo_ret"])])
 def test_trainings_go_all_the_way(name, words, miniature, tmp_path):
     shutil.copytree(miniature, tmp_path / "released")
@@ -126,6 +128,7 @@ def test_trainings_go_all_the_way(name, words, miniature, tmp_path):
         assert (values["vtc_weight"], values["pem_weight"]) == (0, 1)
 
 
+@pytest.mark.slow
 def test_the_prompter_gets_other_entities(miniature, tmp_path):
     """The released prompter gets prompts of three entities, with all templates and with one; no command does this."""
     shutil.copytree(miniature, tmp_path / "released")

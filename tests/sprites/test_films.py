@@ -93,6 +93,7 @@ def test_numbers_out_of_range(tmp_path: Path, arguments: dict, message: str):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_the_script_renders_films(tmp_path: Path):
     arguments = ["--films", "--split", "validation", "--count", "1", "--scenes", "2", "2", "--seconds", "0.5", "1"]
     made = subprocess.run(

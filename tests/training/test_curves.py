@@ -78,6 +78,7 @@ def write_state(folder: Path, *entries: dict, **fields) -> Path:
 # --- what is drawn --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_every_quantity_of_training_has_a_panel_with_what_was_logged(trainers, runs):
     found = panels(plot_runs([runs["search"]]))
     of_training = {
@@ -324,6 +325,7 @@ def plot(*arguments) -> int:
     return main(["plot", *map(str, arguments)])
 
 
+@pytest.mark.slow
 def test_the_picture_lies_in_the_run(runs, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)  # which would look for a display
     assert plot(runs["search"]) == 0
@@ -338,6 +340,7 @@ def test_the_picture_lies_in_the_run(runs, capsys, monkeypatch):
     assert (runs["search"] / "checkpoint-8" / "curves.png").is_file()
 
 
+@pytest.mark.slow
 def test_the_picture_lies_where_it_was_asked_for(runs, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert plot(*runs.values()) == 0

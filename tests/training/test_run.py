@@ -237,6 +237,7 @@ def test_the_batch_is_divided_among_processes():
 # ---------------------------------------------------------------------------------------------------------- the tasks
 
 
+@pytest.mark.slow
 def test_sigterm_saves_a_checkpoint_and_the_same_command_goes_on(data, tmp_path, capsys, monkeypatch):
     argv = ["--recipe", "msrvtt-retrieval", "--data", data / "clips.jsonl", "--model", data / "retrieval"]
     argv += ["--output", tmp_path, "--isolate_decoding", "true"]
@@ -282,6 +283,7 @@ def test_ctrl_c_ends_with_a_sentence_and_the_same_command_goes_on(data, tmp_path
     assert f"continues from {tmp_path / 'checkpoint-2'}" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_ctrl_c_in_a_terminal(data, tmp_path, workers):
     """SIGINT to a real command and, as from a terminal, to the processes that decode for it."""
@@ -383,6 +385,7 @@ def test_the_best_weights_are_those_of_the_best_recall(data, tmp_path):
     assert json.loads((tmp_path / "recipe.json").read_text())["metric_for_best_model"] == "t2v_r1"
 
 
+@pytest.mark.slow
 def test_retrieval(data, tmp_path, capsys):
     rows = data / "clips.jsonl"
     argv = ["--recipe", "msrvtt-retrieval", "--data", rows, "--eval-data", rows, "--model", data / "retrieval"]
@@ -472,6 +475,7 @@ def test_question_answering_with_a_file_of_answers_keeps_a_classifier_that_fits(
     assert train(*argv, "--answers", tmp_path / "recipe.json", "--output", tmp_path / "none") == 1
 
 
+@pytest.mark.slow
 def test_the_whole_way_from_image_and_text_models(data, tmp_path, capsys):
     """ViT and BERT -> prompter -> pre-training on videos and images -> retrieval."""
     sources = ["--data", data / "clips.jsonl", data / "images.parquet"]
@@ -531,6 +535,7 @@ def test_pretraining_without_pem_and_from_another_head(data, tmp_path):
     assert all("loss_pem" not in entry and "loss_mlm" in entry for entry in logs)
 
 
+@pytest.mark.slow
 def test_a_pem_head_for_other_entities_is_new(data, tmp_path, capsys):
     """Same number, other names: the weights would fit and be wrong."""
     prompter = AlproPrompterModel.from_pretrained(data / "prompter")
@@ -614,6 +619,7 @@ def test_a_batch_of_a_device_may_be_given_instead(data, tmp_path, capsys):
     assert "4 cannot be divided among 1 processes x 3" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_augmentation_is_that_of_the_recipe(data, tmp_path, monkeypatch):
     """What the collators make of frames while a training runs."""
     seen = Counter()
@@ -639,6 +645,7 @@ def test_augmentation_is_that_of_the_recipe(data, tmp_path, monkeypatch):
     assert not seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["msrvtt-retrieval", "pretrain"])
 def test_an_interrupted_run_goes_on_and_ends_the_same(data, tmp_path, capsys, recipe):
     argv = ["--recipe", recipe, "--data", data / "clips.jsonl", "--model", data / "pretrained"]

@@ -63,6 +63,7 @@ def training_logs(trainer):
     return [entry for entry in trainer.state.log_history if "loss" in entry]
 
 
+@pytest.mark.slow
 def test_retrieval_is_learned_and_every_part_logged(tmp_path):
     model = build(AlproForVideoTextRetrieval)
     trainer = trainer_for(model, arguments(tmp_path, max_steps=150, eval_protocol="rerank", rerank_k=3))
@@ -85,6 +86,7 @@ def test_retrieval_is_learned_and_every_part_logged(tmp_path):
     assert logs[-1]["vtm_accuracy"] > 0.9
 
 
+@pytest.mark.slow
 def test_answers_are_learned_and_counted_by_type(tmp_path):
     model = build(AlproForVideoQuestionAnswering)
     args = arguments(tmp_path, max_steps=120, per_device_train_batch_size=10, vtm_weight=0)
@@ -101,6 +103,7 @@ def test_answers_are_learned_and_counted_by_type(tmp_path):
     assert logs[-1]["accuracy"] == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_without_matching_only_the_towers_run_and_are_saved(tmp_path, monkeypatch):
     monkeypatch.setattr(AlproTextModel, "fuse", lambda *args, **kwargs: pytest.fail("the fusion layers ran"))
     head = build(AlproForVideoTextRetrieval)
@@ -137,6 +140,7 @@ def test_parts_are_averaged_over_the_steps_between_logs(tmp_path):
             assert pair[name] == pytest.approx((singles[2 * i][name] + singles[2 * i + 1][name]) / 2, rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model_class", [AlproForVideoTextRetrieval, AlproForVideoQuestionAnswering])
 def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path, model_class):
     def run(folder: str, checkpoint: Path | None = None, seed: int = 0, **fields):
@@ -250,6 +254,7 @@ def test_predictions_of_answers_are_the_logits(tmp_path):
     assert output.metrics["test_accuracy"] == pytest.approx(100 * correct.float().mean().item())
 
 
+@pytest.mark.slow
 def test_questions_that_share_clips_are_trained_and_evaluated_as_if_each_had_its_own(tmp_path):
     rows = colours.question_rows(4)
     named = [{**row, "video_id": video_id(row)} for row in rows]

@@ -119,6 +119,7 @@ def found_names(found) -> list[str]:
     return [name for name in ("logits_per_text", "vtm_logits") if name in found]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model_class", [AlproModel, RETRIEVAL, ANSWERING])
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["", "checkpointing"])
 def test_lora_learns_and_leaves_the_weights(model_class, checkpointing, tmp_path):
@@ -137,6 +138,7 @@ def test_lora_learns_and_leaves_the_weights(model_class, checkpointing, tmp_path
     assert metrics["eval_accuracy" if model_class is ANSWERING else "eval_t2v_r1"] > 50
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", [wrapped, with_added_adapter])
 @pytest.mark.parametrize("model_class", [RETRIEVAL, ANSWERING])
 @pytest.mark.usefixtures("add_adapter_allowed")
@@ -160,6 +162,7 @@ def test_checkpoints_hold_adapters_and_resume(way, model_class, tmp_path):
     assert "adapter_model.safetensors cannot be read" in (checkpoint_problem(checkpoint) or "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", [wrapped, with_added_adapter])
 @pytest.mark.parametrize("model_class", [RETRIEVAL, ANSWERING, AlproModel])
 @pytest.mark.usefixtures("add_adapter_allowed")

@@ -97,6 +97,7 @@ def share_ordered(model: AlproForVideoTextRetrieval) -> float:
     return (margins[0] > margins[1]).float().mean().item()
 
 
+@pytest.mark.slow
 def test_matching_learns_which_colour_is_first_from_false_captions(tmp_path):
     """Mirror images differ from their clips in nothing but the order of two colours."""
     args = coloured.arguments(
@@ -163,6 +164,7 @@ def test_at_first_only_heads_and_projections_learn(tmp_path, accumulation):
     assert {"text_model", "video_model"} <= seen[2]
 
 
+@pytest.mark.slow
 def test_stochastic_depth_goes_on_exactly_after_a_stop(tmp_path):
     def training(folder, seed, **fields):
         torch.manual_seed(seed)

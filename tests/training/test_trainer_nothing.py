@@ -180,6 +180,7 @@ def test_arguments_of_the_library_and_metrics_there_are_not(tmp_path) -> None:
         AlproTrainer(AlproModel(colours.config()), args, eval_dataset=rows, processing_class=processor)
 
 
+@pytest.mark.slow
 def test_a_resumption_by_others_is_told(tmp_path, caplog) -> None:
     """With other rows, and from a checkpoint that two processes wrote: it continues, and says what differs."""
     rows = colours.retrieval_rows() * 3

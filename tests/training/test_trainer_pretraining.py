@@ -44,6 +44,7 @@ def prompter(prompter_training):
 # --- the stage of the prompter --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_prompter_learns_from_vtc_alone(prompter_training):
     entries = coloured.logs(prompter_training)
     assert prompter_training.evaluate()["eval_t2v_r1"] == 100
@@ -64,6 +65,7 @@ def test_a_trained_prompter_names_the_colour_of_a_crop(prompter):
     assert sum(a == b for a, b in zip(named, shown, strict=True)) >= 12, (named, shown)
 
 
+@pytest.mark.slow
 def test_towers_alone_train_as_the_prompter_does(tmp_path):
     """`AlproModel` and `AlproPrompterModel` are the same stage: equal towers, equal losses."""
     seen = []
@@ -94,6 +96,7 @@ def agreement(student, prompter) -> float:
     return torch.cat(agreed).float().mean().item()
 
 
+@pytest.mark.slow
 def test_all_losses_are_logged_and_fall(tmp_path, prompter):
     before = copied(prompter)
     student = coloured.student()
@@ -186,6 +189,7 @@ def test_a_loss_of_weight_0_moves_nothing_of_its_own(tmp_path, off):
         assert moved.issuperset(names) if loss != off else not moved.intersection(names), loss
 
 
+@pytest.mark.slow
 def test_cached_pseudo_labels_take_the_place_of_a_prompter(tmp_path):
     def losses(given, **options):
         args = coloured.arguments(tmp_path, max_steps=2)
@@ -257,6 +261,7 @@ def test_evaluation_of_a_student_equals_that_of_the_retrieval_model(tmp_path, pr
 # --- what is refused ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_pem_without_a_teacher_or_without_crops_is_refused(tmp_path):
     args = coloured.arguments(tmp_path, max_steps=1)
     with pytest.raises(ValueError, match=r"a prompter\. Pass prompter=, cache pseudo-labels, or set pem_weight=0"):
@@ -319,6 +324,7 @@ class Poisoned(AlproPreTrainingCollator):
         return batch
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_a_loss_that_is_not_finite_stops_the_training_in_time(tmp_path, accumulation):
     """With rows in order and 4 a step, row 9 comes in step 3; step 2 was saved."""
