@@ -14,6 +14,7 @@ from .endpoints import Endpoints, add_endpoints
 from .front import HEADLINE
 from .inside import InsideTab
 from .parts import AT_ONCE, LIGHT, WORK, Shared, Tab, polite, script, told
+from .received import ReceivingButton
 from .search import SearchTab
 from .studio import MAX_CHARACTERS, Studio
 
@@ -122,11 +123,10 @@ def build(studio: Studio) -> gr.Blocks:
         with gr.Row(elem_classes="floor", equal_height=False):
             with gr.Column(scale=3, min_width=280, elem_classes="side"):
                 clips = gr.HTML(views.shelf(studio.clips, first.id), js_on_load=script("shelf.js"))
-                add = gr.UploadButton(
+                add = ReceivingButton(
                     "Add your own clips",
                     file_count="multiple",
                     file_types=["video"],
-                    type="filepath",
                     size="md",
                     elem_classes="add",
                 )
@@ -180,8 +180,10 @@ def build(studio: Studio) -> gr.Blocks:
                 clip = first
             values = {tabs: gr.Tabs(selected=part.id), chosen: clip.id}
             values |= dict(zip(shown, show(clip.id, visit), strict=True))
-            if text.strip():
-                values |= {part.text: text[:MAX_CHARACTERS], part.result: part.answer(clip.id, text, visit)}
+            # without a text, the tab is as it was in the beginning
+            text = text[:MAX_CHARACTERS] if text.strip() else part.text.value or ""
+            values[part.text] = text
+            values[part.result] = part.answer(clip.id, text, visit) if text else part.result.value
             return values
 
         def open_door(event: gr.EventData, visit: Visit | None) -> tuple[Any, str]:
