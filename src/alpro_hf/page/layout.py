@@ -71,7 +71,8 @@ class Shelf:
             raise DemoError("A file is too large.")
         listed = ", ".join(f"“{name[:60]}”" for name in names[:MAX_CLIPS])
         are = "is" if len(names) == 1 else "are"
-        gr.Warning(
+        # no `gr.Warning`: those of events without a queue are not shown
+        raise DemoError(
             f"{listed} {are} larger than {MAX_MEGABYTES} MB, the limit here. Upload a shorter or smaller version."
         )
 

@@ -21,10 +21,10 @@ class ReceivedFiles(gr.File):
         return paths or None
     from typing import Callable, Literal, Sequence, Any, TYPE_CHECKING
     from gradio.blocks import Block
+
     if TYPE_CHECKING:
         from gradio.components import Timer
         from gradio.components.base import Component
-
 
 class ReceivingButton(gr.UploadButton):
     """A button to upload several files; functions get their paths."""
@@ -36,10 +36,10 @@ class ReceivingButton(gr.UploadButton):
         return _paths(payload) or None
     from typing import Callable, Literal, Sequence, Any, TYPE_CHECKING
     from gradio.blocks import Block
+
     if TYPE_CHECKING:
         from gradio.components import Timer
         from gradio.components.base import Component
-
 
 def _paths(payload: ListFiles | FileData | None) -> list[str]:
     files: Sequence[FileData] = (

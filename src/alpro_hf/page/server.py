@@ -6,6 +6,7 @@ imported here.
 
 import asyncio
 import errno
+import logging
 import os
 import signal
 import socket
@@ -166,6 +167,8 @@ class _Server(threading.Thread):
 
     def stop(self) -> None:
         """End the connections, and the thread."""
+        # uvicorn takes it for an error that pages which are still open are cut off, and prints where
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
         self.server.should_exit = True
         self.ended.wait(_LONGEST_END)
 
