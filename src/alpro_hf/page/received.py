@@ -1,37 +1,25 @@
-"""Components that take files, without what gradio's own leave behind: an empty file for each file that they hand on,
-which belongs to no visit and nobody deletes with one."""
+"""Files that visitors send, without what gradio leaves behind of each: an empty file, which nobody deletes."""
 
-from collections.abc import Sequence
+from typing import TypeVar
 
 import gradio as gr
 from gradio.data_classes import FileData, ListFiles
 
-
-class ReceivedFiles(gr.File):
-    """A field for files; functions get their paths."""
-
-    is_template = True  # for the browser, it is gradio's own
-
-    def preprocess(self, payload: ListFiles | FileData | None) -> str | list[str] | None:
-        """The path of the file, or paths of the files; gradio has checked that they were uploaded."""
-        paths = _paths(payload)
-        if self.file_count == "single":
-            return paths[0] if paths else None
-        return paths or None
+C = TypeVar("C", gr.File, gr.UploadButton)
 
 
-class ReceivingButton(gr.UploadButton):
-    """A button to upload several files; functions get their paths."""
+def by_path(component: C) -> C:
+    """The same component, which hands the paths of its files to functions; gradio has checked that they were uploaded.
 
-    is_template = True
+    Gradio's own way hands on the same, but creates an empty file beside each. It is replaced at the object: gradio
+    writes a file beside the source of every class that is derived from a component.
+    """
+    single = component.file_count == "single"
 
-    def preprocess(self, payload: ListFiles | FileData | None) -> list[str] | None:
-        """Paths of the files; gradio has checked that they were uploaded."""
-        return _paths(payload) or None
+    def preprocess(payload: ListFiles | FileData | None) -> str | list[str] | None:
+        files = [] if payload is None else payload.root if isinstance(payload, ListFiles) else [payload]
+        paths = [file.path for file in files]
+        return (paths[0] if single else paths) if paths else None
 
-
-def _paths(payload: ListFiles | FileData | None) -> list[str]:
-    files: Sequence[FileData] = (
-        [] if payload is None else payload.root if isinstance(payload, ListFiles) else [payload]
-    )
-    return [file.path for file in files]
+    component.preprocess = preprocess  # type: ignore[method-assign]
+    return component
