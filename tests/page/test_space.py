@@ -2,14 +2,11 @@
 
 import asyncio
 import http.client
-import importlib.util
 import json
 import os
 import re
 import shutil
 import socket
-import subprocess
-import sys
 import threading
 import time
 import urllib.error
@@ -24,11 +21,12 @@ import pytest
 import torch
 import yaml
 from fixtures.gallery import write_video
+from fixtures.page_server import CAN_BROWSE, PATIENCE
 from PIL import Image
 from starlette.exceptions import HTTPException
 
-from alpro_hf import AlproModel, AlproProcessor, VideoDecodeError, build_prompter, bundled_model
-from alpro_hf.loading import CommandError, load_model
+from alpro_hf import AlproModel, AlproProcessor, VideoDecodeError, bundled_model
+from alpro_hf.loading import CommandError
 from alpro_hf.page import about, guard, views
 from alpro_hf.page.ask import QUESTIONS, AskTab
 from alpro_hf.page.clips import MAX_CLIPS, MAX_MEGABYTES, DemoError, Visit
@@ -41,29 +39,15 @@ from alpro_hf.page.maps import SHOWN_ENTITIES, _named_regions, region_maps
 from alpro_hf.page.search import SEARCHES
 from alpro_hf.page.studio import RERANK, Studio
 from alpro_hf.sprites.opposites import opposite_kind
-from alpro_hf.sprites.world import SEEN_SPRITES
 
 SPACE = Path(__file__).parents[2] / "spaces_demo"
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-PLAYWRIGHT = importlib.util.find_spec("playwright") is not None
 needs_browser = pytest.mark.skipif(
-    not (CHROMIUM and PLAYWRIGHT),
+    not CAN_BROWSE,
     reason="needs a browser: apt-get install chromium, and pip install playwright",
 )
-PATIENCE = 120_000  # milliseconds; a busy machine draws slowly
 
 
 # ------------------------------------------------------------------------------------------------------ without a page
-
-
-@pytest.fixture(scope="module")
-def prompter(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Folder of a prompter; this one was built and not trained, which is enough for what is tested."""
-    folder = str(tmp_path_factory.mktemp("prompter"))
-    model, processor = load_model("retrieval", "bundled", device="cpu")
-    build_prompter(model, processor, SEEN_SPRITES, progress=False).save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -381,40 +365,6 @@ def test_the_card_is_what_the_hub_expects() -> None:
 
 
 # ----------------------------------------------------------------------------------------------------------- as served
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory, prompter: str) -> Iterator[tuple[str, Path]]:
-    """The app as a visitor gets it: started by its command, in a process of its own. Its address and its log."""
-    folder = tmp_path_factory.mktemp("served")
-    log, port = folder / "log.txt", str(17860 + os.getpid() % 1000)
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("ALPRO_")}
-    environment |= {"GRADIO_SERVER_PORT": port, "GRADIO_TEMP_DIR": str(folder / "gradio"), "TMPDIR": str(folder)}
-    environment |= {"PYTHONPATH": str(Path(__file__).parents[2] / "src"), "ALPRO_PROMPTER": prompter}
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            [sys.executable, str(SPACE / "app.py")], env=environment, stdout=output, stderr=output
-        )
-        try:
-            deadline = time.monotonic() + PATIENCE / 250  # it takes 15 seconds where nothing else runs
-            while True:
-                assert process.poll() is None and time.monotonic() < deadline, log.read_text()
-                try:
-                    with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5):
-                        break
-                except OSError:
-                    time.sleep(0.25)
-            yield f"http://127.0.0.1:{port}", log
-        finally:
-            process.terminate()
-            process.wait(60)
-    left = [path for path in folder.rglob("*") if path.suffix == ".mp4" or path.name.startswith("alpro-demo-")]
-    assert left == []
-
-
-@pytest.fixture(scope="module")
-def address(served: tuple[str, Path]) -> str:
-    return served[0]
 
 
 @pytest.mark.slow
@@ -897,18 +847,6 @@ def test_a_file_that_hangs_the_decoder_is_refused(studio, tmp_path, monkeypatch)
 
 
 # -------------------------------------------------------------------------------------------------------- in a browser
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    flags = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-    flags += " --disable-component-update --disable-sync --autoplay-policy=user-gesture-required"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags.split())
-        yield browser
-        browser.close()
 
 
 class Visitor:

@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from gradio.utils import get_upload_folder
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.routing import Mount
 
 from .clips import MAX_MEGABYTES
 from .front import COVER, DESCRIPTION, HEADLINE, SharedAddress
@@ -40,7 +41,7 @@ def application(demo: gr.Blocks, studio: Studio, *, hosts: Sequence[str] | None 
     ]
     if hosts is not None:
         middleware.insert(0, Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False))
-    return gr.mount_gradio_app(
+    app = gr.mount_gradio_app(
         FastAPI(openapi_url=None),
         demo,
         path="/",
@@ -53,3 +54,7 @@ def application(demo: gr.Blocks, studio: Studio, *, hosts: Sequence[str] | None 
         run_history=False,
         app_kwargs={"middleware": middleware},
     )
+    # a mount takes no path with a line break in it; such a request would be answered without the guard
+    [page] = [route.app for route in app.routes if isinstance(route, Mount)]
+    app.router.default = page
+    return app

@@ -11,7 +11,7 @@ from ..untrusted_json import read_json
 from . import about, duel_views, views
 from .clips import Clip, DemoError, Visit
 from .duel_views import KINDS, Measured
-from .parts import LIGHT, WORK, Shared, polite, script, told
+from .parts import LIGHT, QUICK, WORK, Shared, polite, script, told
 from .studio import MAX_CHARACTERS, Studio
 
 # kind of opposites -> clip of the bundled gallery, what happens in it, and the opposite
@@ -161,7 +161,7 @@ class DuelTab:
         gr.on([self.caption.input, self.opposite.input, shared.chosen.change], *duel, **live)
         noted = [gr.on([box.submit for box in captions], *duel, **live)]
         if self.measured and self.examples:
-            picked = self.kinds.select(polite(self.example), None, [shared.chosen, *captions], **LIGHT)
+            picked = self.kinds.select(polite(self.example), None, [shared.chosen, *captions], **QUICK)
             noted.append(shared.then_show(picked).then(*duel, **live))
         together = f"(one, other) => `${{one}}{BETWEEN}${{other}}`"
         for event in noted:

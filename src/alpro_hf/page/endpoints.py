@@ -9,6 +9,7 @@ import gradio as gr
 
 from .clips import MAX_CLIPS, Clip, DemoError, Visit
 from .parts import AT_ONCE, polite
+from .received import by_path
 from .studio import Studio
 
 BOX_SIDES = ("top", "left", "bottom", "right")
@@ -118,8 +119,8 @@ def add_endpoints(endpoints: Endpoints, first: Clip) -> None:
     """Named endpoints, on hidden components so that gradio checks their files like any other upload."""
     with gr.Row(visible=False):
         text, clip = gr.Textbox(label="text"), gr.Textbox(first.id, label="clip")
-        file = gr.File(label="file", file_count="single", type="filepath")
-        files = gr.File(label="files", file_count="multiple", type="filepath")
+        file = by_path(gr.File(label="file", file_count="single", type="filepath"))
+        files = by_path(gr.File(label="files", file_count="multiple", type="filepath"))
         box = [gr.Number(value, label=side) for side, value in zip(BOX_SIDES, (0.0, 0.0, 1.0, 1.0), strict=True)]
         result, call = gr.JSON(label="result"), gr.Button("call")
     calls: list[tuple[str, Any, list[Any]]] = [

@@ -11,6 +11,16 @@ from typing import Any
 HEADLINE = "Search and question videos: ALPRO on the Hugging Face stack"
 COVER = "cover.jpg"  # picture for whoever shows the address of the page
 DESCRIPTION = "Search clips by what happens in them, ask questions about them, and look inside the model."
+HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"permissions-policy", b"camera=(), microphone=(), geolocation=()"),
+    # the Hub shows a Space inside a frame
+    (
+        b"content-security-policy",
+        b"object-src 'none'; frame-ancestors 'self' https://huggingface.co https://*.hf.space",
+    ),
+)
 _CARD = re.compile(rb'<meta\s+(?:property|name)="(?:og|twitter):[^>]*>\s*')
 
 _WAITING = """<!doctype html>
@@ -55,6 +65,25 @@ class Front:
         ]
         await send({"type": "http.response.start", "status": 503, "headers": headers})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else page})
+
+
+class BrowserHeaders:
+    """ASGI middleware that adds `HEADERS` to every response, also to refusals and errors of what is behind it.
+
+    Args:
+        app: The application behind it.
+    """
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        async def send_with_headers(message: dict[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                message = message | {"headers": [*message.get("headers", ()), *HEADERS]}
+            await send(message)
+
+        await self.app(scope, receive, send_with_headers)
 
 
 class SharedAddress:

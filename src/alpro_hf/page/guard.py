@@ -1,4 +1,4 @@
-"""Protection of the demo on the web: bounds and types of requests, limits on uploads, headers for browsers."""
+"""Protection of the demo on the web: bounds and types of requests, limits on uploads."""
 
 import json
 import os
@@ -25,16 +25,6 @@ FILES = 8  # of a request
 UPLOAD_BYTES = 161 << 20  # of a request of files: eight of the largest, and what stands between them
 UPLOADED = 4 << 30  # bytes of all uploads that are kept
 BODY_BYTES = 1 << 20  # of any other request
-HEADERS = (
-    (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
-    (b"permissions-policy", b"camera=(), microphone=(), geolocation=()"),
-    # the Hub shows a Space inside a frame
-    (
-        b"content-security-policy",
-        b"object-src 'none'; frame-ancestors 'self' https://huggingface.co https://*.hf.space",
-    ),
-)
 # Routes of gradio that take a POST: those that call a function by name, and all others that the page needs.
 _CALL = re.compile(r"/(?:gradio_api/)?(?:call/v2|call|run|api)/([^/]+)/?")
 _OTHER = re.compile(r"/(?:gradio_api/)?(?:upload|queue/join|cancel|reset)/?")
@@ -63,7 +53,7 @@ class Function:
 
 
 class Guard:
-    """ASGI middleware that refuses requests beyond the bounds, and adds `HEADERS` to every response.
+    """ASGI middleware that refuses requests beyond the bounds.
 
     Args:
         app: The application behind it.
@@ -92,10 +82,10 @@ class Guard:
 
         # Gradio begins its answer before it looks for the event. So the beginning waits for the first piece, and a
         # piece that says "not found" waits for what follows: an exception, if it is meant.
-        async def send_with_headers(message: dict[str, Any]) -> None:
+        async def hold(message: dict[str, Any]) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
-                held.append(message | {"headers": [*message.get("headers", ()), *HEADERS]})
+                held.append(message)
                 return
             held.append(message)
             if len(held) == 2 and message.get("more_body") and _NOT_FOUND in message.get("body", b""):
@@ -109,13 +99,13 @@ class Guard:
             headers = [(b"content-type", b"application/json")]
             # what is left of the request is not read
             headers += [(b"connection", b"close"), *([(b"retry-after", b"60")] if status == 429 else [])]
-            await send_with_headers({"type": "http.response.start", "status": status, "headers": headers})
-            await send_with_headers({"type": "http.response.body", "body": json.dumps({"detail": said}).encode()})
+            await hold({"type": "http.response.start", "status": status, "headers": headers})
+            await hold({"type": "http.response.body", "body": json.dumps({"detail": said}).encode()})
 
         try:
             if scope["method"] == "POST":
                 receive = await self._checked(scope, receive)
-            await self.app(scope, receive, send_with_headers)
+            await self.app(scope, receive, hold)
         except ClientDisconnect:  # the visitor left in the middle of an upload; there is nobody to respond to
             return None
         except RefusedError as refused:

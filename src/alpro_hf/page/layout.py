@@ -13,7 +13,8 @@ from .duel import DuelTab
 from .endpoints import Endpoints, add_endpoints
 from .front import HEADLINE
 from .inside import InsideTab
-from .parts import AT_ONCE, LIGHT, WORK, Shared, Tab, polite, script, told
+from .parts import AT_ONCE, LIGHT, QUICK, WORK, Shared, Tab, polite, script, told
+from .received import by_path
 from .search import SearchTab
 from .studio import MAX_CHARACTERS, Studio
 
@@ -122,13 +123,15 @@ def build(studio: Studio) -> gr.Blocks:
         with gr.Row(elem_classes="floor", equal_height=False):
             with gr.Column(scale=3, min_width=280, elem_classes="side"):
                 clips = gr.HTML(views.shelf(studio.clips, first.id), js_on_load=script("shelf.js"))
-                add = gr.UploadButton(
-                    "Add your own clips",
-                    file_count="multiple",
-                    file_types=["video"],
-                    type="filepath",
-                    size="md",
-                    elem_classes="add",
+                add = by_path(
+                    gr.UploadButton(
+                        "Add your own clips",
+                        file_count="multiple",
+                        file_types=["video"],
+                        type="filepath",
+                        size="md",
+                        elem_classes="add",
+                    )
                 )
                 limits = script("limits.js").replace("MOST_BYTES", str(MAX_MEGABYTES << 20))
                 large = gr.HTML(js_on_load=limits, elem_classes="place")
@@ -180,8 +183,10 @@ def build(studio: Studio) -> gr.Blocks:
                 clip = first
             values = {tabs: gr.Tabs(selected=part.id), chosen: clip.id}
             values |= dict(zip(shown, show(clip.id, visit), strict=True))
-            if text.strip():
-                values |= {part.text: text[:MAX_CHARACTERS], part.result: part.answer(clip.id, text, visit)}
+            # without a text, the tab is as it was in the beginning
+            text = text[:MAX_CHARACTERS] if text.strip() else part.text.value or ""
+            values[part.text] = text
+            values[part.result] = part.answer(clip.id, text, visit) if text else part.result.value
             return values
 
         def open_door(event: gr.EventData, visit: Visit | None) -> tuple[Any, str]:
@@ -191,10 +196,10 @@ def build(studio: Studio) -> gr.Blocks:
             return gr.Tabs(selected=name), studio.find(clip_id, visit or Visit()).id
 
         chosen.change(None, chosen, None, js="(id) => window.alproChoose(id)", api_visibility="private")
-        picked = then_show(clips.select(polite(shelf.pick), None, chosen, **LIGHT))
+        picked = then_show(clips.select(polite(shelf.pick), None, chosen, **QUICK))
         written = "(clip) => window.alproPlace({ clip })"
         picked.then(None, chosen, None, js=written, api_visibility="private")
-        entered = search.result.select(polite(open_door), visit, [tabs, chosen], **LIGHT)
+        entered = search.result.select(polite(open_door), visit, [tabs, chosen], **QUICK)
         then_show(entered).then(None, chosen, None, js=written, api_visibility="private")
         reached = [tabs, chosen, *shown, *(component for part, _ in opened for component in (part.text, part.result))]
         arrived = place.select(polite(arrive), visit, list(dict.fromkeys(reached)), **WORK)
@@ -204,12 +209,12 @@ def build(studio: Studio) -> gr.Blocks:
             tab.select(None, part.text, None, js=turned, api_visibility="private")
 
         added = add.upload(polite(shelf.upload), [add, visit], [visit, clips, chosen, mine], **WORK)
-        removed = remove.click(polite(shelf.remove), [chosen, visit], [visit, clips, chosen, mine], **LIGHT)
+        removed = remove.click(polite(shelf.remove), [chosen, visit], [visit, clips, chosen, mine], **QUICK)
         forgotten = forget.click(shelf.forget, visit, [visit, clips, chosen, mine], **LIGHT)
         for changed in (added, removed, forgotten):
             then_show(changed)
             changed.then(shelf.banner, visit, banner, show_progress="hidden", **WORK)
-        large.select(polite(shelf.too_large), None, None, **LIGHT)
+        large.select(polite(shelf.too_large), None, None, **QUICK)
         demo.unload(shelf.leave)
         shared = Shared(chosen, visit, then_show)
         for part in (search, *parts):

@@ -16,7 +16,9 @@ from .studio import MAX_CHARACTERS
 
 AT_ONCE = 2  # computations at the same time
 WORK: dict[str, Any] = {"api_visibility": "private", "concurrency_id": "work", "concurrency_limit": AT_ONCE}
+# what cannot fail: the browser shows no error and no warning of an event without the queue
 LIGHT: dict[str, Any] = {"api_visibility": "private", "queue": False, "show_progress": "hidden"}
+QUICK: dict[str, Any] = {"api_visibility": "private", "concurrency_limit": None, "show_progress": "hidden"}
 
 
 def script(name: str) -> str:

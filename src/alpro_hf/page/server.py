@@ -6,6 +6,7 @@ imported here.
 
 import asyncio
 import errno
+import logging
 import os
 import signal
 import socket
@@ -18,7 +19,7 @@ import uvicorn
 
 from ..loading import CommandError
 from ..trust import printable
-from .front import HEADLINE, Front
+from .front import HEADLINE, BrowserHeaders, Front
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -132,7 +133,7 @@ class _Server(threading.Thread):
         super().__init__(name="server", daemon=True)
         self.front, self.listening = front, listening
         self.server = uvicorn.Server(
-            uvicorn.Config(front, log_level="warning", lifespan="off", timeout_graceful_shutdown=1)
+            uvicorn.Config(BrowserHeaders(front), log_level="warning", lifespan="off", timeout_graceful_shutdown=1)
         )
         # `ended` and not `join`: Python 3.11 takes a thread for ended if a signal interrupts who waits in `join`
         self.begun, self.shown, self.ended = (threading.Event() for _ in range(3))
@@ -166,6 +167,8 @@ class _Server(threading.Thread):
 
     def stop(self) -> None:
         """End the connections, and the thread."""
+        # uvicorn takes it for an error that pages which are still open are cut off, and prints where
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
         self.server.should_exit = True
         self.ended.wait(_LONGEST_END)
 
