@@ -930,16 +930,20 @@ def test_results_lead_on_and_the_address_keeps_tab_clip_and_text(browser, addres
     page.click(".card.best [data-door=ask]")
     page.wait_for_selector(".stage figcaption:has-text('tiger growing'):visible")
     page.wait_for_url(re.compile(r"tab=ask.*clip=14|clip=14.*tab=ask"))
+    steps = page.evaluate("history.length")
     page.fill("label:has-text('Question') textarea", "what does the tiger do?")
     page.keyboard.press("Enter")
     page.wait_for_selector(".bars .first:has-text('growing')")
     page.wait_for_url(re.compile("q=what"))
+    assert page.evaluate("history.length") == steps + 1
     page.reload()
     page.wait_for_selector(".bars .first:has-text('growing'):visible")
     assert page.locator("label:has-text('Question') textarea").input_value() == "what does the tiger do?"
-    while "tab=search" not in page.url:
+    for _ in range(2):  # the question, and the door; the second one while the first is being answered
         page.go_back()
     page.wait_for_selector(".card.best:has-text('tiger growing'):visible")
+    assert "tab=search" in page.url
+    assert page.locator("label:has-text('What happens') textarea").input_value() == "the tiger grows"
     page.goto(f"{address}/?tab=nothing&clip=nowhere&q=%3Cimg%20src%3Dx%3E")
     visitor.toast("This clip is gone")
     page.wait_for_selector(".found .banner:has-text('img')")

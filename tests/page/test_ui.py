@@ -135,7 +135,7 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def served(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
-    """The address of the page of `alpro ui`, and what it answered before the models were loaded."""
+    """The address of the page of `alpro ui`, and headers and text of its answer before the models were loaded."""
     folder, port = tmp_path_factory.mktemp("ui"), free_port()
     environment = os.environ | {"TMPDIR": str(folder), "GRADIO_TEMP_DIR": str(folder / "gradio")}
     command = [
@@ -159,7 +159,7 @@ def served(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tup
                         break
                 except urllib.error.HTTPError as error:
                     if error.code == 503:
-                        waiting = error.read().decode()
+                        waiting = f"{error.headers}{error.read().decode()}"
                 except OSError:
                     pass
                 time.sleep(0.1)
@@ -182,6 +182,7 @@ def test_the_page_of_an_index(served, home) -> None:
     assert (
         "Search and question videos" in waiting and "The page is starting" in waiting
     )  # before the models were there
+    assert "x-content-type-options: nosniff" in waiting
     client = Client(address, verbose=False)
     assert sorted(client.view_api(return_format="dict")["named_endpoints"]) == ["/clips", "/search", "/words"]
     found = client.predict("the fox runs", api_name="/search")
@@ -200,8 +201,9 @@ def test_the_page_of_an_index(served, home) -> None:
             with pytest.raises(urllib.error.HTTPError, match=r"40[34]"):
                 urllib.request.urlopen(f"{address}/{way}")
     # a page of the web whose name leads to this machine
-    with pytest.raises(urllib.error.HTTPError, match="400"):
+    with pytest.raises(urllib.error.HTTPError, match="400") as refused:
         urllib.request.urlopen(urllib.request.Request(address, headers={"Host": "evil.example"}))
+    assert refused.value.headers["x-content-type-options"] == "nosniff"
     port = int(address.rpartition(":")[2])
     with pytest.raises(OSError, match="refused"):  # it listens at this machine's own address alone
         socket.create_connection((_other_address(), port), timeout=5)

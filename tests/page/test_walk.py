@@ -64,7 +64,8 @@ def test_axe_finds_nothing_serious_on_any_tab(visit, scheme) -> None:
         for width in (1280, 390):
             page.set_viewport_size({"width": width, "height": 900})
             page.wait_for_timeout(600)  # colours fade in
-            found = axe.run(page, options={"resultTypes": ["violations"]}).response["violations"]
+            where = None if tab == TABS[0] else ".main"  # what is around the tabs is the same for all
+            found = axe.run(page, where).response["violations"]
             said = [
                 (one["id"], one["impact"], node["target"], node["failureSummary"])
                 for one in found

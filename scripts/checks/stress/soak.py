@@ -89,7 +89,7 @@ def main() -> int:
         folder = Path(name)
         write_clips(folder / "clips")
         kinds, client = requests(folder), Client(address, verbose=False)
-        while time.monotonic() - start < 60 * args.minutes:
+        while not rounds or time.monotonic() - start < 60 * args.minutes:
             index_and_search(model, processor, folder, decoder, draw)
             for kind, (good, call) in kinds.items():
                 tally.ask(kind, good, call, client)
