@@ -174,7 +174,7 @@ def run(arguments: argparse.Namespace) -> None:
     for kind in kinds if "test" in splits else ():
         films = films_of("test", kind, [chosen[name] for name, _ in reported])
         table, intervals = [], []
-        for name, reranked in [*reported, (SCENES, True), (TRUTH, True)]:
+        for name, reranked in reported:
             rows = measured(films, model, chosen[name], DEFAULT_RERANK if reranked else 0)
             title = f"{name}, re-ranked" if reranked else name
             table.append(row_of(title, chosen[name], films, rows))
