@@ -99,9 +99,8 @@ length gives. With a process that decodes, its CPU time is not in the column `cp
 - `a decode call a window` opens the file and seeks for each window.
 
 Memory is that of `alpro index`, and of the process that decodes for it, as Linux notes it. The files repeat
-a film of the sprite world. The decoder reads its libraries, about 9 MB, and a file twice: once to list its
-packets, once to decode them.
-The frame table takes 16 bytes a frame while a file is decoded.""",
+a film of the sprite world. What the decoder reads includes its libraries, about 10 MB. It keeps an index of
+the file, which grows with the frames: some 150 bytes a frame, of which 16 are the frame table.""",
     ),
 }
 # results that are shown elsewhere, or by a plot alone
