@@ -111,7 +111,7 @@ each scene, and searches each query among the windows of all films. What is comp
 validation split. The test films show combinations that training never showed. `film R@1` asks for the right film.
 R@1 and R@5 ask for a moment of it that overlaps with the scene by at least the IoU. Intervals come from the bootstrap
 over films. Films of hard cuts are easy to cut; in fading films, scenes fade into each other.
-`true scenes` cuts where scenes start and end, which no setting knows: the rest is the model's to win, not that of cuts.
+`true scenes` cuts where scenes start and end, which no setting knows. What it misses, no better cuts would find.
 """
 ONE_MACHINE = """\
 ### Limits of one machine
