@@ -13,11 +13,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from itertools import islice
-from math import ceil
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -27,7 +25,7 @@ from alpro_hf.data.windows import WindowCutter, WindowSettings, frames_of_window
 from alpro_hf.files import model_fingerprint, write_whole
 from alpro_hf.loading import load_model
 from alpro_hf.model.decoding import decode_stream
-from alpro_hf.model.decoding_types import Frames, VideoInfo
+from alpro_hf.model.decoding_types import Frames, VideoInfo, middles_of
 from alpro_hf.model.matching_alpro import encode_clips
 
 BATCH = 32
@@ -144,16 +142,13 @@ def _windows_of(
     count = frames_of_window(processor, settings)
     height, width = video.decoded_size()
 
-    def choose(info: VideoInfo) -> list[int]:
-        spacing = settings.spacing(count)
-        return sorted(set(info.frames_at(step * spacing for step in range(max(1, ceil(info.duration / spacing))))))
-
-    parts = list(stream(film, choose, allow_truncated=True, height=height, width=width))
+    parts = list(
+        stream(film, lambda info: settings.fed(info, count), allow_truncated=True, height=height, width=width)
+    )
     times = [time for part in parts for time in part.timestamps]
     pixels = torch.cat([part.pixels for part in parts])
     for start, end in scenes:
-        middles = start + (np.arange(count) + 0.5) * (end - start) / count
-        shown = [max(0, bisect_right(times, middle) - 1) for middle in middles]
+        shown = [max(0, bisect_right(times, middle) - 1) for middle in middles_of(start, end, count)]
         seen = video([pixels[shown]], do_sample_frames=False, input_data_format="channels_first", return_tensors="pt")
         yield (start, end), seen["pixel_values_videos"][0]
 

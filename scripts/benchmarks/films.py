@@ -169,8 +169,8 @@ def run(arguments: argparse.Namespace) -> None:
             if kind == HARD:  # one choice for both kinds
                 chosen[name] = max(found, key=lambda windows: metrics_of(found[windows])[CHOSEN_BY])
         tables[f"validation, {kind}"] = tried
-    reported = [(WHOLE, False), (ONE, False), (SEVERAL, False), (DEFAULT, False), (DEFAULT, True), (SCENES, False)]
-    reported.append((TRUTH, False))
+    alone = [(name, False) for name in (WHOLE, ONE, SEVERAL, DEFAULT)]
+    reported = [*alone, (DEFAULT, True), (SCENES, False), (TRUTH, False)]
     for kind in kinds if "test" in splits else ():
         films = films_of("test", kind, [chosen[name] for name, _ in reported])
         table, intervals = [], []

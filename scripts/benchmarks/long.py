@@ -33,6 +33,7 @@ from alpro_hf.inference.index_encode import encode_videos
 from alpro_hf.inference.index_shards import MANIFEST
 from alpro_hf.loading import BUNDLED, load_model
 from alpro_hf.model.decoding import decode
+from alpro_hf.model.decoding_types import middles_of
 from alpro_hf.model.matching_alpro import encode_clips
 from alpro_hf.sprites.films import draw_films, pictures_of
 from alpro_hf.sprites.render import encode
@@ -136,8 +137,7 @@ def sides_of(
 
     def one_by_one() -> Iterator[torch.Tensor]:
         for window, _ in windows:
-            part = (window.end - window.start) / len(window.pixels)
-            middles = [window.start + (number + 0.5) * part for number in range(len(window.pixels))]
+            middles = middles_of(window.start, window.end, len(window.pixels))
             frames = decode(path, lambda info, middles=middles: info.frames_at(middles), height=height, width=width)
             yield video([frames.pixels], do_sample_frames=False, return_tensors="pt")["pixel_values_videos"][0]
 

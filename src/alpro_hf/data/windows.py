@@ -20,7 +20,14 @@ import torch
 
 from ..model.decoding import decode_stream
 from ..model.decoding_source import VideoSource, source_name
-from ..model.decoding_types import Frames, TruncatedVideoError, VideoDecodeError, VideoInfo, VideoTooLargeError
+from ..model.decoding_types import (
+    Frames,
+    TruncatedVideoError,
+    VideoDecodeError,
+    VideoInfo,
+    VideoTooLargeError,
+    middles_of,
+)
 from .cuts import AnyChange, CutDetector, SceneChange, SuddenChange
 
 SHORTEST = 0.1  # seconds of a window and between two windows
@@ -97,6 +104,12 @@ class WindowSettings:
     def spacing(self, num_frames: int) -> float:
         """Seconds between the frames to feed, so that the shortest window has as many frames as a clip."""
         return max(0.001, min(self.shortest / num_frames, 0.2))
+
+    def fed(self, info: VideoInfo, num_frames: int) -> list[int]:
+        """The numbers of the frames of a video that are fed, in order."""
+        spacing = self.spacing(num_frames)
+        steps = max(1, math.ceil(info.duration / spacing))
+        return sorted(set(info.frames_at(step * spacing for step in range(steps))))
 
 
 @dataclass(frozen=True)
@@ -185,8 +198,7 @@ class WindowCutter:
 
     def _window(self, start: float, end: float) -> Window:
         times = [time for time, _ in self._kept]
-        part = (end - start) / self.num_frames
-        middles = (start + (number + 0.5) * part for number in range(self.num_frames))
+        middles = middles_of(start, end, self.num_frames)
         shown = [self._kept[max(0, bisect_right(times, middle) - 1)][1] for middle in middles]
         return Window(start, end, np.stack(shown))
 
@@ -221,13 +233,12 @@ def stream_windows(
             f"a window of {num_frames:,} frames was asked for, of at most {MOST_FRAMES:,}",
             "Set num_frames of the processor",
         )
-    spacing, duration = settings.spacing(num_frames), 0.0
+    duration = 0.0
 
     def choose(info: VideoInfo) -> list[int]:
         nonlocal duration
         duration = info.duration
-        steps = max(1, math.ceil(info.duration / spacing))
-        return sorted(set(info.frames_at(step * spacing for step in range(steps))))
+        return settings.fed(info, num_frames)
 
     cutter, before, seen, given, reached = WindowCutter(settings, num_frames), -1, 0, 0, 0.0
     damage: VideoDecodeError | None = None

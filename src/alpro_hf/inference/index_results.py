@@ -9,7 +9,7 @@ import torch
 
 from ..data.windows import suppress
 from ..model.decoding import decode
-from ..model.decoding_types import Frames, VideoInfo
+from ..model.decoding_types import Frames, VideoInfo, middles_of
 from ..model.matching_alpro import rerank
 
 VideoSpan = tuple[str, float, float]  # video, start and end
@@ -57,8 +57,7 @@ class SearchResult:
 
         def choose(info: VideoInfo) -> list[int]:
             start = 0.0 if self.start is None else self.start
-            part = ((info.duration if self.end is None else self.end) - start) / num_frames
-            middles = [start + (number + 0.5) * part for number in range(num_frames)]
+            middles = middles_of(start, info.duration if self.end is None else self.end, num_frames)
             if self.sampled is None or num_frames != self.sampled[0]:
                 return info.frames_at(middles)
             return [_fed(info, self.sampled[1], middle) for middle in middles]

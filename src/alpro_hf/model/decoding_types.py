@@ -151,6 +151,12 @@ def frames_at(times: Sequence[float], seconds: Iterable[float]) -> list[int]:
     return [max(bisect.bisect_right(times, time + _ROUNDING) - 1, 0) for time in seconds]
 
 
+def middles_of(start: float, end: float, count: int) -> list[float]:
+    """The middles of so many equal parts of a span of time, in seconds."""
+    part = (end - start) / count
+    return [start + (number + 0.5) * part for number in range(count)]
+
+
 @dataclass(frozen=True)
 class Frames:
     """Decoded frames.

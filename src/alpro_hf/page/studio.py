@@ -108,8 +108,9 @@ class Studio:
         self.model, self.processor = load_model("retrieval", search_name, device="cpu")
         self.model.set_attn_implementation("eager")  # the page shows attention weights, which only it returns
         self.can_match = matching_problem(self.model) is None
-        self.source = Path(find_model(search_name))
-        self.facts = TrainingFacts.of_model(find_model(search_name))
+        found = find_model(search_name)
+        self.source = Path(download_model(found))  # where its measured choices are, also those of a model on the Hub
+        self.facts = TrainingFacts.of_model(found)
         self.qa: tuple[Any, Any] | None = None
         qa_name = qa_model or BUNDLED
         if questions:
@@ -145,7 +146,7 @@ class Studio:
             self.close()
             raise
         self._strange: dict[Path, bool] = {}
-        self.card = self._card(find_model(search_name))
+        self.card = self._card(found)
 
     def _card(self, source: str) -> str:
         """Address of the card of the model for searches."""
