@@ -4,8 +4,6 @@ import gc
 import io
 import json
 import pickle
-import subprocess
-import sys
 import tarfile
 import weakref
 from collections import Counter
@@ -18,7 +16,7 @@ import pytest
 import torch
 from accelerate.data_loader import BatchSamplerShard
 from fixtures import gallery
-from fixtures.processes import environment
+from fixtures.processes import run_together
 from PIL import Image
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 from transformers import Trainer, TrainingArguments
@@ -444,9 +442,7 @@ def read_by_two(tmp_path_factory) -> Path:
     (folder / "stream").mkdir()
     write_json_lines(folder / "stream", shards=3, rows=31)
     script = Path(__file__).parents[1] / "fixtures" / "read_in_processes.py"
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command = [*launcher, str(script), str(folder), "0", "2"]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
+    done = run_together(2, [str(script), str(folder), "0", "2"])
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
 

@@ -2,15 +2,13 @@
 
 import importlib.util
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from fixtures.processes import environment
+from fixtures.processes import environment, run_together
 from huggingface_hub.errors import StrictDataclassError
 from transformers.utils import logging
 
@@ -203,15 +201,11 @@ def test_a_damaged_film_is_named_and_its_rows_are_left_out(
 
 @pytest.mark.slow
 def test_two_processes_find_what_one_finds(films: Path, results: dict[str, Path], tmp_path: Path) -> None:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     options = ["--data", f"table:{films / 'moments.jsonl'}", "--gallery", "all", "--no-cuts", "--draws", "50"]
     argv = ["-m", "alpro_hf", "evaluate", "--task", "moments", *options, "--window", "3", "1.5"]
-    subprocess.run(
-        [*launcher, *argv, "--output", str(tmp_path)],
-        check=True,
-        capture_output=True,
-        env=environment(ACCELERATE_USE_CPU="true", OMP_NUM_THREADS=str(torch.get_num_threads())),
-    )
+    variables = environment(ACCELERATE_USE_CPU="true", OMP_NUM_THREADS=str(torch.get_num_threads()))
+    done = run_together(2, [*argv, "--output", str(tmp_path)], env=variables)
+    assert done.returncode == 0, done.stderr
     assert read_predictions(tmp_path) == read_predictions(results["all"])
     one, two = read_results(results["all"]), read_results(tmp_path)
     assert (one.details["run"]["processes"], two.details["run"]["processes"]) == (1, 2)

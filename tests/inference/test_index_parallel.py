@@ -1,23 +1,17 @@
 """Two real processes build one index, as one alone would."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from fixtures.gallery import load, write_model, write_video
+from fixtures.processes import run_together
 
 from alpro_hf.inference.video_index import VideoIndex
 
 
 def build(arguments: list[str]) -> dict:
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*launch, "-m", "alpro_hf", "index", *arguments, "--json"], capture_output=True, text=True, env=environment
-    )
+    done = run_together(2, ["-m", "alpro_hf", "index", *arguments, "--json"])
     assert done.stdout, done.stderr
     return json.loads(done.stdout)
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 from fixtures.gallery import load, write_model, write_video
-from fixtures.processes import environment
+from fixtures.processes import environment, run_together
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -431,14 +431,8 @@ def test_parts_of_several_processes_are_not_written_through_links(model, clips, 
     folder.mkdir()
     for process in range(2):
         (folder / f"part-00000-{process:03d}").symlink_to(precious)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "alpro_hf"]
-    done = subprocess.run(
-        [*command, "index", str(clips[0].parent), "--output", str(folder), "--model", str(model)],
-        capture_output=True,
-        text=True,
-        env=environment(),
-        timeout=300,
-    )
+    command = ["-m", "alpro_hf", "index", str(clips[0].parent), "--output", str(folder), "--model", str(model)]
+    done = run_together(2, command)
     assert done.returncode == 0, done.stderr
     assert untouched(precious)
     assert sorted(Path(entry.path).name for entry in Manifest.read(folder).videos) == ["0.mp4", "1.mp4", "2.mp4"]

@@ -18,7 +18,7 @@ import torch
 import yaml
 from datasets import Dataset
 from fixtures import gallery, tiny
-from fixtures.processes import environment
+from fixtures.processes import environment, run_together
 from PIL import Image
 from safetensors.torch import load_file
 from transformers import BertConfig, BertModel, BertTokenizer, HfArgumentParser, ViTConfig, ViTModel
@@ -897,18 +897,15 @@ def test_a_run_of_an_earlier_version_continues_and_new_settings_are_strict(data,
 
 @pytest.mark.slow
 def test_two_processes_learn_what_one_does(data, tmp_path):
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     model = AlproForVideoTextRetrieval.from_pretrained(data / "retrieval")
     model.config.text_config.hidden_dropout_prob = model.config.text_config.attention_probs_dropout_prob = 0.0
     model.save_pretrained(tmp_path / "start")  # without dropout and drop path, of which each process has its own
     AlproProcessor.from_pretrained(data / "retrieval").save_pretrained(tmp_path / "start")
     argv = ["train", "--recipe", "msrvtt-retrieval", "--data", str(data / "clips.jsonl")]
     argv += ["--model", str(tmp_path / "start"), *small(vtm_weight=0, learning_rate=1e-3, drop_path_rate=0)]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
     printed = {}
-    for name, start in (("one", [sys.executable]), ("two", launcher)):
-        command = [*start, "-m", "alpro_hf", *argv, "--output", str(tmp_path / name)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=550)
+    for name, processes in (("one", 1), ("two", 2)):
+        done = run_together(processes, ["-m", "alpro_hf", *argv, "--output", str(tmp_path / name)])
         assert done.returncode == 0, done.stderr
         printed[name] = done.stderr
     for name, processes in (("one", 1), ("two", 2)):

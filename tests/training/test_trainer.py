@@ -2,14 +2,12 @@
 
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from fixtures import colours
-from fixtures.processes import environment
+from fixtures.processes import run_together
 from safetensors.torch import load_file
 from transformers import HfArgumentParser
 
@@ -368,9 +366,7 @@ def processes_results(tmp_path_factory):
     folders = []
     for processes in (1, 2):
         folders.append(tmp_path_factory.mktemp(f"processes{processes}"))
-        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] * (processes > 1)
-        command = [sys.executable, *launcher, str(script), str(folders[-1])]
-        done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=500)
+        done = run_together(processes, [str(script), str(folders[-1])])
         assert done.returncode == 0, done.stdout + done.stderr
     return folders
 

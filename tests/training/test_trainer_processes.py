@@ -2,8 +2,6 @@
 
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +9,7 @@ import torch
 from fixtures import coloured_pretraining as coloured
 from fixtures import colours
 from fixtures import pretrain_in_processes as script
-from fixtures.processes import environment
+from fixtures.processes import run_together
 from safetensors.torch import load_file
 
 WORLDS = (2, 4)
@@ -30,9 +28,7 @@ def alone(tmp_path_factory):
 def together(request, tmp_path_factory):
     """The number of processes, and what they make of every case."""
     folder = tmp_path_factory.mktemp(f"together{request.param}")
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={request.param}"]
-    command = [sys.executable, *launcher, script.__file__, str(folder)]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=500)
+    done = run_together(request.param, [script.__file__, str(folder)])
     assert done.returncode == 0, done.stdout + done.stderr
     return request.param, folder
 

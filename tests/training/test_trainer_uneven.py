@@ -1,14 +1,12 @@
 """Two real processes, of which one lacks rows: healthy rows of the other are kept, and nothing hangs."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from fixtures import colours
 from fixtures import uneven_in_processes as script
-from fixtures.processes import environment
+from fixtures.processes import run_together
 
 pytestmark = pytest.mark.slow
 
@@ -16,9 +14,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory) -> tuple[Path, list[dict]]:
     folder = tmp_path_factory.mktemp("uneven")
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command = [sys.executable, *launcher, script.__file__, str(folder)]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=400)
+    done = run_together(2, [script.__file__, str(folder)])
     assert done.returncode == 0, done.stdout + done.stderr
     return folder, [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
 
