@@ -155,6 +155,8 @@ def add_arguments(parser: Parser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out `alpro train`; 143 when SIGTERM ended it, which saves a checkpoint, as Ctrl-C does."""
+    from torch import distributed
+
     from ..training.run import TrainingRun, train
 
     finished = train(
@@ -180,6 +182,8 @@ def run(args: argparse.Namespace) -> int:
             plot=args.plot,
         )
     )
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()  # else torch warns at exit; trainings may follow in Python
     if finished:
         return 0
     message = "terminated; a checkpoint was saved, from which the same command continues"

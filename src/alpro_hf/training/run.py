@@ -353,8 +353,6 @@ def _train(run: TrainingRun, stop: StopWhenTerminated) -> bool:
         listed = f"the clips are listed with the reasons in {run.output / DROPPED}"
         say(f"{dropped} rows were dropped because their clips cannot be decoded; {listed}")
     say(f"model and processor saved in {run.output}")
-    if arguments.world_size > 1:
-        trainer.accelerator.end_training()  # closes the process group, about which torch would warn at exit
     return True
 
 
