@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alpro_hf.data.windows import Window, WindowCutter, WindowSettings, overlap, stream_windows, suppress
+from alpro_hf.data.windows import CUTS, Window, WindowCutter, WindowSettings, overlap, stream_windows, suppress
 from alpro_hf.model.decoding import decode
 from alpro_hf.model.decoding_types import VideoDecodeError, VideoTooLargeError
 from alpro_hf.sprites.films import draw_films, write_films
@@ -160,11 +160,14 @@ def test_overlapping_moments_are_suppressed_and_videos_limited():
     assert overlap(0, 10, 5, 15) == pytest.approx(1 / 3) and overlap(0, 1, 2, 3) == 0 and overlap(1, 1, 1, 1) == 1
 
 
-def test_a_film_is_cut_at_its_scenes_in_one_pass(tmp_path):
+@pytest.mark.parametrize("cuts", ["changes", "scenes"])
+def test_a_film_is_cut_at_its_scenes_in_one_pass(tmp_path, cuts):
+    if cuts == "scenes":
+        pytest.importorskip("scenedetect")
     [film] = draw_films("validation", 1, scenes=(6, 6), seconds=(1.5, 3))
     folder = write_films(tmp_path, "validation", 1, scenes=(6, 6), seconds=(1.5, 3), size=64, progress=False)
     path = folder / film.name
-    windows = list(stream_windows(path, WindowSettings(short=0), 4, height=32, width=32))
+    windows = list(stream_windows(path, WindowSettings(short=0, cuts=cuts), 4, height=32, width=32))
     edges = [scene.first / 12 for scene in film.scenes] + [decode(path, [0]).info.duration]
     assert len(windows) == len(film.scenes)
     for window, start, end in zip(windows, edges[:-1], edges[1:], strict=True):
@@ -174,6 +177,26 @@ def test_a_film_is_cut_at_its_scenes_in_one_pass(tmp_path):
         middles = [window.start + (part + 0.5) * (window.end - window.start) / 4 for part in range(4)]
         exact = decode(path, lambda info, middles=middles: info.frames_at(middles), height=32, width=32).pixels
         assert np.abs(exact.numpy().astype(int) - window.pixels).mean() < 12  # of the same scene, at most 0.2 s apart
+
+
+class FifthFrame:
+    """A detector that knows two frames later that the fifth frame begins a shot."""
+
+    delay = 2
+
+    def __init__(self):
+        self.seen = 0
+
+    def is_cut(self, pixels):
+        self.seen += 1
+        return self.seen == 5 + self.delay
+
+
+def test_a_detector_may_know_later(monkeypatch):
+    monkeypatch.setitem(CUTS, "sudden", FifthFrame)
+    assert spans(cut(3, 5, WindowSettings(lengths=(15,), cuts="sudden", shortest=0.5))) == [(0, 0.8), (0.8, 3)]
+    # too few frames follow the fifth one
+    assert spans(cut(1.2, 5, WindowSettings(lengths=(15,), cuts="sudden", shortest=0.5))) == [(0, 1.2)]
 
 
 def test_damage_on_the_way_keeps_the_windows_before_it(tmp_path):

@@ -17,10 +17,16 @@ _RATE = 5.0  # frames a second that PySceneDetect is told; its decisions do not 
 
 
 class CutDetector(Protocol):
-    """Decides for each frame whether it begins a new shot."""
+    """Decides for each frame whether it begins a new shot.
+
+    Attributes:
+        delay: Frames that must follow a frame before the answer about it is known.
+    """
+
+    delay: int
 
     def is_cut(self, pixels: np.ndarray) -> bool:
-        """Take the next frame, uint8 (3, H, W) in RGB."""
+        """Take the next frame, uint8 (3, H, W) in RGB. The answer is about the frame `delay` frames before it."""
         ...
 
 
@@ -29,6 +35,8 @@ class SuddenChange:
 
     Fades are not found, see `AnyChange`. The numbers were chosen on films of the validation split of the sprite world.
     """
+
+    delay = 0
 
     def __init__(self) -> None:
         self._before: np.ndarray | None = None
@@ -58,6 +66,8 @@ class AnyChange:
     fades.
     """
 
+    delay = 0
+
     def __init__(self) -> None:
         self._sudden = SuddenChange()
         self._grids: deque[np.ndarray] = deque(maxlen=2 * FAR + 1)
@@ -86,7 +96,10 @@ class AnyChange:
 
 
 class SceneChange:
-    """The content detector of PySceneDetect (extra `scenes`) with its own defaults.
+    """The adaptive detector of PySceneDetect (extra `scenes`) with its own defaults.
+
+    It compares a change of the picture with the changes before and after it. Fades are not found, see `AnyChange`.
+    On films of the validation split it found every cut and nothing else; the content detector missed 9 % of the cuts.
 
     Raises:
         ImportError: PySceneDetect is not installed.
@@ -95,19 +108,19 @@ class SceneChange:
     def __init__(self) -> None:
         try:
             from scenedetect import FrameTimecode
-            from scenedetect.detector import FlashFilter
-            from scenedetect.detectors import ContentDetector
+            from scenedetect.detectors import AdaptiveDetector
         except ImportError as error:
             raise ImportError(
                 'Cuts by "scenes" need PySceneDetect, which is not installed: pip install "alpro-hf[scenes]"'
             ) from error
         self._time: Any = FrameTimecode
         # the shortest length of a shot is a matter of the windows
-        self._detector: Any = ContentDetector(min_scene_len=1, filter_mode=FlashFilter.Mode.SUPPRESS)
+        self._detector: Any = AdaptiveDetector(min_scene_len=1)
+        self.delay: int = self._detector.event_buffer_length
         self._number = 0
 
     def is_cut(self, pixels: np.ndarray) -> bool:
-        """Take the next frame, uint8 (3, H, W) in RGB."""
+        """Take the next frame, uint8 (3, H, W) in RGB. The answer is about the frame `delay` frames before it."""
         picture = np.ascontiguousarray(pixels[::-1].transpose(1, 2, 0))  # OpenCV's order of colours
         found = self._detector.process_frame(self._time(self._number, _RATE), picture)
         self._number += 1

@@ -140,6 +140,7 @@ class WindowCutter:
         self.settings, self.num_frames = settings, num_frames
         self._lengths = sorted(set(settings.lengths), reverse=True)
         self._kept: deque[tuple[float, np.ndarray]] = deque()
+        self._undecided: deque[tuple[float, np.ndarray]] = deque()  # frames that the detector has not decided on
         self._detector = CUTS[settings.cuts]() if settings.cuts else None
         self._begin_shot(0.0)
 
@@ -156,10 +157,19 @@ class WindowCutter:
             pixels: uint8 (3, H, W). It is kept, not copied.
 
         Returns:
-            The windows that end at or before this frame.
+            The windows that are known to end at or before this frame.
         """
+        if self._detector is None:
+            return self._take(time, pixels)
+        is_cut = self._detector.is_cut(pixels)
+        self._undecided.append((time, pixels))
+        if len(self._undecided) <= self._detector.delay:
+            return []
+        return self._take(*self._undecided.popleft(), is_cut=is_cut)
+
+    def _take(self, time: float, pixels: np.ndarray, *, is_cut: bool = False) -> list[Window]:
+        """Add a frame that is known to begin a new shot, or not to."""
         finished: list[Window] = []
-        is_cut = self._detector is not None and self._detector.is_cut(pixels)
         if is_cut and time - self._shot >= self.settings.shortest:
             finished += self._windows_until(time) + self._end_shot(time)
             self._kept.clear()
@@ -177,7 +187,10 @@ class WindowCutter:
         Args:
             end: Seconds from the start of the video to the end of its last frame.
         """
-        return self._windows_until(end) + self._end_shot(end) if self._kept else []
+        finished: list[Window] = []
+        while self._undecided:  # too few frames follow for a decision
+            finished += self._take(*self._undecided.popleft())
+        return finished + self._windows_until(end) + self._end_shot(end) if self._kept else []
 
     def _windows_until(self, time: float) -> list[Window]:
         windows = []
