@@ -84,6 +84,20 @@ def test_search_takes_one_query_or_many_and_cuts_to_top_k(trained, clips) -> Non
     assert index.search(QUERIES[0], top_k=2, rerank=5) == index.search(QUERIES[0], top_k=7, rerank=5)[:2]
 
 
+def test_a_margin_re_ranks_only_what_is_about_as_similar(trained, clips) -> None:
+    index = VideoIndex.build(*trained, clips, progress=False)
+    alike = [result.similarity for result in index.search(QUERIES[0], rerank=0)]
+    margin = (alike[0] - alike[2] + alike[0] - alike[3]) / 2  # between the third and the fourth
+    results = index.search(QUERIES[0], rerank=7, rerank_margin=margin)
+    assert [result.match_probability is not None for result in results] == [True] * 3 + [False] * 4
+    assert sorted(result.similarity for result in results[:3]) == sorted(alike[:3])
+    assert results[:3] == index.search(QUERIES[0], rerank=3, top_k=3)
+    assert index.search(QUERIES[0], rerank=7, rerank_margin=2.0) == index.search(QUERIES[0], rerank=7)
+    for rerank, wrong in ((7, -0.1), (7, float("nan")), (0, 0.1)):
+        with pytest.raises(VideoIndexError, match=r"rerank_margin=.* \(--rerank-margin\)"):
+            index.search(QUERIES[0], rerank=rerank, rerank_margin=wrong)
+
+
 def test_search_never_opens_a_video(trained, copies, tmp_path) -> None:
     VideoIndex.build(*trained, copies, directory=tmp_path / "index", progress=False)
     shutil.rmtree(copies[0].parent)

@@ -96,6 +96,17 @@ def positive_number(text: str) -> float:
     return number
 
 
+def number_from_zero(text: str) -> float:
+    """A type for `argparse`: a finite number of at least 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = float("nan")
+    if not 0 <= number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0")
+    return number
+
+
 def window_choice(text: str) -> str | tuple[float, ...]:
     """A type for `argparse`: how videos are cut, a word or seconds."""
     if text in ("auto", "scenes", "none"):

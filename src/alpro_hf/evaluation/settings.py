@@ -48,6 +48,8 @@ class Evaluation:
         protocol: For retrieval, `reference`, `rerank` or `vtc`, see `retrieval_scores`. None: `reference`, or `vtc` if
             the model has no trained matching head.
         rerank_k: For `rerank`, candidates per query that are re-ranked. None: 16.
+        rerank_margin: For `rerank`, how much less similar than the best candidate of a query another one may be to be
+            re-ranked, at least 0. None: any.
         prior: For `rerank`, whether to add the similarity to the matching logit.
         gallery: For moments, the windows that a text is compared with, `own` (of its own video) or `all` (of all
             videos), see `measure_moments`. None: `own`.
@@ -85,6 +87,7 @@ class Evaluation:
     text_length: int | None = None
     protocol: Literal["reference", "rerank", "vtc"] | None = None
     rerank_k: int | None = None
+    rerank_margin: float | int | None = None
     prior: bool = True
     gallery: MomentGallery | None = None
     window: list[float | int] | Literal["scenes"] | None = None

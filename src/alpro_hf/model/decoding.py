@@ -51,7 +51,8 @@ def probe(
     For arguments and errors see `decode`. A truncated file is described, not refused. A file of which `decode` can
     decode no frame is refused with the same error.
     """
-    with open_video(source, limits, allow_url) as video:
+    # threads would decode several frames at a time, of which the first alone is wanted
+    with open_video(source, limits, allow_url, threads=1) as video:
         return video.shown_info(next(video.tables()))
 
 
