@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 from fixtures.gallery import load, write_model, write_video
+from safetensors import safe_open
 
 from alpro_hf.data.find_videos import find_videos, starts_like_a_video
 from alpro_hf.data.isolated_decoder import IsolatedDecoder
 from alpro_hf.files import model_fingerprint
 from alpro_hf.inference.index_encode import encode_videos
-from alpro_hf.inference.index_shards import IndexFolder, IndexMismatchError, Manifest, VideoIndexError
+from alpro_hf.inference.index_shards import IndexFolder, IndexMismatchError, Manifest, VideoIndexError, stored
 from alpro_hf.inference.video_index import VideoIndex
 from alpro_hf.model.modeling_alpro import AlproForVideoTextRetrieval
 from alpro_hf.model.processing_alpro import AlproProcessor
@@ -96,6 +97,45 @@ def test_a_margin_re_ranks_only_what_is_about_as_similar(trained, clips) -> None
     for rerank, wrong in ((7, -0.1), (7, float("nan")), (0, 0.1)):
         with pytest.raises(VideoIndexError, match=r"rerank_margin=.* \(--rerank-margin\)"):
             index.search(QUERIES[0], rerank=rerank, rerank_margin=wrong)
+
+
+def test_tokens_in_8_bits_take_a_quarter_and_give_nearly_the_same_scores(trained, clips, tmp_path) -> None:
+    plain = VideoIndex.build(*trained, clips, directory=tmp_path / "plain", progress=False)
+    options = {"directory": tmp_path / "small", "progress": False, "token_dtype": "float8_e4m3fn"}
+    small = VideoIndex.build(*trained, clips[:5], **options)
+    del options["token_dtype"]  # the index notes it
+    small = VideoIndex.build(*trained, clips, **options)
+    sizes = []
+    for index in (plain, small):
+        [*files] = index.folder.glob("*.safetensors")
+        with safe_open(files[0], framework="pt") as shard:
+            tokens = shard.get_tensor("tokens")
+        sizes.append(tokens[0].nbytes)
+    assert 4 * sizes[1] == sizes[0]
+    opened = VideoIndex.load(tmp_path / "small", *trained)
+    assert opened.token_dtype == "float8_e4m3fn" and plain.token_dtype is None
+    by_path = {result.path: result for result in plain.search(QUERIES[0], rerank=7)}
+    results = opened.search(QUERIES[0], rerank=7)
+    assert results == small.search(QUERIES[0], rerank=7)
+    changed = [abs(result.score - by_path[result.path].score) for result in results]
+    assert 0 < max(changed) < 0.05
+    assert all(result.similarity == by_path[result.path].similarity for result in results)
+    opened.remove(clips[:1])
+    VideoIndex.build(*trained, clips[1:], progress=False, token_dtype="float8_e4m3fn").save(tmp_path / "copy")
+    assert VideoIndex.load(tmp_path / "copy", *trained).search(QUERIES[0]) == opened.search(QUERIES[0])
+
+
+def test_numbers_beyond_8_bits_stay_finite() -> None:
+    kept = stored(torch.tensor([1e9, -1e9, 0.0, 1.0]), "float8_e4m3fn").float()
+    assert kept.tolist() == [448.0, -448.0, 0.0, 1.0]
+
+
+def test_the_type_of_tokens_belongs_to_an_index(trained, clips, tmp_path) -> None:
+    VideoIndex.build(*trained, clips[:1], directory=tmp_path / "plain", progress=False)
+    with pytest.raises(IndexMismatchError, match=r"kept in float32, not in float8_e4m3fn: leave token_dtype"):
+        VideoIndex.open(tmp_path / "plain", *trained, token_dtype="float8_e4m3fn")
+    with pytest.raises(VideoIndexError, match=r"token_dtype='int4' \(--token-dtype\) must be float8_e4m3fn"):
+        VideoIndex(*trained, token_dtype="int4")
 
 
 def test_search_never_opens_a_video(trained, copies, tmp_path) -> None:

@@ -337,7 +337,7 @@ class SearchedIndex(OpenedIndex):
         if len({tokens.shape for tokens in each}) > 1:
             raise VideoIndexError("The videos of the index have different numbers of tokens. Index them again.")
         pairs = torch.tensor([[0, video] for video in range(len(videos))])
-        logits = vtm_scores(self.model, text, None, torch.cat(each), pairs)
+        logits = vtm_scores(self.model, text, None, torch.cat(each).to(text.dtype), pairs)
         try:
             check_finite("the scores of the matching head", logits)  # numbers in tokens may be too large for it
         except ValueError as error:
