@@ -1,5 +1,6 @@
 """The index: its results are those of the model, its files survive what happens to files."""
 
+import copy
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ from alpro_hf.files import model_fingerprint
 from alpro_hf.inference.index_encode import encode_videos
 from alpro_hf.inference.index_shards import IndexFolder, IndexMismatchError, Manifest, VideoIndexError, stored
 from alpro_hf.inference.video_index import VideoIndex
+from alpro_hf.loading import with_int8_weights
 from alpro_hf.model.modeling_alpro import AlproForVideoTextRetrieval
 from alpro_hf.model.processing_alpro import AlproProcessor
 
@@ -123,6 +125,22 @@ def test_tokens_in_8_bits_take_a_quarter_and_give_nearly_the_same_scores(trained
     opened.remove(clips[:1])
     VideoIndex.build(*trained, clips[1:], progress=False, token_dtype="float8_e4m3fn").save(tmp_path / "copy")
     assert VideoIndex.load(tmp_path / "copy", *trained).search(QUERIES[0]) == opened.search(QUERIES[0])
+
+
+def test_an_index_of_int8_weights_is_searched_with_them(trained, clips, tmp_path) -> None:
+    model, processor = trained
+    folder = tmp_path / "index"
+    made = VideoIndex.build(with_int8_weights(model), processor, clips, directory=folder, progress=False)
+    assert json.loads((folder / "index.json").read_text())["model"]["dtype"] == "int8"
+    # the float32 model is rounded as it was for the index, as for bfloat16
+    assert VideoIndex.load(folder, model, processor).search(QUERIES[0]) == made.search(QUERIES[0])
+    with pytest.raises(IndexMismatchError, match="was made in int8, but the model computes in bfloat16"):
+        VideoIndex.load(folder, copy.deepcopy(model).bfloat16(), processor)
+    plain = VideoIndex.build(*trained, clips, directory=tmp_path / "plain", progress=False)
+    with pytest.raises(IndexMismatchError, match="was made in float32, but the model computes in int8"):
+        VideoIndex.load(tmp_path / "plain", with_int8_weights(model), processor)
+    alike = {result.path: result.similarity for result in plain.search(QUERIES[0])}
+    assert all(abs(result.similarity - alike[result.path]) < 0.1 for result in made.search(QUERIES[0]))
 
 
 def test_numbers_beyond_8_bits_stay_finite() -> None:

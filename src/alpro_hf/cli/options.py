@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from ..loading import CommandError
 from ..trust import printable
 
-DTYPES = ("auto", "float32", "bfloat16")
+DTYPES = ("auto", "float32", "bfloat16", "int8")  # see `loading.load_model`
 MAX_MESSAGE = 4000  # characters of an error message
 
 

@@ -64,7 +64,8 @@ def evaluate(settings: Evaluation) -> Results | None:
     protocol: Any = settings.protocol or DEFAULT_PROTOCOL
     # the protocol vtc uses the two towers alone, so it must not refuse a model without a matching head
     kind: Any = "towers" if protocol == "vtc" or settings.task == "moments" else settings.task
-    model, processor = load_model(kind, settings.model, revision=settings.revision, device=state.device)
+    numbers = "int8" if settings.dtype == "int8" else None  # else float32: bfloat16 is that of autocast
+    model, processor = load_model(kind, settings.model, numbers, revision=settings.revision, device=state.device)
     if settings.task == "retrieval":
         protocol = _possible_protocol(settings, model)
     _set_inputs(settings, model.eval(), processor)

@@ -62,7 +62,8 @@ class Evaluation:
         batch_size: Clips, or windows, to encode at a time.
         pair_batch_size: Pairs to match at a time. None: chosen for the device, see `vtm_scores`.
         workers: Processes that decode ahead of the model; 0: a thread of the main process does.
-        dtype: `float32`; `bfloat16`, which rounds; or `auto`, which is bfloat16 if the device has it in hardware.
+        dtype: `float32`; `bfloat16`, which rounds; `auto`, which is bfloat16 if the device has it in hardware; or
+            `int8` for `loading.with_int8_weights`, on a CPU.
         draws: Resamples of the bootstrap behind the intervals.
         plot: Draw the pictures, which needs matplotlib.
         command: Command line to record in the results. Default: that of the process.
@@ -98,7 +99,7 @@ class Evaluation:
     batch_size: int = 16
     pair_batch_size: int | None = None
     workers: int = 0
-    dtype: Literal["auto", "float32", "bfloat16"] = "float32"
+    dtype: Literal["auto", "float32", "bfloat16", "int8"] = "float32"
     draws: int = 1000
     plot: bool = True
     command: list[str] = field(default_factory=lambda: list(sys.argv))

@@ -17,7 +17,8 @@ from ..untrusted_json import parse_json
 MAX_TEXT = 4096  # characters of a path or a name; Linux takes no longer paths
 MAX_SECONDS = 1e9  # some thirty years
 MAX_NUMBER = 2**63  # sizes, times and numbers of shards are below
-DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}  # in a manifest and in a shard
+# in a manifest and in a shard; what a model with 8-bit weights computes is float32
+DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "int8": "F32"}
 TOKEN_DTYPES = {"float8_e4m3fn": "F8_E4M3"}  # that tokens alone may be stored in, for a model of any type
 UNIT_TOLERANCE = 1e-2  # how far from 1 the length of a vector may be whose numbers a model rounded to 16 bits
 

@@ -16,7 +16,7 @@ import torch
 from ..data.isolated_decoder import IsolatedDecoder
 from ..data.window_choice import WindowChoice, WindowError, window_settings
 from ..files import inside, model_fingerprint
-from ..loading import portable_name
+from ..loading import has_int8_weights, portable_name, with_int8_weights
 from ..model.decoding import decode
 from ..model.decoding_table import FrameTable
 from ..model.decoding_types import Frames
@@ -112,7 +112,7 @@ class OpenedIndex:
     def _facts(self, name: str) -> dict[str, str]:
         # an untrained head plays no part, and is random each time that such a checkpoint is loaded
         weights = self.model if self.can_match else self.model.base_model
-        dtype = str(self.model.dtype).removeprefix("torch.")
+        dtype = "int8" if has_int8_weights(self.model) else str(self.model.dtype).removeprefix("torch.")
         return {"name": name, "dtype": dtype, "fingerprint": model_fingerprint(weights)}
 
     @classmethod
@@ -186,15 +186,17 @@ class OpenedIndex:
     def read_again(self, folder: IndexFolder) -> None:
         stamp = folder.stamp()
         found = Manifest.read(folder.path, allow_outside=self.allow_outside, **self._named)
-        narrower = _NARROWER.get(found.model["dtype"])
-        if narrower is not None and self.model.dtype == torch.float32:
+        made_in = found.model["dtype"]
+        if self.model_facts["dtype"] == "float32" and made_in in (*_NARROWER, "int8"):
             # a copy, rounded as the model was when it made the index: queries must be encoded as the videos were
-            self.model = copy.deepcopy(self.model).to(narrower)
+            narrower = _NARROWER.get(made_in)
+            self.model = with_int8_weights(self.model) if narrower is None else copy.deepcopy(self.model).to(narrower)
             self.model_facts = self._facts(self.model_facts["name"])
         if found.model["dtype"] != self.model_facts["dtype"]:
+            from_type = "float32" if made_in == "int8" else made_in  # what `from_pretrained` takes
             raise IndexMismatchError(
                 f"The index {folder.path} was made in {found.model['dtype']}, but the model computes in "
-                f"{self.model_facts['dtype']}. Load the model with dtype={found.model['dtype']!r}, or index again "
+                f"{self.model_facts['dtype']}. Load the model with dtype={from_type!r}, or index again "
                 "into a new folder."
             )
         if found.model["fingerprint"] != self.model_facts["fingerprint"]:
