@@ -33,8 +33,8 @@ from alpro_hf.sprites.world import draw_scene
 
 MARGINS = (0.02, 0.03, 0.05, 0.1)
 MARGIN = 0.05  # where several savings are combined
-CANDIDATES = (4, 16, 20)
-MOST, TOP = 20, 16  # candidates of a query: at most, whatever the margin; and of the other savings
+CANDIDATES = (4, 8, 20)
+MOST, TOP = 20, 8  # candidates of a query: at most, whatever the margin; and of the other savings
 FEW = 50  # texts whose matching is timed in turns
 Sides = dict[str, Callable[[], object]]
 
@@ -88,12 +88,6 @@ def merged(tokens: torch.Tensor, count: int) -> torch.Tensor:
     return torch.cat([cls, left], dim=1)
 
 
-def int8(tokens: torch.Tensor) -> torch.Tensor:
-    """Tokens as 8-bit numbers with one scale each would give them back."""
-    scale = tokens.abs().amax(dim=2, keepdim=True) / 127
-    return (tokens / scale).round() * scale
-
-
 def candidates(similarity: torch.Tensor, k: int, margin: float | None = None) -> torch.Tensor:
     """The pairs to match, int64 (n, 2): of each text the k most similar clips, within a margin of its best one."""
     near = most_similar(similarity, k)
@@ -113,12 +107,11 @@ def token_savings(tokens: torch.Tensor) -> dict[str, torch.Tensor]:
     count = tokens.shape[1]
     grid = int((count - 1) ** 0.5)
     third = max(2, round(count / 3))
-    found = {
-        "8-bit tokens (integers, a scale each)": int8(tokens),
+    return {
         "8-bit tokens (float8_e4m3fn)": stored(tokens, "float8_e4m3fn").float(),
         f"tokens pooled {grid}x{grid} -> {grid // 2}x{grid // 2}": pooled(tokens, grid // 2),
+        f"tokens merged {count} -> {third}": merged(tokens, third),
     }
-    return found | {f"tokens merged {count} -> {n}": merged(tokens, n) for n in (third, 2 * third)}
 
 
 def in_turns(sides: Sides, rounds: int) -> dict[str, float]:
@@ -277,7 +270,7 @@ def run(arguments: argparse.Namespace) -> None:
 def add_arguments(commands: Any) -> None:
     command = commands.add_parser("savings", help="cost of candidates by a margin, of fewer and of 8-bit numbers")
     command.add_argument("--clips", type=int, default=1000, help="of each split (default: %(default)s)")
-    command.add_argument("--base", type=int, default=8, help="clips and texts at base size (default: %(default)s)")
+    command.add_argument("--base", type=int, default=6, help="clips and texts at base size (default: %(default)s)")
     command.add_argument("--rounds", type=int, default=3, help="of each side (default: %(default)s)")
     command.add_argument("--splits", nargs="+", default=["validation", "test"], help="default: validation test")
     command.add_argument("--output", default="savings", help="name of the result in docs/benchmarks")

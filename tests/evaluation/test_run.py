@@ -214,7 +214,7 @@ def test_zero_shot_from_a_pretrained_checkpoint(data, models, tmp_path, capsys):
 
 def test_the_numbers_to_compute_in_are_chosen_by_name_or_by_the_machine(data, models, tmp_path, capsys):
     scores = {}
-    for dtype in ("auto", "float32", "bfloat16"):
+    for dtype in ("auto", "float32", "bfloat16", "int8"):
         options = ["--protocol", "vtc", "--dtype", dtype, "--no-plot"]
         code, _, err = evaluate(capsys, *retrieval_options(data, models, tmp_path / dtype), *options)
         assert code == 0, err

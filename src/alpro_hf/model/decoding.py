@@ -56,6 +56,15 @@ def probe(
         return video.shown_info(next(video.tables()))
 
 
+def read_comment(source: VideoSource, *, limits: VideoLimits = DEFAULT_LIMITS, allow_url: bool = False) -> str:
+    """The comment in the metadata of a video, as in `VideoInfo.comment`. Nothing is decoded, nor are frames listed.
+
+    For arguments and errors see `decode`. Damage behind the header of the file is not noticed.
+    """
+    with open_video(source, limits, allow_url, threads=1) as video:
+        return video.comment
+
+
 def decode(
     source: VideoSource,
     indices: FrameChoice = None,
@@ -279,4 +288,13 @@ def _is_certain(video: Video, table: FrameTable) -> bool:
     return not (table.counted or video.truncated or video.damaged)
 
 
-__all__ = ["FrameChoice", "choose_frames", "decode", "decode_stream", "decode_to_array", "probe", "stream_arrays"]
+__all__ = [
+    "FrameChoice",
+    "choose_frames",
+    "decode",
+    "decode_stream",
+    "decode_to_array",
+    "probe",
+    "read_comment",
+    "stream_arrays",
+]
