@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from common import write
+from models import MARGIN, texts
 from torch.utils.data import DataLoader
 
 from alpro_hf import AlproConfig, AlproForVideoTextRetrieval, AlproProcessor
@@ -32,7 +33,6 @@ from alpro_hf.sprites.render import frame_times, render
 from alpro_hf.sprites.world import draw_scene
 
 MARGINS = (0.02, 0.03, 0.05, 0.1)
-MARGIN = 0.05  # where several savings are combined
 CANDIDATES = (4, 8, 20)
 MOST, TOP = 20, 8  # candidates of a query: at most, whatever the margin; and of the other savings
 FEW = 50  # texts whose matching is timed in turns
@@ -189,8 +189,6 @@ def recall(model: Any, quantised: Any, batches: list[Any], rounds: int) -> list[
 
 def agreement(rounds: int, count: int) -> list[dict[str, Any]]:
     """How far each saving changes the order of the clips of a text, at base size with random weights."""
-    from models import texts
-
     torch.manual_seed(0)
     config = AlproConfig()
     model = AlproForVideoTextRetrieval(config).eval()
