@@ -55,8 +55,7 @@ fast matching is as with the 8 most similar clips of each text.
   option of the package.
 
 At base size there is no recall, because the weights are random. The table says how far a saving changes the
-order in which matching puts clips. Linear layers of torchao with 8-bit weights and inputs took 25 times as
-long as float32 on this CPU, without `torch.compile`, so the package uses those of PyTorch.""",
+order in which matching puts clips.""",
     ),
     "inference-inexact": (
         "Evaluation with inexact savings",
@@ -64,9 +63,9 @@ long as float32 on this CPU, without `torch.compile`, so the package uses those 
 (`--rerank-margin`), measured in turns in one run (`run.py inference --no-exact --output inference-inexact`).
 A margin leaves as many candidates as among 1,000 clips of the sprite world.
 
-The aim is 150 times the speed of the plain algorithm for 1,000 x 1,000, and 15 times for 100 x 100, with R@1 within
-half a point. In float32 encoding the clips alone takes longer than that, whatever is matched. bfloat16 was measured on
-another machine: see the end of this page.""",
+The aim is 150 times the speed of the plain algorithm for 1,000 x 1,000, and 15 times for 100 x 100, with
+R@1 within half a point. In float32, encoding the clips alone takes longer than that, whatever is matched.
+bfloat16 was measured on another machine: see the end of this page.""",
     ),
     "index": (
         "The index",
@@ -80,12 +79,12 @@ which the system can release when it needs memory.""",
     ),
     "startup": (
         "Starting, and queries of a running search",
-        """Every start is a fresh process, and the sides take turns. `base` is what a side cannot avoid. The aims are 1.1
-times the base for the import and 1.2 times for a search.
+        """Every start is a fresh process, and the sides take turns. `base` is what a side cannot avoid. The aims are
+1.1 times the base for the import and 1.2 times for a search.
 
-A search without a query on the command line answers one from each line. Searches of both indexes ran side by side and
-answered each query in turn, with another caption each time. `cpu` includes the process that opens the videos. The aim
-is 50 ms. The processes computed with one thread (`OMP_NUM_THREADS=1`). `wall` depends on what else the machine does.""",
+A search without a query on the command line answers one from each line. The searches ran side by side and
+answered each query in turn, with another caption each time. `cpu` includes the process that opens the
+videos. The aim is 50 ms. The processes computed with one thread (`OMP_NUM_THREADS=1`).""",
     ),
     "training": (
         "Training step of the bundled model",
