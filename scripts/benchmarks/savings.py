@@ -7,6 +7,7 @@ are CPU time of the process.
 """
 
 import argparse
+import json
 import random
 import time
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from common import write
+from common import RESULTS_FOLDER, write
 from models import MARGIN, texts
 from torch.utils.data import DataLoader
 
@@ -252,8 +253,11 @@ def run(arguments: argparse.Namespace) -> None:
     processor = AlproProcessor.from_pretrained(source)
     model = AlproForVideoTextRetrieval.from_pretrained(source).eval()
     quantised = with_int8_weights(model)
-    settings = {"clips": arguments.clips, "rounds": arguments.rounds, "base": arguments.base}
-    tables: dict[str, list[dict[str, Any]]] = {}
+    settings = {"clips": arguments.clips, "rounds": arguments.rounds}
+    path = RESULTS_FOLDER / f"{arguments.output}.json"
+    before = json.loads(path.read_text()) if path.exists() else {}
+    # parts may be run one by one: those of an earlier run with the same settings stay
+    tables: dict[str, list[dict[str, Any]]] = before["tables"] if before.get("settings") == settings else {}
     with torch.inference_mode():
         for split in arguments.splits:
             rows = NumberedRows(scenes(split, arguments.clips, processor))
@@ -268,8 +272,10 @@ def run(arguments: argparse.Namespace) -> None:
 def add_arguments(commands: Any) -> None:
     command = commands.add_parser("savings", help="cost of candidates by a margin, of fewer and of 8-bit numbers")
     command.add_argument("--clips", type=int, default=1000, help="of each split (default: %(default)s)")
-    command.add_argument("--base", type=int, default=6, help="clips and texts at base size (default: %(default)s)")
+    command.add_argument(
+        "--base", type=int, default=6, help="clips and texts at base size; 0: leave it out (default: %(default)s)"
+    )
     command.add_argument("--rounds", type=int, default=3, help="of each side (default: %(default)s)")
-    command.add_argument("--splits", nargs="+", default=["validation", "test"], help="default: validation test")
+    command.add_argument("--splits", nargs="*", default=["validation", "test"], help="default: validation test")
     command.add_argument("--output", default="savings", help="name of the result in docs/benchmarks")
     command.set_defaults(run=run)
