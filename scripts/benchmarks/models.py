@@ -176,7 +176,8 @@ def inference(arguments: argparse.Namespace) -> None:
         sides = sides | ({"ours, int8": rounded[part]} if rounded else {})
         found = timed(sides)
         for side, seconds in found.items():
-            work = flops(sides[side if "int8" not in side else "ours"]) / count[part]  # it counts no 8-bit products
+            # it counts no 8-bit products, of which there are as many
+            work = flops(sides[side]) / count[part] if "int8" not in side else cost[part, "ours"]["flops"]
             cost[part, side] = {key: value / count[part] for key, value in seconds.items()} | {"flops": work}
             rate = work * count[part] / seconds[clock(device)]
             rows.append(
