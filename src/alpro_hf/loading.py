@@ -345,8 +345,8 @@ def load_model(
 def with_int8_weights(model: Any) -> Any:
     """A copy of a model whose linear layers multiply 8-bit integers, which is quicker on many CPUs.
 
-    Weights have one scale for each output. What a layer reads is rounded with one scale for each call. Everything else
-    stays float32. The copy cannot be trained or saved.
+    Weights have one scale for each output. What a layer reads is rounded with one scale for each call, so results
+    depend a little on what is computed together. Everything else stays float32. The copy cannot be trained or saved.
 
     Args:
         model: A float32 model on the CPU.

@@ -99,8 +99,9 @@ def test_one_query_is_ranked_as_in_the_matrix_of_an_evaluation(k, margin):
     table = torch.randn(20, 12, 2, generator=generator)
     rows = torch.arange(20)
     states = RetrievalStates(rows, rows % 12, texts, torch.arange(12), videos)
-    score = lambda pairs: table[pairs[:, 0], pairs[:, 1]]  # noqa: E731
-    t2v, v2t = retrieval_scores(states, "rerank", score, rerank_k=k, rerank_margin=margin)
+    t2v, v2t = retrieval_scores(
+        states, "rerank", lambda pairs: table[pairs[:, 0], pairs[:, 1]], rerank_k=k, rerank_margin=margin
+    )
     similarity, _ = retrieval_scores(states, "vtc")
     for text in range(20):
         found = rerank(similarity[text], k, lambda places, text=text: table[text, places], margin)

@@ -9,7 +9,8 @@ The class has three parts: `opened_index` reads an index, `index_search` searche
 
 On disk an index is a folder: `index.json`, and shards of `features` (n, P) and `tokens` (n, 1 + N, D) of n videos with
 their frame tables end to end (`tables` uint8, `table_ends` (n,)). A shard is written as soon as it is full, so that an
-interrupted or killed job can be continued. Shards are memory-mapped.
+interrupted or killed job can be continued. Shards are memory-mapped. Tokens have the type of the model, or 8 bits
+(`token_dtype`), which is chosen for a whole index.
 """
 
 import os
