@@ -265,7 +265,8 @@ def run(arguments: argparse.Namespace) -> None:
             tables[f"{split} split"] = recall(model, quantised, batches, arguments.rounds)
             write(arguments.output, settings, tables)
         if arguments.base:
-            tables["base size, random weights"] = agreement(arguments.rounds, arguments.base)
+            title = f"base size, random weights, {arguments.base} clips and texts"
+            tables[title] = agreement(arguments.rounds, arguments.base)
             write(arguments.output, settings, tables)
 
 

@@ -48,8 +48,9 @@ def build_in_processes(
         paths: All videos, in the same order in every process.
         directory: Folder that all processes can read and write.
         state: The processes.
-        batch_size, shard_size, progress, name, allow_outside, num_frames, size, window, stride, token_dtype, limits,
-            decoder: As in `VideoIndex.build`. Only the first process shows its progress.
+        batch_size, shard_size, progress, name, allow_outside, limits, decoder: As in `VideoIndex.build`. Only the
+            first process shows its progress.
+        num_frames, size, window, stride, token_dtype: As in `VideoIndex.build`.
 
     Returns:
         The whole index, with a report that covers all processes.
