@@ -66,7 +66,7 @@ def test_an_evaluation_counts_how_often_each_part_runs() -> None:
     assert rows["1000 x 1000: ours, bf16, top 20"]["PFLOP"] == models.NO_BF16
     assert not any("margin" in name or "int8" in name for name in rows)
     cost |= {(part, "ours, int8"): one | {"cpu": 0.5} for part in ("clip", "text", "pair")}
-    rows = {row["evaluation"]: row for row in models.evaluations(cost, half=False, near=4)}
+    rows = {row["evaluation"]: row for row in models.evaluations(cost, half=False, near={0.05: 4})}
     assert rows["100 x 100: ours, int8, margin 0.05"]["cpu h"] * 3600 == pytest.approx((200 + 400) / 2)
 
 
