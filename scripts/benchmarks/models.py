@@ -10,13 +10,13 @@ import copy
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from common import NO_BF16, alternate, peak_memory_mb, write
+from common import NO_BF16, RESULTS_FOLDER, alternate, peak_memory_mb, write
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
@@ -28,11 +28,12 @@ from alpro_hf.data.rows import NumberedRows
 from alpro_hf.evaluation.encode import encode_batches
 from alpro_hf.evaluation.metrics import retrieval_metrics
 from alpro_hf.evaluation.protocols import retrieval_scores
-from alpro_hf.loading import fast_bfloat16
+from alpro_hf.loading import fast_bfloat16, with_int8_weights
 from alpro_hf.model.loss_alpro import classification_loss
 from alpro_hf.model.matching_alpro import vtm_scores
 from alpro_hf.sprites.rows import SpriteRows
 
+MARGINS = (0.05, 0.02)  # of similarity, for candidates by a margin
 PADDED, ENCODED_FOR = 40, 64  # of the plain algorithm: tokens of a text; texts per encoding of a clip
 Model = AlproForVideoTextRetrieval
 
@@ -161,12 +162,22 @@ def inference(arguments: argparse.Namespace) -> None:
             "text": lambda: halved.alpro.get_text_features(ids, mask),
             "pair": lambda: vtm_scores(halved, *states),
         }
+    rounded: dict[str, Callable[[], object]] = {}
+    if device == "cpu":
+        quantised = with_int8_weights(ours)
+        rounded = {
+            "clip": lambda: quantised.alpro.get_video_features(pixels),
+            "text": lambda: quantised.alpro.get_text_features(ids, mask),
+            "pair": lambda: vtm_scores(quantised, text, mask, video, pairs),
+        }
     rows, cost = [], {}
     for part, sides in parts.items():
         sides = sides | ({"ours, bf16": half[part]} if half else {})
+        sides = sides | ({"ours, int8": rounded[part]} if rounded else {})
         found = timed(sides)
         for side, seconds in found.items():
-            work = flops(sides[side]) / count[part]
+            # it counts no 8-bit products, of which there are as many
+            work = flops(sides[side]) / count[part] if "int8" not in side else cost[part, "ours"]["flops"]
             cost[part, side] = {key: value / count[part] for key, value in seconds.items()} | {"flops": work}
             rate = work * count[part] / seconds[clock(device)]
             rows.append(
@@ -188,8 +199,12 @@ def inference(arguments: argparse.Namespace) -> None:
         | {"GEMM peak GFLOP/s": {name: value / 1e9 for name, value in peak.items()}},
         {
             "parts": rows,
-            "savings": savings(ours, naive, text, mask, video, timed, arguments.compile),
-            "evaluation": evaluations(cost, bool(half)),
+            **(
+                {"savings": savings(ours, naive, text, mask, video, timed, arguments.compile)}
+                if arguments.exact
+                else {}
+            ),
+            "evaluation": evaluations(cost, bool(half), candidates_by_margin()),
         },
         device,
     )
@@ -269,18 +284,40 @@ def matched_by_length(model: Model, text: Any, mask: Any, video: Any) -> torch.T
     return logits
 
 
-def evaluations(cost: dict[tuple[str, str], dict[str, float]], half: bool) -> list[dict[str, Any]]:
-    """Cost of evaluations with n texts and n clips: cost of each part times how often it runs. Nothing runs here."""
+def candidates_by_margin() -> dict[float, float]:
+    """Candidates of a text within each margin among 1,000 clips, the most of all splits of `run.py savings`."""
+    path = RESULTS_FOLDER / "savings.json"
+    rows = [row for table in json.loads(path.read_text())["tables"].values() for row in table] if path.exists() else []
+    return {
+        margin: max(row["pairs a text"] for row in found)
+        for margin in MARGINS
+        if (found := [row for row in rows if row["saving"].startswith(f"margin {margin:g},")])
+    }
+
+
+def evaluations(
+    cost: dict[tuple[str, str], dict[str, float]], half: bool, near: Mapping[float, float] | None = None
+) -> list[dict[str, Any]]:
+    """Cost of evaluations with n texts and n clips: cost of each part times how often it runs. Nothing runs here.
+
+    `near` says how many candidates of a text a margin leaves.
+    """
     rows: list[dict[str, Any]] = []
     for n in (100, 1000):
         again = math.ceil(n / ENCODED_FOR)  # the plain algorithm encodes each clip so often
-        cases = {
+        cases: dict[str, tuple[str, float, float, float]] = {
             "plain, all pairs": ("plain", n * again, n * n, n * n),
             "ours, all pairs (reference)": ("ours", n, n, n * n),
             "ours, top 20 (rerank, text to video)": ("ours", n, n, n * 20),
             "ours, bf16, all pairs": ("ours, bf16", n, n, n * n),
             "ours, bf16, top 20": ("ours, bf16", n, n, n * 20),
         }
+        if ("pair", "ours, int8") in cost:
+            cases["ours, int8, top 20"] = ("ours, int8", n, n, n * 20)
+        for margin, pairs in (near or {}).items():
+            cases[f"ours, margin {margin:g}"] = ("ours", n, n, n * pairs)
+            if ("pair", "ours, int8") in cost:
+                cases[f"ours, int8, margin {margin:g}"] = ("ours, int8", n, n, n * pairs)
         base: dict[str, float] = {}
         for name, (side, clips, texts_, pairs) in cases.items():
             row: dict[str, Any] = {"evaluation": f"{n} x {n}: {name}"}
@@ -464,7 +501,15 @@ def gpu(arguments: argparse.Namespace) -> None:
         print("Not measured: PyTorch finds no GPU. `inference` and `training` measure the CPU.")
         return
     for name, more in {
-        "gpu-inference": {"run": inference, "texts": 64, "clips": 16, "frames": 8, "compile": True, "gemm": 8192},
+        "gpu-inference": {
+            "run": inference,
+            "texts": 64,
+            "clips": 16,
+            "frames": 8,
+            "compile": True,
+            "gemm": 8192,
+            "exact": True,
+        },
         **{
             f"gpu-training-{n}": {"run": training, "batch": n, "frames": 8, "data_steps": 0, "compile": True}
             for n in (8, 16, 32, 64)
@@ -480,6 +525,7 @@ def add_arguments(commands: Any) -> None:
     one.add_argument(
         "--clips", type=int, default=2, help="clips of a batch, each matched with all texts (default: %(default)s)"
     )
+    one.add_argument("--no-exact", dest="exact", action="store_false", help="leave out the table of exact savings")
     one.add_argument("--no-compile", dest="compile", action="store_false", help="leave out torch.compile")
     one.add_argument(
         "--gemm", type=int, default=2048, help="side of the matrices of the GEMM peak (default: %(default)s)"

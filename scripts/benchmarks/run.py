@@ -8,7 +8,8 @@
     python scripts/benchmarks/run.py listing                  the frames of a file: by its index, and by its packets
     python scripts/benchmarks/run.py films --data DIR         moments of films of the sprite world, by kind of windows
     python scripts/benchmarks/run.py long                     speed and memory of indexing long videos
-    python scripts/benchmarks/run.py savings                  merged tokens, and candidates by a margin
+    python scripts/benchmarks/run.py savings                  cost of candidates by a margin, and of 8-bit numbers
+    python scripts/benchmarks/run.py startup                  starting, and queries of a running search
     python scripts/benchmarks/run.py overlap                  whether decoding and encoding wait for each other
     python scripts/benchmarks/run.py gpu                      inference and training on a GPU
     python scripts/benchmarks/run.py report                   write the pages that show these numbers, and their plots
@@ -30,6 +31,7 @@ import models
 import overlap
 import report
 import savings
+import startup
 import torch
 
 
@@ -43,6 +45,7 @@ def main() -> None:
         films.add_arguments,
         long.add_arguments,
         savings.add_arguments,
+        startup.add_arguments,
         overlap.add_arguments,
         report.add_arguments,
     ):

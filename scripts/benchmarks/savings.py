@@ -1,39 +1,48 @@
-"""Measure two inexact savings of matching: merged video tokens, and candidates by a margin. See run.py.
+"""Measure inexact savings: candidates by a margin, 8-bit and merged video tokens, 8-bit weights. See run.py.
 
 Clips are rendered scenes of the sprite world, and the model is the bundled one. Settings are compared on the
-validation split, and the test split shows what they cost elsewhere. The sides take turns, and seconds are CPU time of
-the process.
+validation split, and the test split shows what they cost elsewhere. At base size weights are random, so there is no
+recall: the table tells how far a saving changes the order of the clips of a text. The sides take turns, and seconds
+are CPU time of the process.
 """
 
 import argparse
+import json
 import random
 import time
+from collections.abc import Callable
 from statistics import median
 from typing import Any
 
 import torch
-from common import write
+from common import RESULTS_FOLDER, write
+from models import texts
 from torch.utils.data import DataLoader
 
-from alpro_hf import AlproForVideoTextRetrieval, AlproProcessor
+from alpro_hf import AlproConfig, AlproForVideoTextRetrieval, AlproProcessor
 from alpro_hf.assets import bundled_model
 from alpro_hf.data.collator import AlproCollator
 from alpro_hf.data.rows import NumberedRows
 from alpro_hf.evaluation.encode import encode_batches
 from alpro_hf.evaluation.metrics import retrieval_metrics
 from alpro_hf.evaluation.protocols import RetrievalStates
-from alpro_hf.model.matching_alpro import most_similar, vtc_scores, vtm_scores
+from alpro_hf.inference.index_shards import stored
+from alpro_hf.loading import with_int8_weights
+from alpro_hf.model.matching_alpro import most_similar, vtc_scores, vtm_scores, within_margin
 from alpro_hf.sprites.language import captions
 from alpro_hf.sprites.render import frame_times, render
 from alpro_hf.sprites.world import draw_scene
 
-MARGINS = (0.05, 0.1, 0.15, 0.2, 0.3)
-CANDIDATES = (4, 8, 16, 20)
-MOST = 20  # candidates of a query, whatever the margin
+MARGINS = (0.02, 0.03, 0.05, 0.1)
+MARGIN = 0.05  # where several savings are combined
+CANDIDATES = (4, 8, 20)
+MOST, TOP = 20, 8  # candidates of a query: at most, whatever the margin; and of the other savings
+FEW = 50  # texts whose matching is timed in turns
+Sides = dict[str, Callable[[], object]]
 
 
-def states_of(model: Any, processor: Any, split: str, count: int) -> RetrievalStates:
-    """Encode the first scenes of a split, each with one caption."""
+def scenes(split: str, count: int, processor: Any) -> list[dict[str, Any]]:
+    """Rows of the first scenes of a split, each with one caption."""
     video = processor.video_processor
     times, side = frame_times(video.num_frames), video.size["height"]
 
@@ -42,9 +51,7 @@ def states_of(model: Any, processor: Any, split: str, count: int) -> RetrievalSt
         text = captions(scene, random.Random(f"savings/{split}/{number}"))[0]
         return {"video": render(scene, times, side), "video_id": number, "text": text}
 
-    rows = [row(number) for number in range(count)]
-    loader = DataLoader(NumberedRows(rows), batch_size=50, collate_fn=AlproCollator(processor))
-    return encode_batches(model, loader, keep_states=True)
+    return [row(number) for number in range(count)]
 
 
 def pooled(tokens: torch.Tensor, side: int) -> torch.Tensor:
@@ -66,8 +73,8 @@ def merged(tokens: torch.Tensor, count: int) -> torch.Tensor:
     weights = torch.ones(left.shape[:2])
     while left.shape[1] > count - 1:
         even, odd = left[:, ::2], left[:, 1::2]
-        likeness = torch.nn.functional.cosine_similarity(even[:, :, None], odd[:, None], dim=-1)
-        best, target = likeness.max(dim=2)
+        unit_even, unit_odd = (torch.nn.functional.normalize(side, dim=-1) for side in (even, odd))
+        best, target = (unit_even @ unit_odd.transpose(1, 2)).max(dim=2)
         fewer = min(left.shape[1] - (count - 1), even.shape[1])
         order = best.argsort(dim=1, descending=True)
         gone, kept = order[:, :fewer], order[:, fewer:].sort(dim=1).values
@@ -83,17 +90,10 @@ def merged(tokens: torch.Tensor, count: int) -> torch.Tensor:
     return torch.cat([cls, left], dim=1)
 
 
-def int8(tokens: torch.Tensor) -> torch.Tensor:
-    """Tokens as 8-bit numbers with one scale each would give them back."""
-    scale = tokens.abs().amax(dim=2, keepdim=True) / 127
-    return (tokens / scale).round() * scale
-
-
-def candidates(similarity: torch.Tensor, k: int, margin: float | None) -> torch.Tensor:
+def candidates(similarity: torch.Tensor, k: int, margin: float | None = None) -> torch.Tensor:
     """The pairs to match, int64 (n, 2): of each text the k most similar clips, within a margin of its best one."""
     near = most_similar(similarity, k)
-    values = similarity.gather(1, near)
-    wanted = torch.ones_like(near, dtype=torch.bool) if margin is None else values >= values[:, :1] - margin
+    wanted = within_margin(similarity, near, margin)
     return torch.stack([torch.arange(len(near))[:, None].expand_as(near)[wanted], near[wanted]], dim=1)
 
 
@@ -104,62 +104,180 @@ def reordered(similarity: torch.Tensor, pairs: torch.Tensor, logits: torch.Tenso
     return scores
 
 
-def rows_of(model: Any, states: RetrievalStates, rounds: int) -> list[dict[str, Any]]:
-    """Recall and CPU seconds of each saving, against 16 candidates and all tokens."""
-    similarity = vtc_scores(states.text_embeds, states.video_embeds)
-    tokens = states.video_states
-    assert tokens is not None
-    grid = int((tokens.shape[1] - 1) ** 0.5)
-    third = max(2, round(tokens.shape[1] / 3))
-    plain = candidates(similarity, 16, None)
-    cases: dict[str, tuple[torch.Tensor, torch.Tensor]] = {"top 16": (tokens, plain)}
-    cases |= {f"top {k}": (tokens, candidates(similarity, k, None)) for k in CANDIDATES if k != 16}
-    cases |= {f"margin {m:g}, at most {MOST}": (tokens, candidates(similarity, MOST, m)) for m in MARGINS}
-    cases["8 bit tokens, top 16"] = int8(tokens), plain
-    cases[f"pooled {grid}x{grid} -> {grid // 2}x{grid // 2}, top 16"] = pooled(tokens, grid // 2), plain
-    cases[f"merged {tokens.shape[1]} -> {third}, top 16"] = merged(tokens, third), plain
-    cases[f"merged {tokens.shape[1]} -> {2 * third}, top 16"] = merged(tokens, 2 * third), plain
+def token_savings(tokens: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Tokens of clips (n, 1 + N, D) under each saving of tokens."""
+    count = tokens.shape[1]
+    grid = int((count - 1) ** 0.5)
+    third = max(2, round(count / 3))
+    return {
+        "8-bit tokens (float8_e4m3fn)": stored(tokens, "float8_e4m3fn").float(),
+        f"tokens pooled {grid}x{grid} -> {grid // 2}x{grid // 2}": pooled(tokens, grid // 2),
+        f"tokens merged {count} -> {third}": merged(tokens, third),
+    }
 
-    def match(video: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:
-        return vtm_scores(model, states.text_states, states.text_mask, video, pairs)
 
-    match(tokens, plain[:256])  # allocations do not count
-    logits: dict[str, torch.Tensor] = {}
-    times: dict[str, list[float]] = {name: [] for name in cases}
-    for _ in range(rounds):
-        for name, case in cases.items():
+def in_turns(sides: Sides, rounds: int) -> dict[str, float]:
+    """Median CPU seconds of each side."""
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    for number in range(rounds + 1):
+        for name, side in sides.items():
             started = time.process_time()
-            logits[name] = match(*case)
-            times[name].append(time.process_time() - started)
-    rows = []
-    for name, (video, pairs) in cases.items():
-        found = retrieval_metrics(reordered(similarity, pairs, logits[name]), states.text_to_video)
+            side()
+            if number:  # the first round warms up
+                times[name].append(time.process_time() - started)
+    return {name: median(each) for name, each in times.items()}
+
+
+def recall(model: Any, quantised: Any, batches: list[Any], rounds: int) -> list[dict[str, Any]]:
+    """Recall, and CPU seconds of matching, of each saving."""
+    states: RetrievalStates = encode_batches(model, batches, keep_states=True)
+    other: RetrievalStates = encode_batches(quantised, batches, keep_states=True)
+    similarity, tokens = vtc_scores(states.text_embeds, states.video_embeds), states.video_states
+    similarity_of_other = vtc_scores(other.text_embeds, other.video_embeds)
+    assert tokens is not None and other.video_states is not None
+    reference, plain = f"top {TOP}", candidates(similarity, TOP)
+    # what reads texts and clips, their similarity, tokens of the clips, and the pairs that are matched
+    cases: dict[str, tuple[Any, RetrievalStates, torch.Tensor, Any, torch.Tensor]] = {
+        f"top {k}": (model, states, similarity, tokens, candidates(similarity, k)) for k in CANDIDATES
+    }
+    cases |= {
+        f"margin {m:g}, at most {MOST}": (model, states, similarity, tokens, candidates(similarity, MOST, m))
+        for m in MARGINS
+    }
+    changed = token_savings(tokens)
+    cases |= {f"{name}, {reference}": (model, states, similarity, one, plain) for name, one in changed.items()}
+    cases |= {
+        f"8-bit weights of matching, {reference}": (quantised, states, similarity, tokens, plain),
+        f"8-bit weights everywhere, {reference}": (
+            quantised,
+            other,
+            similarity_of_other,
+            other.video_states,
+            candidates(similarity_of_other, TOP),
+        ),
+        f"8-bit weights everywhere, float8 tokens, margin {MARGIN:g}": (
+            quantised,
+            other,
+            similarity_of_other,
+            stored(other.video_states, "float8_e4m3fn").float(),
+            candidates(similarity_of_other, MOST, MARGIN),
+        ),
+    }
+
+    def match(case: tuple[Any, RetrievalStates, torch.Tensor, Any, torch.Tensor], few: bool = False) -> torch.Tensor:
+        matcher, encoded, _, video, pairs = case
+        pairs = pairs[pairs[:, 0] < FEW] if few else pairs
+        return vtm_scores(matcher, encoded.text_states, encoded.text_mask, video, pairs)
+
+    # the candidates of all cases with the same tokens are among the 20 most similar ones: each is matched once
+    every = match(cases[f"top {MOST}"])
+    logits_of = torch.zeros(*similarity.shape, 2)
+    texts, clips = cases[f"top {MOST}"][4].unbind(dim=1)
+    logits_of[texts, clips] = every
+    seconds = in_turns({name: lambda case=case: match(case, few=True) for name, case in cases.items()}, rounds)
+    found = retrieval_metrics(similarity, states.text_to_video)
+    alone = {f"R@{n}": found[f"t2v_r{n}"] for n in (1, 5, 10)}
+    rows: list[dict[str, Any]] = [{"saving": "no matching", "pairs a text": 0, "tokens": 0} | alone]
+    for name, case in cases.items():
+        _, _, alike, video, pairs = case
+        known = case[0] is model and video is tokens
+        logits = logits_of[pairs[:, 0], pairs[:, 1]] if known else match(case)
+        found = retrieval_metrics(reordered(alike, pairs, logits), states.text_to_video)
         row: dict[str, Any] = {"saving": name, "pairs a text": len(pairs) / len(similarity), "tokens": video.shape[1]}
         row |= {f"R@{n}": found[f"t2v_r{n}"] for n in (1, 5, 10)}
-        seconds = median(times[name])
-        rows.append(row | {"cpu s": seconds, "ratio cpu": median(times["top 16"]) / seconds})
+        rows.append(row | {"matching, cpu ratio": seconds[reference] / seconds[name]})
+    return rows
+
+
+def agreement(rounds: int, count: int) -> list[dict[str, Any]]:
+    """How far each saving changes the order of the clips of a text, at base size with random weights."""
+    torch.manual_seed(0)
+    config = AlproConfig()
+    model = AlproForVideoTextRetrieval(config).eval()
+    quantised = with_int8_weights(model)
+    ids, mask = texts(count, config.text_config.vocab_size)
+    times, side = frame_times(config.video_config.num_frames), config.video_config.image_size
+    clips = [torch.from_numpy(render(draw_scene("validation", 0, number), times, side)) for number in range(count)]
+    pixels = (torch.stack(clips).permute(0, 1, 4, 2, 3).float() / 255 - 0.5) / 0.5
+    pairs = torch.cartesian_prod(torch.arange(count), torch.arange(count))
+    text = model.alpro.get_text_features(ids, mask).last_hidden_state
+
+    def tokens_by(encoder: Any) -> torch.Tensor:
+        return torch.cat([encoder.alpro.get_video_features(one[None]).last_hidden_state for one in pixels])
+
+    def log_odds(matcher: Any, video: torch.Tensor) -> torch.Tensor:
+        logits = vtm_scores(matcher, text, mask, video, pairs)
+        return (logits[:, 1] - logits[:, 0]).view(count, count)
+
+    tokens = tokens_by(model)
+    cases: dict[str, tuple[Any, torch.Tensor]] = {"all tokens": (model, tokens)}
+    cases |= {name: (model, one) for name, one in token_savings(tokens).items()}
+    cases |= {
+        "8-bit weights of matching": (quantised, tokens),
+        "8-bit weights everywhere": (quantised, tokens_by(quantised)),
+    }
+    few = pairs[:count]
+    seconds = in_turns(
+        {
+            name: lambda matcher=matcher, video=video: vtm_scores(matcher, text, mask, video, few)
+            for name, (matcher, video) in cases.items()
+        },
+        rounds,
+    )
+    encoding = in_turns(
+        {
+            "all tokens": lambda: model.alpro.get_video_features(pixels[:1]),
+            "8-bit weights everywhere": lambda: quantised.alpro.get_video_features(pixels[:1]),
+        },
+        rounds,
+    )
+    exact = log_odds(model, tokens)
+    order = (exact[:, :, None] - exact[:, None]).sign()
+    rows = []
+    for name, (matcher, video) in cases.items():
+        found = log_odds(matcher, video)
+        same = (found[:, :, None] - found[:, None]).sign() == order
+        apart = ~torch.eye(count, dtype=torch.bool)
+        row: dict[str, Any] = {"saving": name, "tokens": video.shape[1]}
+        row["pairs of clips in the same order"] = f"{same[:, apart].float().mean():.1%}"
+        row["same first clip"] = f"{(found.argmax(dim=1) == exact.argmax(dim=1)).float().mean():.1%}"
+        row["matching, cpu ratio"] = seconds["all tokens"] / seconds[name]
+        if name in encoding:
+            row["clip, cpu ratio"] = encoding["all tokens"] / encoding[name]
+        rows.append(row)
     return rows
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Measure all savings on both splits."""
+    """Measure all savings; what is done is written after each table."""
     source = bundled_model("retrieval")
-    model, processor = (
-        AlproForVideoTextRetrieval.from_pretrained(source).eval(),
-        AlproProcessor.from_pretrained(source),
-    )
+    processor = AlproProcessor.from_pretrained(source)
+    model = AlproForVideoTextRetrieval.from_pretrained(source).eval()
+    quantised = with_int8_weights(model)
+    settings = {"clips": arguments.clips, "rounds": arguments.rounds}
+    path = RESULTS_FOLDER / f"{arguments.output}.json"
+    before = json.loads(path.read_text()) if path.exists() else {}
+    # parts may be run one by one: those of an earlier run with the same settings stay
+    tables: dict[str, list[dict[str, Any]]] = before["tables"] if before.get("settings") == settings else {}
     with torch.inference_mode():
-        tables = {
-            split: rows_of(model, states_of(model, processor, split, arguments.clips), arguments.rounds)
-            for split in arguments.splits
-        }
-    write(arguments.output, {"clips": arguments.clips, "rounds": arguments.rounds}, tables)
+        for split in arguments.splits:
+            rows = NumberedRows(scenes(split, arguments.clips, processor))
+            batches = list(DataLoader(rows, batch_size=50, collate_fn=AlproCollator(processor)))
+            tables[f"{split} split"] = recall(model, quantised, batches, arguments.rounds)
+            write(arguments.output, settings, tables)
+        if arguments.base:
+            title = f"base size, random weights, {arguments.base} clips and texts"
+            tables[title] = agreement(arguments.rounds, arguments.base)
+            write(arguments.output, settings, tables)
 
 
 def add_arguments(commands: Any) -> None:
-    command = commands.add_parser("savings", help="cost of merged tokens and of candidates by a margin")
+    command = commands.add_parser("savings", help="cost of candidates by a margin, of fewer and of 8-bit numbers")
     command.add_argument("--clips", type=int, default=1000, help="of each split (default: %(default)s)")
+    command.add_argument(
+        "--base", type=int, default=6, help="clips and texts at base size; 0: leave it out (default: %(default)s)"
+    )
     command.add_argument("--rounds", type=int, default=3, help="of each side (default: %(default)s)")
-    command.add_argument("--splits", nargs="+", default=["validation", "test"], help="default: validation test")
+    command.add_argument("--splits", nargs="*", default=["validation", "test"], help="default: validation test")
     command.add_argument("--output", default="savings", help="name of the result in docs/benchmarks")
     command.set_defaults(run=run)

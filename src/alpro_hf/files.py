@@ -100,16 +100,22 @@ def model_fingerprint(model: "torch.nn.Module") -> str:
     import torch
 
     digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        for part in _stored(tensor):
-            # as bytes, because numpy has no bfloat16
-            digest.update(part.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    for name, value in sorted(model.state_dict().items()):
+        # a layer with 8-bit weights has its weight and its bias, or None, in one entry, and their type in another
+        for tensor in value if isinstance(value, tuple) else (value,):
+            if not isinstance(tensor, torch.Tensor):
+                continue
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            for part in _stored(tensor):
+                # as bytes, because numpy has no bfloat16
+                digest.update(part.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
 def _stored(tensor: "torch.Tensor") -> "list[torch.Tensor]":
     """The tensors that hold the values of a tensor: itself, or the integers and scales of a quantised one."""
+    if tensor.is_quantized:
+        return [tensor.int_repr(), tensor.q_per_channel_scales(), tensor.q_per_channel_zero_points()]
     if not hasattr(tensor, "__tensor_flatten__"):
         return [tensor]
     names, _ = tensor.__tensor_flatten__()

@@ -271,9 +271,9 @@ def load_model(
         task: `retrieval`, whose model has no matching head if the checkpoint is of a bare `AlproModel`; `towers`,
             which is retrieval without the matching head, so every checkpoint has it; or `qa`.
         name: Folder, Hub id, or `bundled`, see `find_model`.
-        dtype: `float32`, `bfloat16`, or `auto` for `best_dtype`; None means float32.
+        dtype: `float32`, `bfloat16`, `auto` for `best_dtype`, or `int8` for `with_int8_weights`; None means float32.
         revision: Branch, tag or commit of a Hub id.
-        device: Device of the model; None means `best_device()`.
+        device: Device of the model; None means `best_device()`, and the CPU for `int8`.
 
     Returns:
         The model, in evaluation mode and on its device, and its processor.
@@ -310,8 +310,12 @@ def load_model(
     }[task]
     if task == "retrieval" and has_towers_alone(config):
         model_class = AlproModel
-    device = best_device() if device is None else device
-    numbers = best_dtype(device) if dtype == "auto" else getattr(torch, dtype or "float32")
+    if device is None:
+        device = torch.device("cpu") if dtype == "int8" else best_device()
+    # 8-bit weights are made of those in float32
+    numbers = (
+        best_dtype(device) if dtype == "auto" else getattr(torch, "float32" if dtype == "int8" else dtype or "float32")
+    )
     _check_weights(source, listed, model_class, config, name)
     if listed is not None:
         fetch_files(name, _weights_in(listed), listed.sha)
@@ -334,7 +338,46 @@ def load_model(
     except (ValueError, TypeError, AttributeError, KeyError, IndexError, OverflowError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise CommandError(f"the processor of {name} cannot be used ({reason:.300}).") from error
-    return model.to(device), processor
+    model = model.to(device)
+    return with_int8_weights(model) if dtype == "int8" else model, processor
+
+
+def with_int8_weights(model: Any) -> Any:
+    """A copy of a model whose linear layers multiply 8-bit integers, which is quicker on many CPUs.
+
+    Weights have one scale for each output. What a layer reads is rounded with one scale for each call, so results
+    depend a little on what is computed together. Everything else stays float32. The copy cannot be trained or saved.
+
+    Args:
+        model: A float32 model on the CPU.
+
+    Raises:
+        CommandError: It is on another device or of another type; or this PyTorch has no such layers.
+    """
+    import warnings
+
+    import torch
+
+    if model.device.type != "cpu" or model.dtype != torch.float32:
+        raise CommandError(
+            f"int8 needs a float32 model on the CPU, and this one is in {str(model.dtype).removeprefix('torch.')} on "
+            f"{model.device}. On other devices, use bfloat16."
+        )
+    with warnings.catch_warnings():
+        # PyTorch advises torchao instead, whose such layers are many times slower than float32 on a CPU
+        warnings.simplefilter("ignore")
+        try:
+            from torch.ao.quantization import per_channel_dynamic_qconfig, quantize_dynamic
+
+            return quantize_dynamic(model, {torch.nn.Linear: per_channel_dynamic_qconfig})
+        except (ImportError, RuntimeError) as error:  # no engine for them, such as in a build for another processor
+            reason = " ".join(str(error).split())
+            raise CommandError(f"this PyTorch computes no int8 weights ({reason:.200}). Use float32.") from error
+
+
+def has_int8_weights(model: Any) -> bool:
+    """Whether a model is one of `with_int8_weights`."""
+    return any(name.endswith("._packed_params") for name in model.state_dict())
 
 
 def has_towers_alone(config: Mapping[str, Any]) -> bool:
@@ -524,7 +567,9 @@ __all__ = [
     "fast_bfloat16",
     "fetch_files",
     "find_model",
+    "has_int8_weights",
     "has_towers_alone",
     "load_model",
     "portable_name",
+    "with_int8_weights",
 ]

@@ -122,6 +122,19 @@ def test_index_survives_kill_and_interrupt(tmp_path, models) -> None:
     assert [result.path for result in loaded.search("a fox")] == [result.path for result in fresh.search("a fox")]
 
 
+def test_savings_are_chosen_for_an_index_and_for_a_search(capsys, videos, tmp_path, models) -> None:
+    index = tmp_path / "index"
+    options = ["--token-dtype", "float8_e4m3fn", "--dtype", "int8", "--model", models["retrieval"]]
+    assert run(capsys, "index", videos, "--output", index, *options)[0] == 0
+    made = Manifest.read(index)
+    assert (made.video["token_dtype"], made.model["dtype"]) == ("float8_e4m3fn", "int8")
+    code, out, err = run(capsys, "search", index, "a fox runs", "--rerank-margin", 0, "--json")
+    matched = [result["match_probability"] is not None for result in json.loads(out)["results"]]
+    assert (code, err, matched) == (0, "", [True] + [False] * 5)
+    code, out, err = run(capsys, "search", index, "a fox runs", "--rerank", 0, "--rerank-margin", 0.1)
+    assert (code, out) == (1, "") and "rerank_margin=0.1 (--rerank-margin) must be" in err
+
+
 def test_index_then_search(capsys, videos, tmp_path, models, monkeypatch) -> None:
     index = tmp_path / "index"
     code, out, err = run(capsys, "index", videos, "--output", index, "--model", models["retrieval"])

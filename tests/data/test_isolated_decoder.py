@@ -20,7 +20,7 @@ from conftest import Encoder
 
 import alpro_hf
 from alpro_hf.data.isolated_decoder import IsolatedDecoder
-from alpro_hf.model.decoding import decode, probe
+from alpro_hf.model.decoding import decode, probe, read_comment
 from alpro_hf.model.decoding_types import (
     DecoderFailedError,
     NotAVideoError,
@@ -58,6 +58,7 @@ def test_gives_what_decoding_here_gives(decoder, clip, monkeypatch) -> None:
                 assert ours.pixels.is_contiguous()
                 assert (ours.indices, ours.timestamps, ours.info) == (here.indices, here.timestamps, here.info)
             assert decoder.probe(source) == probe(source)
+            assert decoder.comment(source) == read_comment(source) == probe(source).comment
     monkeypatch.chdir(clip.parent)  # the processes have started elsewhere
     assert decoder.probe(clip.name) == probe(clip.name)
 

@@ -214,7 +214,7 @@ def test_zero_shot_from_a_pretrained_checkpoint(data, models, tmp_path, capsys):
 
 def test_the_numbers_to_compute_in_are_chosen_by_name_or_by_the_machine(data, models, tmp_path, capsys):
     scores = {}
-    for dtype in ("auto", "float32", "bfloat16"):
+    for dtype in ("auto", "float32", "bfloat16", "int8"):
         options = ["--protocol", "vtc", "--dtype", dtype, "--no-plot"]
         code, _, err = evaluate(capsys, *retrieval_options(data, models, tmp_path / dtype), *options)
         assert code == 0, err
@@ -327,6 +327,7 @@ def test_by_category_and_by_columns_of_ones_own(data, models, tmp_path, capsys):
     [
         (["--task", "qa", "--protocol", "vtc"], "protocol (--protocol) belongs to retrieval"),
         (["--rerank-k", "4"], "rerank_k (--rerank-k) belongs to the protocol rerank, but the protocol is reference"),
+        (["--rerank-margin", "0.1"], "rerank_margin (--rerank-margin) belongs to the protocol rerank"),
         (
             ["--protocol", "vtc", "--no-prior"],
             "prior (--no-prior) belongs to the protocol rerank, but the protocol is vtc",
@@ -347,11 +348,18 @@ def test_what_does_not_fit_is_refused(data, models, tmp_path, capsys, options, m
 
 def test_python_has_the_settings_of_the_command_line(data, models, tmp_path, capsys):
     shared = {"task": "retrieval", "model": str(models / "retrieval"), "videos": data / "videos", "draws": 20}
+    margin = {"rerank_margin": 0.5, "plot": False}
     rows = f"released-retrieval:{data / 'captions.jsonl'}"
-    settings = Evaluation(data=rows, output=tmp_path / "python", protocol="rerank", rerank_k=2, plot=False, **shared)
+    settings = Evaluation(data=rows, output=tmp_path / "python", protocol="rerank", rerank_k=2, **margin, **shared)
     results = evaluate_in_python(settings)
     argv = retrieval_options(data, models, tmp_path / "command")
-    assert evaluate(capsys, *argv, "--draws", 20, "--protocol", "rerank", "--rerank-k", 2, "--no-plot")[0] == 0
+    assert (
+        evaluate(
+            capsys, *argv, "--draws", 20, "--protocol", "rerank", "--rerank-k", 2, "--rerank-margin", 0.5, "--no-plot"
+        )[0]
+        == 0
+    )
+    assert results.protocol["rerank_margin"] == 0.5
     by_command = read_results(tmp_path / "command")
     for name in ("task", "protocol", "metrics", "model", "data", "intervals"):
         assert getattr(results, name) == getattr(by_command, name)
@@ -360,6 +368,10 @@ def test_python_has_the_settings_of_the_command_line(data, models, tmp_path, cap
         evaluate_in_python(settings)
     with pytest.raises(EvaluationError, match=r"rerank_k .* belongs to the protocol rerank"):
         evaluate_in_python(Evaluation(data=rows, output=tmp_path / "other", rerank_k=2, **shared))
+    with pytest.raises(EvaluationError, match=r"rerank_margin=-1 \(--rerank-margin\) must be a number of at least 0"):
+        evaluate_in_python(
+            Evaluation(data=rows, output=tmp_path / "other", protocol="rerank", rerank_margin=-1, **shared)
+        )
     with pytest.raises(StrictDataclassError, match="'protocol'"):
         Evaluation(data=rows, output=tmp_path / "other", protocol="cosine", **shared)
 

@@ -177,8 +177,8 @@ def test_words_of_questions(qa: tuple[Any, Any]) -> None:
 def test_an_unchanged_file_is_opened_once_and_a_changed_one_again(retrieval, clip, tmp_path, monkeypatch) -> None:
     opened: list[Path] = []
     with IsolatedDecoder(processes=1) as decoder:
-        probe = decoder.probe
-        monkeypatch.setattr(decoder, "probe", lambda path: opened.append(path) or probe(path))
+        comment = decoder.comment
+        monkeypatch.setattr(decoder, "comment", lambda path: opened.append(path) or comment(path))
         path = tmp_path / "clip.mp4"
         path.write_bytes(clip.read_bytes())
         assert [unfamiliar_videos(retrieval[0], [path], decoder) for _ in range(2)] == [[], []]

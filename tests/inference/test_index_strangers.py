@@ -314,6 +314,36 @@ def test_a_shard_of_nonsense_is_damaged(index, loaded, changes, said, capsys) ->
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.parametrize(
+    ("noted", "tokens", "said"),
+    [
+        ("float8_e4m3fn", None, "tokens of the type F32"),
+        (None, torch.float8_e4m3fn, "tokens of the type F8_E4M3"),
+        ("float8_e4m3fn", torch.float8_e5m2, r"has the shape .* the type F8_E5M2"),
+        ("float8_e4m3fn", torch.bfloat16, "tokens of the type BF16"),
+        ("load", None, "token_dtype='load' is no type of tokens"),
+        (["float8_e4m3fn"], None, "is no type of tokens"),
+        ({"a" * 10**6: 1}, None, "is no type of tokens"),
+    ],
+)
+def test_the_type_of_tokens_is_that_of_the_manifest(index, loaded, noted, tokens, said) -> None:
+    video = json.loads((index / "index.json").read_text())["video"]
+    change_manifest(index, video=video | {"token_dtype": noted} if noted else video)
+    if tokens:
+        change_shard(index, tokens=lambda x: x.to(tokens))
+    with pytest.raises(VideoIndexError, match=said) as error:
+        search(index, loaded)
+    assert len(str(error.value)) < 1000
+
+
+def test_tokens_of_8_bits_that_are_no_numbers_are_damage(loaded, clips, tmp_path) -> None:
+    folder = tmp_path / "home" / "small"
+    VideoIndex.build(*loaded, clips, directory=folder, shard_size=2, progress=False, token_dtype="float8_e4m3fn")
+    change_shard(folder, tokens=lambda x: (x.float() * float("nan")).to(x.dtype))
+    with pytest.raises(VideoIndexError, match="tokens are not all finite"):
+        search(folder, loaded)
+
+
 @pytest.mark.parametrize("change", [lambda ends: -ends, lambda ends: ends * 10**6, lambda ends: ends.flip(0)])
 def test_frame_tables_at_impossible_places_are_damage(index, loaded, clips, change) -> None:
     change_shard(index, table_ends=lambda ends: change(ends).contiguous())

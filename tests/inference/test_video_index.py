@@ -1,5 +1,6 @@
 """The index: its results are those of the model, its files survive what happens to files."""
 
+import copy
 import json
 import os
 import shutil
@@ -9,13 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 from fixtures.gallery import load, write_model, write_video
+from safetensors import safe_open
 
 from alpro_hf.data.find_videos import find_videos, starts_like_a_video
 from alpro_hf.data.isolated_decoder import IsolatedDecoder
 from alpro_hf.files import model_fingerprint
 from alpro_hf.inference.index_encode import encode_videos
-from alpro_hf.inference.index_shards import IndexFolder, IndexMismatchError, Manifest, VideoIndexError
+from alpro_hf.inference.index_shards import IndexFolder, IndexMismatchError, Manifest, VideoIndexError, stored
 from alpro_hf.inference.video_index import VideoIndex
+from alpro_hf.loading import with_int8_weights
 from alpro_hf.model.modeling_alpro import AlproForVideoTextRetrieval
 from alpro_hf.model.processing_alpro import AlproProcessor
 
@@ -82,6 +85,75 @@ def test_search_takes_one_query_or_many_and_cuts_to_top_k(trained, clips) -> Non
     assert index.search(QUERIES[0], top_k=2) == index.search(QUERIES, top_k=2)[0]
     assert len(index.search(QUERIES[0], top_k=2, rerank=5)) == 2
     assert index.search(QUERIES[0], top_k=2, rerank=5) == index.search(QUERIES[0], top_k=7, rerank=5)[:2]
+
+
+def test_a_margin_re_ranks_only_what_is_about_as_similar(trained, clips) -> None:
+    index = VideoIndex.build(*trained, clips, progress=False)
+    alike = [result.similarity for result in index.search(QUERIES[0], rerank=0)]
+    margin = (alike[0] - alike[2] + alike[0] - alike[3]) / 2  # between the third and the fourth
+    results = index.search(QUERIES[0], rerank=7, rerank_margin=margin)
+    assert [result.match_probability is not None for result in results] == [True] * 3 + [False] * 4
+    assert sorted(result.similarity for result in results[:3]) == sorted(alike[:3])
+    assert results[:3] == index.search(QUERIES[0], rerank=3, top_k=3)
+    assert index.search(QUERIES[0], rerank=7, rerank_margin=2.0) == index.search(QUERIES[0], rerank=7)
+    for rerank, wrong in ((7, -0.1), (7, float("nan")), (0, 0.1)):
+        with pytest.raises(VideoIndexError, match=r"rerank_margin=.* \(--rerank-margin\)"):
+            index.search(QUERIES[0], rerank=rerank, rerank_margin=wrong)
+
+
+def test_tokens_in_8_bits_take_a_quarter_and_give_nearly_the_same_scores(trained, clips, tmp_path) -> None:
+    plain = VideoIndex.build(*trained, clips, directory=tmp_path / "plain", progress=False)
+    options = {"directory": tmp_path / "small", "progress": False, "token_dtype": "float8_e4m3fn"}
+    small = VideoIndex.build(*trained, clips[:5], **options)
+    del options["token_dtype"]  # the index notes it
+    small = VideoIndex.build(*trained, clips, **options)
+    sizes = []
+    for index in (plain, small):
+        [*files] = index.folder.glob("*.safetensors")
+        with safe_open(files[0], framework="pt") as shard:
+            tokens = shard.get_tensor("tokens")
+        sizes.append(tokens[0].nbytes)
+    assert 4 * sizes[1] == sizes[0]
+    opened = VideoIndex.load(tmp_path / "small", *trained)
+    assert opened.token_dtype == "float8_e4m3fn" and plain.token_dtype is None
+    by_path = {result.path: result for result in plain.search(QUERIES[0], rerank=7)}
+    results = opened.search(QUERIES[0], rerank=7)
+    assert results == small.search(QUERIES[0], rerank=7)
+    changed = [abs(result.score - by_path[result.path].score) for result in results]
+    assert 0 < max(changed) < 0.05
+    assert all(result.similarity == by_path[result.path].similarity for result in results)
+    opened.remove(clips[:1])
+    VideoIndex.build(*trained, clips[1:], progress=False, token_dtype="float8_e4m3fn").save(tmp_path / "copy")
+    assert VideoIndex.load(tmp_path / "copy", *trained).search(QUERIES[0]) == opened.search(QUERIES[0])
+
+
+def test_an_index_of_int8_weights_is_searched_with_them(trained, clips, tmp_path) -> None:
+    model, processor = trained
+    folder = tmp_path / "index"
+    made = VideoIndex.build(with_int8_weights(model), processor, clips, directory=folder, progress=False)
+    assert json.loads((folder / "index.json").read_text())["model"]["dtype"] == "int8"
+    # the float32 model is rounded as it was for the index, as for bfloat16
+    assert VideoIndex.load(folder, model, processor).search(QUERIES[0]) == made.search(QUERIES[0])
+    with pytest.raises(IndexMismatchError, match="was made in int8, but the model computes in bfloat16"):
+        VideoIndex.load(folder, copy.deepcopy(model).bfloat16(), processor)
+    plain = VideoIndex.build(*trained, clips, directory=tmp_path / "plain", progress=False)
+    with pytest.raises(IndexMismatchError, match="was made in float32, but the model computes in int8"):
+        VideoIndex.load(tmp_path / "plain", with_int8_weights(model), processor)
+    alike = {result.path: result.similarity for result in plain.search(QUERIES[0])}
+    assert all(abs(result.similarity - alike[result.path]) < 0.1 for result in made.search(QUERIES[0]))
+
+
+def test_numbers_beyond_8_bits_stay_finite() -> None:
+    kept = stored(torch.tensor([1e9, -1e9, 0.0, 1.0]), "float8_e4m3fn").float()
+    assert kept.tolist() == [448.0, -448.0, 0.0, 1.0]
+
+
+def test_the_type_of_tokens_belongs_to_an_index(trained, clips, tmp_path) -> None:
+    VideoIndex.build(*trained, clips[:1], directory=tmp_path / "plain", progress=False)
+    with pytest.raises(IndexMismatchError, match=r"kept in float32, not in float8_e4m3fn: leave token_dtype"):
+        VideoIndex.open(tmp_path / "plain", *trained, token_dtype="float8_e4m3fn")
+    with pytest.raises(VideoIndexError, match=r"token_dtype='int4' \(--token-dtype\) must be float8_e4m3fn"):
+        VideoIndex(*trained, token_dtype="int4")
 
 
 def test_search_never_opens_a_video(trained, copies, tmp_path) -> None:

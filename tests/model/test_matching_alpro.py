@@ -91,21 +91,35 @@ def test_reranking_matches_the_best_candidates_a_few_at_a_time(k):
     assert found.scores[found.order[k:]].diff().le(0).all()
 
 
+@pytest.mark.parametrize("margin", [None, 0.0, 0.2])
 @pytest.mark.parametrize("k", [1, 3, 9, 50])
-def test_one_query_is_ranked_as_in_the_matrix_of_an_evaluation(k):
+def test_one_query_is_ranked_as_in_the_matrix_of_an_evaluation(k, margin):
     generator = torch.Generator().manual_seed(3)
     texts, videos = (torch.nn.functional.normalize(torch.randn(n, 8, generator=generator)) for n in (20, 12))
     table = torch.randn(20, 12, 2, generator=generator)
     rows = torch.arange(20)
     states = RetrievalStates(rows, rows % 12, texts, torch.arange(12), videos)
-    t2v, v2t = retrieval_scores(states, "rerank", lambda pairs: table[pairs[:, 0], pairs[:, 1]], rerank_k=k)
+    t2v, v2t = retrieval_scores(
+        states, "rerank", lambda pairs: table[pairs[:, 0], pairs[:, 1]], rerank_k=k, rerank_margin=margin
+    )
     similarity, _ = retrieval_scores(states, "vtc")
     for text in range(20):
-        found = rerank(similarity[text], k, lambda places, text=text: table[text, places])
+        found = rerank(similarity[text], k, lambda places, text=text: table[text, places], margin)
         assert t2v[text].argsort(descending=True).tolist() == found.order.tolist()
     for video in range(12):
-        found = rerank(similarity[:, video], k, lambda places, video=video: table[places, video])
+        found = rerank(similarity[:, video], k, lambda places, video=video: table[places, video], margin)
         assert v2t[:, video].argsort(descending=True).tolist() == found.order.tolist()
+
+
+def test_a_margin_leaves_out_candidates_that_are_less_similar():
+    similarity = torch.tensor([0.1, 0.5, 0.45, 0.44, 0.2])
+    logits = torch.tensor([[0.0, 9.0], [0.0, 1.0], [0.0, 2.0], [0.0, 8.0], [0.0, 7.0]])
+    found = rerank(similarity, 4, lambda places: logits[places], margin=0.055)
+    assert set(found.probabilities) == {1, 2}
+    assert found.order.tolist() == [2, 1, 3, 4, 0]  # matched, then the others by similarity
+    assert rerank(similarity, 4, lambda places: logits[places]).order.tolist() == [3, 4, 2, 1, 0]
+    assert set(rerank(similarity, 4, lambda places: logits[places], margin=0.0).probabilities) == {1}
+    assert rerank(similarity, 0, lambda places: logits[places], margin=0.1).probabilities == {}
 
 
 # --------------------------------------------------------------------------------------- may the matching head rank?

@@ -10,6 +10,7 @@ from torch import nn
 from transformers import BitsAndBytesConfig, TorchAoConfig, set_seed
 
 from alpro_hf.files import model_fingerprint
+from alpro_hf.loading import CommandError, has_int8_weights, with_int8_weights
 from alpro_hf.model.matching_alpro import encode_clips, vtm_scores
 from alpro_hf.model.modeling_alpro import AlproForVideoQuestionAnswering, AlproForVideoTextRetrieval, AlproModel
 from alpro_hf.model.pretraining_alpro import AlproForPreTraining
@@ -109,6 +110,37 @@ def test_torchao(model_class, dtype, activations):
     again = copy.deepcopy(model)
     torchao.quantize_(again, config())
     assert model_fingerprint(quantised) == model_fingerprint(again)
+
+
+@every_model
+@torch.no_grad()
+def test_int8_weights(model_class):
+    model, inputs = build(model_class), tiny.inputs(3)
+    before, expected = model_fingerprint(model), model(**inputs)
+    quantised = with_int8_weights(model)
+    assert nn.Linear not in map(type, quantised.modules())
+    assert has_int8_weights(quantised) and not has_int8_weights(model)
+    assert model_fingerprint(model) == before != model_fingerprint(quantised)
+    assert model_fingerprint(with_int8_weights(model)) == model_fingerprint(quantised)
+    found = quantised(**inputs)
+    assert_close(found, expected)
+    assert any((one - other).abs().max() > 0 for one, other in zip(vectors(found), vectors(expected), strict=True))
+
+
+def test_the_fingerprint_sees_one_of_the_int8_weights():
+    model = build(AlproModel)
+    before = model_fingerprint(with_int8_weights(model))
+    weight = next(layer.weight for layer in model.modules() if isinstance(layer, nn.Linear))
+    with torch.no_grad():
+        weight[0, 0] += weight[0].abs().max() / 50
+    assert model_fingerprint(with_int8_weights(model)) != before
+
+
+def test_int8_weights_are_made_of_float32():
+    with pytest.raises(
+        CommandError, match="int8 needs a float32 model on the CPU, and this one is in bfloat16 on cpu"
+    ):
+        with_int8_weights(build(AlproModel).bfloat16())
 
 
 @every_dtype

@@ -12,6 +12,7 @@ import long
 import models
 import pytest
 import report
+import savings
 import summary
 import torch
 from film_windows import FilmWindows, key_of
@@ -63,6 +64,21 @@ def test_an_evaluation_counts_how_often_each_part_runs() -> None:
     assert plain["wall h"] * 3600 == pytest.approx(100 * 2 + 100 * 100 + 100 * 100)
     assert rows["100 x 100: ours, all pairs (reference)"]["ratio cpu"] == pytest.approx(20_200 / 10_200)
     assert rows["1000 x 1000: ours, bf16, top 20"]["PFLOP"] == models.NO_BF16
+    assert not any("margin" in name or "int8" in name for name in rows)
+    cost |= {(part, "ours, int8"): one | {"cpu": 0.5} for part in ("clip", "text", "pair")}
+    rows = {row["evaluation"]: row for row in models.evaluations(cost, half=False, near={0.05: 4})}
+    assert rows["100 x 100: ours, int8, margin 0.05"]["cpu h"] * 3600 == pytest.approx((200 + 400) / 2)
+
+
+def test_tokens_are_joined_by_means() -> None:
+    generator = torch.Generator().manual_seed(0)
+    cls, eight = torch.randn(2, 1, 4, generator=generator), torch.randn(2, 8, 4, generator=generator)
+    twice = torch.cat([cls, eight.repeat_interleave(2, dim=1)], dim=1)  # each patch beside its equal
+    torch.testing.assert_close(savings.merged(twice, 9), torch.cat([cls, eight], dim=1))
+    assert savings.merged(twice, 4).shape == (2, 4, 4)
+    pooled = savings.pooled(twice, 2)  # rows of the 4x4 grid are a a b b: the first mean is of two rows' a
+    torch.testing.assert_close(pooled[:, 0], cls[:, 0])
+    torch.testing.assert_close(pooled[:, 1], (eight[:, 0] + eight[:, 2]) / 2)
 
 
 def test_the_pages_are_those_of_the_results() -> None:

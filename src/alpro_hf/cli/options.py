@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from ..loading import CommandError
 from ..trust import printable
 
-DTYPES = ("auto", "float32", "bfloat16")
+DTYPES = ("auto", "float32", "bfloat16", "int8")  # see `loading.load_model`
 MAX_MESSAGE = 4000  # characters of an error message
 
 
@@ -93,6 +93,17 @@ def positive_number(text: str) -> float:
         number = float("nan")
     if not 0 < number < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return number
+
+
+def number_from_zero(text: str) -> float:
+    """A type for `argparse`: a finite number of at least 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = float("nan")
+    if not 0 <= number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0")
     return number
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..data.spans import span_text
 from ..loading import BUNDLED, CommandError, load_model
 from ..trust import printable
-from .options import DTYPES, add_limit_options, complain, nonblank, video_limits, whole_number
+from .options import DTYPES, add_limit_options, complain, nonblank, number_from_zero, video_limits, whole_number
 from .options import expected_errors as expected_errors_of_all
 from .videos import (
     add_decoding_options,
@@ -110,6 +110,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="K",
         help="candidates to reorder by matching, 0 for none (default: 16, or 0 if the model cannot match)",
     )
+    parser.add_argument(
+        "--rerank-margin",
+        type=number_from_zero,
+        metavar="M",
+        help="do not reorder candidates whose similarity is lower than the best one's by more than M; 0.05 matches a "
+        "quarter as many in an index of 1,000 clips (default: reorder all K)",
+    )
     parser.add_argument("--join", action="store_true", help="join neighbouring windows of about the same similarity")
     parser.add_argument("--trim", action="store_true", help="cut off ends of moments where the similarity is lower")
     parser.add_argument(
@@ -125,8 +132,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype",
         choices=DTYPES,
-        help="data type of the model; auto: bfloat16 where the hardware supports it, else float32 "
-        "(default: that of the index, or auto)",
+        help="data type of the model; auto: bfloat16 where the hardware supports it, else float32; int8: "
+        "weights of 8 bits, quicker on a CPU (default: that of the index, or auto)",
     )
     parser.add_argument("--ann", action="store_true", help="find candidates with FAISS, for millions of videos")
     parser.add_argument("--no-cache", action="store_true", help="encode a folder anew and keep nothing of it")
@@ -268,10 +275,11 @@ class _Search:
         clips: dict[int, Path] = {}
         options = {"top_k": args.top_k, "per_video": args.per_video, "join": args.join, "trim": args.trim}
         if isinstance(query, str):
+            matching = {"rerank": args.rerank, "rerank_margin": args.rerank_margin}
             if args.also:
-                results = search_indexes(self.indexes, query, rerank=args.rerank, **options)
+                results = search_indexes(self.indexes, query, **matching, **options)
             else:
-                results = index.search(query, rerank=args.rerank, nearest=self.nearest, **options)
+                results = index.search(query, nearest=self.nearest, **matching, **options)
             asked, texts, files = query, [query], []
         else:
             if args.also:

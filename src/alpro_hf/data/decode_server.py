@@ -9,6 +9,7 @@ server says `{"ready": true}` first. Then the caller sends one request at a time
 | request | answer |
 | --- | --- |
 | `do`: "probe" | `info` |
+| `do`: "comment" | `comment` |
 | `do`: "decode" | `info`; the caller replies with `indices`; then `info`, `shape`, `indices`, `timestamps`, `table`, \
 and the pixels, uint8 (T, height, width, 3) |
 
@@ -178,6 +179,9 @@ def _answer(
     if request["do"] == "probe":
         info = decoding.probe(source, limits=limits, allow_url=request["allow_url"])
         return send_message(answers, {"info": asdict(info)})
+    if request["do"] == "comment":
+        comment = decoding.read_comment(source, limits=limits, allow_url=request["allow_url"])
+        return send_message(answers, {"comment": comment})
 
     chosen: dict[Any, list[int]] = {}
     latest: list[int] = []

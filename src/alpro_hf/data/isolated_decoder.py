@@ -77,7 +77,7 @@ _START = (
 
 
 class IsolatedDecoder:
-    """`decode`, `decode_stream` and `probe` of `decoding`, run in separate processes.
+    """`decode`, `decode_stream`, `probe` and `read_comment` of `decoding`, run in separate processes.
 
     Threads may share a decoder. So may processes: after a fork, or when unpickled, a decoder starts processes of its
     own. Processes start when they are first needed. They end with `close`, or when the process that started them ends,
@@ -90,7 +90,7 @@ class IsolatedDecoder:
             enforces such limits.
         limits: Limits on the cost of every video, instead of those that each call gives; None: those.
 
-    Raises (from `decode`, `stream` and `probe`, in addition to the errors of `decoding`):
+    Raises (from `decode`, `stream`, `probe` and `comment`, in addition to the errors of `decoding`):
         DecoderFailedError: The process crashed, or was killed at the deadline.
         VideoTooLargeError: The file needs more than `max_memory`.
     """
@@ -197,6 +197,11 @@ class IsolatedDecoder:
         """Describe a video without decoding it; see `decoding.probe`."""
         answer, _ = self._ask(source, {"do": "probe", "allow_url": allow_url}, limits)
         return _video_info(answer["info"], source)
+
+    def comment(self, source: VideoSource, *, limits: VideoLimits | None = None, allow_url: bool = False) -> str:
+        """The comment in the metadata of a video; see `decoding.read_comment`."""
+        answer, _ = self._ask(source, {"do": "comment", "allow_url": allow_url}, limits)
+        return str(answer.get("comment", ""))
 
     def _ask(
         self,

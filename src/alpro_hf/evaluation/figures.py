@@ -42,6 +42,7 @@ def rerank_curve(
     score_pairs: ScorePairs,
     text_to_video: torch.Tensor,
     max_k: int = 64,
+    margin: float | None = None,
 ) -> RerankCurve:
     """R@1 for every number of re-ranked candidates up to `max_k`. Each pair is scored once.
 
@@ -53,6 +54,7 @@ def rerank_curve(
         score_pairs: From int64 (n, 2) pairs of text and video to matching logits (n, 2), for instance by `vtm_scores`.
         text_to_video: int64 (texts,), the video that each text describes.
         max_k: Largest number of candidates of a text and of a video.
+        margin: `rerank_margin` of `retrieval_scores`: what is less similar is not matched, and follows behind.
 
     Raises:
         ValueError: `max_k` is not positive, or the shapes do not fit.
@@ -64,19 +66,22 @@ def rerank_curve(
         )
     targets = text_to_video.to(similarity.device).long()
     asked = targets.unique()  # a video without a caption is a candidate but not a query
-    for_text, for_video, matching = match_candidates(similarity, max_k, score_pairs)
-    for_video = for_video[asked]
+    found = match_candidates(similarity, max_k, score_pairs, margin)
+    for_text, for_video = found.for_text, found.for_video[asked]
+    far_text, far_video = ~found.near_text, ~found.near_video[asked]
     is_target = for_text == targets[:, None]
     is_caption = targets[for_video] == asked[:, None]
     length = max(for_text.shape[1], for_video.shape[1])
 
     def curves(scores: torch.Tensor) -> dict[str, np.ndarray]:
         return {
-            "t2v": _recall_at_one(scores.gather(1, for_text), is_target, length),
-            "v2t": _recall_at_one(scores.t()[asked].gather(1, for_video), is_caption, length),
+            "t2v": _recall_at_one(scores.gather(1, for_text).masked_fill(far_text, -torch.inf), is_target, length),
+            "v2t": _recall_at_one(
+                scores.t()[asked].gather(1, for_video).masked_fill(far_video, -torch.inf), is_caption, length
+            ),
         }
 
-    return RerankCurve(np.arange(1, length + 1), curves(matching + similarity), curves(matching))
+    return RerankCurve(np.arange(1, length + 1), curves(found.matching + similarity), curves(found.matching))
 
 
 def _recall_at_one(scores: torch.Tensor, is_own: torch.Tensor, length: int) -> np.ndarray:

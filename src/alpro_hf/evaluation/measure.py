@@ -81,6 +81,7 @@ def measure_retrieval(
     *,
     rerank_k: int = 16,
     prior: bool = True,
+    rerank_margin: float | None = None,
     pair_batch_size: int | None = None,
     computing: AbstractContextManager[Any] | None = None,
     **work: Any,
@@ -95,7 +96,7 @@ def measure_retrieval(
             mode.
         processor: Its `AlproProcessor`.
         rows: `{"video", "text"}`, see `AlproCollator`.
-        protocol, rerank_k, prior: See `retrieval_scores`; `prior` applies to `rerank` only.
+        protocol, rerank_k, prior, rerank_margin: See `retrieval_scores`; they apply to `rerank` only.
         pair_batch_size: Pairs matched at a time; None: see `vtm_scores`.
         computing: Context in which the model runs, such as autocast. It is entered more than once.
         work: `batch_size`, `workers` and `title` of `encode_rows`.
@@ -114,7 +115,7 @@ def measure_retrieval(
             return match_pairs(model, states, pairs, batch_size=pair_batch_size, title=title)  # type: ignore[arg-type]
 
     matching = PairScores(match, shape) if protocol != "vtc" else None
-    found = _Ranked(states, protocol, matching, rerank_k, prior)
+    found = _Ranked(states, protocol, matching, rerank_k, prior, rerank_margin)
     metrics = found.metrics()
     details: dict[str, Any] = {}
     pictures: dict[str, Callable[[], Figure]] = {
@@ -130,14 +131,16 @@ def measure_retrieval(
         # is to re-rank all candidates with the prior
         if protocol == "rerank":
             settings |= {"rerank_k": rerank_k, "prior": prior}
-            other = _Ranked(states, "rerank", matching, rerank_k, not prior)
+            settings |= {} if rerank_margin is None else {"rerank_margin": rerank_margin}
+            other = _Ranked(states, "rerank", matching, rerank_k, not prior, rerank_margin)
         else:
             other = _Ranked(states, "rerank", matching, max(shape), prior=True)
         prefix = "without_prior" if protocol == "rerank" and prior else "with_prior"
         metrics |= {f"{prefix}_{name}": value for name, value in other.metrics().items()}
         longest = rerank_k if protocol == "rerank" else min(_CURVE_K, max(shape))
         similarity = vtc_scores(states.text_embeds, states.video_embeds)
-        curve = rerank_curve(similarity, matching, states.text_to_video, longest)
+        margin = rerank_margin if protocol == "rerank" else None
+        curve = rerank_curve(similarity, matching, states.text_to_video, longest, margin)
         details["rerank_curve"] = {
             "k": curve.k.tolist(),
             **{f"with_prior_{way}_r1": recall.tolist() for way, recall in curve.with_prior.items()},

@@ -6,16 +6,17 @@ Every number of a retrieval evaluation depends on its protocol:
 - `reference`: matching score of every text-clip pair, the protocol of the paper's tables. Pairs are ranked by the log
   odds of a match. They give the same order as the probability, which saturates into ties.
 - `rerank`: the `rerank_k` best candidates of a query by `vtc` are reordered by matching logit plus cosine similarity.
-  All other candidates follow in the order of `vtc`.
+  All other candidates follow in the order of `vtc`. With a `rerank_margin`, so do those that are less similar than the
+  best one by more than this.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 
-from ..model.matching_alpro import most_similar, vtc_scores
+from ..model.matching_alpro import most_similar, vtc_scores, within_margin
 
 RetrievalProtocol = Literal["vtc", "rerank", "reference"]
 ScorePairs = Callable[[torch.Tensor], torch.Tensor]  # int64 (n, 2) pairs of text and clip -> matching logits (n, 2)
@@ -61,6 +62,7 @@ def retrieval_scores(
     score_pairs: ScorePairs | None = None,
     rerank_k: int = 16,
     prior: bool = True,
+    rerank_margin: float | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Scores of all texts with all clips under a protocol, see the top of this module.
 
@@ -71,6 +73,8 @@ def retrieval_scores(
             not for `vtc`.
         rerank_k: Candidates that `rerank` reorders for each text and for each clip.
         prior: Whether `rerank` adds the similarity to the matching logit. If not, it orders by matching alone.
+        rerank_margin: How much less similar than the best candidate of a query another one may be for `rerank` to
+            reorder it; None: any.
 
     Returns:
         Two float32 (texts, videos) matrices: to rank the clips of a text by, and the texts of a clip by.
@@ -90,38 +94,65 @@ def retrieval_scores(
         return log_odds, log_odds
     if protocol != "rerank":
         raise ValueError(f"Unknown retrieval protocol {protocol!r}. Use vtc, rerank or reference.")
-    for_text, for_video, matching = match_candidates(similarity, rerank_k, score_pairs)
-    reordered = matching + similarity if prior else matching
+    found = match_candidates(similarity, rerank_k, score_pairs, rerank_margin)
+    reordered = found.matching + similarity if prior else found.matching
     # Metrics need one score for each candidate, so the others are shifted behind the worst reordered one, in their own
     # order. Cosine similarities span at most 2, hence 3.
     behind = similarity + (reordered.min() - 3)
     return (
-        behind.scatter(1, for_text, reordered.gather(1, for_text)),
-        behind.t().scatter(1, for_video, reordered.t().gather(1, for_video)).t(),
+        torch.where(_marked(behind, found.for_text, found.near_text), reordered, behind),
+        torch.where(_marked(behind.t(), found.for_video, found.near_video).t(), reordered, behind),
     )
 
 
+class MatchedCandidates(NamedTuple):
+    """What `match_candidates` finds for t texts and v clips.
+
+    Args:
+        for_text, for_video: int64 (t, k) and (v, k), the candidates of each text and of each clip, as in
+            `most_similar`.
+        near_text, near_video: bool, of the same shapes: which of them are matched, see `within_margin`.
+        matching: (t, v) matching logits in the dtype of the similarity, 0 for pairs that are not matched.
+    """
+
+    for_text: torch.Tensor
+    for_video: torch.Tensor
+    near_text: torch.Tensor
+    near_video: torch.Tensor
+    matching: torch.Tensor
+
+
 def match_candidates(
-    similarity: torch.Tensor, k: int, score_pairs: ScorePairs
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    similarity: torch.Tensor, k: int, score_pairs: ScorePairs, margin: float | None = None
+) -> MatchedCandidates:
     """Match the k most similar candidates of every text and of every clip, each pair once.
 
     Args:
         similarity: (texts, videos) cosine similarities, see `vtc_scores`.
         k: Candidates of each query.
         score_pairs: As in `retrieval_scores`.
-
-    Returns:
-        int64 (texts, k), the candidates of each text, and (videos, k), those of each clip, as in `most_similar`; and
-        the matching logits (texts, videos) in the dtype of `similarity`, 0 for pairs that are not candidates.
+        margin: As `rerank_margin` there.
     """
     for_text, for_video = most_similar(similarity, k), most_similar(similarity.t(), k)
-    wanted = torch.zeros_like(similarity, dtype=torch.bool).scatter_(1, for_text, True)
-    wanted.t().scatter_(1, for_video, True)  # a view: both directions mark the same matrix
+    near_text = within_margin(similarity, for_text, margin)
+    near_video = within_margin(similarity.t(), for_video, margin)
+    wanted = _marked(similarity, for_text, near_text) | _marked(similarity.t(), for_video, near_video).t()
     pairs = wanted.nonzero()
     matching = torch.zeros_like(similarity)
     matching[pairs[:, 0], pairs[:, 1]] = score_pairs(pairs)[:, 1].to(matching)
-    return for_text, for_video, matching
+    return MatchedCandidates(for_text, for_video, near_text, near_video, matching)
 
 
-__all__ = ["RetrievalProtocol", "RetrievalStates", "ScorePairs", "match_candidates", "retrieval_scores"]
+def _marked(scores: torch.Tensor, candidates: torch.Tensor, near: torch.Tensor) -> torch.Tensor:
+    """bool, of the shape of `scores` (queries, C): which candidates (queries, k) are `near`."""
+    return torch.zeros_like(scores, dtype=torch.bool).scatter(1, candidates, near)
+
+
+__all__ = [
+    "MatchedCandidates",
+    "RetrievalProtocol",
+    "RetrievalStates",
+    "ScorePairs",
+    "match_candidates",
+    "retrieval_scores",
+]

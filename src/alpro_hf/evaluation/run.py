@@ -6,6 +6,7 @@ Results are metrics with their intervals and everything they depend on, a row fo
 
 import importlib.util
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -63,7 +64,8 @@ def evaluate(settings: Evaluation) -> Results | None:
     protocol: Any = settings.protocol or DEFAULT_PROTOCOL
     # the protocol vtc uses the two towers alone, so it must not refuse a model without a matching head
     kind: Any = "towers" if protocol == "vtc" or settings.task == "moments" else settings.task
-    model, processor = load_model(kind, settings.model, revision=settings.revision, device=state.device)
+    numbers = "int8" if settings.dtype == "int8" else None  # else float32: bfloat16 is that of autocast
+    model, processor = load_model(kind, settings.model, numbers, revision=settings.revision, device=state.device)
     if settings.task == "retrieval":
         protocol = _possible_protocol(settings, model)
     _set_inputs(settings, model.eval(), processor)
@@ -81,6 +83,7 @@ def evaluate(settings: Evaluation) -> Results | None:
         found = measure_answers(model, processor, rows, workers=settings.workers, **work)
     else:
         work |= {"rerank_k": settings.rerank_k or DEFAULT_RERANK_K, "prior": settings.prior}
+        work |= {"rerank_margin": settings.rerank_margin}
         work |= {"pair_batch_size": settings.pair_batch_size, "workers": settings.workers}
         found = measure_retrieval(model, processor, rows, protocol, **work)
     if not state.is_main_process:
@@ -122,7 +125,11 @@ def evaluate(settings: Evaluation) -> Results | None:
 
 def _check(settings: Evaluation) -> None:
     """Refuse settings that have no effect or cannot be met: better now than after hours of work."""
-    of_rerank = {"rerank_k (--rerank-k)": settings.rerank_k is not None, "prior (--no-prior)": not settings.prior}
+    of_rerank = {
+        "rerank_k (--rerank-k)": settings.rerank_k is not None,
+        "rerank_margin (--rerank-margin)": settings.rerank_margin is not None,
+        "prior (--no-prior)": not settings.prior,
+    }
     for name, given in {"protocol (--protocol)": settings.protocol is not None, **of_rerank}.items():
         if given and settings.task == "qa":
             raise EvaluationError(f"{name} belongs to retrieval; questions are answered by a classifier. Remove it.")
@@ -132,6 +139,10 @@ def _check(settings: Evaluation) -> None:
         if given and settings.protocol != "rerank":
             protocol = settings.protocol or DEFAULT_PROTOCOL
             raise EvaluationError(f"{name} belongs to the protocol rerank, but the protocol is {protocol}. Remove it.")
+    if settings.rerank_margin is not None and not 0 <= settings.rerank_margin < math.inf:
+        raise EvaluationError(
+            f"rerank_margin={settings.rerank_margin} (--rerank-margin) must be a number of at least 0, such as 0.05."
+        )
     of_moments = {
         "gallery (--gallery)": settings.gallery is not None,
         "window (--window)": settings.window is not None,

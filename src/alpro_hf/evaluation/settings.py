@@ -48,6 +48,8 @@ class Evaluation:
         protocol: For retrieval, `reference`, `rerank` or `vtc`, see `retrieval_scores`. None: `reference`, or `vtc` if
             the model has no trained matching head.
         rerank_k: For `rerank`, candidates per query that are re-ranked. None: 16.
+        rerank_margin: For `rerank`, how much less similar than the best candidate of a query another one may be to be
+            re-ranked, at least 0. None: any.
         prior: For `rerank`, whether to add the similarity to the matching logit.
         gallery: For moments, the windows that a text is compared with, `own` (of its own video) or `all` (of all
             videos), see `measure_moments`. None: `own`.
@@ -60,7 +62,8 @@ class Evaluation:
         batch_size: Clips, or windows, to encode at a time.
         pair_batch_size: Pairs to match at a time. None: chosen for the device, see `vtm_scores`.
         workers: Processes that decode ahead of the model; 0: a thread of the main process does.
-        dtype: `float32`; `bfloat16`, which rounds; or `auto`, which is bfloat16 if the device has it in hardware.
+        dtype: `float32`; `bfloat16`, which rounds; `auto`, which is bfloat16 if the device has it in hardware; or
+            `int8` for `loading.with_int8_weights`, on a CPU.
         draws: Resamples of the bootstrap behind the intervals.
         plot: Draw the pictures, which needs matplotlib.
         command: Command line to record in the results. Default: that of the process.
@@ -85,6 +88,7 @@ class Evaluation:
     text_length: int | None = None
     protocol: Literal["reference", "rerank", "vtc"] | None = None
     rerank_k: int | None = None
+    rerank_margin: float | int | None = None
     prior: bool = True
     gallery: MomentGallery | None = None
     window: list[float | int] | Literal["scenes"] | None = None
@@ -95,7 +99,7 @@ class Evaluation:
     batch_size: int = 16
     pair_batch_size: int | None = None
     workers: int = 0
-    dtype: Literal["auto", "float32", "bfloat16"] = "float32"
+    dtype: Literal["auto", "float32", "bfloat16", "int8"] = "float32"
     draws: int = 1000
     plot: bool = True
     command: list[str] = field(default_factory=lambda: list(sys.argv))

@@ -17,7 +17,9 @@ from ..untrusted_json import parse_json
 MAX_TEXT = 4096  # characters of a path or a name; Linux takes no longer paths
 MAX_SECONDS = 1e9  # some thirty years
 MAX_NUMBER = 2**63  # sizes, times and numbers of shards are below
-DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}  # in a manifest and in a shard
+# in a manifest and in a shard; what a model with 8-bit weights computes is float32
+DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "int8": "F32"}
+TOKEN_DTYPES = {"float8_e4m3fn": "F8_E4M3"}  # that tokens alone may be stored in, for a model of any type
 UNIT_TOLERANCE = 1e-2  # how far from 1 the length of a vector may be whose numbers a model rounded to 16 bits
 
 
@@ -64,7 +66,8 @@ def check_shapes(shapes: Mapping[str, Sequence[int]], dtypes: Mapping[str, str],
     Raises:
         ValueError: A tensor is missing, empty, or has another rank, data type or number of rows. Tokens may be none.
     """
-    expected = {"features": (2, set(DTYPES.values())), "tokens": (3, set(DTYPES.values()))}
+    numbers = set(DTYPES.values())
+    expected = {"features": (2, numbers), "tokens": (3, numbers | set(TOKEN_DTYPES.values()))}
     if "table_ends" in shapes or "tables" in shapes:  # an index made before tables were kept has none
         expected |= {"table_ends": (1, {"I64"}), "tables": (1, {"U8"})}
     for name, (rank, allowed) in expected.items():

@@ -1,4 +1,4 @@
-"""Which frames an index is made of: the settings of its processor, and those that were chosen for the index."""
+"""What an index is made of: the settings of its processor, and what was chosen for the index, such as frames."""
 
 import copy
 import json
@@ -7,11 +7,13 @@ from dataclasses import asdict
 from typing import Any
 
 from ..data.windows import WindowSettings
+from .index_bounds import TOKEN_DTYPES
 from .index_shards import VideoIndexError
 
 # settings of the video processor that change the pixels; an index is only valid for the ones it was made with
 _SETTINGS = ("num_frames", "fps", "frame_sampling", "size", "resample", "image_mean", "image_std")
 _WINDOWS = "windows"  # key of the manifest's settings: how long videos are cut
+_TOKENS = "token_dtype"  # key of the manifest's settings: the type of the tokens, if it is not that of the model
 _CHOSEN = "chosen"  # key of the manifest's settings: those that were chosen for the index, with their values
 
 
@@ -71,13 +73,44 @@ def noted_windows(settings: Mapping[str, Any]) -> WindowSettings | None:
         raise VideoIndexError(f"The manifest of the index is damaged: {_WINDOWS}={noted!r:.200} ({error}).") from error
 
 
-def video_settings(processor: Any, chosen: Mapping[str, int], windows: WindowSettings | None = None) -> dict[str, Any]:
-    """The settings that decide which pixels an index is made of, as a manifest keeps them.
+def check_token_dtype(token_dtype: str | None) -> str | None:
+    """The data type that tokens are stored in; None: that of the model.
+
+    Raises:
+        VideoIndexError: There is no such type.
+    """
+    if token_dtype is not None and token_dtype not in TOKEN_DTYPES:
+        raise VideoIndexError(
+            f"token_dtype={token_dtype!r:.80} (--token-dtype) must be {' or '.join(TOKEN_DTYPES)}, or left out."
+        )
+    return token_dtype
+
+
+def noted_token_dtype(settings: Mapping[str, Any]) -> str | None:
+    """The data type of the tokens of an index, from the settings of its manifest; None: that of the model.
+
+    Raises:
+        VideoIndexError: The manifest is damaged.
+    """
+    noted = settings.get(_TOKENS)
+    if noted is not None and not (isinstance(noted, str) and noted in TOKEN_DTYPES):
+        raise VideoIndexError(f"The manifest of the index is damaged: {_TOKENS}={noted!r:.80} is no type of tokens.")
+    return noted
+
+
+def video_settings(
+    processor: Any,
+    chosen: Mapping[str, int],
+    windows: WindowSettings | None = None,
+    token_dtype: str | None = None,
+) -> dict[str, Any]:
+    """The settings that decide what an index is made of, as a manifest keeps them.
 
     Args:
         processor: The processor of the index.
         chosen: What was chosen for the index instead of the model's own, see `chosen_frames`.
         windows: How long videos are cut.
+        token_dtype: See `noted_token_dtype`.
     """
     settings = json.loads(processor.video_processor.to_json_string())
     found = {key: settings.get(key) for key in _SETTINGS}
@@ -85,6 +118,8 @@ def video_settings(processor: Any, chosen: Mapping[str, int], windows: WindowSet
         found |= {_CHOSEN: dict(chosen)}
     if windows is not None:
         found |= {_WINDOWS: asdict(windows) | {"lengths": list(windows.lengths)}}
+    if token_dtype is not None:
+        found |= {_TOKENS: token_dtype}
     return found
 
 
@@ -105,10 +140,12 @@ def made_with(settings: Mapping[str, Any], name: str) -> Any:
 
 
 __all__ = [
+    "check_token_dtype",
     "choose_frames",
     "chosen_frames",
     "made_with",
     "noted_frames",
+    "noted_token_dtype",
     "noted_windows",
     "video_settings",
 ]

@@ -37,6 +37,7 @@ def build_in_processes(
     size: int | None = None,
     window: WindowChoice = None,
     stride: float | None = None,
+    token_dtype: str | None = None,
     limits: VideoLimits | None = None,
     decoder: IsolatedDecoder | None = None,
 ) -> VideoIndex:
@@ -47,8 +48,9 @@ def build_in_processes(
         paths: All videos, in the same order in every process.
         directory: Folder that all processes can read and write.
         state: The processes.
-        batch_size, shard_size, progress, name, allow_outside, num_frames, size, window, stride, limits, decoder: As in
-            `VideoIndex.build`. Only the first process shows its progress.
+        batch_size, shard_size, progress, name, allow_outside, limits, decoder: As in `VideoIndex.build`. Only the
+            first process shows its progress.
+        num_frames, size, window, stride, token_dtype: As in `VideoIndex.build`.
 
     Returns:
         The whole index, with a report that covers all processes.
@@ -64,6 +66,7 @@ def build_in_processes(
     for unfinished in folder.parts():  # of an interrupted run: its entries are relative to the root of that run
         root = Manifest.read(unfinished, within=root, allow_outside=allow_outside).root
     frames: dict[str, Any] = {"num_frames": num_frames, "size": size, "window": window, "stride": stride}
+    frames |= {"token_dtype": token_dtype}
     whole = VideoIndex.open(directory, model, processor, root=root, **frames, **known)
     new: list[Path] = []
     unchanged: list[Path] = []
@@ -87,6 +90,7 @@ def build_in_processes(
         progress=progress and state.is_main_process,
         root=whole.root,
         window=whole.windows or "none",
+        token_dtype=whole.token_dtype,
         limits=limits,
         decoder=decoder,
         **known,

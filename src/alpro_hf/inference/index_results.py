@@ -101,7 +101,11 @@ class Candidates:
         return len(spans) >= wanted and len(suppress(spans, per_video=per_video)) >= top_k
 
     def rank(
-        self, count: int, per_video: int, match: Callable[[torch.Tensor], torch.Tensor]
+        self,
+        count: int,
+        per_video: int,
+        match: Callable[[torch.Tensor], torch.Tensor],
+        margin: float | None = None,
     ) -> list[tuple[int, float, float, float | None]]:
         """Put the best into the order of the matching head.
 
@@ -109,13 +113,14 @@ class Candidates:
             count: How many of them it reorders; 0: none.
             per_video: Windows of one video, the best ones; 0: any number.
             match: Matching logits (n, 2) of the windows at some places.
+            margin: How much less similar than the best one they may be to be reordered; None: any.
 
         Returns:
             Place, score, similarity and matching probability of each, best first; see `SearchResult`.
         """
         kept = torch.tensor(self.kept)
         similarity = self.similarity[kept]
-        found = rerank(similarity, count, lambda places: match(kept[places]))
+        found = rerank(similarity, count, lambda places: match(kept[places]), margin)
         order = found.order.tolist()
         best = suppress([self.spans[self.kept[i]] for i in order], per_video=per_video)
         return [

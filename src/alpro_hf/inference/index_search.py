@@ -5,6 +5,7 @@ videos that it re-ranks. It copies at most `KEPT_BYTES` into memory, however lar
 of the protocol `rerank`, see `model.matching_alpro.rerank`.
 """
 
+import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ class Stages:
     per_video: int = 1
     join: bool = False
     trim: bool = False
+    rerank_margin: float | None = None
 
     def check(self, index: "SearchedIndex") -> None:
         """Check that they can be carried out in an index.
@@ -52,6 +54,11 @@ class Stages:
             raise VideoIndexError(
                 f"top_k={self.top_k} (--top-k) must be at least 1, rerank={self.rerank} (--rerank) and "
                 f"per_video={self.per_video} (--per-video) at least 0."
+            )
+        if self.rerank_margin is not None and not (self.rerank and 0 <= self.rerank_margin < math.inf):
+            raise VideoIndexError(
+                f"rerank_margin={self.rerank_margin} (--rerank-margin) must be a number of at least 0, and belongs to "
+                f"re-ranking; rerank={self.rerank} (--rerank)."
             )
         if self.rerank and (problem := matching_problem(index.model)):
             raise VideoIndexError(
@@ -97,6 +104,7 @@ class SearchedIndex(OpenedIndex):
         *,
         top_k: int = 10,
         rerank: int | None = None,
+        rerank_margin: float | None = None,
         per_video: int = 1,
         join: bool = False,
         trim: bool = False,
@@ -110,6 +118,7 @@ class SearchedIndex(OpenedIndex):
         *,
         top_k: int = 10,
         rerank: int | None = None,
+        rerank_margin: float | None = None,
         per_video: int = 1,
         join: bool = False,
         trim: bool = False,
@@ -122,6 +131,7 @@ class SearchedIndex(OpenedIndex):
         *,
         top_k: int = 10,
         rerank: int | None = None,
+        rerank_margin: float | None = None,
         per_video: int = 1,
         join: bool = False,
         trim: bool = False,
@@ -136,6 +146,8 @@ class SearchedIndex(OpenedIndex):
             top_k: Results for each query.
             rerank: How many of the best videos or moments by VTC similarity the matching head reorders; 0: none
                 (`vtc`). `rerank=len(index)` matches all, which is slow. None: 16, or 0 if the model cannot match.
+            rerank_margin: Of these, leave out those that are less similar than the best one by more than this. They
+                follow behind in the order of similarity. None: leave out none.
             per_video: Results of one video; with 1, each video comes once, at its best moment. 0: any number.
             join: Join neighbouring windows of about the same similarity to one moment, see `join_windows`. It is
                 re-ranked by its most similar window.
@@ -148,11 +160,12 @@ class SearchedIndex(OpenedIndex):
 
         Raises:
             VideoIndexError: The index is empty, a query is blank, a number is out of range, `rerank` is above 0 and
-                the model has no trained matching head, or `join` or `trim` and the index has no windows.
+                the model has no trained matching head, `rerank_margin` is there without it, or `join` or `trim` and
+                the index has no windows.
         """
         if rerank is None:
             rerank = DEFAULT_RERANK if self.can_match else 0
-        stages = Stages(top_k, rerank, per_video, join, trim)
+        stages = Stages(top_k, rerank, per_video, join, trim, rerank_margin)
         found = search_texts([self], [queries] if isinstance(queries, str) else queries, stages, nearest)
         return found[0] if isinstance(queries, str) else found
 
@@ -324,7 +337,7 @@ class SearchedIndex(OpenedIndex):
         if len({tokens.shape for tokens in each}) > 1:
             raise VideoIndexError("The videos of the index have different numbers of tokens. Index them again.")
         pairs = torch.tensor([[0, video] for video in range(len(videos))])
-        logits = vtm_scores(self.model, text, None, torch.cat(each), pairs)
+        logits = vtm_scores(self.model, text, None, torch.cat(each).to(text.dtype), pairs)
         try:
             check_finite("the scores of the matching head", logits)  # numbers in tokens may be too large for it
         except ValueError as error:
@@ -448,7 +461,7 @@ def _ranked(found: Sequence[Found], text: torch.Tensor, embed: torch.Tensor, sta
         return torch.stack(logits)
 
     results = []
-    ranked = candidates.rank(stages.rerank, stages.per_video, match)[: stages.top_k]
+    ranked = candidates.rank(stages.rerank, stages.per_video, match, stages.rerank_margin)[: stages.top_k]
     for rank, (i, score, similarity, probability) in enumerate(ranked, start=1):
         one, place = owners[i]
         entry, span = one.entries[place], one.spans[place]

@@ -54,6 +54,15 @@ class ShardGoneError(VideoIndexError):
     """The file of a shard is not there: another process has changed the index, or the file was deleted."""
 
 
+def stored(tokens: torch.Tensor, token_dtype: str | None) -> torch.Tensor:
+    """Tokens in the type that an index keeps them in; None: as they are."""
+    if token_dtype is None:
+        return tokens
+    kind: torch.dtype = getattr(torch, token_dtype)
+    most = torch.finfo(kind).max  # what is larger would become NaN
+    return tokens.clamp(-most, most).to(kind)
+
+
 @dataclass(frozen=True)
 class VideoEntry:
     """One indexed video, or one window of a long one.
@@ -166,12 +175,12 @@ class Shard:
             return _entries_in(self.file, self.file.stat().st_mtime_ns, self.rows)
 
     def tokens_of(self, row: int) -> torch.Tensor:
-        """(1, 1 + N, D), the tokens of one video. Nothing else is read from the file."""
+        """(1, 1 + N, D), the tokens of one video; float32 if they are kept in 8 bits. Nothing else is read."""
         if self.tokens is not None:
-            return self.tokens[row : row + 1]
+            return _computable(self.tokens[row : row + 1])
         assert self.file is not None
         with _reading(self.file) as file:
-            tokens: torch.Tensor = file.get_slice("tokens")[row : row + 1]
+            tokens = _computable(file.get_slice("tokens")[row : row + 1])
             check_finite("tokens", tokens)
             return tokens
 
@@ -203,6 +212,10 @@ class Shard:
 
     def __len__(self) -> int:
         return self.rows - len(self.removed)
+
+
+def _computable(tokens: torch.Tensor) -> torch.Tensor:
+    return tokens.float() if tokens.element_size() == 1 else tokens
 
 
 @dataclass

@@ -16,19 +16,21 @@ import torch
 from ..data.isolated_decoder import IsolatedDecoder
 from ..data.window_choice import WindowChoice, WindowError, window_settings
 from ..files import inside, model_fingerprint
-from ..loading import portable_name
+from ..loading import has_int8_weights, portable_name, with_int8_weights
 from ..model.decoding import decode
 from ..model.decoding_table import FrameTable
 from ..model.decoding_types import Frames
 from ..model.matching_alpro import matching_problem
 from ..model.modeling_alpro import AlproPreTrainedModel
 from ..model.wrappers_alpro import plain_model
-from .index_bounds import DTYPES
+from .index_bounds import DTYPES, TOKEN_DTYPES
 from .index_frames import (
+    check_token_dtype,
     choose_frames,
     chosen_frames,
     made_with,
     noted_frames,
+    noted_token_dtype,
     noted_windows,
     video_settings,
 )
@@ -79,6 +81,7 @@ class OpenedIndex:
         size: int | None = None,
         window: WindowChoice = None,
         stride: float | None = None,
+        token_dtype: str | None = None,
     ) -> None:
         model = plain_model(model)
         self.model, self.allow_outside = model.eval(), allow_outside
@@ -93,7 +96,8 @@ class OpenedIndex:
         except WindowError as error:
             raise VideoIndexError(str(error)) from error
         self._windows_given = window is not None or stride is not None
-        self.video_settings = video_settings(self.processor, self._given, self.windows)
+        self.token_dtype = self._token_dtype_given = check_token_dtype(token_dtype)
+        self.video_settings = video_settings(self.processor, self._given, self.windows, self.token_dtype)
         self.root: Path | None = None
         self._named: dict[str, Path | None] = {}  # where the user says that the videos are, see `Manifest.read`
         self.root_is_ours = True
@@ -108,7 +112,7 @@ class OpenedIndex:
     def _facts(self, name: str) -> dict[str, str]:
         # an untrained head plays no part, and is random each time that such a checkpoint is loaded
         weights = self.model if self.can_match else self.model.base_model
-        dtype = str(self.model.dtype).removeprefix("torch.")
+        dtype = "int8" if has_int8_weights(self.model) else str(self.model.dtype).removeprefix("torch.")
         return {"name": name, "dtype": dtype, "fingerprint": model_fingerprint(weights)}
 
     @classmethod
@@ -154,12 +158,14 @@ class OpenedIndex:
         size: int | None = None,
         window: WindowChoice = None,
         stride: float | None = None,
+        token_dtype: str | None = None,
     ) -> _Index:
         """Open the index of a folder, or begin an empty one that `add` will write there.
 
         Args:
             directory: The folder; it need not exist.
-            model, processor, name, allow_outside, num_frames, size, window, stride: As in the class.
+            model, processor, name, allow_outside, num_frames, size, window, stride, token_dtype: As in the
+                class.
             root: As in `build`.
             within: Folder that all videos are in. It replaces a root outside of it that this user has not noted.
 
@@ -168,7 +174,7 @@ class OpenedIndex:
             IndexMismatchError: Its index was made by another model, or with other frames.
         """
         frames: dict[str, Any] = {"num_frames": num_frames, "size": size, "window": window, "stride": stride}
-        index = cls(model, processor, name=name, allow_outside=allow_outside, **frames)
+        index = cls(model, processor, name=name, allow_outside=allow_outside, token_dtype=token_dtype, **frames)
         folder = IndexFolder(directory)
         index._named = {"within": within or root}
         if folder.stamp() is None:
@@ -180,15 +186,17 @@ class OpenedIndex:
     def read_again(self, folder: IndexFolder) -> None:
         stamp = folder.stamp()
         found = Manifest.read(folder.path, allow_outside=self.allow_outside, **self._named)
-        narrower = _NARROWER.get(found.model["dtype"])
-        if narrower is not None and self.model.dtype == torch.float32:
+        made_in = found.model["dtype"]
+        if self.model_facts["dtype"] == "float32" and made_in in (*_NARROWER, "int8"):
             # a copy, rounded as the model was when it made the index: queries must be encoded as the videos were
-            self.model = copy.deepcopy(self.model).to(narrower)
+            narrower = _NARROWER.get(made_in)
+            self.model = with_int8_weights(self.model) if narrower is None else copy.deepcopy(self.model).to(narrower)
             self.model_facts = self._facts(self.model_facts["name"])
         if found.model["dtype"] != self.model_facts["dtype"]:
+            from_type = "float32" if made_in == "int8" else made_in  # what `from_pretrained` takes
             raise IndexMismatchError(
                 f"The index {folder.path} was made in {found.model['dtype']}, but the model computes in "
-                f"{self.model_facts['dtype']}. Load the model with dtype={found.model['dtype']!r}, or index again "
+                f"{self.model_facts['dtype']}. Load the model with dtype={from_type!r}, or index again "
                 "into a new folder."
             )
         if found.model["fingerprint"] != self.model_facts["fingerprint"]:
@@ -203,6 +211,12 @@ class OpenedIndex:
                     f"{setting.replace('_', '-')}) out, or index again into a new folder."
                 )
         noted, cut = noted_frames(found.video), noted_windows(found.video)
+        kept = noted_token_dtype(found.video)
+        if self._token_dtype_given not in (None, kept):
+            raise IndexMismatchError(
+                f"The tokens of the index {folder.path} are kept in {kept or found.model['dtype']}, not in "
+                f"{self._token_dtype_given}: leave token_dtype (--token-dtype) out, or index again into a new folder."
+            )
         if self._windows_given and cut != self.windows:
             made = "whole files" if cut is None else f"windows of {', '.join(f'{one:g}' for one in cut.lengths)} s"
             raise IndexMismatchError(
@@ -211,7 +225,8 @@ class OpenedIndex:
             )
         # what was chosen when the index began also counts for what follows
         self.processor, self.windows = choose_frames(self.processor, self._patch, noted), cut
-        self.video_settings = video_settings(self.processor, noted, cut)
+        self.token_dtype = kept
+        self.video_settings = video_settings(self.processor, noted, cut, kept)
         if found.video != self.video_settings:
             was, now = (set(map(str, video.items())) for video in (found.video, self.video_settings))
             raise IndexMismatchError(
@@ -242,11 +257,12 @@ class OpenedIndex:
         size = self.video_settings["size"] or {}
         sides = [size.get(side, 8 * video.image_size) for side in ("height", "width")]  # else the file decides
         patches = math.prod(-(-side // video.patch_size) for side in sides)
+        wanted = DTYPES[self.model_facts["dtype"]] if self.token_dtype is None else TOKEN_DTYPES[self.token_dtype]
         for shard in shards:
             tokens, width = shard.token_shape
             if (shard.features.shape[1], width) != (config.projection_dim, video.hidden_size):
                 problem = f"vectors of {shard.features.shape[1]} and tokens of {width} numbers"
-            elif shard.token_dtype != DTYPES[self.model_facts["dtype"]]:
+            elif shard.token_dtype != wanted:
                 problem = f"tokens of the type {shard.token_dtype}"
             elif tokens > 4 * (1 + patches) or (self.can_match and not tokens):  # matching takes time for each
                 problem = f"{tokens} tokens for each video"

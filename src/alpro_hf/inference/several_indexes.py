@@ -24,6 +24,7 @@ def search_indexes(
     *,
     top_k: int = 10,
     rerank: int | None = None,
+    rerank_margin: float | None = None,
     per_video: int = 1,
     join: bool = False,
     trim: bool = False,
@@ -32,7 +33,8 @@ def search_indexes(
 
     Args:
         indexes: One or more, of the same model.
-        query, top_k, rerank, per_video, join, trim: As in `VideoIndex.search`, for all indexes together.
+        query, top_k, rerank, rerank_margin, per_video, join, trim: As in `VideoIndex.search`, for all indexes
+            together.
 
     Raises:
         IndexMismatchError: They were made by different models, so their scores cannot be compared.
@@ -41,7 +43,7 @@ def search_indexes(
     check_same_model(indexes)
     if rerank is None:
         rerank = DEFAULT_RERANK if indexes[0].can_match else 0
-    [results] = search_texts(indexes, [query], Stages(top_k, rerank, per_video, join, trim))
+    [results] = search_texts(indexes, [query], Stages(top_k, rerank, per_video, join, trim, rerank_margin))
     return results
 
 

@@ -9,7 +9,8 @@ The class has three parts: `opened_index` reads an index, `index_search` searche
 
 On disk an index is a folder: `index.json`, and shards of `features` (n, P) and `tokens` (n, 1 + N, D) of n videos with
 their frame tables end to end (`tables` uint8, `table_ends` (n,)). A shard is written as soon as it is full, so that an
-interrupted or killed job can be continued. Shards are memory-mapped.
+interrupted or killed job can be continued. Shards are memory-mapped. Tokens have the type of the model, or 8 bits
+(`token_dtype`), which is chosen for a whole index.
 """
 
 import os
@@ -40,6 +41,7 @@ from .index_shards import (
     Shard,
     VideoEntry,
     VideoIndexError,
+    stored,
 )
 from .opened_index import VideoPath
 
@@ -64,11 +66,15 @@ class VideoIndex(SearchedIndex):
             to encode. None: as in the processor, or as the index in a folder notes.
         window, stride: How long videos are cut into windows, of which each is searched for itself; see
             `window_settings`. None: as the index in a folder notes, or `auto` for a new one.
+        token_dtype: `float8_e4m3fn` keeps tokens in 8 bits each, which takes a quarter of the disk space of float32.
+            They are rounded, so the scores of matching change a little. None: in the type of the model, or as the
+            index in a folder notes.
         allow_outside: Whether videos may lie outside of `root`, by "..", as absolute paths or by links. If not, `add`
             reports such files as failed, and `search` raises an error when it finds one.
 
     Attributes:
         windows: How long videos are cut; None: each is one clip.
+        token_dtype: Type of the tokens that are kept; None: that of the model.
         model_facts: `name`, `dtype` and `fingerprint` of the model, as in the manifest.
         video_settings: Settings of the video processor that change the pixels, as in the manifest.
         can_match: Whether the model has a trained matching head. If not, searches compare vectors alone.
@@ -94,13 +100,14 @@ class VideoIndex(SearchedIndex):
         size: int | None = None,
         window: WindowChoice = None,
         stride: float | None = None,
+        token_dtype: str | None = None,
         limits: VideoLimits | None = None,
         decoder: IsolatedDecoder | None = None,
     ) -> "VideoIndex":
         """Index videos; see `add` for what happens to each.
 
         Args:
-            model, processor, name, allow_outside, num_frames, size, window, stride: As in the class.
+            model, processor, name, allow_outside, num_frames, size, window, stride, token_dtype: As in the class.
             paths, batch_size, shard_size, progress, limits, decoder: As in `add`.
             directory: Folder to keep the index in, written shard by shard. An index that it already holds is
                 continued. None: the index stays in memory until `save`.
@@ -119,6 +126,7 @@ class VideoIndex(SearchedIndex):
             "size": size,
             "window": window,
             "stride": stride,
+            "token_dtype": token_dtype,
         }
         paths = list(paths)
         if directory is None:
@@ -284,7 +292,7 @@ class VideoIndex(SearchedIndex):
             number, self.next_shard = self.next_shard, self.next_shard + 1
             entries, tables = [entry for entry, *_ in videos], [table for *_, table in videos]
             features = torch.stack([feature for _, feature, _, _ in videos])
-            tokens = torch.stack([token for _, _, token, _ in videos])
+            tokens = stored(torch.stack([token for _, _, token, _ in videos]), self.token_dtype)
             if self.storage:
                 shard = self.storage.write_shard(number, features, tokens, entries, tables)
             else:

@@ -51,8 +51,18 @@ def probe(
     For arguments and errors see `decode`. A truncated file is described, not refused. A file of which `decode` can
     decode no frame is refused with the same error.
     """
-    with open_video(source, limits, allow_url) as video:
+    # threads would decode several frames at a time, of which the first alone is wanted
+    with open_video(source, limits, allow_url, threads=1) as video:
         return video.shown_info(next(video.tables()))
+
+
+def read_comment(source: VideoSource, *, limits: VideoLimits = DEFAULT_LIMITS, allow_url: bool = False) -> str:
+    """The comment in the metadata of a video, as in `VideoInfo.comment`. Nothing is decoded, nor are frames listed.
+
+    For arguments and errors see `decode`. Damage behind the header of the file is not noticed.
+    """
+    with open_video(source, limits, allow_url, threads=1) as video:
+        return video.comment
 
 
 def decode(
@@ -278,4 +288,13 @@ def _is_certain(video: Video, table: FrameTable) -> bool:
     return not (table.counted or video.truncated or video.damaged)
 
 
-__all__ = ["FrameChoice", "choose_frames", "decode", "decode_stream", "decode_to_array", "probe", "stream_arrays"]
+__all__ = [
+    "FrameChoice",
+    "choose_frames",
+    "decode",
+    "decode_stream",
+    "decode_to_array",
+    "probe",
+    "read_comment",
+    "stream_arrays",
+]

@@ -398,12 +398,12 @@ class Video:
             codec=codec,
             container=container,
             truncated=self.truncated,
-            comment=self._comment,
+            comment=self.comment,
             frame_times=times,
         )
 
     @property
-    def _comment(self) -> str:
+    def comment(self) -> str:
         # Matroska writes the names of its tags in capitals
         tags = self.container.metadata.items()
         return next((text for tag, text in tags if tag.lower() == "comment"), "")[:200]

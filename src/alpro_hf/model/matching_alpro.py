@@ -174,6 +174,23 @@ def most_similar(similarity: torch.Tensor, k: int) -> torch.Tensor:
     return similarity.argsort(dim=-1, descending=True, stable=True)[..., :k].contiguous()
 
 
+def within_margin(similarity: torch.Tensor, candidates: torch.Tensor, margin: float | None) -> torch.Tensor:
+    """Which candidates are about as similar as the best one, so that matching may put them first.
+
+    Args:
+        similarity: (..., C), cosine similarities of queries with C candidates.
+        candidates: int64 (..., k), those of each query, most similar first.
+        margin: How much less similar than the best one, at least 0; None: any.
+
+    Returns:
+        bool (..., k). Those that count come first, and the best one always counts.
+    """
+    if margin is None:
+        return torch.ones_like(candidates, dtype=torch.bool)
+    chosen = similarity.gather(-1, candidates)
+    return chosen >= chosen[..., :1] - margin
+
+
 def rerank_order(similarity: torch.Tensor, scores: torch.Tensor, k: int) -> torch.Tensor:
     """The order of re-ranking: the k most similar candidates by their scores, then all others by similarity.
 
@@ -205,7 +222,12 @@ class Reranked(NamedTuple):
     probabilities: dict[int, float]
 
 
-def rerank(similarity: torch.Tensor, k: int, match: Callable[[torch.Tensor], torch.Tensor]) -> Reranked:
+def rerank(
+    similarity: torch.Tensor,
+    k: int,
+    match: Callable[[torch.Tensor], torch.Tensor],
+    margin: float | None = None,
+) -> Reranked:
     """Re-rank the candidates of one query: the protocol `rerank` of the evaluation, for one row of its matrix.
 
     Args:
@@ -213,12 +235,15 @@ def rerank(similarity: torch.Tensor, k: int, match: Callable[[torch.Tensor], tor
         k: How many of the most similar candidates are matched; 0: none.
         match: From candidates int64 (n,) to matching logits (n, 2), such as those of `vtm_scores`. It is called with
             at most 64 candidates at a time, so that their tokens need not be in memory together.
+        margin: Of the k candidates, those that are less similar than the best one by more than this are not matched,
+            see `within_margin`.
     """
     scores = similarity.clone()
     probabilities: dict[int, float] = {}
     best = most_similar(similarity, k)
+    best = best[within_margin(similarity, best, margin)]
     for chunk in best.split(_CANDIDATES) if len(best) else ():
         logits = match(chunk).float().cpu()
         scores[chunk] += logits[:, 1]
         probabilities |= zip(chunk.tolist(), logits.softmax(dim=1)[:, 1].tolist(), strict=True)
-    return Reranked(rerank_order(similarity, scores, k), scores, probabilities)
+    return Reranked(rerank_order(similarity, scores, len(best)), scores, probabilities)
