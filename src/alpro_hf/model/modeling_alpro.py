@@ -1044,6 +1044,7 @@ class AlproModel(AlproPreTrainedModel):
             ValueError: Both or neither of the two are given.
         """
         outputs = self.video_tokens(pixel_values_videos, video_hidden_states, **kwargs)
+        assert outputs.last_hidden_state is not None
         outputs.pooler_output = _unit_vector(self.video_projection, outputs.last_hidden_state[:, 0])
         return outputs
 
