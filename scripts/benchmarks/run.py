@@ -9,6 +9,7 @@
     python scripts/benchmarks/run.py films --data DIR         moments of films of the sprite world, by kind of windows
     python scripts/benchmarks/run.py long                     speed and memory of indexing long videos
     python scripts/benchmarks/run.py savings                  merged tokens, and candidates by a margin
+    python scripts/benchmarks/run.py savings-training speed   cheaper training steps (or `recall`: what they cost)
     python scripts/benchmarks/run.py overlap                  whether decoding and encoding wait for each other
     python scripts/benchmarks/run.py gpu                      inference and training on a GPU
     python scripts/benchmarks/run.py report                   write the pages that show these numbers, and their plots
@@ -30,6 +31,7 @@ import models
 import overlap
 import report
 import savings
+import savings_training
 import torch
 
 
@@ -43,6 +45,7 @@ def main() -> None:
         films.add_arguments,
         long.add_arguments,
         savings.add_arguments,
+        savings_training.add_arguments,
         overlap.add_arguments,
         report.add_arguments,
     ):

@@ -1,15 +1,9 @@
 """Frozen towers and layers, and checkpointing of the first layers: what learns, what is stored, what is equal."""
 
-import json
-import subprocess
-import sys
-
 import pytest
 import torch
 from fixtures import colours
-from fixtures import frozen_trainings as script
 from fixtures.frozen_trainings import arguments, model_of, trainer_for
-from fixtures.processes import environment
 from transformers import TrainerCallback
 
 from alpro_hf import AlproForVideoQuestionAnswering, AlproModel
@@ -212,14 +206,3 @@ def test_a_model_made_by_model_init_is_frozen(tmp_path):
     )
     trainer.train()
     assert not any(value.requires_grad for value in trainer.model.alpro.video_model.parameters())
-
-
-@pytest.mark.slow
-def test_two_processes_learn_what_one_does(tmp_path):
-    script.main(tmp_path / "alone")
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command = [sys.executable, *launcher, script.__file__, str(tmp_path / "together")]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
-    alone, together = (json.loads((tmp_path / name / "sums.json").read_text()) for name in ("alone", "together"))
-    assert together == pytest.approx(alone, rel=1e-4, abs=1e-4)

@@ -1,0 +1,250 @@
+"""Measure what makes training cheaper: frozen towers, cached tokens, patch dropout, checkpointing. See run.py.
+
+Speed and memory are those of a step of retrieval at base size, forward and backward, without data and optimizer. The
+sides take turns. Recall is that of short trainings of the sprite world from one start, by the switches of the trainer.
+"""
+
+import argparse
+import ctypes
+import statistics
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from common import alternate, write
+from models import build, flops, texts
+from pretraining_cost import kept_for_backward
+from savings import states_of
+from transformers import set_seed
+
+from alpro_hf import AlproForVideoTextRetrieval, AlproProcessor
+from alpro_hf.assets import bundled_model
+from alpro_hf.data.collator import AlproCollator
+from alpro_hf.evaluation.metrics import retrieval_metrics
+from alpro_hf.model.matching_alpro import vtc_scores
+from alpro_hf.sprites.rows import SpriteRows
+from alpro_hf.training.arguments import AlproTrainingArguments
+from alpro_hf.training.frozen import PrepareLayers, freeze
+from alpro_hf.training.trainer import AlproTrainer
+
+ALL = "all weights, all patches"
+
+
+class Way(NamedTuple):
+    """A way to train.
+
+    Args:
+        arguments: Fields of `AlproTrainingArguments`.
+        patch_dropout: Field of the video tower.
+        cached: Whether the tokens of the clips are there.
+        more_steps: How many times as many steps the measurement of recall takes.
+    """
+
+    arguments: dict[str, Any]
+    patch_dropout: float = 0.0
+    cached: bool = False
+    more_steps: int = 1
+
+
+def ways(layers: int) -> dict[str, Way]:
+    """What is measured, for a video tower of so many layers."""
+    half, checkpointing = layers // 2, {"activation_checkpointing": True}
+    return {
+        ALL: Way({}),
+        "checkpointing, all layers": Way(checkpointing),
+        f"checkpointing, {half} of {layers} video layers": Way(checkpointing | {"checkpoint_layers": half}),
+        "patch dropout 0.5": Way({}, 0.5),
+        "patch dropout 0.75": Way({}, 0.75),
+        f"{half} of {layers} video layers frozen": Way({"freeze_layers": half}),
+        f"{half} of {layers} video layers frozen, patch dropout 0.5": Way({"freeze_layers": half}, 0.5),
+        "patch dropout 0.5, checkpointing": Way(checkpointing, 0.5),
+        "video tower frozen": Way({"freeze": ["video"]}),
+        "video tower frozen, cached tokens": Way({"freeze": ["video"]}, cached=True),
+        "both towers frozen, cached tokens": Way({"freeze": ["video", "text"]}, cached=True),
+    }
+
+
+def arguments_of(way: Way, folder: str, **fields: Any) -> AlproTrainingArguments:
+    """The training arguments of a way."""
+    return AlproTrainingArguments(
+        output_dir=folder, use_cpu=True, report_to=[], disable_tqdm=True, **way.arguments, **fields
+    )
+
+
+def prepare(model: Any, way: Way, args: AlproTrainingArguments) -> None:
+    """Let a model learn in one way, whatever it did before, with the code of the trainer."""
+    model.requires_grad_(True)
+    model.activation_checkpointing_disable()
+    model.config.video_config.patch_dropout = way.patch_dropout
+    model.train()
+    freeze(model, args)
+    if args.gradient_checkpointing:
+        model.activation_checkpointing_enable()
+    PrepareLayers().on_train_begin(args, None, None, model=model)
+
+
+def peak_mb(run: Any) -> float:
+    """Peak of the resident memory of this process during a call, in MB, weights and gradients included (Linux)."""
+    libc = ctypes.CDLL("libc.so.6")
+    libc.mallopt(-3, 1 << 20)  # M_MMAP_THRESHOLD: what is freed goes back to the system, and is not counted again
+    libc.malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+    run()
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
+
+
+def speed(arguments: argparse.Namespace) -> None:
+    """Samples a second and memory of a step, by way."""
+    model = build(arguments.size)
+    video = model.config.video_config
+    side, batch = video.image_size, arguments.batch
+    ids, mask = texts(batch, model.config.text_config.vocab_size)
+    words = {"input_ids": ids, "attention_mask": mask}
+    pixels = {"pixel_values_videos": torch.randn(batch, arguments.frames, 3, side, side)}
+    tokens = {"video_hidden_states": torch.randn(batch, 1 + (side // video.patch_size) ** 2, video.hidden_size)}
+    measured = ways(video.num_hidden_layers)
+    with tempfile.TemporaryDirectory() as folder:
+        options = {name: arguments_of(way, folder) for name, way in measured.items()}
+
+    def inputs(name: str) -> dict[str, torch.Tensor]:
+        return words | (tokens if measured[name].cached else pixels)
+
+    def step(name: str) -> None:
+        prepare(model, measured[name], options[name])
+        model(**inputs(name), return_loss=True).loss.backward()
+        model.zero_grad()
+
+    found = alternate({name: partial(step, name) for name in measured}, arguments.rounds)
+    rows = []
+    for name, seconds in found.items():
+        work = flops(partial(step, name))
+        prepare(model, measured[name], options[name])
+        kept = kept_for_backward(model, inputs(name))
+        trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+        rows.append(
+            {
+                "way": name,
+                "samples/s": batch / seconds["wall"],
+                "ratio wall": found[ALL]["wall"] / seconds["wall"],
+                "ratio cpu": found[ALL]["cpu"] / seconds["cpu"],
+                "TFLOP": work / 1e12,
+                "kept MB a sample": kept / batch / 2**20,
+                "gradients and AdamW MB": 12 * trained / 2**20,  # float32: gradient and two moments
+                "peak MB": peak_mb(partial(step, name)),
+            }
+        )
+    settings = {name: getattr(arguments, name) for name in ("size", "batch", "frames", "rounds", "threads")}
+    write(arguments.output, settings, {"step": rows})
+
+
+def recall_of(model: Any, processor: Any, split: str, clips: int) -> float:
+    """R@1 of text to video by `vtc`, in percent."""
+    model.eval()
+    with torch.inference_mode():
+        states = states_of(model, processor, split, clips)
+        similarity = vtc_scores(states.text_embeds, states.video_embeds)
+    return retrieval_metrics(similarity, states.text_to_video)["t2v_r1"]
+
+
+def train_once(way: Way, rows: list[dict[str, Any]], seed: int, arguments: argparse.Namespace) -> tuple[Any, float]:
+    """A model trained for a while from the common start, and the CPU seconds of it."""
+    source = bundled_model(arguments.start)
+    set_seed(seed)
+    # the heads of another task are left out, and the temperature and projections are those that it started from
+    model = AlproForVideoTextRetrieval.from_pretrained(source, attn_implementation="eager")
+    model.config.video_config.patch_dropout = way.patch_dropout
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = AlproTrainer(
+            model=model,
+            args=arguments_of(
+                way,
+                folder,
+                max_steps=arguments.steps * way.more_steps,
+                per_device_train_batch_size=arguments.batch,
+                learning_rate=arguments.learning_rate,
+                lr_scheduler_type="cosine",
+                max_grad_norm=1.0,
+                vtm_weight=0.0,
+                train_sampling_strategy="sequential",
+                logging_strategy="no",
+                save_strategy="no",
+                dataloader_pin_memory=False,
+                seed=seed,
+            ),
+            data_collator=AlproCollator(AlproProcessor.from_pretrained(source)),
+            train_dataset=rows,
+        )
+        started = time.process_time()
+        trainer.train()
+        return trainer.model, time.process_time() - started
+
+
+def recall(arguments: argparse.Namespace) -> None:
+    """R@1 after short trainings, by way; each seed has other clips and another order, the same for all ways."""
+    source = bundled_model(arguments.start)
+    start, processor = AlproForVideoTextRetrieval.from_pretrained(source), AlproProcessor.from_pretrained(source)
+    layers = start.config.video_config.num_hidden_layers
+    # checkpointing changes no bit, and cached tokens are those of the frozen tower: both are tested, not measured
+    measured = {
+        name: way
+        for name, way in ways(layers).items()
+        if not way.cached and "activation_checkpointing" not in way.arguments
+    }
+    measured["patch dropout 0.5, twice the steps"] = Way({}, 0.5, more_steps=2)
+    splits = ("validation", "test")
+    before = {split: recall_of(start, processor, split, arguments.clips) for split in splits}
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in measured}
+    for seed in range(arguments.seeds):
+        longest = max(way.more_steps for way in measured.values())
+        drawn = SpriteRows("retrieval", arguments.steps * arguments.batch * longest, seed=100 + seed)
+        rows = [drawn[number] for number in range(len(drawn))]  # rendered once for all ways
+        for name, way in measured.items():
+            model, seconds = train_once(
+                way, rows[: arguments.steps * arguments.batch * way.more_steps], seed, arguments
+            )
+            found[name].append(
+                {"cpu s": seconds} | {split: recall_of(model, processor, split, arguments.clips) for split in splits}
+            )
+            print(name, seed, found[name][-1], flush=True)
+    table: list[dict[str, Any]] = [{"way": "the start"} | {f"R@1, {split}": before[split] for split in splits}]
+    for name, runs in found.items():
+        row: dict[str, Any] = {"way": name}
+        for split in splits:
+            values = [run[split] for run in runs]
+            row[f"R@1, {split}"] = statistics.mean(values)
+            row[f"{split}: seeds"] = ", ".join(f"{value:.1f}" for value in values)
+        row["cpu s"] = statistics.mean(run["cpu s"] for run in runs)
+        table.append(row)
+    settings = {
+        name: getattr(arguments, name) for name in ("start", "steps", "batch", "learning_rate", "seeds", "clips")
+    }
+    write(f"{arguments.output}-recall", settings, {"recall": table})
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Measure one of the two parts."""
+    (speed if arguments.part == "speed" else recall)(arguments)
+
+
+def add_arguments(commands: Any) -> None:
+    command = commands.add_parser(
+        "savings-training", help="frozen towers, cached tokens, patch dropout, checkpointing"
+    )
+    command.add_argument("part", choices=["speed", "recall"], help="speed and memory, or cost on the sprite world")
+    command.add_argument("--size", choices=["base", "sprites"], default="base", help="speed: model (default: base)")
+    command.add_argument("--batch", type=int, default=2, help="rows of a step (default: %(default)s)")
+    command.add_argument("--frames", type=int, default=4, help="speed: of a clip (default: %(default)s)")
+    command.add_argument("--rounds", type=int, default=2, help="speed: of each side (default: %(default)s)")
+    command.add_argument(
+        "--start", choices=["retrieval", "qa"], default="qa", help="recall: bundled model to start from (default: qa)"
+    )
+    command.add_argument("--steps", type=int, default=60, help="recall: of each training (default: %(default)s)")
+    command.add_argument("--learning-rate", type=float, default=3e-4, help="recall: the peak (default: %(default)s)")
+    command.add_argument("--seeds", type=int, default=3, help="recall: number of seeds (default: %(default)s)")
+    command.add_argument("--clips", type=int, default=500, help="recall: clips of a split (default: %(default)s)")
+    command.add_argument("--output", default="savings-training", help="name of the result in docs/benchmarks")
+    command.set_defaults(run=run)
