@@ -9,7 +9,8 @@
     python scripts/benchmarks/run.py films --data DIR         moments of films of the sprite world, by kind of windows
     python scripts/benchmarks/run.py long                     speed and memory of indexing long videos
     python scripts/benchmarks/run.py savings                  merged tokens, and candidates by a margin
-    python scripts/benchmarks/run.py savings-training speed   cheaper training steps (or `recall`: what they cost)
+    python scripts/benchmarks/run.py savings-training         frozen towers, cached tokens, patch dropout, ...
+    python scripts/benchmarks/run.py savings-training-recall  what they cost, on the sprite world
     python scripts/benchmarks/run.py overlap                  whether decoding and encoding wait for each other
     python scripts/benchmarks/run.py gpu                      inference and training on a GPU
     python scripts/benchmarks/run.py report                   write the pages that show these numbers, and their plots

@@ -210,41 +210,42 @@ def recall(arguments: argparse.Namespace) -> None:
                 {"cpu s": seconds} | {split: recall_of(model, processor, split, arguments.clips) for split in splits}
             )
             print(name, seed, found[name][-1], flush=True)
-    table: list[dict[str, Any]] = [{"way": "the start"} | {f"R@1, {split}": before[split] for split in splits}]
+        names = ("start", "steps", "batch", "learning_rate", "clips", "threads")
+        settings = {name: getattr(arguments, name) for name in names} | {"seeds": seed + 1}
+        # after each seed, so that a run that is interrupted has a result
+        write(arguments.output, settings, {"recall": recall_table(before, found)})
+
+
+def recall_table(before: dict[str, float], found: dict[str, list[dict[str, float]]]) -> list[dict[str, Any]]:
+    """Means over the seeds, and the values of each."""
+    table: list[dict[str, Any]] = [{"way": "the start"} | {f"R@1, {split}": value for split, value in before.items()}]
     for name, runs in found.items():
         row: dict[str, Any] = {"way": name}
-        for split in splits:
+        for split in before:
             values = [run[split] for run in runs]
             row[f"R@1, {split}"] = statistics.mean(values)
             row[f"{split}: seeds"] = ", ".join(f"{value:.1f}" for value in values)
         row["cpu s"] = statistics.mean(run["cpu s"] for run in runs)
         table.append(row)
-    settings = {
-        name: getattr(arguments, name) for name in ("start", "steps", "batch", "learning_rate", "seeds", "clips")
-    }
-    write(f"{arguments.output}-recall", settings, {"recall": table})
-
-
-def run(arguments: argparse.Namespace) -> None:
-    """Measure one of the two parts."""
-    (speed if arguments.part == "speed" else recall)(arguments)
+    return table
 
 
 def add_arguments(commands: Any) -> None:
-    command = commands.add_parser(
-        "savings-training", help="frozen towers, cached tokens, patch dropout, checkpointing"
+    one = commands.add_parser("savings-training", help="speed and memory of what makes training cheaper")
+    one.add_argument("--size", choices=["base", "sprites"], default="base", help="model (default: base)")
+    one.add_argument("--batch", type=int, default=2, help="rows of a step (default: %(default)s)")
+    one.add_argument("--frames", type=int, default=4, help="of a clip (default: %(default)s)")
+    one.add_argument("--rounds", type=int, default=2, help="of each side (default: %(default)s)")
+    one.set_defaults(run=speed)
+    two = commands.add_parser("savings-training-recall", help="what cheaper training costs on the sprite world")
+    two.add_argument(
+        "--start", choices=["retrieval", "qa"], default="qa", help="bundled model to start from (default: qa)"
     )
-    command.add_argument("part", choices=["speed", "recall"], help="speed and memory, or cost on the sprite world")
-    command.add_argument("--size", choices=["base", "sprites"], default="base", help="speed: model (default: base)")
-    command.add_argument("--batch", type=int, default=2, help="rows of a step (default: %(default)s)")
-    command.add_argument("--frames", type=int, default=4, help="speed: of a clip (default: %(default)s)")
-    command.add_argument("--rounds", type=int, default=2, help="speed: of each side (default: %(default)s)")
-    command.add_argument(
-        "--start", choices=["retrieval", "qa"], default="qa", help="recall: bundled model to start from (default: qa)"
-    )
-    command.add_argument("--steps", type=int, default=60, help="recall: of each training (default: %(default)s)")
-    command.add_argument("--learning-rate", type=float, default=3e-4, help="recall: the peak (default: %(default)s)")
-    command.add_argument("--seeds", type=int, default=3, help="recall: number of seeds (default: %(default)s)")
-    command.add_argument("--clips", type=int, default=500, help="recall: clips of a split (default: %(default)s)")
-    command.add_argument("--output", default="savings-training", help="name of the result in docs/benchmarks")
-    command.set_defaults(run=run)
+    two.add_argument("--steps", type=int, default=60, help="of each training (default: %(default)s)")
+    two.add_argument("--batch", type=int, default=64, help="rows of a step (default: %(default)s)")
+    two.add_argument("--learning-rate", type=float, default=3e-4, help="peak of the rate (default: %(default)s)")
+    two.add_argument("--seeds", type=int, default=3, help="number of seeds (default: %(default)s)")
+    two.add_argument("--clips", type=int, default=500, help="clips of a split (default: %(default)s)")
+    two.set_defaults(run=recall)
+    for name, command in (("savings-training", one), ("savings-training-recall", two)):
+        command.add_argument("--output", default=name, help="name of the result in docs/benchmarks")

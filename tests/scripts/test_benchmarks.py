@@ -12,6 +12,7 @@ import long
 import models
 import pytest
 import report
+import savings_training
 import summary
 import torch
 from film_windows import FilmWindows, key_of
@@ -63,6 +64,43 @@ def test_an_evaluation_counts_how_often_each_part_runs() -> None:
     assert plain["wall h"] * 3600 == pytest.approx(100 * 2 + 100 * 100 + 100 * 100)
     assert rows["100 x 100: ours, all pairs (reference)"]["ratio cpu"] == pytest.approx(20_200 / 10_200)
     assert rows["1000 x 1000: ours, bf16, top 20"]["PFLOP"] == models.NO_BF16
+
+
+def test_cheaper_steps_are_measured_side_by_side(tmp_path, monkeypatch, capsys) -> None:
+    torch.manual_seed(0)
+    small = AlproForVideoTextRetrieval(tiny.config(video={"num_hidden_layers": 4, "image_size": 64}))
+    monkeypatch.setattr(savings_training, "build", lambda size: small)
+    monkeypatch.setattr(common, "RESULTS_FOLDER", tmp_path)
+    given = Namespace(size="tiny", batch=2, frames=4, rounds=1, threads=1, output="savings-training")
+    savings_training.speed(given)
+    rows = {row["way"]: row for row in json.loads((tmp_path / "savings-training.json").read_text())["tables"]["step"]}
+    assert list(rows) == list(savings_training.ways(4))
+    whole = rows.pop(savings_training.ALL)
+    assert whole["ratio wall"] == whole["ratio cpu"] == 1
+    for way, row in rows.items():
+        assert row["kept MB a sample"] < whole["kept MB a sample"], way
+        assert (row["TFLOP"] > whole["TFLOP"]) == (way.startswith("checkpointing")), way
+        assert (row["gradients and AdamW MB"] < whole["gradients and AdamW MB"]) == ("frozen" in way), way
+        assert row["peak MB"] > 100
+    cheapest = rows["both towers frozen, cached tokens"]
+    assert cheapest["TFLOP"] == min(row["TFLOP"] for row in rows.values())
+    assert savings_training.ALL in capsys.readouterr().out
+
+
+def test_the_cost_in_recall_is_that_of_real_trainings_from_one_start(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(common, "RESULTS_FOLDER", tmp_path)
+    ways = {savings_training.ALL: savings_training.Way({}), "frozen": savings_training.Way({"freeze": ["video"]})}
+    monkeypatch.setattr(savings_training, "ways", lambda layers: ways)
+    given = {"start": "qa", "steps": 1, "batch": 4, "learning_rate": 1e-3, "seeds": 2, "clips": 8, "threads": 1}
+    savings_training.recall(Namespace(**given, output="recall"))
+    result = json.loads((tmp_path / "recall.json").read_text())
+    assert result["settings"] == given
+    start, *rows = result["tables"]["recall"]
+    assert start["way"] == "the start"
+    assert [row["way"] for row in rows] == [*ways, "patch dropout 0.5, twice the steps"]
+    for row in rows:
+        values = [float(value) for value in row["test: seeds"].split(", ")]
+        assert len(values) == 2 and row["R@1, test"] == pytest.approx(sum(values) / 2, abs=0.1)
 
 
 def test_the_pages_are_those_of_the_results() -> None:
