@@ -142,6 +142,11 @@ def test_arguments_that_contradict_each_other_are_refused(way, message, tmp_path
         arguments(tmp_path, **way)
 
 
+def test_null_of_a_recipe_is_the_default(tmp_path):
+    args = arguments(tmp_path, freeze=None, freeze_layers=None)
+    assert (args.freeze, args.freeze_layers, args.checkpoint_layers) == ([], 0, None)
+
+
 def test_a_model_that_cannot_be_frozen_so_is_refused(tmp_path):
     with pytest.raises(ValueError, match="freeze_layers=4 is more than the 3 layers"):
         trainer_for(model_of(), arguments(tmp_path, freeze_layers=4))
@@ -186,13 +191,13 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_stopped(tmp_path):
         assert torch.equal(resumed.state_dict()[name], value), name
 
 
-def test_accumulated_contrast_keeps_frozen_parts_still(tmp_path):
-    """Both passes of GradCache must see equal features, with dropout in the parts that learn alone."""
-    model = model_of(AlproModel, **DROPOUT)
+@pytest.mark.parametrize(("video", "way"), [(DROPOUT, {"freeze": ["video"]}), ({"patch_dropout": 0.5}, {})])
+def test_both_passes_of_accumulated_contrast_see_the_same(video, way, tmp_path):
+    model = model_of(AlproModel, **video)
     args = {"gradient_accumulation_steps": 2, "contrastive_accumulation": True, "per_device_train_batch_size": 3}
     seen = []
     model.video_model.register_forward_hook(lambda *call: seen.append(call[-1].last_hidden_state.detach()))
-    trainer_for(model, arguments(tmp_path, max_steps=1, freeze=["video"], **args)).train()
+    trainer_for(model, arguments(tmp_path, max_steps=1, **way, **args)).train()
     assert len(seen) == 4
     assert torch.equal(seen[0], seen[2]) and torch.equal(seen[1], seen[3])
 

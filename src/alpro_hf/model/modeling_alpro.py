@@ -1066,7 +1066,7 @@ class AlproModel(AlproPreTrainedModel):
         if (pixel_values_videos is None) == (video_hidden_states is None):
             raise ValueError("Pass exactly one of pixel_values_videos and video_hidden_states.")
         if video_hidden_states is None:
-            outputs: Any = self.video_model(pixel_values_videos=pixel_values_videos, return_dict=True, **kwargs)
+            outputs: Any = self.video_model(pixel_values_videos, return_dict=True, **kwargs)
             return outputs
         return AlproVideoModelOutput(last_hidden_state=video_hidden_states, pooler_output=video_hidden_states[:, 0])
 

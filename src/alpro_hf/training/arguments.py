@@ -195,7 +195,9 @@ class AlproTrainingArguments(TrainingArguments):
         for name in ("vtm_uniform_steps", "head_warmup_steps"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name}={getattr(self, name)} must be a number of steps or a share, of at least 0.")
+        # null in a recipe is the default
         self.freeze = [self.freeze] if isinstance(self.freeze, str) else list(self.freeze or [])
+        self.freeze_layers = self.freeze_layers or 0
         if unknown := [name for name in self.freeze if name not in TOWERS]:
             raise ValueError(f"freeze={self.freeze} names {unknown[0]!r}. Use {' and '.join(map(repr, TOWERS))}.")
         if self.freeze_layers < 0:
