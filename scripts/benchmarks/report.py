@@ -74,9 +74,12 @@ optimizer. All ways run in one process and take turns. How to switch them on is 
 - `kept MB a sample` are the activations that the backward pass needs, counted and not timed.
 - `gradients and AdamW MB` is calculated: gradient and two moments of each weight that learns, in float32. The
   weights themselves come on top.
-- `peak MB` is the resident memory of the process at its highest in a step, libraries, weights and gradients
-  included.
 - Cached tokens save decoding and augmentation, too, which are not part of this step.""",
+    ),
+    "savings-training-memory": (
+        "Memory of cheaper training steps",
+        """The same steps in a process of their own. `peak MB` is its resident memory at its highest, with libraries and
+weights. `over before MB` is what the step adds: activations and gradients, and with frozen parts fewer of both.""",
     ),
     "savings-training-recall": (
         "What cheaper training costs",

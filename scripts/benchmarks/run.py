@@ -10,6 +10,7 @@
     python scripts/benchmarks/run.py long                     speed and memory of indexing long videos
     python scripts/benchmarks/run.py savings                  merged tokens, and candidates by a margin
     python scripts/benchmarks/run.py savings-training         frozen towers, cached tokens, patch dropout, ...
+    python scripts/benchmarks/run.py savings-training-memory  their memory
     python scripts/benchmarks/run.py savings-training-recall  what they cost, on the sprite world
     python scripts/benchmarks/run.py overlap                  whether decoding and encoding wait for each other
     python scripts/benchmarks/run.py gpu                      inference and training on a GPU

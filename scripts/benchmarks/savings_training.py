@@ -86,45 +86,51 @@ def prepare(model: Any, way: Way, args: AlproTrainingArguments) -> None:
     PrepareLayers().on_train_begin(args, None, None, model=model)
 
 
-def peak_mb(run: Any) -> float:
-    """Peak of the resident memory of this process during a call, in MB, weights and gradients included (Linux)."""
-    libc = ctypes.CDLL("libc.so.6")
-    libc.mallopt(-3, 1 << 20)  # M_MMAP_THRESHOLD: what is freed goes back to the system, and is not counted again
-    libc.malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
-    run()
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
+class Steps:
+    """Steps of retrieval on one model, each in one of the ways.
+
+    Args:
+        arguments: `size` of the model, `batch` and `frames`.
+    """
+
+    def __init__(self, arguments: argparse.Namespace):
+        self.model = build(arguments.size)
+        video = self.model.config.video_config
+        side, batch = video.image_size, arguments.batch
+        ids, mask = texts(batch, self.model.config.text_config.vocab_size)
+        self.words = {"input_ids": ids, "attention_mask": mask}
+        self.pixels = {"pixel_values_videos": torch.randn(batch, arguments.frames, 3, side, side)}
+        patches = (side // video.patch_size) ** 2
+        self.tokens = {"video_hidden_states": torch.randn(batch, 1 + patches, video.hidden_size)}
+        self.ways = ways(video.num_hidden_layers)
+        with tempfile.TemporaryDirectory() as folder:
+            self.options = {name: arguments_of(way, folder) for name, way in self.ways.items()}
+
+    def prepare(self, name: str) -> dict[str, torch.Tensor]:
+        """Let the model learn in a way; what it reads."""
+        prepare(self.model, self.ways[name], self.options[name])
+        return self.words | (self.tokens if self.ways[name].cached else self.pixels)
+
+    def run(self, name: str) -> None:
+        """Forward and backward."""
+        self.model(**self.prepare(name), return_loss=True).loss.backward()
+        self.model.zero_grad()
+
+
+def settings_of(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """Some arguments, for the result."""
+    return {name: getattr(arguments, name) for name in names}
 
 
 def speed(arguments: argparse.Namespace) -> None:
-    """Samples a second and memory of a step, by way."""
-    model = build(arguments.size)
-    video = model.config.video_config
-    side, batch = video.image_size, arguments.batch
-    ids, mask = texts(batch, model.config.text_config.vocab_size)
-    words = {"input_ids": ids, "attention_mask": mask}
-    pixels = {"pixel_values_videos": torch.randn(batch, arguments.frames, 3, side, side)}
-    tokens = {"video_hidden_states": torch.randn(batch, 1 + (side // video.patch_size) ** 2, video.hidden_size)}
-    measured = ways(video.num_hidden_layers)
-    with tempfile.TemporaryDirectory() as folder:
-        options = {name: arguments_of(way, folder) for name, way in measured.items()}
-
-    def inputs(name: str) -> dict[str, torch.Tensor]:
-        return words | (tokens if measured[name].cached else pixels)
-
-    def step(name: str) -> None:
-        prepare(model, measured[name], options[name])
-        model(**inputs(name), return_loss=True).loss.backward()
-        model.zero_grad()
-
-    found = alternate({name: partial(step, name) for name in measured}, arguments.rounds)
+    """Samples a second of a step, its operations, and what it keeps for the backward pass, by way."""
+    steps, batch = Steps(arguments), arguments.batch
+    found = alternate({name: partial(steps.run, name) for name in steps.ways}, arguments.rounds)
     rows = []
     for name, seconds in found.items():
-        work = flops(partial(step, name))
-        prepare(model, measured[name], options[name])
-        kept = kept_for_backward(model, inputs(name))
-        trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+        work = flops(partial(steps.run, name))
+        kept = kept_for_backward(steps.model, steps.prepare(name))
+        trained = sum(weight.numel() for weight in steps.model.parameters() if weight.requires_grad)
         rows.append(
             {
                 "way": name,
@@ -134,11 +140,35 @@ def speed(arguments: argparse.Namespace) -> None:
                 "TFLOP": work / 1e12,
                 "kept MB a sample": kept / batch / 2**20,
                 "gradients and AdamW MB": 12 * trained / 2**20,  # float32: gradient and two moments
-                "peak MB": peak_mb(partial(step, name)),
             }
         )
-    settings = {name: getattr(arguments, name) for name in ("size", "batch", "frames", "rounds", "threads")}
-    write(arguments.output, settings, {"step": rows})
+    write(arguments.output, settings_of(arguments, "size", "batch", "frames", "rounds", "threads"), {"step": rows})
+
+
+def memory(arguments: argparse.Namespace) -> None:
+    """Resident memory of this process at its highest in a step, by way (Linux)."""
+    libc = ctypes.CDLL("libc.so.6")
+    libc.mallopt(-3, 1 << 20)  # M_MMAP_THRESHOLD: what is freed goes back to the system, and is not counted again
+    steps = Steps(arguments)
+    steps.run(ALL)  # what is allocated once does not count for the first way
+    rows = []
+    for name in steps.ways:
+        libc.malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+        before, _ = _resident_mb()
+        steps.run(name)
+        _, peak = _resident_mb()
+        rows.append({"way": name, "peak MB": peak, "over before MB": peak - before})
+    for row in rows:
+        row["ratio over"] = row["over before MB"] / rows[0]["over before MB"]
+    write(arguments.output, settings_of(arguments, "size", "batch", "frames", "threads"), {"memory": rows})
+
+
+def _resident_mb() -> tuple[float, float]:
+    """Resident memory of this process: now, and at its highest since the last reset."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    found = {line.split(":")[0]: line.split()[1] for line in lines if line.startswith("Vm")}
+    return int(found["VmRSS"]) / 1024, int(found["VmHWM"]) / 1024
 
 
 def recall_of(model: Any, processor: Any, split: str, clips: int) -> float:
@@ -210,10 +240,9 @@ def recall(arguments: argparse.Namespace) -> None:
                 {"cpu s": seconds} | {split: recall_of(model, processor, split, arguments.clips) for split in splits}
             )
             print(name, seed, found[name][-1], flush=True)
-        names = ("start", "steps", "batch", "learning_rate", "clips", "threads")
-        settings = {name: getattr(arguments, name) for name in names} | {"seeds": seed + 1}
+        settings = settings_of(arguments, "start", "steps", "batch", "learning_rate", "clips", "threads")
         # after each seed, so that a run that is interrupted has a result
-        write(arguments.output, settings, {"recall": recall_table(before, found)})
+        write(arguments.output, settings | {"seeds": seed + 1}, {"recall": recall_table(before, found)})
 
 
 def recall_table(before: dict[str, float], found: dict[str, list[dict[str, float]]]) -> list[dict[str, Any]]:
@@ -231,12 +260,15 @@ def recall_table(before: dict[str, float], found: dict[str, list[dict[str, float
 
 
 def add_arguments(commands: Any) -> None:
-    one = commands.add_parser("savings-training", help="speed and memory of what makes training cheaper")
-    one.add_argument("--size", choices=["base", "sprites"], default="base", help="model (default: base)")
-    one.add_argument("--batch", type=int, default=2, help="rows of a step (default: %(default)s)")
-    one.add_argument("--frames", type=int, default=4, help="of a clip (default: %(default)s)")
+    one = commands.add_parser("savings-training", help="speed of what makes training cheaper")
     one.add_argument("--rounds", type=int, default=2, help="of each side (default: %(default)s)")
     one.set_defaults(run=speed)
+    three = commands.add_parser("savings-training-memory", help="memory of what makes training cheaper")
+    three.set_defaults(run=memory)
+    for command in (one, three):
+        command.add_argument("--size", choices=["base", "sprites"], default="base", help="model (default: base)")
+        command.add_argument("--batch", type=int, default=2, help="rows of a step (default: %(default)s)")
+        command.add_argument("--frames", type=int, default=4, help="of a clip (default: %(default)s)")
     two = commands.add_parser("savings-training-recall", help="what cheaper training costs on the sprite world")
     two.add_argument(
         "--start", choices=["retrieval", "qa"], default="qa", help="bundled model to start from (default: qa)"
@@ -247,5 +279,9 @@ def add_arguments(commands: Any) -> None:
     two.add_argument("--seeds", type=int, default=3, help="number of seeds (default: %(default)s)")
     two.add_argument("--clips", type=int, default=500, help="clips of a split (default: %(default)s)")
     two.set_defaults(run=recall)
-    for name, command in (("savings-training", one), ("savings-training-recall", two)):
+    for name, command in (
+        ("savings-training", one),
+        ("savings-training-recall", two),
+        ("savings-training-memory", three),
+    ):
         command.add_argument("--output", default=name, help="name of the result in docs/benchmarks")

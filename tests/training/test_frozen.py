@@ -142,6 +142,18 @@ def test_arguments_that_contradict_each_other_are_refused(way, message, tmp_path
         arguments(tmp_path, **way)
 
 
+def test_a_model_that_was_trained_with_checkpointing_before_stores_nothing_either(tmp_path):
+    model = model_of()
+    checkpointed = trainer_for(model, arguments(tmp_path, max_steps=1, activation_checkpointing=True))
+    for _ in range(2):
+        checkpointed.train()
+    states = []
+    model.alpro.video_model.register_forward_hook(lambda *call: states.append(call[-1].last_hidden_state))
+    model.alpro.text_model.layers[0].register_forward_hook(lambda *call: states.append(call[-1]))
+    trainer_for(model, arguments(tmp_path, max_steps=1, freeze=["video", "text"])).train()
+    assert len(states) == 2 and not any(one.requires_grad for one in states)
+
+
 def test_null_of_a_recipe_is_the_default(tmp_path):
     args = arguments(tmp_path, freeze=None, freeze_layers=None)
     assert (args.freeze, args.freeze_layers, args.checkpoint_layers) == ([], 0, None)

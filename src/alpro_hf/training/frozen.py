@@ -76,9 +76,9 @@ class PrepareLayers(TrainerCallback):
         # here, because the library has just switched checkpointing on for all layers
         plain: Any = plain_model(model)
         base = plain.base_model
-        if args.freeze or args.freeze_layers:
-            # With checkpointing the library lets embeddings ask for gradients, for the sake of adapters. The frozen
-            # layers would then store their activations.
+        if not has_adapters(plain):
+            # With checkpointing the library lets embeddings ask for gradients, for the sake of adapters. Frozen layers
+            # would then store their activations. Always, because it forgets these hooks when it sets new ones.
             plain.disable_input_require_grads()
         if args.checkpoint_layers is not None:
             for layer in base.text_model.layers:
