@@ -78,8 +78,9 @@ optimizer. All ways run in one process and take turns. How to switch them on is 
     ),
     "savings-training-memory": (
         "Memory of cheaper training steps",
-        """The same steps in a process of their own. `peak MB` is its resident memory at its highest, with libraries and
-weights. `over before MB` is what the step adds: activations and gradients, and with frozen parts fewer of both.""",
+        """The same steps in a process of their own. `peak MB` is its resident memory at its highest, with
+libraries and weights. `over before MB` is what the step adds: activations and gradients, and with frozen parts
+fewer of both.""",
     ),
     "savings-training-recall": (
         "What cheaper training costs",
