@@ -65,6 +65,7 @@ def kept_for_backward(model: AlproForPreTraining, batch: dict[str, torch.Tensor]
     alive = []
 
     def note(tensor: torch.Tensor) -> torch.Tensor:
+        tensor = tensor.detach()  # else the graph would keep itself alive through this function
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in weights:
             storages[storage.data_ptr()] = storage.nbytes()

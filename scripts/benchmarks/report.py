@@ -99,6 +99,31 @@ padded to 40 tokens, and one pass through the fusion layers for each kind of pai
         "Training step at base size",
         "The same measurement with the model of the paper and four clips of 8 frames.",
     ),
+    "savings-training": (
+        "Cheaper training steps",
+        """A step of retrieval with the switches of `alpro train`, forward and backward, without data and
+optimizer. All ways run in one process and take turns. How to switch them on is in
+[How to](how_to.md#train-faster-or-with-less-memory).
+
+- `kept MB a sample` are the activations that the backward pass needs, counted and not timed.
+- `gradients and AdamW MB` is calculated: gradient and two moments of each weight that learns, in float32. The
+  weights themselves come on top.
+- Cached tokens save decoding and augmentation, too, which are not part of this step.""",
+    ),
+    "savings-training-memory": (
+        "Memory of cheaper training steps",
+        """The same steps in a process of their own. `peak MB` is its resident memory at its highest, with
+libraries and weights. `over before MB` is what the step adds: activations and gradients, and with frozen parts
+fewer of both.""",
+    ),
+    "savings-training-recall": (
+        "What cheaper training costs",
+        """R@1 of text to video by `vtc` on clips of the sprite world, after short trainings with VTC from one
+start: the bundled model for questions, whose vectors were not trained with its last weights. All ways see the
+same rows in the same order. A clip has a grid of 16 patches here, of which a sprite covers a few; what it costs
+to leave out some of 196 was not measured. Checkpointing changes no weight, and cached tokens are those of the
+frozen tower; the tests check both.""",
+    ),
     "decoding": (
         "Decoding",
         """The tables show the milliseconds to open a file and read frames at uniform positions, without resizing.

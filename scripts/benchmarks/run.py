@@ -10,6 +10,9 @@
     python scripts/benchmarks/run.py long                     speed and memory of indexing long videos
     python scripts/benchmarks/run.py savings                  cost of candidates by a margin, and of 8-bit numbers
     python scripts/benchmarks/run.py startup                  starting, and queries of a running search
+    python scripts/benchmarks/run.py savings-training         frozen towers, cached tokens, patch dropout, ...
+    python scripts/benchmarks/run.py savings-training-memory  their memory
+    python scripts/benchmarks/run.py savings-training-recall  what they cost, on the sprite world
     python scripts/benchmarks/run.py overlap                  whether decoding and encoding wait for each other
     python scripts/benchmarks/run.py gpu                      inference and training on a GPU
     python scripts/benchmarks/run.py report                   write the pages that show these numbers, and their plots
@@ -31,6 +34,7 @@ import models
 import overlap
 import report
 import savings
+import savings_training
 import startup
 import torch
 
@@ -46,6 +50,7 @@ def main() -> None:
         long.add_arguments,
         savings.add_arguments,
         startup.add_arguments,
+        savings_training.add_arguments,
         overlap.add_arguments,
         report.add_arguments,
     ):

@@ -13,6 +13,7 @@ import models
 import pytest
 import report
 import savings
+import savings_training
 import summary
 import torch
 from film_windows import FilmWindows, key_of
@@ -79,6 +80,50 @@ def test_tokens_are_joined_by_means() -> None:
     pooled = savings.pooled(twice, 2)  # rows of the 4x4 grid are a a b b: the first mean is of two rows' a
     torch.testing.assert_close(pooled[:, 0], cls[:, 0])
     torch.testing.assert_close(pooled[:, 1], (eight[:, 0] + eight[:, 2]) / 2)
+
+
+def test_cheaper_steps_are_measured_side_by_side(tmp_path, monkeypatch, capsys) -> None:
+    torch.manual_seed(0)
+    small = AlproForVideoTextRetrieval(tiny.config(video={"num_hidden_layers": 4, "image_size": 64}))
+    monkeypatch.setattr(savings_training, "build", lambda size: small)
+    monkeypatch.setattr(common, "RESULTS_FOLDER", tmp_path)
+    given = Namespace(size="tiny", batch=2, frames=4, rounds=1, threads=1, output="savings-training")
+    savings_training.speed(given)
+    rows = {row["way"]: row for row in json.loads((tmp_path / "savings-training.json").read_text())["tables"]["step"]}
+    assert list(rows) == list(savings_training.ways(4))
+    whole = rows.pop(savings_training.ALL)
+    assert whole["ratio wall"] == whole["ratio cpu"] == 1
+    assert rows["video tower frozen"]["kept MB a sample"] == pytest.approx(
+        rows["video tower frozen, cached tokens"]["kept MB a sample"], rel=0.02
+    )
+    for way, row in rows.items():
+        assert row["kept MB a sample"] < whole["kept MB a sample"], way
+        assert (row["TFLOP"] > whole["TFLOP"]) == (way.startswith("checkpointing")), way
+        assert (row["gradients and AdamW MB"] < whole["gradients and AdamW MB"]) == ("frozen" in way), way
+    cheapest = rows["both towers frozen, cached tokens"]
+    assert cheapest["TFLOP"] == min(row["TFLOP"] for row in rows.values())
+    assert savings_training.ALL in capsys.readouterr().out
+    given.output = "memory"
+    savings_training.memory(given)
+    peaks = json.loads((tmp_path / "memory.json").read_text())["tables"]["memory"]
+    assert [row["way"] for row in peaks] == list(savings_training.ways(4)) and peaks[0]["ratio over"] == 1
+    assert all(row["peak MB"] >= row["over before MB"] > 0 for row in peaks)
+
+
+def test_the_cost_in_recall_is_that_of_real_trainings_from_one_start(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(common, "RESULTS_FOLDER", tmp_path)
+    ways = {savings_training.ALL: savings_training.Way({}), "frozen": savings_training.Way({"freeze": ["video"]})}
+    monkeypatch.setattr(savings_training, "ways", lambda layers: ways)
+    given = {"start": "qa", "steps": 1, "batch": 4, "learning_rate": 1e-3, "seeds": 2, "clips": 8, "threads": 1}
+    savings_training.recall(Namespace(**given, output="recall"))
+    result = json.loads((tmp_path / "recall.json").read_text())
+    assert result["settings"] == given
+    start, *rows = result["tables"]["recall"]
+    assert start["way"] == "the start"
+    assert [row["way"] for row in rows] == [*ways, "patch dropout 0.5, twice the steps"]
+    for row in rows:
+        values = [float(value) for value in row["test: seeds"].split(", ")]
+        assert len(values) == 2 and row["R@1, test"] == pytest.approx(sum(values) / 2, abs=0.1)
 
 
 def test_the_pages_are_those_of_the_results() -> None:

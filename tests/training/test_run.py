@@ -892,6 +892,26 @@ def test_a_run_of_an_earlier_version_continues_and_new_settings_are_strict(data,
     assert "continues from" in capsys.readouterr().err
 
 
+def test_frozen_towers_cached_tokens_and_patch_dropout_are_settings(data, tmp_path, capsys):
+    argv = ["--recipe", "msrvtt-retrieval", "--data", data / "clips.jsonl", "--model", data / "retrieval"]
+    frozen = ["--freeze", "video", "text", "--feature_cache", tmp_path / "tokens"]
+    assert train(*argv, *frozen, "--output", tmp_path / "headtail") == 1
+    assert "train_sampling='uniform' or 'center' and augmentation='none'" in capsys.readouterr().err
+    frozen += ["--train_sampling", "uniform", "--augmentation", "none"]
+    # the frames of the start, for which its time embeddings need not be resized
+    assert train(*argv, *frozen, "--output", tmp_path / "frozen", num_frames=4) == 0
+    start, learned = (load_file(folder / "model.safetensors") for folder in (data / "retrieval", tmp_path / "frozen"))
+    changed = {name for name in start if not torch.equal(start[name], learned[name])}
+    assert changed and not any("video_model" in name or "text_model.embeddings" in name for name in changed)
+    written = json.loads((tmp_path / "frozen" / "recipe.json").read_text())
+    assert (written["freeze"], written["feature_cache"]) == (["video", "text"], str(tmp_path / "tokens"))
+    less = ["--patch_dropout", 0.5, "--gradient_checkpointing", "true", "--checkpoint_layers", 1]
+    assert train(*argv, *less, "--output", tmp_path / "less", max_steps=1) == 0
+    assert AlproForVideoTextRetrieval.from_pretrained(tmp_path / "less").config.video_config.patch_dropout == 0.5
+    with pytest.raises(RecipeError, match=r"patch_dropout=1\.0 must be at least 0 and below 1"):
+        AlproRecipe(patch_dropout=1.0)
+
+
 # ----------------------------------------------------------------------------------------------------------- processes
 
 

@@ -372,7 +372,7 @@ def processes_results(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", ["vtc", "vtc-uneven", "qa", "qa-shared"])
+@pytest.mark.parametrize("task", ["vtc", "vtc-uneven", "qa", "qa-shared", "frozen"])
 def test_two_processes_equal_one_with_the_same_global_batch(processes_results, task):
     one, two = (json.loads((folder / f"{task}.json").read_text()) for folder in processes_results)
     expected, gradients = (load_file(folder / f"{task}.safetensors") for folder in processes_results)

@@ -3,7 +3,7 @@
 import json
 import logging
 import os
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -84,7 +84,7 @@ class AlproCollator:
     Returns (from a call), for B rows with V clips:
         - `input_ids`, `attention_mask` int64 (B, L);
         - `pixel_values_videos` float32 (V, T, 3, height, width); V = B for retrieval. For `qa`, questions about one
-          path or `video_id` share a clip;
+          path or `video_id` share a clip. With `features`, `video_hidden_states` (V, 1 + N, D) in its place;
         - `row_ids` int64 (B,), if all rows have an `index`;
         - retrieval: `video_ids`, `text_ids` int64 (B,), equal for the same clip or caption; if a row has `negatives`,
           `negative_input_ids` and `negative_attention_mask` int64 (B, L) and `has_negative` bool (B,);
@@ -122,6 +122,8 @@ class AlproCollator:
         self.decoder = decoder
         self.dropped_file = dropped_file
         self.allow_empty = False
+        # from a row to the tokens (1 + N, D) of its clip; set by `AlproTrainer` for training rows, see `feature_cache`
+        self.features: Callable[[Row], torch.Tensor] | None = None
         self._listed: set[str] | None = None  # clips in `dropped_file`
         # in shared memory, because data loading processes count too
         self._dropped = torch.zeros((), dtype=torch.int64).share_memory_()
@@ -170,8 +172,11 @@ class AlproCollator:
         batch: dict[str, Any] = {
             "input_ids": encoding["input_ids"][: len(kept)],
             "attention_mask": encoding["attention_mask"][: len(kept)],
-            "pixel_values_videos": self._normalise(torch.stack(clips)),
         }
+        if self._has_features(kept[0]):
+            batch["video_hidden_states"] = torch.stack(clips)
+        else:
+            batch["pixel_values_videos"] = self._normalise(torch.stack(clips))
         if self.task == "retrieval":
             batch["video_ids"] = torch.tensor([video_id(row) for row in kept])
             batch["text_ids"] = torch.tensor([stable_id(text.encode()) for text in texts])
@@ -233,7 +238,8 @@ class AlproCollator:
         """Decode the clips of a batch. Rows with equal keys share a clip, decoded with the draw of the first of them.
 
         Returns:
-            Key -> position of its clip; the clips, each (T, 3, height, width) uint8; key -> why it has no clip.
+            Key -> position of its clip; the clips, each (T, 3, height, width) uint8, or their tokens (1 + N, D) if
+            there are `features`; key -> why it has no clip.
         """
         places: dict[Hashable, int] = {}
         clips: list[torch.Tensor] = []
@@ -243,7 +249,7 @@ class AlproCollator:
             if key in places or key in failures:
                 continue
             try:
-                clips.append(self._frames(row))
+                clips.append(self._tokens_or_frames(row))
             except (VideoDecodeError, OSError) as error:
                 lost = keys.count(key)  # all rows of the batch that share the clip
                 self._dropped.add_(lost)
@@ -255,13 +261,27 @@ class AlproCollator:
             places[key] = len(places)
         return places, clips, failures
 
-    def problem_of(self, row: Row) -> str | None:
-        """Return why the clip of a row cannot be decoded; None if it can. The row is not counted."""
+    def clip_of(self, row: Row) -> torch.Tensor | str:
+        """The frames of a row as the model reads them, float32 (T, 3, height, width), or why it cannot be decoded.
+
+        The row is not counted.
+        """
         try:
-            self._frames(row)
+            return self._normalise(self._frames(row))
         except (VideoDecodeError, OSError) as error:
             return str(error)
-        return None
+
+    def problem_of(self, row: Row) -> str | None:
+        """Return why the clip of a row cannot be decoded; None if it can. The row is not counted."""
+        found = self.clip_of(row)
+        return found if isinstance(found, str) else None
+
+    def _tokens_or_frames(self, row: Row) -> torch.Tensor:
+        return self._frames(row) if self.features is None or "epoch" not in row else self.features(row)
+
+    def _has_features(self, row: Row) -> bool:
+        """Whether the tokens of a row take the place of its frames, which they never do in evaluation."""
+        return self.features is not None and "epoch" in row
 
     def _list(self, row: Row, reason: str) -> None:
         """Add a clip to `dropped_file`, unless this process, or an earlier run, has listed it already."""

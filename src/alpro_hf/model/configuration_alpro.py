@@ -48,6 +48,8 @@ def _check_numbers(config: PreTrainedConfig, prefix: str) -> None:
             raise ValueError(f"{prefix}{name}={value} is not a probability; it must lie in [0, 1].")
         if name == "drop_path_rate" and not 0 <= value < 1:
             raise ValueError(f"{prefix}{name}={value} is the probability of dropping a branch; it must lie in [0, 1).")
+        if name == "patch_dropout" and not 0 <= value < 1:
+            raise ValueError(f"{prefix}{name}={value} is the share of patches to leave out; it must lie in [0, 1).")
         if name == "layer_norm_eps" and not 0 < value <= 1:
             raise ValueError(f"{prefix}{name}={value} must be greater than 0 and at most 1.")
         if (name.endswith("initializer_range") or name.startswith("temperature")) and not 0 <= value < 1e6:
@@ -230,6 +232,10 @@ class AlproVideoConfig(AlproTowerConfig):
             the layer, from 0 in the first. As in the released TimeSformer, time attention is dropped at single patch
             positions of a clip, space attention in single frames, and the feed-forward network for a whole clip. The
             paper's models were all trained with 0.1, which its recipes set.
+        patch_dropout: Share of the patches that training leaves out, as in FLIP (arXiv 2212.00794), in [0, 1). Each
+            clip keeps a random choice of patch positions, the same ones in all its frames, so that time attention
+            sees whole columns; the CLS token always stays. Training computes and stores that much less. 0, as in
+            the paper: all patches. Evaluation always sees all patches.
 
     The other fields are those of `AlproTowerConfig`.
     """
@@ -254,6 +260,7 @@ class AlproVideoConfig(AlproTowerConfig):
     cls_per_frame: bool = False
     norm_embeddings: bool = False
     drop_path_rate: float | int = 0.0
+    patch_dropout: float | int = 0.0
 
     def validate_architecture(self) -> None:
         """Check that patches tile a frame.

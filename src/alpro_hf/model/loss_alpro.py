@@ -246,14 +246,16 @@ def _at_least_one(count: torch.Tensor | float) -> torch.Tensor | float:
     return count or 1.0
 
 
-def crop_to_patches(crop_mask: torch.Tensor) -> torch.Tensor:
+def crop_to_patches(crop_mask: torch.Tensor, kept_patches: torch.Tensor | None = None) -> torch.Tensor:
     """Turn a crop mask into the weights that average the patches inside the crop (section 3.3).
 
     Args:
         crop_mask: (B, h, w) on the patch grid, 1 inside the crop.
+        kept_patches: int64 (B, N) in [0, h * w), the patches that training has kept (`patch_dropout`). None: all.
 
     Returns:
-        float32 (B, h * w); each row sums to 1.
+        float32 (B, h * w), or (B, N) with `kept_patches`. Each row sums to 1; it is 0 where no patch of the crop was
+        kept.
 
     Raises:
         ValueError: A crop contains no patch; the message lists the rows.
@@ -263,6 +265,9 @@ def crop_to_patches(crop_mask: torch.Tensor) -> torch.Tensor:
     if not torch.all(inside > 0):
         empty = (inside.squeeze(1) == 0).nonzero().flatten().tolist()
         raise ValueError(f"crop_mask is empty in the rows {empty}: a crop needs at least one patch.")
+    if kept_patches is not None:
+        weights = weights.gather(1, kept_patches)
+        inside = weights.sum(dim=1, keepdim=True).clamp(min=1)
     return weights / inside
 
 

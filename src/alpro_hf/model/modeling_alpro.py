@@ -6,7 +6,7 @@ follows transformers' convention: everything between the configuration and the t
 Shape suffixes, as in `patches_BTND`:
     B: rows of a batch (pairs, or clips or texts of one tower)
     T: frames of a clip
-    N: patches of a frame
+    N: patches of a frame; those that training keeps, with `patch_dropout`
     L: tokens of a text
     D: width of a tower
     P: width of the contrastive space
@@ -73,9 +73,12 @@ class AlproVideoModelOutput(BaseModelOutputWithPooling):
         attentions: Space attention of each layer, (B * T, heads, 1 + N, 1 + N).
         temporal_attentions: Time attention of each layer, (B * N, heads, T, T), with
             `output_temporal_attentions=True`.
+        kept_patches: int64 (B, N), the patch positions that are there, ascending, row by row of the patch grid. Only
+            in training with `patch_dropout`, where N in all shapes above is their number; None: all positions.
     """
 
     temporal_attentions: tuple[torch.Tensor, ...] | None = None
+    kept_patches: torch.Tensor | None = None
 
 
 @dataclass
@@ -440,11 +443,12 @@ class AlproVideoEmbeddings(nn.Module):
         resized = nn.functional.interpolate(self.time_embeddings.transpose(1, 2), size=num_frames, mode="nearest")
         return resized.transpose(1, 2)
 
-    def forward(self, pixel_values_videos: torch.Tensor) -> torch.Tensor:
+    def forward(self, pixel_values_videos: torch.Tensor, kept_patches: torch.Tensor | None = None) -> torch.Tensor:
         """Embed clips.
 
         Args:
             pixel_values_videos: float (B, T, 3, H, W), normalised; H and W in pixels.
+            kept_patches: int64 (B, N), positions on the patch grid to keep in every frame. None: all.
 
         Returns:
             (B, 1 + T * N, D): the CLS token, then the patches, frame by frame. With `cls_per_frame`, T CLS tokens,
@@ -466,6 +470,9 @@ class AlproVideoEmbeddings(nn.Module):
         patches = self.patch_embed(pixels).flatten(2).transpose(1, 2)  # (B * T, N, D)
         patches = patches + self.space_embeddings(height // patch, width // patch)
         patches_BTND = patches.view(batch, num_frames, -1, patches.shape[-1])
+        if kept_patches is not None:  # here: each patch has the embedding of its place already
+            clip = torch.arange(batch, device=kept_patches.device)[:, None]
+            patches_BTND = patches_BTND.transpose(1, 2)[clip, kept_patches].transpose(1, 2)
         # Parity: as in TimeSformer, dropout follows the space embeddings and, once more, the time embeddings.
         patches_BTND = self.dropout(patches_BTND) + self.frame_embeddings(num_frames)[:, :, None]
         # the CLS token has a place in space and none in time
@@ -752,7 +759,8 @@ class AlproVideoModel(AlproPreTrainedModel):
                 f"{tuple(pixel_values_videos.shape)}."
             )
         num_frames = pixel_values_videos.shape[1]
-        hidden_states = self.embeddings(pixel_values_videos)
+        kept = self._draw_patches(pixel_values_videos)
+        hidden_states = self.embeddings(pixel_values_videos, kept)
         for layer in self.layers:
             hidden_states = layer(hidden_states, num_frames, **kwargs)
         normed = self.norm(hidden_states)  # before the mean over time, as in the released code
@@ -761,7 +769,21 @@ class AlproVideoModel(AlproPreTrainedModel):
         if self.config.cls_per_frame:
             cls = cls.mean(dim=1, keepdim=True)  # after the norm, as the mean of features of single images
         patches = patches.unflatten(1, (num_frames, -1)).mean(dim=1)  # (B, N, D), mean over time
-        return AlproVideoModelOutput(last_hidden_state=torch.cat([cls, patches], dim=1), pooler_output=cls.squeeze(1))
+        tokens = torch.cat([cls, patches], dim=1)
+        return AlproVideoModelOutput(last_hidden_state=tokens, pooler_output=cls.squeeze(1), kept_patches=kept)
+
+    def _draw_patches(self, pixel_values_videos: torch.Tensor) -> torch.Tensor | None:
+        """Draw the patch positions (B, N) that a training step keeps of each clip; None: all.
+
+        Outside of the layers, so that gradient checkpointing does not draw again.
+        """
+        if not self.training or self.config.patch_dropout == 0:
+            return None
+        height, width = pixel_values_videos.shape[-2:]
+        patches = (height // self.config.patch_size) * (width // self.config.patch_size)
+        kept = max(1, round(patches * (1 - self.config.patch_dropout)))
+        noise = torch.rand(len(pixel_values_videos), patches, device=pixel_values_videos.device)
+        return noise.topk(kept, dim=1).indices.sort(dim=1).values
 
 
 class AlproTextModel(AlproPreTrainedModel):
@@ -962,7 +984,7 @@ class AlproModel(AlproPreTrainedModel):
     """
 
     config: AlproConfig
-    training_inputs = PAIR_INPUTS
+    training_inputs = (*PAIR_INPUTS, "video_hidden_states")
     training_losses: ClassVar[dict[str, tuple[str, ...]]] = {"loss_vtc": ()}
 
     def __init__(self, config: AlproConfig):
@@ -1008,16 +1030,45 @@ class AlproModel(AlproPreTrainedModel):
 
     @can_return_tuple
     def get_video_features(
-        self, pixel_values_videos: torch.Tensor, **kwargs: Unpack[TransformersKwargs]
+        self,
+        pixel_values_videos: torch.Tensor | None = None,
+        video_hidden_states: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> AlproVideoModelOutput:
-        """Encode clips (B, T, 3, H, W).
+        """Encode clips (B, T, 3, H, W), or go on from the tokens (B, 1 + N, D) of clips that were encoded before.
 
         Returns:
             `last_hidden_state` (B, 1 + N, D), the tokens, and `pooler_output` (B, P), the unit vectors of VTC.
+
+        Raises:
+            ValueError: Both or neither of the two are given.
         """
-        outputs = self.video_model(pixel_values_videos=pixel_values_videos, return_dict=True, **kwargs)
+        outputs = self.video_tokens(pixel_values_videos, video_hidden_states, **kwargs)
+        assert outputs.last_hidden_state is not None
         outputs.pooler_output = _unit_vector(self.video_projection, outputs.last_hidden_state[:, 0])
         return outputs
+
+    def video_tokens(
+        self,
+        pixel_values_videos: torch.Tensor | None,
+        video_hidden_states: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> AlproVideoModelOutput:
+        """Run the video tower on clips, or take the tokens of clips that it has encoded before.
+
+        Args:
+            pixel_values_videos: float (B, T, 3, H, W), normalised frames; or else
+            video_hidden_states: (B, 1 + N, D), the tower's `last_hidden_state` of these clips.
+
+        Raises:
+            ValueError: Both or neither are given.
+        """
+        if (pixel_values_videos is None) == (video_hidden_states is None):
+            raise ValueError("Pass exactly one of pixel_values_videos and video_hidden_states.")
+        if video_hidden_states is None:
+            outputs: Any = self.video_model(pixel_values_videos, return_dict=True, **kwargs)
+            return outputs
+        return AlproVideoModelOutput(last_hidden_state=video_hidden_states, pooler_output=video_hidden_states[:, 0])
 
     @can_return_tuple
     def fuse(
@@ -1054,6 +1105,7 @@ class AlproModel(AlproPreTrainedModel):
         negative_input_ids: torch.Tensor | None = None,
         negative_attention_mask: torch.Tensor | None = None,
         has_negative: torch.Tensor | None = None,
+        video_hidden_states: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> AlproOutput:
         """Compare every text with every clip.
@@ -1070,14 +1122,16 @@ class AlproModel(AlproPreTrainedModel):
             negative_input_ids, negative_attention_mask: int64 (B, L) like the texts: a false caption for each clip,
                 one more negative of the loss. None: there are none.
             has_negative: bool (B,), False for a clip without a false caption. None: all have one.
+            video_hidden_states: (videos, 1 + N, D), tokens that the video tower has made of the clips before, in
+                place of `pixel_values_videos`. The tower then does not run; see `feature_cache` of the training.
 
         Raises:
             ValueError: There are no clips, or `return_loss=True` with different numbers of texts and clips.
         """
-        if pixel_values_videos is None:
+        if pixel_values_videos is None and video_hidden_states is None:
             raise ValueError("AlproModel needs pixel_values_videos; for texts alone call get_text_features.")
         # clips first: seeded dropout is reproducible only in a fixed order
-        video_outputs = self.get_video_features(pixel_values_videos, return_dict=True, **kwargs)
+        video_outputs = self.get_video_features(pixel_values_videos, video_hidden_states, return_dict=True, **kwargs)
         text_outputs = self.get_text_features(input_ids, attention_mask, return_dict=True, **kwargs)
         video_embeds, text_embeds = video_outputs.pooler_output, text_outputs.pooler_output
         logits_per_text = vtc_scores(text_embeds, video_embeds) / self.get_temperature()
@@ -1444,7 +1498,7 @@ class AlproForVideoTextRetrieval(AlproWithMatching):
     """
 
     config: AlproConfig
-    training_inputs = PAIR_INPUTS
+    training_inputs = (*PAIR_INPUTS, "video_hidden_states")
     training_losses: ClassVar[dict[str, tuple[str, ...]]] = {"loss_vtc": (), "loss_vtm": ()}
 
     def __init__(self, config: AlproConfig):
@@ -1493,6 +1547,7 @@ class AlproForVideoTextRetrieval(AlproWithMatching):
         negative_input_ids: torch.Tensor | None = None,
         negative_attention_mask: torch.Tensor | None = None,
         has_negative: torch.Tensor | None = None,
+        video_hidden_states: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> AlproRetrievalOutput:
         """Score texts with clips, or compute the two losses of section 3.2.
@@ -1504,11 +1559,19 @@ class AlproForVideoTextRetrieval(AlproWithMatching):
             generator, negatives: How hard negatives are drawn, see `AlproModel.matching_rows`.
             negative_input_ids, negative_attention_mask, has_negative: False captions, as in `AlproModel`. VTM, too,
                 learns that they do not match their clips.
+            video_hidden_states: Tokens in place of `pixel_values_videos`, as in `AlproModel`.
 
         Raises:
             ValueError: The numbers of texts and videos do not fit each other.
         """
-        outputs = self.alpro(input_ids, attention_mask, pixel_values_videos, return_dict=True, **kwargs)
+        outputs = self.alpro(
+            input_ids,
+            attention_mask,
+            pixel_values_videos,
+            video_hidden_states=video_hidden_states,
+            return_dict=True,
+            **kwargs,
+        )
         text_BLD = outputs.text_model_output.last_hidden_state
         video_BND = outputs.video_model_output.last_hidden_state
         if not return_loss:
@@ -1572,6 +1635,7 @@ class AlproForVideoQuestionAnswering(AlproWithTowers):
         "input_ids",
         "attention_mask",
         "pixel_values_videos",
+        "video_hidden_states",
         "video_index",
         "answer_mask",
         "labels",
@@ -1613,6 +1677,7 @@ class AlproForVideoQuestionAnswering(AlproWithTowers):
         video_index: torch.Tensor | None = None,
         answer_mask: torch.Tensor | None = None,
         label_count: torch.Tensor | float | None = None,
+        video_hidden_states: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> AlproQuestionAnsweringOutput:
         """Answer questions about clips. A clip is encoded once, however many questions refer to it.
@@ -1625,12 +1690,13 @@ class AlproForVideoQuestionAnswering(AlproWithTowers):
             answer_mask: bool (B, answers), True for the answers to choose from (multiple choice). The logits of the
                 others are -inf. None: all answers.
             label_count: Divisor of the summed loss, see `classification_loss`.
+            video_hidden_states: (V, 1 + N, D), tokens in place of `pixel_values_videos`, as in `AlproModel`.
 
         Raises:
             ValueError: `video_index` points outside the clips, or the numbers of questions and clips differ.
         """
         # the towers directly, not `self.alpro(...)`, which would compute similarities that answering does not use
-        video_outputs = self.alpro.video_model(pixel_values_videos, return_dict=True, **kwargs)
+        video_outputs: Any = self.alpro.video_tokens(pixel_values_videos, video_hidden_states, **kwargs)
         text_outputs = self.alpro.text_model(input_ids, attention_mask, return_dict=True, **kwargs)
         if video_index is not None:
             clips = len(video_outputs.last_hidden_state)

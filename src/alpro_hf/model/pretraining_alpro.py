@@ -171,7 +171,9 @@ class AlproForPreTraining(AlproWithMatching):
             pixel_values_videos: float (B, T, 3, H, W), normalised frames.
             mlm_input_ids: int64 (B, L), the same texts with words masked and the same attention mask. None: no MLM.
             mlm_labels: int64 (B, L), the word at each masked position, -100 elsewhere.
-            crop_mask: (B, h, w) on the patch grid, 1 inside the crop whose entity is to be predicted.
+            crop_mask: (B, h, w) on the patch grid, 1 inside the crop whose entity is to be predicted. With
+                `patch_dropout`, the patches of the crop that are kept stand for it; a row without any carries no PEM
+                loss in that step.
             pem_targets: float (B, entities), probabilities from the prompter for that crop. None: no PEM loss.
             return_loss: Whether to compute VTC and VTM, and MLM and PEM if their inputs are given.
             video_ids, text_ids, gather, rank: As in `AlproModel`.
@@ -209,7 +211,9 @@ class AlproForPreTraining(AlproWithMatching):
                 vtm_logits=self._matching_logits(fused),
                 fusion_model_output=fused,
                 mlm_logits=self.mlm_head(tokens[:, :length]),
-                pem_logits=self._entity_logits(tokens[:, length + 1 :] if reads_patches else None, crop_mask),
+                pem_logits=self._entity_logits(
+                    tokens[:, length + 1 :] if reads_patches else None, crop_mask, _kept_patches(outputs)
+                ),
             )
 
         outputs, masked_text = self._encode(input_ids, attention_mask, mlm_input_ids, pixel_values_videos, **kwargs)
@@ -247,10 +251,13 @@ class AlproForPreTraining(AlproWithMatching):
             mlm_logits = self.mlm_head(masked_words)
             loss_mlm = classification_loss(mlm_logits.flatten(0, 1), mlm_labels.flatten(), mlm_count)
             outputs.loss = outputs.loss + loss_mlm
-        pem_logits, kept, loss_pem = self._entity_logits(patches, crop_mask), None, None
+        seen = _kept_patches(outputs)
+        pem_logits, kept, loss_pem = self._entity_logits(patches, crop_mask, seen), None, None
         if pem_targets is not None:
-            assert pem_logits is not None  # see `_check`
+            assert pem_logits is not None and crop_mask is not None  # see `_check`
             kept = pem_kept(pem_targets, self.config.pem_threshold)
+            if seen is not None:
+                kept = kept & crop_to_patches(crop_mask, seen).bool().any(dim=1)
             loss_pem = pem_loss(pem_logits, pem_targets, kept, pem_count)
             outputs.loss = outputs.loss + loss_pem
         return AlproPreTrainingOutput(
@@ -327,11 +334,13 @@ class AlproForPreTraining(AlproWithMatching):
             rows.text, rows.mask, rows.videos, first_tokens, rows.video_index, return_dict=True, **kwargs
         ).last_hidden_state
 
-    def _entity_logits(self, patches: torch.Tensor | None, crop_mask: torch.Tensor | None) -> torch.Tensor | None:
+    def _entity_logits(
+        self, patches: torch.Tensor | None, crop_mask: torch.Tensor | None, kept_patches: torch.Tensor | None
+    ) -> torch.Tensor | None:
         """Predict the entity of each crop from the mean of its fused patches: (B, N, D) -> (B, entities)."""
         if patches is None or crop_mask is None or self.pem_head is None:
             return None
-        weights = crop_to_patches(crop_mask).to(patches.dtype)
+        weights = crop_to_patches(crop_mask, kept_patches).to(patches.dtype)
         return self.pem_head(torch.einsum("bn,bnd->bd", weights, patches))
 
     def _check(
@@ -368,6 +377,12 @@ class AlproForPreTraining(AlproWithMatching):
                 f"pem_targets must have the shape ({len(input_ids)}, {entities}): one probability for each of "
                 f"config.entities; received {tuple(pem_targets.shape)}."
             )
+
+
+def _kept_patches(outputs: Any) -> torch.Tensor | None:
+    """The patch positions (B, N) that the video tower has kept of each clip; None: all."""
+    kept: torch.Tensor | None = outputs.video_model_output.kept_patches
+    return kept
 
 
 def _first_texts(outputs: AlproOutput, count: int) -> AlproOutput:

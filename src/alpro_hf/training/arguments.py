@@ -1,7 +1,7 @@
 """Training arguments of ALPRO: the library's, with the paper's defaults (arXiv 2112.09583, sections 3.2 to 4.3)."""
 
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from transformers import TrainingArguments
 
@@ -17,6 +17,7 @@ WEIGHT_ARGUMENTS = {
     "loss_pem": "pem_weight",
 }
 _PROTOCOLS = get_args(RetrievalProtocol)
+TOWERS = ("video", "text")  # what can be frozen as a whole
 
 
 @dataclass
@@ -95,6 +96,35 @@ class AlproTrainingArguments(TrainingArguments):
         },
     )
 
+    # Less work and less memory
+    freeze: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Towers whose weights stay as they are (locked, as in LiT): 'video', 'text' or both. They run as "
+            "in evaluation and store no activations. Projections, fusion layers and heads learn.",
+            "choices": list(TOWERS),
+        },
+    )
+    freeze_layers: int = field(
+        default=0,
+        metadata={"help": "Freeze the embeddings and this many first layers of the video tower alone."},
+    )
+    feature_cache: str | None = field(
+        default=None,
+        metadata={
+            "help": "With freeze=video: folder that keeps the tokens of each clip. They are computed before the first "
+            "step; no later step or run decodes a clip or runs the tower. Needs train_sampling=center or uniform and "
+            "augmentation=none, and at base size 605 KB for each clip."
+        },
+    )
+    checkpoint_layers: int | None = field(
+        default=None,
+        metadata={
+            "help": "With gradient checkpointing: only the first so many layers of the video tower are computed "
+            "twice. Default: all layers of both towers, which needs the least memory."
+        },
+    )
+
     # Evaluation
     eval_protocol: RetrievalProtocol = field(
         default="vtc",
@@ -165,6 +195,23 @@ class AlproTrainingArguments(TrainingArguments):
         for name in ("vtm_uniform_steps", "head_warmup_steps"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name}={getattr(self, name)} must be a number of steps or a share, of at least 0.")
+        # null in a recipe is the default
+        self.freeze = [self.freeze] if isinstance(self.freeze, str) else list(self.freeze or [])
+        self.freeze_layers = self.freeze_layers or 0
+        if unknown := [name for name in self.freeze if name not in TOWERS]:
+            raise ValueError(f"freeze={self.freeze} names {unknown[0]!r}. Use {' and '.join(map(repr, TOWERS))}.")
+        if self.freeze_layers < 0:
+            raise ValueError(f"freeze_layers={self.freeze_layers} must be a number of layers, of at least 0.")
+        if self.freeze_layers and "video" in self.freeze:
+            raise ValueError(
+                f"freeze='video' freezes all layers, and freeze_layers={self.freeze_layers} the first ones. Use one "
+                "of the two."
+            )
+        if self.feature_cache is not None and "video" not in self.freeze:
+            raise ValueError(
+                f"feature_cache={self.feature_cache!r} keeps what the video tower makes of clips, which changes while "
+                "the tower learns. Add freeze='video', or leave the cache out."
+            )
         if self.vtm_weight == 0 and self.eval_protocol != "vtc":
             raise ValueError(
                 f"eval_protocol={self.eval_protocol!r} scores by matching, which vtm_weight=0 does not train. Use "
@@ -182,6 +229,33 @@ class AlproTrainingArguments(TrainingArguments):
         # whether the trainer, which knows the model, is to choose; the library's choice would be `loss`
         self.chooses_best_metric = self.metric_for_best_model is None
         super().__post_init__()
+        self._check_checkpointing()
+
+    def _check_checkpointing(self) -> None:
+        """Check gradient checkpointing, whose fields have two names that the library has made equal by now."""
+        checkpointing: Any = self.gradient_checkpointing_kwargs or {}
+        if self.checkpoint_layers is not None:
+            if not self.gradient_checkpointing:
+                raise ValueError(
+                    f"checkpoint_layers={self.checkpoint_layers} says which layers gradient checkpointing computes "
+                    "twice, and it is off. Set gradient_checkpointing=True, too."
+                )
+            if self.checkpoint_layers <= self.freeze_layers or "video" in self.freeze:
+                raise ValueError(
+                    f"checkpoint_layers={self.checkpoint_layers} names layers to compute twice, all of which are "
+                    f"frozen or none (freeze={self.freeze}, freeze_layers={self.freeze_layers}). Frozen layers store "
+                    "nothing; leave checkpoint_layers out or name more layers."
+                )
+            if "every_n_layers" in checkpointing:
+                raise ValueError(
+                    f"checkpoint_layers={self.checkpoint_layers} and every_n_layers="
+                    f"{checkpointing['every_n_layers']!r} both choose layers. Use one of the two."
+                )
+        if (self.freeze or self.freeze_layers) and self.gradient_checkpointing and checkpointing.get("use_reentrant"):
+            raise ValueError(
+                "Reentrant gradient checkpointing needs inputs with gradients, and behind frozen layers there are "
+                "none: the first trained layers would not learn. Leave use_reentrant out."
+            )
 
     def negative_sampling(self, step: int, max_steps: int) -> NegativeSampling:
         """How VTM draws its negatives in a step (counted from 0) of a training of `max_steps`."""

@@ -90,6 +90,13 @@ class AlproRecipe:
             "training, 0.1 in the paper. It is saved with the model (default: that of the start)."
         },
     )
+    patch_dropout: float | None = field(
+        default=None,
+        metadata={
+            "help": "Share of the patches of a clip that training leaves out, as in FLIP: 0.5 is about twice as fast "
+            "in half the memory, at a cost in accuracy. It is saved with the model (default: that of the start)."
+        },
+    )
     leave_out: list[str] = field(
         default_factory=list,
         metadata={
@@ -168,6 +175,8 @@ class AlproRecipe:
                 raise RecipeError(f"{name}={value} must lie between 0 and 1.")
         if self.drop_path_rate is not None and not 0 <= self.drop_path_rate < 1:
             raise RecipeError(f"drop_path_rate={self.drop_path_rate} must be at least 0 and below 1.")
+        if self.patch_dropout is not None and not 0 <= self.patch_dropout < 1:
+            raise RecipeError(f"patch_dropout={self.patch_dropout} must be at least 0 and below 1.")
         if wrong := [weight for weight in self.data_weights if not (math.isfinite(weight) and weight >= 0)]:
             raise RecipeError(f"data_weights has {wrong[0]}; a weight is a number of at least 0.")
         unknown = [name for name in self.leave_out if name not in OPERATIONS]

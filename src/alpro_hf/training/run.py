@@ -94,6 +94,7 @@ MAY_CHANGE_ON_RESUME = (
     "eval_steps",
     "eval_strategy",
     "eval_use_gather_object",
+    "feature_cache",
     "hub_always_push",
     "hub_model_id",
     "hub_private_repo",

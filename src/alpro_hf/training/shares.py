@@ -107,7 +107,8 @@ def size_of(batch: Batch) -> int:
 
 def _key(batch: Batch) -> Hashable:
     """What two batches must have in common to be joined: columns, kind of medium and shape of a clip."""
-    return batch.get("kind"), tuple(sorted(batch)), tuple(batch["pixel_values_videos"].shape[1:])
+    clips = batch["video_hidden_states"] if "video_hidden_states" in batch else batch["pixel_values_videos"]
+    return batch.get("kind"), tuple(sorted(batch)), tuple(clips.shape[1:])
 
 
 def _rows(batch: Batch, start: int, stop: int | None) -> Batch:

@@ -237,8 +237,8 @@ def start_model(
 
     Args:
         task: What the training is for.
-        recipe: Its number and size of frames, `drop_path_rate` and `pem_threshold` go into the configuration. Its
-            `fusion_layers` are appended to a start that has none.
+        recipe: Its number and size of frames, `drop_path_rate`, `patch_dropout` and `pem_threshold` go into the
+            configuration. Its `fusion_layers` are appended to a start that has none.
         entities: Names of the entities of PEM; None: no PEM.
         labels: Answers in the order of their indices; None: those of the checkpoint.
         model: Folder or Hub id of an ALPRO checkpoint or of BLIP for image-text retrieval, or `bundled`; or else
@@ -334,6 +334,8 @@ def _start_config(
     config.video_config.image_size = recipe.image_size or config.video_config.image_size
     if recipe.drop_path_rate is not None:
         config.video_config.drop_path_rate = recipe.drop_path_rate
+    if recipe.patch_dropout is not None:
+        config.video_config.patch_dropout = recipe.patch_dropout
     text = config.text_config
     if recipe.fusion_layers and text.fusion_layer == text.num_hidden_layers:
         if recipe.fusion_layers > text.fusion_layer or text.hidden_size != config.video_config.hidden_size:

@@ -45,6 +45,8 @@ from .distributed import (
     seeded,
     smallest_of_all,
 )
+from .feature_cache import FillFeatures, check_cache
+from .frozen import PrepareLayers, freeze, still
 from .shares import EqualShares, size_of
 from .trainer_evaluation import evaluate_answers, evaluate_retrieval
 from .trainer_losses import (
@@ -106,6 +108,9 @@ class AlproTrainer(Trainer):
     compares across processes always, and across micro-steps with `contrastive_accumulation`. `vtm_negatives` says
     where the negatives of VTM come from. If rows were dropped in one process, the others keep as many for their next
     batch, and save them with checkpoints.
+
+    Less work. `freeze` and `freeze_layers` leave towers or layers as they are, `feature_cache` keeps what a frozen
+    video tower makes of each clip, and `checkpoint_layers` limits gradient checkpointing.
 
     End. The last log has `train_rows`, `train_rows_left_out` and `train_steps`: see `train`.
 
@@ -186,6 +191,7 @@ class AlproTrainer(Trainer):
             choose_best_metric(args, plain, eval_dataset)
             if args.ddp_find_unused_parameters is None:
                 args.ddp_find_unused_parameters = may_leave_parameters_unused(plain)
+        self._frozen = [] if trained is None else freeze(trained, args)
         # sums over the micro-steps since the last log; tensors, because reading a number would wait for the GPU
         self._parts: dict[str, torch.Tensor] = {}
         self._steps_in_parts: Counter[str] = Counter()  # a loss may be of some steps alone
@@ -214,6 +220,10 @@ class AlproTrainer(Trainer):
         self.add_callback(KeepTemperatureInRange())
         self.add_callback(LogLastSteps())
         self.add_callback(SetDatasetEpoch())
+        self.add_callback(PrepareLayers())
+        if args.feature_cache is not None:
+            check_cache(self.model, data_collator, self.train_dataset)
+            self.add_callback(FillFeatures(self))
         self.prompter = prompter
         if prompter is not None:
             self._check_prompter(prompter)
@@ -221,7 +231,9 @@ class AlproTrainer(Trainer):
             teacher.to(self.args.device).eval().requires_grad_(False)
 
     def call_model_init(self, trial: Any = None) -> nn.Module:
-        return trained_part(super().call_model_init(trial), self.args)
+        model: nn.Module = trained_part(super().call_model_init(trial), self.args)
+        self._frozen = freeze(model, self.args)
+        return model
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         return super().get_eval_dataloader(
@@ -419,10 +431,12 @@ class AlproTrainer(Trainer):
             texts, mask = batch["input_ids"], batch["attention_mask"]
             if "mlm_input_ids" in batch and "mlm_input_ids" in input_names(plain, self.args):
                 texts, mask = torch.cat([texts, batch["mlm_input_ids"]]), torch.cat([mask, mask])
+            clips = {name: batch[name] for name in ("pixel_values_videos", "video_hidden_states") if name in batch}
             with self.accelerator.autocast():
-                return plain.base_model(texts, mask, batch["pixel_values_videos"], return_dict=True)
+                return plain.base_model(texts, mask, **clips, return_dict=True)
 
         plain.train()  # the library does so after this; both passes need the same dropout
+        still(self._frozen)
         gather, rank = (gather_with_gradients, self.args.process_index) if in_parallel() else (None, 0)
         seeds = [self._own_seed_of(micro_step) for micro_step in range(len(batches))]
         cache_contrastive_gradients(plain.base_model, batches, encode, gather, rank, seeds)
@@ -460,6 +474,8 @@ class AlproTrainer(Trainer):
             NonFiniteLossError: A loss is infinite or NaN.
         """
         plain: Any = plain_model(model)
+        if plain.training:
+            still(self._frozen)  # the library has just put the whole model in training mode
         batch = {name: inputs[name] for name in input_names(plain, self.args) if name in inputs}
         cached = inputs.get("contrastive")
         with nullcontext() if cached is None else seeded(self._own_seed_of(self._micro_step), self.args.device):
