@@ -41,8 +41,8 @@ FEW = 50  # texts whose matching is timed in turns
 Sides = dict[str, Callable[[], object]]
 
 
-def scenes(split: str, count: int, processor: Any) -> list[dict[str, Any]]:
-    """Rows of the first scenes of a split, each with one caption."""
+def scenes(split: str, count: int, processor: Any) -> DataLoader[Any]:
+    """Batches of the first scenes of a split, each with one caption."""
     video = processor.video_processor
     times, side = frame_times(video.num_frames), video.size["height"]
 
@@ -51,7 +51,8 @@ def scenes(split: str, count: int, processor: Any) -> list[dict[str, Any]]:
         text = captions(scene, random.Random(f"savings/{split}/{number}"))[0]
         return {"video": render(scene, times, side), "video_id": number, "text": text}
 
-    return [row(number) for number in range(count)]
+    rows = NumberedRows([row(number) for number in range(count)])
+    return DataLoader(rows, batch_size=50, collate_fn=AlproCollator(processor))
 
 
 def pooled(tokens: torch.Tensor, side: int) -> torch.Tensor:
@@ -261,8 +262,7 @@ def run(arguments: argparse.Namespace) -> None:
     tables: dict[str, list[dict[str, Any]]] = before["tables"] if before.get("settings") == settings else {}
     with torch.inference_mode():
         for split in arguments.splits:
-            rows = NumberedRows(scenes(split, arguments.clips, processor))
-            batches = list(DataLoader(rows, batch_size=50, collate_fn=AlproCollator(processor)))
+            batches = list(scenes(split, arguments.clips, processor))
             tables[f"{split} split"] = recall(model, quantised, batches, arguments.rounds)
             write(arguments.output, settings, tables)
         if arguments.base:

@@ -17,12 +17,13 @@ import torch
 from common import alternate, write
 from models import build, flops, texts
 from pretraining_cost import kept_for_backward
-from savings import states_of
+from savings import scenes
 from transformers import set_seed
 
 from alpro_hf import AlproForVideoTextRetrieval, AlproProcessor
 from alpro_hf.assets import bundled_model
 from alpro_hf.data.collator import AlproCollator
+from alpro_hf.evaluation.encode import encode_batches
 from alpro_hf.evaluation.metrics import retrieval_metrics
 from alpro_hf.model.matching_alpro import vtc_scores
 from alpro_hf.sprites.rows import SpriteRows
@@ -175,7 +176,7 @@ def recall_of(model: Any, processor: Any, split: str, clips: int) -> float:
     """R@1 of text to video by `vtc`, in percent."""
     model.eval()
     with torch.inference_mode():
-        states = states_of(model, processor, split, clips)
+        states = encode_batches(model, scenes(split, clips, processor), keep_states=True)
         similarity = vtc_scores(states.text_embeds, states.video_embeds)
     return retrieval_metrics(similarity, states.text_to_video)["t2v_r1"]
 
