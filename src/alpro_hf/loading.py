@@ -339,7 +339,23 @@ def load_model(
     except (ValueError, TypeError, AttributeError, KeyError, IndexError, OverflowError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise CommandError(f"the processor of {name} cannot be used ({reason:.300}).") from error
+    _check_sides(processor.video_processor, model.config.video_config.patch_size, name)
     return model.to(device), processor
+
+
+def _check_sides(video: Any, patch: int, name: str) -> None:
+    """Check that the frames of a processor fit a model, where its settings tell their size.
+
+    Raises:
+        CommandError: Patches do not tile them.
+    """
+    sides = video.crop_size if video.do_center_crop else video.size if video.do_resize else None
+    known = [sides[side] for side in ("height", "width") if sides and sides.get(side)]
+    if any(side % patch for side in known):
+        raise CommandError(
+            f"the processor of {name} cannot be used: it makes frames of {' x '.join(map(str, known))} pixels, which "
+            f"patches of {patch} x {patch} do not tile."
+        )
 
 
 def has_towers_alone(config: Mapping[str, Any]) -> bool:
