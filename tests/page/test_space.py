@@ -647,7 +647,11 @@ def test_requests_of_wrong_types_get_a_sentence_and_leave_no_traceback(served) -
     wrong = []
     for path, body, expected in CALLS:
         sent = body if isinstance(body, bytes) else json.dumps(body).encode()
-        status, text = send(address, f"/gradio_api/{path}", sent, {"Content-Type": "application/json"})
+        try:
+            status, text = send(address, f"/gradio_api/{path}", sent, {"Content-Type": "application/json"})
+        except (BrokenPipeError, ConnectionResetError):  # the server closed before all was sent
+            assert expected == 413, path
+            continue
         said = json.loads(text).get("detail") if text.startswith("{") else None
         if status != expected or not (isinstance(said, str) and said.endswith(".")):
             wrong.append((path, sent[:60], status, text[:200]))
