@@ -20,6 +20,7 @@ from fixtures.page_server import serve
 from alpro_hf.inference.video_index import VideoIndex
 
 SECONDS = 8
+TURNS = 15  # of three programs with two files each: fewer than all addresses together may send in a minute
 SENTENCES = (
     "was deleted before it was read. Upload it again.",
     "You have left this page, so its clips were deleted.",
@@ -101,7 +102,7 @@ class Visitors:
 
     def go_on(self, number: int, until: float) -> None:
         chance, turn = random.Random(number), 0
-        while time.monotonic() < until:
+        while time.monotonic() < until and turn < TURNS:
             turn += 1
             if not (files := self.upload(chance)):
                 time.sleep(0.5)
