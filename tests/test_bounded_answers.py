@@ -10,14 +10,28 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from fixtures.gallery import write_model
 from fixtures.hub_double import TOKEN, File, HubDouble, Repo
 from huggingface_hub import HfApi, constants, get_session
+from transformers import BertConfig, BertModel, ViTConfig, ViTModel
 
 from alpro_hf import bounded_answers as bounds
 from alpro_hf.hub.errors import PublishError
+from alpro_hf.hub.onnx import load_for_onnx
 from alpro_hf.hub.upload import plan_upload, publish
-from alpro_hf.loading import CommandError, ModelNotFoundError, download_model, find_model, load_model
+from alpro_hf.loading import (
+    CommandError,
+    ModelNotFoundError,
+    download_model,
+    download_settings,
+    find_model,
+    load_model,
+)
+from alpro_hf.model.configuration_alpro import AlproConfig
+from alpro_hf.model.processing_alpro import AlproProcessor
+from alpro_hf.training.recipe import AlproRecipe
+from alpro_hf.training.start import own_sizes, start_model, start_processor
 
 REPO = "acme/alpro"
 PIECE = b" " * (1 << 16)
@@ -239,3 +253,69 @@ def test_the_session_keeps_its_own_hooks_once(hub) -> None:
     hooks = get_session().event_hooks
     assert hooks["request"].count(bounds._before) == hooks["response"].count(bounds._after) == 1
     assert HfApi(endpoint=hub.url, token=TOKEN).whoami()["name"]
+
+
+# --- the start of a training ----------------------------------------------------------------------------------------
+
+SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4}
+
+
+@pytest.fixture
+def towers(published: HubDouble, tmp_path: Path) -> HubDouble:
+    """Beside the model, a ViT in safetensors, and a BERT with its tokenizer in an old pickle."""
+    image = ViTModel(ViTConfig(**SIZES, num_hidden_layers=3, image_size=16, patch_size=8))
+    image.save_pretrained(tmp_path / "vit")
+    text = BertModel(BertConfig(**SIZES, num_hidden_layers=3, vocab_size=50, max_position_embeddings=32))
+    text.config.save_pretrained(tmp_path / "bert")
+    AlproProcessor.from_pretrained(tmp_path / "model").tokenizer.save_pretrained(tmp_path / "bert")
+    torch.save(text.state_dict(), tmp_path / "bert" / "pytorch_model.bin")
+    for name in ("vit", "bert"):
+        repo = published.repos["model", f"acme/{name}"] = Repo("model", f"acme/{name}", False, None)
+        repo.commit(
+            "main", {path.name: File(path.read_bytes(), False) for path in (tmp_path / name).iterdir()}, "first"
+        )
+    return published
+
+
+def starts() -> list[Any]:
+    """What begins a training from a model, and from towers."""
+    recipe = AlproRecipe(num_frames=4, fusion_layers=1, image_size=16)
+    vision, text = "acme/vit", "acme/bert"
+    from_towers, _ = start_model("retrieval", recipe, vision=vision, text=text)
+    return [
+        own_sizes(model=REPO),
+        own_sizes(vision=vision),
+        start_model("retrieval", recipe, model=REPO)[0].config.projection_dim,
+        start_processor(recipe, from_towers.config, processor=REPO).tokenizer.model_max_length,
+        start_processor(recipe, from_towers.config, text=text).tokenizer.model_max_length,
+    ]
+
+
+def test_a_training_starts_from_the_hub_within_its_bounds(towers, monkeypatch) -> None:
+    first = starts()
+    assert first[:2] == [{"num_frames": 4, "image_size": 16, "text_length": 32}, {"image_size": 16}]
+    before = len(towers.requests)
+    assert starts() == first
+    asked = {path for _, path in towers.requests[before:]}
+    assert asked == {f"/api/models/{name}" for name in (REPO, "acme/vit", "acme/bert")}  # nothing by the library
+
+
+@pytest.mark.parametrize(
+    ("repo", "file"), [(REPO, "config.json"), ("acme/vit", "model.safetensors"), ("acme/bert", "pytorch_model.bin")]
+)
+def test_a_training_does_not_start_from_a_hub_that_does_not_end(towers, monkeypatch, repo, file) -> None:
+    monkeypatch.setattr("alpro_hf.loading._SETTINGS_BYTES", LIMIT)
+    sent: list[int] = []
+    towers.lie = lying(f"{repo}/resolve/.*/{file}", endless, sent)
+    with pytest.raises(CommandError, match=rf"of {repo} .* cannot be downloaded|cannot be downloaded.* sends more"):
+        starts()
+    assert 0 < sum(sent) < 60 * LIMIT
+
+
+def test_other_tools_read_settings_within_bounds(published, tmp_path) -> None:
+    folder = download_settings(REPO)
+    before = len(published.requests)
+    assert load_for_onnx(REPO)[0].config.projection_dim == AlproConfig.from_pretrained(folder).projection_dim
+    assert {path for _, path in published.requests[before:]} <= {f"/api/models/{REPO}"} | {
+        path for _, path in published.requests if path.endswith("model.safetensors")
+    }

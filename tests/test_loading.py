@@ -1,6 +1,7 @@
 """Models by name, devices and data types."""
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -236,3 +237,21 @@ def test_a_cpu_answers_as_its_flags_say():
 def test_an_unknown_device_computes_in_float32():
     assert best_dtype("meta") == torch.float32
     assert best_device().type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"num_frames": 0}, "num_frames=0 must be a whole number"),
+        ({"size": [1, 2]}, "it makes frames of 1 x 2 pixels, which patches of 8 x 8 do not tile"),
+        ({"do_center_crop": True, "crop_size": {"height": 12, "width": 16}}, "frames of 12 x 16 pixels"),
+    ],
+    ids=str,
+)
+def test_a_processor_that_does_not_fit_is_one_sentence(tmp_path: Path, settings: dict, said: str) -> None:
+    model = write_model(tmp_path / "model", "retrieval")
+    content = json.loads((model / "processor_config.json").read_text())
+    content["video_processor"] |= settings
+    (model / "processor_config.json").write_text(json.dumps(content))
+    with pytest.raises(CommandError, match=rf"the processor of {re.escape(str(model))} cannot be used.*{said}"):
+        load_model("retrieval", str(model))

@@ -18,7 +18,7 @@ from alpro_hf import (
     AlproTrainingArguments,
 )
 from alpro_hf.data.annotations import load_annotations
-from alpro_hf.loading import find_model
+from alpro_hf.loading import download_model, find_model
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("train", help="training rows: CSV, JSON lines or Parquet")
@@ -28,7 +28,7 @@ parser.add_argument("--output", type=Path, required=True, help="folder for the t
 parser.add_argument("--batch-size", type=int, default=16, help="rows per step (default: %(default)s)")
 parser.add_argument("--epochs", type=float, default=5, help="passes over the rows (default: %(default)s)")
 args = parser.parse_args()
-source = find_model(args.model)
+source = download_model(find_model(args.model))
 
 model = AlproForVideoTextRetrieval.from_pretrained(source)
 processor = AlproProcessor.from_pretrained(source)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 BUNDLED = "bundled"  # as the name of a model: the one that the package contains for the task
 # the bundled models by names that say the task, for commands that work with either
 BUNDLED_BY_TASK: dict[str, Literal["retrieval", "qa"]] = {"bundled-retrieval": "retrieval", "bundled-qa": "qa"}
-_CONFIG, _PROCESSOR = "config.json", "processor_config.json"
+CONFIG, _PROCESSOR = "config.json", "processor_config.json"
 _WEIGHTS = (".bin", ".pt", ".pth", ".safetensors", ".zip")
 _SECONDS = 5.0  # for the Hub to answer whether it has a model
 _SETTINGS = (".json", ".txt", ".jinja")  # endings of the files that a model is described by
@@ -41,7 +41,7 @@ def find_model(
     task: Literal["retrieval", "towers", "qa"] = "retrieval",
     revision: str | None = None,
     *,
-    needs: str | None = _CONFIG,
+    needs: str | None = CONFIG,
     api: "HfApi | None" = None,
 ) -> str:
     """Find a model by its name, before anything is loaded.
@@ -105,7 +105,7 @@ def _about_folder(folder: Path, needs: str) -> str:
 
 
 def _about_file(path: Path) -> str:
-    if (path.parent / _CONFIG).is_file():
+    if (path.parent / CONFIG).is_file():
         return f"{path} is a file. Name the folder of the model: {path.parent}"
     if path.suffix in _WEIGHTS:
         return f"{path} is a file, not the folder of a model. alpro convert {path} --output DIR makes one of it."
@@ -116,7 +116,7 @@ def _similar(name: str) -> str:
     """A sentence with the model whose name is most like a wrong one; nothing if there is none."""
     path = Path(name)
     try:
-        folders = [found.parent.name for found in path.parent.glob(f"*/{_CONFIG}")]
+        folders = [found.parent.name for found in path.parent.glob(f"*/{CONFIG}")]
     except (OSError, ValueError):  # the parent cannot be read, or is no path
         folders = []
     known = {str(path.parent / folder): folder for folder in folders}
@@ -175,7 +175,7 @@ def _find_on_hub(name: str, revision: str | None, needs: str | None, api: "HfApi
             raise ModelNotFoundError(
                 f"{missing}, and the Hub refuses to say whether it has {name}: {' '.join(str(error).split())}"
             ) from error
-        for file in (_CONFIG, _PROCESSOR) if needs is None else (needs,):
+        for file in (CONFIG, _PROCESSOR) if needs is None else (needs,):
             cached = try_to_load_from_cache(name, file, revision=revision)
             if isinstance(cached, str):
                 _check_settings(Path(cached).parent)
@@ -199,10 +199,13 @@ def _find_on_hub(name: str, revision: str | None, needs: str | None, api: "HfApi
     return name
 
 
-def _fetch_settings(name: str, revision: str | None, found: "ModelInfo", api: "HfApi") -> None:
+def _fetch_settings(name: str, revision: str | None, found: "ModelInfo", api: "HfApi") -> Path | None:
     """Download the files that describe a model, after their sizes are known, into the cache of `from_pretrained`.
 
     The cache then also knows the revision by its name, so that the model is found without a network.
+
+    Returns:
+        Their folder; None if there are none.
 
     Raises:
         CommandError: They are too many or too large, or see `_check_settings`.
@@ -224,11 +227,13 @@ def _fetch_settings(name: str, revision: str | None, found: "ModelInfo", api: "H
         known = try_to_load_from_cache(name, files[0].rfilename, revision=revision)
         if not isinstance(known, str) or Path(known).parent.name != found.sha:
             api.hf_hub_download(name, files[0].rfilename, revision=revision)  # a download by commit notes no name
+    path = None
     for file in files:  # by commit: one that is in the cache needs no request
         path = Path(api.hf_hub_download(name, file.rfilename, revision=found.sha))
         if path.stat().st_size > _SETTINGS_BYTES:  # the list may be wrong
             raise CommandError(f"{path} is larger than the {_SETTINGS_BYTES:,} bytes that are read.")
         _check_json(path)
+    return path.parent if path else None
 
 
 def _check_settings(folder: Path) -> None:
@@ -247,7 +252,7 @@ def _check_json(path: Path) -> None:
     if path.suffix != ".json":
         return
     try:
-        content = read_json(path, max_bytes=_SETTINGS_BYTES, nan=path.name != _CONFIG)
+        content = read_json(path, max_bytes=_SETTINGS_BYTES, nan=path.name != CONFIG)
     except ValueError as error:
         raise CommandError(f"{path} cannot be used: {error}.") from error
     files = content.get("weight_map") if path.name.endswith(".index.json") and isinstance(content, dict) else None
@@ -338,6 +343,7 @@ def load_model(
     except (ValueError, TypeError, AttributeError, KeyError, IndexError, OverflowError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise CommandError(f"the processor of {name} cannot be used ({reason:.300}).") from error
+    _check_sides(processor.video_processor, model.config.video_config.patch_size, name)
     model = model.to(device)
     return with_int8_weights(model) if dtype == "int8" else model, processor
 
@@ -380,6 +386,21 @@ def has_int8_weights(model: Any) -> bool:
     return any(name.endswith("._packed_params") for name in model.state_dict())
 
 
+def _check_sides(video: Any, patch: int, name: str) -> None:
+    """Check that the frames of a processor fit a model, where its settings tell their size.
+
+    Raises:
+        CommandError: Patches do not tile them.
+    """
+    sides = video.crop_size if video.do_center_crop else video.size if video.do_resize else None
+    known = [sides[side] for side in ("height", "width") if sides and sides.get(side)]
+    if any(side % patch for side in known):
+        raise CommandError(
+            f"the processor of {name} cannot be used: it makes frames of {' x '.join(map(str, known))} pixels, which "
+            f"patches of {patch} x {patch} do not tile."
+        )
+
+
 def has_towers_alone(config: Mapping[str, Any]) -> bool:
     """Whether a checkpoint was saved without any head, by the content of its `config.json`.
 
@@ -388,7 +409,7 @@ def has_towers_alone(config: Mapping[str, Any]) -> bool:
     return config.get("architectures") in (["AlproModel"], ["AlproPrompterModel"])
 
 
-def _settings_of(name: str, revision: str | None) -> "tuple[str, ModelInfo]":
+def _settings_of(name: str, revision: str | None, api: "HfApi | None" = None) -> "tuple[str, ModelInfo]":
     """The folder in the cache with the settings of a model on the Hub, and the list of its files.
 
     Raises:
@@ -399,22 +420,40 @@ def _settings_of(name: str, revision: str | None) -> "tuple[str, ModelInfo]":
 
     from .bounded_answers import UnboundedAnswerError, bounded_answers
 
-    api = HfApi()
+    api = api or HfApi()
     try:
         with bounded_answers(_SETTINGS_BYTES):
             listed = api.model_info(name, revision=revision, files_metadata=True)
-            _fetch_settings(name, revision, listed, api)
-            return str(Path(api.hf_hub_download(name, _CONFIG, revision=listed.sha)).parent), listed
+            folder = _fetch_settings(name, revision, listed, api)
+            return str(folder or Path(api.hf_hub_download(name, CONFIG, revision=listed.sha)).parent), listed
     except UnboundedAnswerError as error:
         raise CommandError(f"the settings of {name} cannot be downloaded: {error}. {_ENDPOINT}") from error
 
 
-def download_model(source: str, revision: str | None = None) -> str:
+def download_settings(source: str, revision: str | None = None, api: "HfApi | None" = None) -> str:
+    """Download the files that describe a model of the Hub to the cache, within the bounds that `find_model` names.
+
+    Args:
+        source: What `find_model` returned: a folder, or a Hub id.
+        revision: Branch, tag or commit of a Hub id.
+        api: Client, for an endpoint or a token other than those of the environment.
+
+    Returns:
+        The folder, for configurations and processors, which then ask for nothing more.
+
+    Raises:
+        CommandError, OSError: As `download_model`.
+    """
+    return source if os.path.isdir(source) else _settings_of(source, revision, api)[0]
+
+
+def download_model(source: str, revision: str | None = None, *, pickled: bool = False) -> str:
     """Download a model of the Hub to the cache, within bounds: what `find_model` says, and weights as large as listed.
 
     Args:
         source: What `find_model` returned: a folder, or a Hub id.
         revision: Branch, tag or commit of a Hub id.
+        pickled: Whether weights may be old `.bin` files if there are no safetensors, for models of other makers.
 
     Returns:
         The folder, for `from_pretrained`, which then asks for nothing more.
@@ -426,16 +465,19 @@ def download_model(source: str, revision: str | None = None) -> str:
     if os.path.isdir(source):
         return source
     folder, listed = _settings_of(source, revision)
-    if weights := _weights_in(listed):  # without any, `from_pretrained` has an error for it
+    if weights := _weights_in(listed, pickled):  # without any, `from_pretrained` has an error for it
         fetch_files(source, weights, listed.sha)
     return folder
 
 
-def _weights_in(listed: "ModelInfo") -> "list[RepoSibling]":
+def _weights_in(listed: "ModelInfo", pickled: bool = False) -> "list[RepoSibling]":
     """The files of a model on the Hub that its weights are loaded from."""
     files = {file.rfilename: file for file in listed.siblings or () if "/" not in file.rfilename}
-    chosen = [file for path, file in files.items() if path.startswith("model-") and path.endswith(".safetensors")]
-    return [files["model.safetensors"]] if "model.safetensors" in files else chosen
+    chosen: list[RepoSibling] = []
+    for stem, ending in (("model", ".safetensors"), *([("pytorch_model", ".bin")] if pickled else ())):
+        parts = [file for path, file in files.items() if path.startswith(f"{stem}-") and path.endswith(ending)]
+        chosen = chosen or ([files[stem + ending]] if stem + ending in files else parts)
+    return chosen
 
 
 def fetch_files(name: str, files: "Sequence[RepoSibling]", commit: str | None, api: "HfApi | None" = None) -> Path:
@@ -559,11 +601,13 @@ def best_dtype(device: "torch.device | str") -> "torch.dtype":
 __all__ = [
     "BUNDLED",
     "BUNDLED_BY_TASK",
+    "CONFIG",
     "CommandError",
     "ModelNotFoundError",
     "best_device",
     "best_dtype",
     "download_model",
+    "download_settings",
     "fast_bfloat16",
     "fetch_files",
     "find_model",

@@ -16,6 +16,8 @@ from fixtures.gallery import write_model, write_video
 from huggingface_hub import constants
 from huggingface_hub.utils import _cache_assets
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from transformers.utils import logging
 
 import alpro_hf
@@ -325,3 +327,32 @@ def test_label(capsys, film, tmp_path) -> None:
     assert "'a dog' occurs twice" in run(capsys, "label", path, "--labels", labels)[2]
     labels.write_text("a dog\n")
     assert "must have {} once" in run(capsys, "label", path, "--labels", labels, "--template", "a video")[2]
+
+
+def test_videos_that_cannot_be_read_any_more_leave_the_other_results(capsys, videos, model, tmp_path) -> None:
+    """A pipe would wait for ever, and a made-up index names moments that no video has."""
+    write_video(videos / "film.mp4", seed=9, frames=240)
+    write_video(videos / "pipe.mp4", seed=8)
+    write_video(videos / "gone.mp4", seed=7)
+    index = tmp_path / "index"
+    assert run(capsys, "index", videos, "--output", index, "--model", model)[0] == 0
+    (videos / "gone.mp4").unlink()
+    (videos / "pipe.mp4").unlink()
+    os.mkfifo(videos / "pipe.mp4")
+    [file] = index.glob("shard-*")
+    with safe_open(file, framework="pt") as shard:
+        listed = json.loads(shard.metadata()["videos"])
+    for entry in listed:
+        if len(entry) == 6:
+            entry[3:5] = entry[3] + 5e8, entry[4] + 5e8
+    save_file(load_file(file), file, {"videos": json.dumps(listed)})
+    out, sheet = tmp_path / "out", tmp_path / "sheet.png"
+    code, said, err = run(capsys, "search", index, "a fox", "--json", "--save-clips", out, "--sheet", sheet)
+    answer = json.loads(said)
+    names = {Path(result["path"]).name: "clip" in result for result in answer["results"]}
+    expected = {path.name: True for path in videos.glob("*.mp4")}
+    assert code == 1 and names == expected | {"film.mp4": False, "pipe.mp4": False, "gone.mp4": False}
+    reasons = {Path(one["path"]).name: one["reason"] for one in answer["failed"]}
+    assert reasons.keys() == {"film.mp4", "pipe.mp4", "gone.mp4"} and "does not lie in it" in reasons["film.mp4"]
+    assert "is no file. Index its folder again" in reasons["pipe.mp4"] == reasons["gone.mp4"]
+    assert sheet.stat().st_size > 10_000 and all(f"{name}: " in err for name in reasons)

@@ -1,6 +1,7 @@
 """False captions by small edits: what is exchanged, what stays, and rows that carry them."""
 
 import json
+import re
 
 import pytest
 import spacy
@@ -162,3 +163,30 @@ def test_the_command_says_what_is_wrong(data, tmp_path, capsys, monkeypatch, opt
     assert main(["edit-captions", str(data), *options]) == 1
     assert message in capsys.readouterr().err
     assert not (tmp_path / "x.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ("", "is empty"),
+        ('{"text": "a before b"}\n{"text": null}\n', r"Row 1 \(counted from 0\), field 'text': None is no text"),
+        ('{"text": 7}\n', r"Row 0 .*: 7 is no text"),
+        ('{"text": ["a"]}\n', r"is no text"),
+        ('{"text": ' + "[" * 100_000, r"rows\.jsonl cannot be read as rows, or has none"),
+        ('{"text": "\\ud800 before b"}\n', r"rows\.jsonl cannot be read as rows"),
+    ],
+)
+def test_rows_of_no_text_are_one_sentence(tmp_path, capsys, rows, said):
+    (tmp_path / "rows.jsonl").write_text(rows)
+    assert main(["edit-captions", str(tmp_path / "rows.jsonl"), "--output", str(tmp_path / "out.jsonl")]) == 1
+    assert re.search(said, capsys.readouterr().err) and not (tmp_path / "out.jsonl").exists()
+
+
+def test_words_beyond_their_bounds_and_too_many_rows(tmp_path, capsys):
+    (tmp_path / "rows.jsonl").write_text('{"text": "after a dog runs, a cat jumps"}\n')
+    (tmp_path / "words.json").write_text("[" * 100_000)
+    command = ["edit-captions", str(tmp_path / "rows.jsonl"), "--output", str(tmp_path / "out.jsonl")]
+    assert main([*command, "--words", str(tmp_path / "words.json")]) == 1
+    assert re.search(r"words\.json cannot be used as words of edits: it is nested deeper", capsys.readouterr().err)
+    assert main([*command, "--repeat-reversing", "1000000000"]) == 1
+    assert "must be at least 1 and at most 100" in capsys.readouterr().err

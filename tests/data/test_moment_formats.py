@@ -1,6 +1,7 @@
 """Annotations of moments: files written as their owners publish them, read as rows with windows of seconds."""
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from fixtures import gallery
 
 from alpro_hf.data.annotations import load_annotations
 from alpro_hf.data.load_rows import RowsError, load_rows
+from alpro_hf.data.moment_formats import read_moments
 from alpro_hf.data.tables import AnnotationError
 from alpro_hf.sprites.films import write_films
 
@@ -211,3 +213,13 @@ def test_times_of_a_table(tmp_path: Path) -> None:
         rows("video,text,start,end\na.mp4,a fox,nan,2\n")
     with pytest.raises(AnnotationError, match="needs a start and an end"):
         rows("video,text,from\na.mp4,a fox,1\n", columns={"start": "from"})
+
+
+@pytest.mark.parametrize("kind", ["qvhighlights", "charades-sta", "didemo-moments", "activitynet-captions"])
+def test_a_pipe_is_no_file_of_annotations(tmp_path, kind):
+    """Opening it would wait for ever."""
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    with pytest.raises(
+        AnnotationError, match=r"pipe\.jsonl.*: it is a pipe or a device, where a plain file is needed"
+    ):
+        list(read_moments(kind, tmp_path / "pipe.jsonl"))

@@ -116,3 +116,31 @@ def test_a_link_in_the_cache_is_not_followed(model, films, cache) -> None:
     (kept.folder / "shard-99999.safetensors").symlink_to(target)
     remove_cached(kept.folder.name)
     assert target.read_text() == "kept" and not kept.folder.exists()
+
+
+@pytest.mark.parametrize("name", ["linked", "part-00000-000"])
+def test_a_link_to_a_folder_in_the_cache_is_not_followed(model, films, cache, name) -> None:
+    """Its files could be those of an index, with the names that are deleted."""
+    kept = search(model, films)
+    precious = films.parent / "precious"
+    precious.mkdir()
+    for file in ("folder.json", "index.json", "shard-00000.safetensors"):
+        (precious / file).write_text('{"folder": "/videos", "model": "m"}')
+    (kept.folder.parent if name == "linked" else kept.folder).joinpath(name).symlink_to(precious)
+    if name == "linked":
+        assert [one.path for one in cached_indexes()] == [kept.folder]
+        for asked in (name, str(precious), "/videos"):
+            with pytest.raises(VideoIndexError, match="only indexes in the cache are removed"):
+                remove_cached(asked)
+    else:
+        with pytest.raises(VideoIndexError, match=f"also holds {name}, which is not of an index"):
+            remove_cached(kept.folder.name)
+    assert len(list(precious.iterdir())) == 3
+
+
+def test_a_link_in_the_place_of_a_cached_index_is_refused(model, films) -> None:
+    folder = search(model, films).folder
+    folder.rename(films.parent / "elsewhere")
+    folder.symlink_to(films.parent / "elsewhere")
+    with pytest.raises(VideoIndexError, match="is a link, and an index in the cache is a folder"):
+        search(model, films)

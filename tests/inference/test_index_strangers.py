@@ -513,3 +513,26 @@ def test_a_shard_that_is_really_missing_is_named(loaded, index) -> None:
     for use in (lambda: opened.search("a fox", rerank=3), lambda: search(index, loaded)):
         with pytest.raises(VideoIndexError, match=r"shard-00000\.safetensors is missing"):
             use()
+
+
+def test_an_opened_index_follows_one_that_is_made_again(loaded, clips, index) -> None:
+    """Its shards have the names of those before, and vectors of the old ones would be shown with names of the new."""
+    opened = VideoIndex.load(index, *loaded)
+    opened.search("a fox", rerank=3)
+    shutil.rmtree(index)
+    with pytest.raises(VideoIndexError, match="holds no index"):
+        opened.search("a fox", rerank=3)
+    VideoIndex.build(*loaded, clips[::-1], directory=index, shard_size=2, progress=False)
+    expected = VideoIndex.load(index, *loaded).search("a fox", rerank=3)
+    assert opened.search("a fox", rerank=3) == expected
+    assert len({result.similarity for result in expected}) == 3
+    shutil.rmtree(index)
+    VideoIndex.build(*loaded, clips[:1], directory=index, progress=False)
+    assert opened.frame_table(clips[0]) is not None and opened.paths == clips[:1]
+
+
+def test_an_opened_index_that_others_have_emptied(loaded, clips, index) -> None:
+    opened = VideoIndex.load(index, *loaded)
+    VideoIndex.load(index, *loaded).remove(clips)
+    with pytest.raises(VideoIndexError, match="is empty"):
+        opened.search("a fox", rerank=3)

@@ -67,3 +67,17 @@ def test_probabilities_are_the_softmax_of_the_logits_of_the_model(loaded, film) 
 def test_labels_and_templates_that_cannot_be_used(loaded, labels, template, message) -> None:
     with pytest.raises(LabelError, match=message):
         Labeller(*loaded, labels, template)
+
+
+@pytest.mark.parametrize(
+    ("labels", "template", "message"),
+    [
+        ([str(number) for number in range(50_000)], "{}", "There are 50,000 labels. Give at most 10,000"),
+        (["a", "b " * 1000], "{}", "has 2,000 characters. A label or template has at most 1,000"),
+        (["a"], "a " * 1000 + "{}", "has 2,002 characters"),
+    ],
+)
+def test_lists_of_labels_have_bounds(loaded, labels, template, message) -> None:
+    """The model reads each of them, which a list of many would make endless."""
+    with pytest.raises(LabelError, match=message):
+        Labeller(*loaded, labels, template)

@@ -402,3 +402,25 @@ def test_library_hooks_work_without_torchcodec(processor: AlproVideoProcessor, c
 def test_a_mean_is_of_three_channels(name, value) -> None:
     with pytest.raises(ValueError, match=f"{name}=.* must be three numbers"):
         AlproVideoProcessor(**{name: value})
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"num_frames": 0},
+        {"num_frames": True},
+        {"num_frames": "4"},
+        {"fps": 0, "num_frames": None},
+        {"fps": float("nan")},
+        {"size": {"height": 0, "width": 16}},
+        {"size": {"height": "16", "width": 16}},
+        {"crop_size": {"height": -1, "width": 16}},
+        {"resample": 99},
+        {"video_limits": "none"},
+        {"video_limits": {"max_pixels": -1}},
+    ],
+    ids=str,
+)
+def test_settings_that_no_video_can_have_are_an_error_when_the_processor_is_made(settings: dict) -> None:
+    with pytest.raises(ValueError, match=rf"{next(iter(settings))}=.* (must be|is no filter)"):
+        AlproVideoProcessor(**settings)

@@ -365,3 +365,16 @@ def test_what_the_command_cannot_do_is_said_on_stderr(runs, tmp_path, capsys, mo
     assert not (tmp_path / "curves.docx").exists()
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert 'pip install "alpro-hf[plot]"' in complaint(runs["ask"])
+
+
+def test_names_in_a_log_of_a_stranger_have_bounds(tmp_path):
+    """Thousands of curves, or a name of a megabyte, would be drawn for minutes; a name could steer a terminal."""
+    many = {f"value_{number}": 1.0 for number in range(3000)}
+    for name, logged in {"many": many, "long": {"\x1b[2J" + "a" * 10**6: 1.0}}.items():
+        (tmp_path / name).mkdir()
+        history = [{"step": step, **logged} for step in (1, 2)]
+        (tmp_path / name / "trainer_state.json").write_text(json.dumps({"global_step": 2, "log_history": history}))
+    with pytest.raises(TrainingLogError, match="The log names 3,000 values, such as value_0; at most 200"):
+        read_log(tmp_path / "many")
+    [key] = read_log(tmp_path / "long").curves
+    assert key.startswith("\\x1b[2Jaa") and len(key) < 70

@@ -6,12 +6,14 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from ..data.isolated_decoder import IsolatedDecoder
 from ..data.spans import span_text
 from ..files import write_whole
 from ..inference.question_answering import Answer
+from ..inference.save_clips import unreadable
 from ..inference.video_index import SearchResult
 from ..model.decoding import decode, probe
-from ..model.decoding_types import VideoInfo
+from ..model.decoding_types import VideoDecodeError, VideoInfo
 from ..model.video_processing_alpro import sample_indices
 from ..trust import printable
 
@@ -114,12 +116,13 @@ class _Canvas:
         side: int = FRAME,
         outline: str | None = None,
         span: tuple[float, float] | None = None,
+        decoder: IsolatedDecoder | None = None,
     ) -> None:
         """Frames of a clip from its first to its last, or of a span of it in seconds, side by side."""
         if outline:
             self.box(x - 5, y - 5, _strip_width(side) + 10, side + 10, 7, outline=outline, line=3)
         size = side * SCALE
-        shown = probe(clip)
+        shown = (probe if decoder is None else decoder.probe)(clip)
         # the whole picture in its proportions, in the middle of a square
         scale = size / max(shown.height, shown.width)
         height, width = (max(1, round(length * scale)) for length in (shown.height, shown.width))
@@ -130,7 +133,10 @@ class _Canvas:
             part = (span[1] - span[0]) / FRAMES
             return info.frames_at(span[0] + (number + 0.5) * part for number in range(FRAMES))
 
-        frames = decode(clip, choose, height=height, width=width)
+        if decoder is None:
+            frames = decode(clip, choose, height=height, width=width)
+        else:
+            frames = decoder.decode(clip, choose(shown), height=height, width=width)
         for i, pixels in enumerate(frames.pixels):
             frame = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
             left, top = round((x + i * (side + GAP)) * SCALE), round(y * SCALE)
@@ -189,24 +195,41 @@ def draw_contact_sheet(
     write_whole(path, lambda partial: canvas.image.reduce(SCALE).save(partial, format="PNG", optimize=True))
 
 
-def draw_results(path: Path, query: str, results: Sequence[SearchResult]) -> None:
+def draw_results(
+    path: Path, query: str, results: Sequence[SearchResult], decoder: IsolatedDecoder | None = None
+) -> list[tuple[Path, str]]:
     """Write the results of one search as PNG: frames of each, and below them rank, video, time and scores.
+
+    In the place of a video that cannot be read there are no frames.
 
     Args:
         path: The file, written complete or not at all; an existing one is replaced.
         query: The heading.
         results: Best first.
+        decoder: Decodes in a process of its own.
+
+    Returns:
+        (video, reason) for those that cannot be read.
 
     Raises:
-        VideoDecodeError, OSError: A video cannot be read, or the file not be written.
+        OSError: The file cannot be written.
     """
+    failed: list[tuple[Path, str]] = []
     row, top = FRAME + 74, 104
     canvas = _Canvas(top + -(-len(results) // COLUMNS) * row + 18)
     canvas.text(EDGES + PAD, 34, _fitting(f"\u201c{query}\u201d", 30, WIDTH - 2 * (EDGES + PAD)), 30)
     for place, result in enumerate(results):
         x, y = EDGES + PAD + place % COLUMNS * (STRIP + GUTTER), top + place // COLUMNS * row
         span = None if result.start is None or result.end is None else (result.start, result.end)
-        canvas.strip(x, y, result.path, span=span)
+        problem = unreadable(result.path, decoder)
+        if problem is None:
+            try:
+                canvas.strip(x, y, result.path, span=span, decoder=decoder)
+            except VideoDecodeError as error:
+                problem = f"{error.problem}. {error.advice}"
+        if problem is not None:
+            failed.append((result.path, problem))
+            canvas.text(x, y + FRAME / 2, "this video cannot be read", 14, FALSE)
         canvas.text(x, y + FRAME + 10, f"{result.rank}", 17, TRUE)
         time = "" if span is None else span_text(*span)
         room = STRIP - 28 - _font(14).getlength(time) - 10
@@ -214,6 +237,7 @@ def draw_results(path: Path, query: str, results: Sequence[SearchResult]) -> Non
         canvas.text(x + STRIP, y + FRAME + 12, time, 14, anchor="ra")
         _draw_scores(canvas, x + 28, y + FRAME + 34, result, MUTED, STRIP - 28)
     write_whole(path, lambda partial: canvas.image.reduce(SCALE).save(partial, "PNG", optimize=True))
+    return failed
 
 
 def _draw_heading(canvas: _Canvas, y: float, heading: str, explanation: str) -> None:

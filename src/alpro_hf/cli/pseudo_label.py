@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..data.operations import OPERATIONS, RANDAUGMENTS
-from ..loading import download_model, find_model
+from ..loading import download_model, download_settings, find_model
 from ..model.decoding_types import SAMPLING_STRATEGIES
 from ..trust import printable
 from .options import whole_number
@@ -161,9 +161,8 @@ def _collator(args: argparse.Namespace, prompter: "AlproPrompterModel") -> "Alpr
     from ..data.pretraining_collator import AlproPreTrainingCollator
     from ..model.processing_alpro import AlproProcessor
 
-    processor = AlproProcessor.from_pretrained(
-        find_model(args.processor or args.prompter, needs=None), trust_remote_code=False
-    )
+    source = download_settings(find_model(args.processor or args.prompter, needs=None))
+    processor = AlproProcessor.from_pretrained(source, trust_remote_code=False)
     if args.num_frames is not None:
         processor.video_processor.num_frames = args.num_frames
     size = processor.video_processor.size

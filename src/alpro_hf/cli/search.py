@@ -291,12 +291,13 @@ class _Search:
         words = [word for text in texts for word in unknown_words(index.model, index.processor, text)]
         unfamiliar = unfamiliar_videos(index.model, [*files, *_files_of(results)], decoder)
         if args.save_clips:
-            clips, problems = save_clips(results, args.save_clips, exact=args.exact)
+            clips, problems = save_clips(results, args.save_clips, exact=args.exact, decoder=decoder)
             self.failed = [*self.failed, *problems]
         if args.sheet:
             from .contact_sheet import draw_results
 
-            draw_results(args.sheet, asked, results)
+            problems = draw_results(args.sheet, asked, results, decoder)
+            self.failed = list(dict.fromkeys([*self.failed, *problems]))
         if args.json:
             output = {
                 "query": asked,

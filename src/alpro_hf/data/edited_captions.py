@@ -27,6 +27,9 @@ REVERSING: tuple[Wording, ...] = ("after",)
 WORDS = Path(__file__).with_name("caption_edits.json")
 
 
+_MOST_REPEATED = 100  # rows made of one, all of which are in memory
+
+
 class EditWordsError(ValueError):
     """A file of words for edits cannot be used; the message names the file and the field."""
 
@@ -57,9 +60,13 @@ def read_edit_words(path: str | Path = WORDS) -> EditWords:
 
     Raises:
         EditWordsError: A field is missing, or is not a list of pairs of texts, or of texts.
-        OSError, ValueError: The file is missing or is not JSON.
+            The file is not JSON, or beyond the bounds of `untrusted_json`.
+        OSError: The file is missing.
     """
-    values = read_json(path)
+    try:
+        values = read_json(path)
+    except ValueError as error:
+        raise EditWordsError(f"{path} cannot be used as words of edits: {error}.") from error
     pairs = values.get("opposites") if isinstance(values, dict) else None
     starts = values.get("clause_starts") if isinstance(values, dict) else None
     if not isinstance(pairs, list) or not all(
@@ -278,7 +285,8 @@ def edit_rows(
         repeat_reversing: How often a row is written whose wording may name the later event first (`REVERSING`).
 
     Raises:
-        RowsError: There is no column `text`, no row is left, or the file has another extension.
+        RowsError: There is no column `text`, it holds no text somewhere, no row is left, or the file has another
+            extension.
         OSError: The file cannot be written.
     """
     output = Path(output)
@@ -286,8 +294,8 @@ def edit_rows(
         raise RowsError(f"{output} must end with .jsonl or .parquet, which tell the format to write.")
     if "text" not in rows.column_names:
         raise RowsError(f"The rows have the columns {', '.join(rows.column_names)}, and no 'text' to edit.")
-    if repeat_reversing < 1:
-        raise RowsError(f"repeat_reversing={repeat_reversing} must be at least 1.")
+    if not 1 <= repeat_reversing <= _MOST_REPEATED:
+        raise RowsError(f"repeat_reversing={repeat_reversing} must be at least 1 and at most {_MOST_REPEATED}.")
     words = read_edit_words() if words is None else words
     counts: dict[str, int] = dict.fromkeys(map(str, kinds), 0)
     places: list[int] = []
@@ -296,6 +304,10 @@ def edit_rows(
     place = 0
     for batch in rows.select_columns("text").with_format(None).iter(batch_size=1000):
         for text in batch["text"]:
+            if not isinstance(text, str):
+                raise RowsError(
+                    f"Row {place} (counted from 0), field 'text': {text!r:.60} is no text. Remove the row."
+                )
             wording = wording_of(text)
             if not wordings or wording in wordings:
                 edits = edit_caption(text, kinds, words, parse)

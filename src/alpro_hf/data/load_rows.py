@@ -66,16 +66,8 @@ def load_rows(
         rows = load_annotations(kind, match[2], videos=videos, split=split, missing=missing, **options)
     elif options:
         raise RowsError(f"{', '.join(options)} belong to annotations as their owners publish them, KIND:PATH.")
-    elif Path(spec).is_file() and not Path(spec).stat().st_size:
-        raise RowsError(f"{spec} is empty.")
     else:
-        try:
-            rows = read_rows(spec, split)
-        except RowsError:  # a ValueError whose message names the file already
-            raise
-        except (ValueError, OverflowError, RecursionError, DatasetsError) as error:
-            # the cause is the error of the parser, which names the place
-            raise RowsError(f"{spec} cannot be read as rows, or has none: {error.__cause__ or error}") from error
+        rows = read_rows(spec, split)
     columns = list(rows.features or ())
     media = MEDIA_COLUMNS if task in ("prompter", "pretrain") else ("video",)
     lacking = [name for name in WORD_COLUMNS[task] if name not in columns]
@@ -112,10 +104,22 @@ def read_rows(path: str | Path, split: str | None = None) -> Dataset:
 
     Raises:
         FileNotFoundError: There is no such file or folder.
-        RowsError: The file has another extension, or the folder has several splits and none was named.
-        ParquetError: A Parquet file unfolds to far more than its size.
+        RowsError: The file is empty, damaged or has another extension, a Parquet file unfolds to far more than its
+            size, or the folder has several splits and none was named.
     """
     path = Path(path)
+    if path.is_file() and not path.stat().st_size:
+        raise RowsError(f"{path} is empty.")
+    try:
+        return _read_rows(path, split)
+    except RowsError:  # a ValueError whose message names the file already
+        raise
+    except (ValueError, OverflowError, RecursionError, DatasetsError) as error:
+        # the cause is the error of the parser, which names the place
+        raise RowsError(f"{path} cannot be read as rows, or has none: {error.__cause__ or error}") from error
+
+
+def _read_rows(path: Path, split: str | None) -> Dataset:
     if not path.exists():
         raise FileNotFoundError(f"There is no file or folder {path}.")
     if path.is_dir():

@@ -20,7 +20,7 @@ import pyarrow as pa
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict, load_dataset, load_from_disk
 from datasets.exceptions import DatasetsError
 
-from ..untrusted_json import JsonBoundsError, parse_json, parse_json_prefix, read_bounded
+from ..untrusted_json import JsonBoundsError, open_regular, parse_json, parse_json_prefix, read_bounded
 from .columns import CAPTION_COLUMNS
 from .parquet_file import ParquetError, parquet_rows
 from .spelling import look_alike, other_delimiter
@@ -478,9 +478,11 @@ class _File:
             raise self.error(f"{self.path}, after row {error.row}: not readable as Parquet: {error}.") from error
 
     def _opened(self) -> IO[bytes]:
-        if self.path.suffix == ".gz":
-            return gzip.open(self.path, "rb")  # type: ignore[return-value]
-        return self.path.open("rb")
+        try:
+            file = open_regular(self.path)  # a pipe would wait for ever
+        except JsonBoundsError as error:
+            raise self.error(f"{self.path} cannot be read: {error}.") from error
+        return gzip.open(file, "rb") if self.path.suffix == ".gz" else file  # type: ignore[return-value]
 
     def _raw_lines(self, file: IO[bytes]) -> Iterator[bytes]:
         """The lines of an open file. A longer one than `_LONGEST` is cut off one byte later."""

@@ -31,7 +31,7 @@ from tqdm.auto import tqdm
 
 from ..adapters import merged
 from ..files import remove_links, write_text_whole, write_whole
-from ..loading import find_model, load_model
+from ..loading import download_settings, find_model, load_model
 from ..model.configuration_alpro import AlproConfig
 from ..model.modeling_alpro import AlproForVideoQuestionAnswering, AlproForVideoTextRetrieval
 from ..model.processing_alpro import AlproProcessor
@@ -284,7 +284,7 @@ def load_for_onnx(name: str) -> tuple[Exportable, AlproProcessor]:
     """
     # a folder called `retrieval` was shadowed by the bundled model ever since these short names exist
     name = BUNDLED_TO_ONNX.get(name, name)
-    config, _ = AlproConfig.get_config_dict(find_model(name))
+    config, _ = AlproConfig.get_config_dict(download_settings(find_model(name)))
     classes = config.get("architectures") or []
     answers = "AlproForVideoQuestionAnswering" in classes
     if config and not answers and not {"AlproForVideoTextRetrieval", "AlproForPreTraining"} & set(classes):

@@ -14,7 +14,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import EntryNotFoundError
 
 from ..bounded_answers import bounded_answers
-from ..loading import BUNDLED, BUNDLED_BY_TASK, fetch_files, find_model
+from ..loading import BUNDLED, BUNDLED_BY_TASK, download_settings, fetch_files, find_model
 from .errors import PublishError, explained
 from .export import checkpoint_config, export
 from .names import CARD
@@ -90,10 +90,12 @@ def plan_publication(
     if publication.space:
         _write_space(publication.space_folder or _PACKAGE.parents[1] / "spaces_demo", spaces[publication.space])
     processor = publication.processor
+    if processor is not None:
+        processor = download_settings(find_model(str(processor), needs=None, api=api), api=api)
     model = export(
         _find_model(publication.model, api),
         publication.output or temporary / "model",
-        processor=None if processor is None else find_model(str(processor), needs=None, api=api),
+        processor=processor,
         name=publication.repo_id,
         results=publication.results,
         picture=publication.picture,

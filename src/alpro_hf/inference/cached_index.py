@@ -15,7 +15,7 @@ from typing import Any
 from huggingface_hub import cached_assets_path
 
 from ..data.isolated_decoder import IsolatedDecoder
-from ..files import write_text_whole
+from ..files import is_link, write_text_whole
 from ..model.modeling_alpro import AlproForVideoTextRetrieval
 from ..untrusted_json import read_json
 from .index_shards import FAILED, MANIFEST, PART, IndexFolder, Manifest, VideoIndexError
@@ -85,7 +85,7 @@ def build_cached(
         The index. `report` says what was encoded and what failed.
 
     Raises:
-        VideoIndexError: Another process is writing to the same index.
+        VideoIndexError: Another process is writing to the same index, or there is a link in its place.
         OSError: The cache cannot be written.
     """
     folder = Path(os.path.abspath(folder))
@@ -94,6 +94,8 @@ def build_cached(
     facts: dict[str, Any] = {"name": name, "allow_outside": allow_outside}
     plain = VideoIndex(model, processor, **facts)
     directory = _folder_of(plain, folder)
+    if is_link(directory):
+        raise VideoIndexError(f"{directory} is a link, and an index in the cache is a folder. Remove the link.")
     directory.mkdir(exist_ok=True)
     if not (directory / MARK).exists():
         write_text_whole(directory / MARK, json.dumps({"folder": str(folder), "model": name}, indent=1) + "\n")
@@ -129,6 +131,8 @@ def cached_indexes() -> list[CachedIndex]:
     """All indexes in the cache, in the order of their names."""
     found = []
     for mark in sorted(cache_folder().glob(f"*/{MARK}")):
+        if is_link(mark.parent):  # what lies behind it was not made here, and must not be deleted
+            continue
         if (index := _described(mark.parent)) is not None:
             found.append(index)
     return found
@@ -180,7 +184,7 @@ def remove_cached(name: str) -> list[CachedIndex]:
 
 def _delete(directory: Path) -> None:
     with IndexFolder(directory).locked():
-        parts = [part for part in directory.glob(f"{PART}*") if part.is_dir()]
+        parts = [part for part in directory.glob(f"{PART}*") if part.is_dir() and not is_link(part)]
         for place in (*parts, directory):
             for pattern in _OWN_FILES:
                 for file in place.glob(pattern):

@@ -440,6 +440,8 @@ def _results(
             changed = [] if nearest is not None else [index.refresh() for index in indexes]
             if not any(changed):
                 raise
+            for index in indexes:  # it may be empty now
+                stages.check(index)
 
 
 def _ranked(found: Sequence[Found], text: torch.Tensor, embed: torch.Tensor, stages: Stages) -> list[SearchResult]:

@@ -125,6 +125,7 @@ class Shard:
         videos: One entry for each row; None: they are in the file.
         tables: A `FrameTable` as bytes for each row, empty where it is unknown; None: they are in the file.
         token_shape, token_dtype: (1 + N, D) of the tokens in the file, and their type as safetensors names it.
+        stamp: Tells the file from another of its name, as an index that is made again has; None: it is in memory.
     """
 
     rows: int
@@ -136,6 +137,7 @@ class Shard:
     tables: list[bytes] | None = None
     token_shape: tuple[int, ...] = ()
     token_dtype: str = ""
+    stamp: tuple[int, ...] | None = None
     _checked: bool = False
 
     @classmethod
@@ -145,14 +147,17 @@ class Shard:
         Raises:
             VideoIndexError: The file is missing or damaged, or has another number of videos.
         """
-        with _reading(file) as tensors:
+        with _damage(file):
+            stamp = _stamp(file)
+        with _reading(file, stamp) as tensors:
             slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118
             dtypes = {name: one.get_dtype() for name, one in slices.items()}
             check_shapes({name: one.get_shape() for name, one in slices.items()}, dtypes, rows)
             features = tensors.get_tensor("features")
             token_shape = tuple(slices["tokens"].get_shape()[1:])
         # the file is closed, but its memory map lives as long as `features`
-        return cls(rows, removed, file, features, token_shape=token_shape, token_dtype=dtypes["tokens"])
+        kind = dtypes["tokens"]
+        return cls(rows, removed, file, features, token_shape=token_shape, token_dtype=kind, stamp=stamp)
 
     def vectors(self) -> torch.Tensor:
         """`features`, of which the first use checks that they are unit vectors.
@@ -172,14 +177,15 @@ class Shard:
             return self.videos
         assert self.file is not None
         with _damage(self.file):
-            return _entries_in(self.file, self.file.stat().st_mtime_ns, self.rows)
+            _check_stamp(self.file, self.stamp)
+            return _entries_in(self.file, self.stamp, self.rows)
 
     def tokens_of(self, row: int) -> torch.Tensor:
         """(1, 1 + N, D), the tokens of one video; float32 if they are kept in 8 bits. Nothing else is read."""
         if self.tokens is not None:
             return _computable(self.tokens[row : row + 1])
         assert self.file is not None
-        with _reading(self.file) as file:
+        with _reading(self.file, self.stamp) as file:
             tokens = _computable(file.get_slice("tokens")[row : row + 1])
             check_finite("tokens", tokens)
             return tokens
@@ -189,7 +195,7 @@ class Shard:
         if self.tables is not None:
             return self.tables[row]
         assert self.file is not None
-        with _reading(self.file) as file:
+        with _reading(self.file, self.stamp) as file:
             if "table_ends" not in file.keys():  # an index made before tables were kept  # noqa: SIM118
                 return b""
             ends, kept = file.get_tensor("table_ends"), file.get_slice("tables")
@@ -258,19 +264,30 @@ def blocks_of(shards: Sequence[Shard]) -> list[Block]:
     return blocks
 
 
-@lru_cache(maxsize=32)  # the modification time is part of the key: a file that was written again is read again
-def _entries_in(file: Path, mtime_ns: int, rows: int) -> list[VideoEntry]:
-    with _reading(file) as tensors:
+@lru_cache(maxsize=32)  # the stamp is part of the key: a file that was written again is read again
+def _entries_in(file: Path, stamp: tuple[int, ...] | None, rows: int) -> list[VideoEntry]:
+    with _reading(file, stamp) as tensors:
         return [VideoEntry(*values) for values in read_entries((tensors.metadata() or {}).get("videos", ""), rows)]
 
 
 @contextmanager
-def _reading(file: Path) -> Iterator[Any]:
-    """Open the file of a shard."""
+def _reading(file: Path, stamp: tuple[int, ...] | None) -> Iterator[Any]:
+    """Open the file of a shard, if it still is the one with a stamp."""
     with _damage(file):
         open_regular(file).close()  # a pipe would wait forever
         with safe_open(file, framework="pt") as tensors:
+            _check_stamp(file, stamp)  # after it was opened: files are replaced and not overwritten
             yield tensors
+
+
+def _stamp(file: Path) -> tuple[int, ...]:
+    stat = file.stat()
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
+def _check_stamp(file: Path, stamp: tuple[int, ...] | None) -> None:
+    if _stamp(file) != stamp:
+        raise ShardGoneError(f"{file} was replaced: another process has made the index again. Open it again.")
 
 
 @contextmanager
@@ -489,11 +506,10 @@ class IndexFolder:
     def stamp(self) -> tuple[int, ...] | None:
         """A value that changes whenever the manifest is written; None: there is no manifest."""
         try:
-            stat = (self.path / MANIFEST).stat()
+            # a manifest is replaced and not overwritten, so its inode changes even within one tick of the clock
+            return _stamp(self.path / MANIFEST)
         except FileNotFoundError:
             return None
-        # a manifest is replaced and not overwritten, so its inode changes even within one tick of the clock
-        return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
     def write_shard(
         self,

@@ -1,5 +1,6 @@
 """Name what windows of a video show: the labels of a list whose texts are nearest."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from ..model.matching_alpro import encode_clips
 from .best_moment import encode_windows
 
 TEMPLATE = "{}"
+MAX_LABELS, MAX_CHARACTERS = 10_000, 1000
 DEFAULT_WINDOWS = WindowSettings()
 
 
@@ -45,7 +47,8 @@ class Labeller:
         template: Text of a label, with `{}` in its place, such as "a video of {}".
 
     Raises:
-        LabelError: There is no label, one is blank or occurs twice, or the template has no `{}`.
+        LabelError: There is no label, one is blank or occurs twice, there are more than `MAX_LABELS` or longer ones
+            than `MAX_CHARACTERS`, or the template has no `{}`.
     """
 
     def __init__(self, model: Any, processor: Any, labels: Sequence[str], template: str = TEMPLATE) -> None:
@@ -53,7 +56,14 @@ class Labeller:
             raise LabelError(f"The template {template!r} must have {{}} once, in the place of the label.")
         if not labels or any(not label.strip() for label in labels):
             raise LabelError("There is no label, or one is blank. Give one or more texts.")
-        twice = next((label for place, label in enumerate(labels) if label in labels[:place]), None)
+        if len(labels) > MAX_LABELS:  # the model reads each
+            raise LabelError(f"There are {len(labels):,} labels. Give at most {MAX_LABELS:,}.")
+        if long := next((text for text in (template, *labels) if len(text) > MAX_CHARACTERS), None):
+            raise LabelError(
+                f"The text {long[:60]!r}... has {len(long):,} characters. A label or template has at most "
+                f"{MAX_CHARACTERS:,}."
+            )
+        twice = next((label for label, count in Counter(labels).items() if count > 1), None)
         if twice is not None:
             raise LabelError(f"The label {twice!r} occurs twice. Give each once.")
         self.model, self.processor, self.labels = model.eval(), processor, list(labels)

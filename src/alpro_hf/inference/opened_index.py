@@ -44,6 +44,7 @@ from .index_shards import (
     IndexMismatchError,
     Manifest,
     Shard,
+    ShardGoneError,
     VideoEntry,
     VideoIndexError,
     blocks_of,
@@ -396,6 +397,14 @@ class OpenedIndex:
         Raises:
             VideoIndexError: The index is damaged.
         """
+        while True:
+            try:
+                return self._frame_table(path)
+            except ShardGoneError:  # another process may have changed the index
+                if not self.refresh():
+                    raise
+
+    def _frame_table(self, path: VideoPath) -> FrameTable | None:
         places = self.places_of_files().get(self.key_of(path)) if self.root is not None else None
         if not places:
             return None

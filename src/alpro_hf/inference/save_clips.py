@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..data.cut_clip import CutError, cut_clip
-from ..data.spans import Span, span_text
+from ..data.isolated_decoder import IsolatedDecoder
+from ..data.spans import Span, SpanError, span_text
+from ..model.decoding import probe
 from ..model.decoding_types import VideoDecodeError
 from .video_index import SearchResult
 
@@ -23,8 +25,28 @@ def clip_name(result: SearchResult) -> str:
     return f"{result.rank:02d}_{stem}{time}.mp4"
 
 
+def unreadable(path: Path, decoder: IsolatedDecoder | None = None) -> str | None:
+    """Why a video of an index cannot be read, which may have changed since it was encoded; None if it can.
+
+    A pipe would keep whoever opens it for ever, and so may a file that a stranger has made.
+
+    Args:
+        path: The video.
+        decoder: Looks into it in a process of its own.
+    """
+    if not path.is_file():
+        return "it is not there any more, or is no file. Index its folder again"
+    try:
+        (probe if decoder is None else decoder.probe)(path)
+    except VideoDecodeError as error:
+        return f"{error.problem}. {error.advice}"
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
+
+
 def save_clips(
-    results: Sequence[SearchResult], folder: Path, *, exact: bool = False
+    results: Sequence[SearchResult], folder: Path, *, exact: bool = False, decoder: IsolatedDecoder | None = None
 ) -> tuple[dict[int, Path], list[tuple[Path, str]]]:
     """Write the moment of each result as an mp4; see `cut_clip`. A result without a moment is written as a whole.
 
@@ -32,6 +54,7 @@ def save_clips(
         results: Results of a search.
         folder: Where to write; made if it does not exist.
         exact: Encode exactly the moments instead of copying them from the key frame before.
+        decoder: Looks into each video first, in a process of its own.
 
     Returns:
         Rank -> file; and (video, reason) for those that could not be written.
@@ -47,10 +70,16 @@ def save_clips(
         raise CutError(str(existing), "the file exists already", "Name another folder, or delete it first")
     failed: list[tuple[Path, str]] = []
     for result in results:
-        try:
-            cut_clip(result.path, files[result.rank], _span_of(result), exact=exact)
-        except VideoDecodeError as error:
-            failed.append((result.path, f"{error.problem}. {error.advice}"))
+        problem = unreadable(result.path, decoder)
+        if problem is None:
+            try:
+                cut_clip(result.path, files[result.rank], _span_of(result), exact=exact)
+            except VideoDecodeError as error:
+                problem = f"{error.problem}. {error.advice}"
+            except SpanError as error:  # what the index says of a video that has changed, or that a stranger made up
+                problem = str(error).removesuffix(".")
+        if problem is not None:
+            failed.append((result.path, problem))
             del files[result.rank]
     return files, failed
 
@@ -59,4 +88,4 @@ def _span_of(result: SearchResult) -> Span | None:
     return None if result.start is None or result.end is None else Span(result.start, result.end)
 
 
-__all__ = ["clip_name", "save_clips"]
+__all__ = ["clip_name", "save_clips", "unreadable"]

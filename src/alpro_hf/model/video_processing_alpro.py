@@ -200,6 +200,19 @@ class AlproVideoProcessor(BaseVideoProcessor):
             value = getattr(self, name)
             if isinstance(value, list | tuple) and len(value) != 3:
                 raise ValueError(f"{name}={value!r:.80} must be three numbers, one for each channel.")
+        # now, because a folder may come from a stranger, and a call knows nothing of it
+        if self.num_frames is not None:
+            _check_count(self.num_frames)
+        if (fps := getattr(self, "fps", None)) is not None:
+            _check_rate(fps)
+        if (limits := getattr(self, "video_limits", None)) is not None:
+            _video_limits(limits)
+        if self.resample is not None and self.resample not in list(PILImageResampling):
+            raise ValueError(f"resample={self.resample!r:.80} is no filter of PIL, such as 3 (bicubic).")
+        for name in ("size", "crop_size"):
+            sides = getattr(self, name)
+            if sides is not None and not all(type(side) is int and side > 0 for side in _sides_of(sides)):
+                raise ValueError(f"{name}={dict(sides)!r:.80} must be whole numbers of pixels of at least 1.")
 
     def sample_frames(
         self,
@@ -238,11 +251,9 @@ class AlproVideoProcessor(BaseVideoProcessor):
         """The number of frames to sample, at least 1; see `sample_frames`."""
         if fps is None:
             count = num_frames if num_frames is not None else self.num_frames
-            if not isinstance(count, Integral) or count < 1:
-                raise ValueError(f"num_frames={count!r} must be a whole number of at least 1.")
+            _check_count(count)
             return int(count)
-        if not (isinstance(fps, int | float) and math.isfinite(fps) and fps > 0):
-            raise ValueError(f"fps={fps!r} must be a positive number.")
+        _check_rate(fps)
         if not metadata.fps:
             raise ValueError(f"fps={fps} needs the frame rate of the video: pass video_metadata, or use num_frames.")
         times = metadata.frames_timestamps if isinstance(metadata, AlproVideoMetadata) else None
@@ -399,6 +410,21 @@ class AlproVideoProcessor(BaseVideoProcessor):
 def _check_strategy(strategy: str) -> None:
     if strategy not in SAMPLING_STRATEGIES:
         raise ValueError(f"Unknown frame_sampling {strategy!r}. Use one of {', '.join(SAMPLING_STRATEGIES)}.")
+
+
+def _check_count(count: Any) -> None:
+    if not isinstance(count, Integral) or isinstance(count, bool) or count < 1:
+        raise ValueError(f"num_frames={count!r:.80} must be a whole number of at least 1.")
+
+
+def _check_rate(fps: Any) -> None:
+    if not isinstance(fps, int | float) or isinstance(fps, bool) or not (math.isfinite(fps) and fps > 0):
+        raise ValueError(f"fps={fps!r:.80} must be a positive number.")
+
+
+def _sides_of(size: Any) -> list[Any]:
+    """The sides that a size names; the library makes an object of a dictionary, with None for the others."""
+    return [side for side in dict(size).values() if side is not None]
 
 
 def _describe(frames: Frames) -> AlproVideoMetadata:

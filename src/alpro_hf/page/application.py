@@ -14,6 +14,7 @@ from starlette.routing import Mount
 from .clips import MAX_MEGABYTES
 from .front import COVER, DESCRIPTION, HEADLINE, SharedAddress
 from .guard import Guard, functions_of
+from .layout import SESSIONS
 from .media import MediaRoute
 from .studio import Studio, cover
 from .theme import THEME
@@ -32,6 +33,7 @@ def application(demo: gr.Blocks, studio: Studio, *, hosts: Sequence[str] | None 
     """
     # as `launch` does; without it, gradio takes any path in a request for a file that it may read
     demo.has_launched = True
+    demo.state_session_capacity = SESSIONS  # each takes about 0.2 MB, and is remembered for an hour
     picture = studio.media.add_made(lambda: cover(studio), Path(COVER).suffix)
     functions = functions_of(demo.get_config_file(), demo.get_api_info())
     middleware = [

@@ -3,7 +3,10 @@
 import base64
 import io
 import shutil
-from collections.abc import Callable, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -35,6 +38,8 @@ MAX_SECONDS = 60
 MAX_PIXELS = 4096 * 2304
 PREVIEW_SIDE, PREVIEW_FRAMES, PREVIEW_RATE = 480, 240, 10
 POSTER_SIDE = 320
+SHOWN_AS = (".mp4", ".jpg")  # what is made of an upload, beside it
+OTHERS_TURN = 10.0  # seconds after a file arrived in which another visitor may be given the same
 
 # messages for people who know nothing of containers and codecs
 PROBLEMS: dict[type[VideoDecodeError], str] = {
@@ -100,33 +105,73 @@ class Visit:
         index: Their vectors; None: there are none.
         folder: Copies of the files.
         uploads: How many there were, with those that were removed.
-        received: Files that gradio wrote for the page, to be deleted with it; others are swept away by age.
+        received: Files that gradio wrote for the page, and when. They are deleted with it, others when they are old.
         on_forget: Called with the clips that are removed.
+        left: Whether the visitor has left: what is added from then on is to be deleted at once.
+        lock: Held while `index` is changed or searched, since a page may do both at once.
     """
 
     clips: list[Clip] = field(default_factory=list)
     index: VideoIndex | None = None
     folder: Path | None = None
     uploads: int = 0
-    received: set[Path] = field(default_factory=set)
+    received: dict[Path, int] = field(default_factory=dict)
     on_forget: Callable[[Sequence[Clip]], None] = lambda clips: None
+    left: bool = False
+    lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def receive(self, files: Iterable[Path]) -> None:
+        """Note files that gradio wrote for the page."""
+        for file in files:
+            with suppress(FileNotFoundError):  # an error for whoever reads it
+                self.received[file] = file.stat().st_mtime_ns
 
     def remove(self, clip: Clip) -> None:
         """Delete one upload."""
-        self.clips.remove(clip)
-        if self.index is not None:
-            self.index.remove([clip.path])
-        clip.path.unlink(missing_ok=True)
+        with self.lock:
+            self.clips.remove(clip)
+            if self.index is not None:
+                self.index.remove([clip.path])
+        for file in (clip.path, *(clip.path.with_suffix(suffix) for suffix in SHOWN_AS)):
+            file.unlink(missing_ok=True)
         self.on_forget([clip])
 
     def forget(self) -> None:
         """Delete all uploads."""
-        if self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
-        for file in self.received:  # another visit may have been given the same file, and has a copy of its own
-            file.unlink(missing_ok=True)
-        self.on_forget(self.clips)
-        self.clips, self.index, self.folder, self.received = [], None, None, set()
+        # taken over first: a file may be added at the same time
+        clips, folder, received = self.clips, self.folder, self.received
+        self.clips, self.index, self.folder, self.received = [], None, None, {}
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+        for file, arrived in list(received.items()):
+            discard(file, arrived)
+        self.on_forget(clips)
+
+    def leave(self) -> None:
+        """Delete all uploads, also those that are being added."""
+        self.left = True
+        self.forget()
+
+
+def discard(file: Path, arrived: int) -> None:
+    """Delete a file that gradio wrote for one visitor.
+
+    Gradio keeps equal files of equal names once. If the same arrived again, it belongs to another visitor. If it
+    arrived just now, it may have been for somebody who is not given it yet: then it is deleted a little later.
+
+    Args:
+        file: The file.
+        arrived: Its modification time in nanoseconds, when it was given to the visitor.
+    """
+    with suppress(FileNotFoundError):
+        if (written := file.stat().st_mtime_ns) != arrived:
+            return
+        if abs(time.time() - written / 1e9) >= OTHERS_TURN:
+            file.unlink()
+            return
+        later = threading.Timer(OTHERS_TURN, discard, (file, arrived))
+        later.daemon = True  # gradio deletes all files when the page ends
+        later.start()
 
 
 def checked_preview(file: Path, name: str, decoder: IsolatedDecoder) -> bytes:

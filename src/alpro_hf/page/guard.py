@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import sys
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from ..trust import printable
 from ..untrusted_json import JsonBoundsError, parse_json
 
 A_MINUTE = 60.0
@@ -25,6 +27,7 @@ FILES = 8  # of a request
 UPLOAD_BYTES = 161 << 20  # of a request of files: eight of the largest, and what stands between them
 UPLOADED = 4 << 30  # bytes of all uploads that are kept
 BODY_BYTES = 1 << 20  # of any other request
+MAX_NAME, MAX_PATH = 64, 1024  # characters of a session or an event, and of a path: gradio remembers sessions
 # Routes of gradio that take a POST: those that call a function by name, and all others that the page needs.
 _CALL = re.compile(r"/(?:gradio_api/)?(?:call/v2|call|run|api)/([^/]+)/?")
 _OTHER = re.compile(r"/(?:gradio_api/)?(?:upload|queue/join|cancel|reset)/?")
@@ -103,6 +106,8 @@ class Guard:
             await hold({"type": "http.response.body", "body": json.dumps({"detail": said}).encode()})
 
         try:
+            if len(scope["path"]) > MAX_PATH:
+                raise RefusedError(414, f"The address has more than {MAX_PATH} characters.")
             if scope["method"] == "POST":
                 receive = await self._checked(scope, receive)
             await self.app(scope, receive, hold)
@@ -111,6 +116,13 @@ class Guard:
         except RefusedError as refused:
             if not started:
                 await refuse(refused.status, refused.said)
+        except OSError as error:
+            if not _is_upload(scope):
+                raise
+            # the folder of uploads was emptied meanwhile, or is full; gradio may answer before it moves a file
+            print(f"An upload was lost: {printable(error)}", file=sys.stderr, flush=True)
+            if not started:
+                await refuse(503, "The upload was lost on its way. Send it again.")
         except RuntimeError as error:  # starlette: an exception for a response that has already begun
             if not isinstance(error.__cause__, HTTPException):
                 raise
@@ -129,7 +141,7 @@ class Guard:
         called = _CALL.fullmatch(path)
         if not called and not _OTHER.fullmatch(path):
             raise RefusedError(404, "There is no such address here.")
-        if path.rstrip("/").endswith("/upload"):
+        if _is_upload(scope):
             return self._bounded_upload(scope, receive)
         body = await _body(scope, receive)
         if self.functions is not None:
@@ -233,6 +245,10 @@ def _check_length(headers: Headers, most: int) -> None:
         raise _too_large(most)
 
 
+def _is_upload(scope: Mapping[str, Any]) -> bool:
+    return scope["method"] == "POST" and scope["path"].rstrip("/").endswith("/upload")
+
+
 def _too_large(most: int) -> RefusedError:
     return RefusedError(413, f"The request is larger than the maximum allowed size of {most >> 20} MB.")
 
@@ -257,6 +273,8 @@ def _check_call(body: bytes, name: str | None, path: str, functions: Mapping[int
     for field in ("session_hash", "event_id", "trigger_id"):
         if content.get(field) is not None and not isinstance(content[field], int if field == "trigger_id" else str):
             raise RefusedError(422, f"{field} has a wrong type.")
+        if len(str(content.get(field))) > MAX_NAME:
+            raise RefusedError(422, f"{field} has more than {MAX_NAME} characters.")
     if "/v2/" in path:  # values by name, which gradio orders
         values = [(label, kind, content[label]) for label, kind in function.inputs if label in content]
         if unknown := sorted(content.keys() - {label for label, _ in function.inputs}):

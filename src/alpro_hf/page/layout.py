@@ -1,5 +1,6 @@
 """The whole page: its head, the shelf of clips and the tabs."""
 
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import gradio as gr
 
 from . import about, views
 from .ask import AskTab
-from .clips import MAX_CLIPS, MAX_MEGABYTES, MAX_SECONDS, DemoError, Visit
+from .clips import MAX_CLIPS, MAX_MEGABYTES, MAX_SECONDS, DemoError, Visit, discard
 from .duel import DuelTab
 from .endpoints import Endpoints, add_endpoints
 from .front import HEADLINE
@@ -18,6 +19,7 @@ from .received import by_path
 from .search import SearchTab
 from .studio import MAX_CHARACTERS, Studio
 
+SESSIONS = 2000  # of pages that were closed, and of all pages that gradio remembers
 QUEUE = 32  # waiting requests; further ones are refused
 AN_HOUR = 3600  # seconds
 SWEPT = (60, 600)  # seconds: how often gradio looks for files of uploads, and their age when it deletes them
@@ -29,6 +31,8 @@ class Shelf:
     def __init__(self, studio: Studio) -> None:
         self.studio = studio
         self.visits: dict[str, list[Visit]] = {}  # session -> what its page has uploaded
+        # a page that was closed does not come back, but what it has sent may wait its turn
+        self.left: deque[str] = deque(maxlen=SESSIONS)
 
     def pick(self, event: gr.EventData) -> str:
         """The id of the clip that was clicked."""
@@ -42,18 +46,26 @@ class Shelf:
             visit = Visit()
             if request is not None and request.session_hash:
                 self.visits.setdefault(request.session_hash, []).append(visit)
+                if request.session_hash in self.left:
+                    self.leave(request)
+        visit.receive(map(Path, files or ()))
         last, problems, over = None, [], []
-        for file in files or ():
-            name = Path(file).name
-            visit.received.add(Path(file))
-            if len(visit.clips) >= MAX_CLIPS:
-                over.append(name)
-                Path(file).unlink(missing_ok=True)
-                continue
-            try:
-                last = self.studio.add(Path(file), name, visit)
-            except DemoError as error:
-                problems.append(str(error))
+        try:
+            for file in map(Path, files or ()):
+                if visit.left:
+                    raise DemoError("You have left this page, so its clips were deleted. Load it again.")
+                if len(visit.clips) >= MAX_CLIPS:
+                    over.append(file.name)
+                    if file in visit.received:
+                        discard(file, visit.received.pop(file))
+                    continue
+                try:
+                    last = self.studio.add(file, file.name, visit)
+                except DemoError as error:
+                    problems.append(str(error))
+        finally:
+            if visit.left:  # also what was added since is deleted
+                visit.forget()
         if over:
             named = ", ".join(f"“{name}”" for name in over)
             problems.append(f"You can have {MAX_CLIPS} clips here. Not added: {named}. Remove some first.")
@@ -96,8 +108,9 @@ class Shelf:
 
     def leave(self, request: gr.Request) -> None:
         """Delete the uploads of a page that was closed."""
+        self.left.append(request.session_hash or "")  # first: an upload that begins now is to see it
         for visit in self.visits.pop(request.session_hash or "", []):
-            visit.forget()
+            visit.leave()
 
     def banner(self, visit: Visit | None) -> str:
         """A warning if clips of the visitor are not of the world that a model knows; empty otherwise."""
@@ -114,7 +127,7 @@ def build(studio: Studio) -> gr.Blocks:
     ask = AskTab(studio) if studio.qa is not None else None
     with gr.Blocks(title=HEADLINE, delete_cache=SWEPT) as demo:
         add_endpoints(Endpoints(studio), first)  # before the page: gradio numbers later functions of a name
-        visit = gr.State(None, time_to_live=AN_HOUR, delete_callback=lambda gone: gone and gone.forget())
+        visit = gr.State(None, time_to_live=AN_HOUR, delete_callback=lambda gone: gone and gone.leave())
         gr.HTML(about.header(studio), elem_classes="head")
         place = gr.HTML(js_on_load=script("place.js"), elem_classes="place")
         with gr.Accordion("What this model can and cannot do", open=False):

@@ -102,11 +102,36 @@ class Media:
             await asyncio.to_thread(self._ready, served)
             if served.allowed is not None and not served.allowed(served.path):
                 raise FileNotFoundError
-            served.path.stat()
+            found = served.path.stat()
         except (VideoDecodeError, SpanError, OSError):
-            return PlainTextResponse("This clip can no longer be read.", status_code=404)
+            return _gone()
         headers = {"cache-control": f"private, max-age={_AN_HOUR}, immutable"}
-        return FileResponse(served.path, media_type=served.kind, headers=headers)
+        return _FileOrGone(served.path, media_type=served.kind, headers=headers, stat_result=found)
+
+
+class _FileOrGone(FileResponse):
+    """A file that may be deleted before it is opened: then it is not found. The class of starlette raises an error."""
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        start: list[Any] = []
+
+        async def send_opened(message: Any) -> None:
+            if message["type"] == "http.response.start":  # sent before the file is opened
+                start.append(message)
+                return
+            while start:
+                await send(start.pop())
+            await send(message)
+
+        try:
+            await super().__call__(scope, receive, send_opened)
+        except FileNotFoundError:
+            if start:
+                await _gone()(scope, receive, send)
+
+
+def _gone() -> PlainTextResponse:
+    return PlainTextResponse("This clip can no longer be read.", status_code=404)
 
 
 class MediaRoute:

@@ -83,7 +83,9 @@ def polite(function: Callable[..., Any]) -> Callable[..., Any]:
             gone = "This clip can no longer be read. Pick another or upload it again."
             raise gr.Error(gone, print_exception=False) from error
         except VideoIndexError as error:
-            changed = "The index of the videos cannot be used any more; it may have changed. Start the page again."
+            changed = (
+                "The index of the videos cannot be used now; it may be changing. Try again, or start the page again."
+            )
             raise gr.Error(changed, print_exception=False) from error
 
     return polite

@@ -4,6 +4,7 @@ import io
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -39,7 +40,7 @@ from ..model.matching_alpro import EncodedClip, encode_clips, matching_problem, 
 from ..model.pretraining_alpro import AlproPrompterModel
 from ..model.processing_alpro import AlproProcessor
 from ..untrusted_json import read_json
-from .clips import MAX_CLIPS, MAX_MEGABYTES, Clip, DemoError, Visit, checked_preview, data_uri, jpeg, poster
+from .clips import MAX_CLIPS, MAX_MEGABYTES, SHOWN_AS, Clip, DemoError, Visit, checked_preview, data_uri, jpeg, poster
 from .gallery import Collection, IndexClips, bundled_gallery
 from .media import Media
 from .trail import trail
@@ -122,6 +123,8 @@ class Studio:
             say(f"loading the prompter, {shown_name(prompter)}")
             self.prompter = _load(AlproPrompterModel, prompter)
         self._encoded = lru_cache(KEPT_CLIPS)(self._encode)
+        # held while the index of the gallery is read: it is read again if another process has changed it
+        self._lock = threading.Lock()
         self._temporary = tempfile.TemporaryDirectory(prefix="alpro-demo-")
         self.folder = Path(self._temporary.name)
         self.media = Media(self.folder / "made")
@@ -196,42 +199,55 @@ class Studio:
             visit: The visit, which is changed.
 
         Raises:
-            DemoError: The file cannot be used. It was deleted.
+            DemoError: The file cannot be used, and was deleted; or there are too many; or it, or the folder of the
+                visit, was deleted meanwhile.
         """
-        visit.on_forget = self._forgotten
         try:
-            if len(visit.clips) >= MAX_CLIPS:
-                raise DemoError(f"You already have {MAX_CLIPS} clips here, which is the limit. Remove them first.")
+            return self._added(file, name, visit)
+        except FileNotFoundError as error:
+            raise DemoError(f"“{name}” was deleted before it was read. Upload it again.") from error
+
+    def _added(self, file: Path, name: str, visit: Visit) -> Clip:
+        visit.on_forget = self._forgotten
+        # another visitor may have the same file, so it stays
+        if len(visit.clips) >= MAX_CLIPS:
+            raise DemoError(f"You already have {MAX_CLIPS} clips here, which is the limit. Remove them first.")
+        try:
             if file.stat().st_size > MAX_MEGABYTES * 1024**2:
                 raise DemoError(f"“{name}” is larger than {MAX_MEGABYTES} MB, the limit here.")
             small = checked_preview(file, name, self.decoder)
-            if visit.folder is None:
-                visit.folder = Path(tempfile.mkdtemp(prefix="visit-", dir=self.folder))
-            visit.uploads += 1
+            with visit.lock:
+                folder = visit.folder or Path(tempfile.mkdtemp(prefix="visit-", dir=self.folder))
+                visit.folder, visit.uploads = folder, visit.uploads + 1
+                number = visit.uploads
             # A copy, because visitors who upload the same content share one file of gradio. guard.py deletes it later.
-            path = Path(shutil.copyfile(file, visit.folder / str(visit.uploads)))
+            path = Path(shutil.copyfile(file, folder / str(number)))
         except DemoError:
             file.unlink(missing_ok=True)
             raise
-        shown, picture = path.with_suffix(".mp4"), path.with_suffix(".jpg")
+        shown, picture = (path.with_suffix(suffix) for suffix in SHOWN_AS)
         shown.write_bytes(small)
         picture.write_bytes(poster(small))
         strange = self._is_strange(path)
         # last, because the visitor may remove all clips meanwhile: what is in the index is also among the clips
-        if visit.index is None:
-            visit.index = self._new_index([path])
-        else:
-            visit.index.add([path], progress=False, decoder=self.decoder)
-        clip = Clip(
-            f"mine-{visit.uploads}",
-            Path(name).stem[:60],
-            path,
-            self.media.add(shown),
-            self.media.add(picture),
-            mine=True,
-            strange=strange,
-        )
-        visit.clips.append(clip)
+        with visit.lock:
+            index = visit.index
+            if index is None:
+                index = visit.index = self._new_index([path])
+            else:
+                index.add([path], progress=False, decoder=self.decoder)
+            if index.report.failed:  # it was readable when it came
+                raise FileNotFoundError(path)
+            clip = Clip(
+                f"mine-{number}",
+                Path(name).stem[:60],
+                path,
+                self.media.add(shown),
+                self.media.add(picture),
+                mine=True,
+                strange=strange,
+            )
+            visit.clips.append(clip)
         return clip
 
     def _forgotten(self, clips: Sequence[Clip]) -> None:
@@ -273,9 +289,10 @@ class Studio:
         clips = {clip.path: clip for clip in own}
         found: list[SearchResult] = []
         most = len(self.index) if self.collection is None else FROM_INDEX
-        for index, count in ((self.index, most), (visit.index, MAX_CLIPS)):
-            if index is not None and len(index):
-                found += index.search(text, top_k=count, rerank=RERANK if self.can_match else 0)
+        for index, lock, count in ((self.index, self._lock, most), (visit.index, visit.lock, MAX_CLIPS)):
+            with lock:
+                if index is not None and len(index):
+                    found += index.search(text, top_k=count, rerank=RERANK if self.can_match else 0)
         # each index re-ranks its own best candidates; those include the best of all, and only these may count
         before = most_similar(torch.tensor([result.similarity for result in found]), len(found)).tolist()
         matched = before[:RERANK] if self.can_match else []
@@ -346,7 +363,9 @@ class Studio:
 
     def _decode(self, source: Any, indices: Any = None, **options: Any) -> Frames:
         """Decode in a separate process; for clips of the gallery, with the frame positions that the index stores."""
-        return self.index.decode(source, indices, decoder=self.decoder, **options)
+        with self._lock:
+            table = self.index.frame_table(source)
+        return self.decoder.decode(source, indices, table=table, **options)
 
     def _prompter(self) -> tuple[AlproPrompterModel, Any]:
         if self.prompter is None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from ..trust import printable
 from ..untrusted_json import read_json
 
 if TYPE_CHECKING:
@@ -57,6 +58,9 @@ _RECALL = re.compile(r"(eval.*?)_(t2v|v2t)_r(\d+)")
 _ACCURACY = re.compile(r"(eval|eval_.*?)_accuracy(?:_(.+))?")
 _DIRECTIONS = {"t2v": "Text-to-video recall", "v2t": "Video-to-text recall"}
 _STYLES: tuple[Literal["-", "--", ":", "-."], ...] = ("-", "--", ":", "-.")
+
+
+_MOST = 200  # curves of a run; each has a place in the picture
 
 
 class TrainingLogError(ValueError):
@@ -160,11 +164,18 @@ def _curves(history: Iterable[dict[str, Any]]) -> dict[str, Curve]:
         for key, value in entry.items():
             if isinstance(value, int | float) and not isinstance(value, bool) and not _NO_CURVE.fullmatch(key):
                 # a training that continued from an earlier checkpoint logs some steps again; the last values count
-                points.setdefault(key, {})[entry["step"]] = value
+                points.setdefault(_shown(key), {})[entry["step"]] = value
+    if len(points) > _MOST:
+        raise TrainingLogError(f"The log names {len(points):,} values, such as {next(iter(points))}; at most {_MOST}.")
     return {
         key: Curve(np.array(sorted(values), float), np.array([values[step] for step in sorted(values)], float))
         for key, values in points.items()
     }
+
+
+def _shown(key: str) -> str:
+    """A name for the picture: one line of at most 60 characters."""
+    return printable(key[:60])
 
 
 def smooth(values: np.ndarray) -> np.ndarray:

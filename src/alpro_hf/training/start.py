@@ -18,7 +18,7 @@ from ..data.label_lists import read_answers, read_entities
 from ..data.load_rows import is_labelled
 from ..data.mixed_rows import MixedRows
 from ..data.pretraining_collator import AlproPreTrainingCollator
-from ..loading import download_model, find_model
+from ..loading import CONFIG, download_model, download_settings, find_model
 from ..model.configuration_alpro import AlproConfig
 from ..model.modeling_alpro import AlproForVideoQuestionAnswering, AlproForVideoTextRetrieval, AlproModel
 from ..model.pretraining_alpro import AlproForPreTraining
@@ -128,7 +128,7 @@ def pem_entities(
         TrainError: There is no teacher for some rows, or pseudo-labels have another number of entities.
     """
     if prompter:
-        names = AlproConfig.from_pretrained(find_model(str(prompter)), trust_remote_code=False).entities
+        names = AlproConfig.from_pretrained(_settings(str(prompter)), trust_remote_code=False).entities
         if not names:
             raise TrainError(
                 f"--prompter {prompter} names no entities. Make one with alpro train --task prompter --entities."
@@ -165,17 +165,24 @@ def own_sizes(*, model: str | None = None, vision: str | None = None, processor:
     if model is None:
         if vision is None:
             return {}  # `start_model` refuses it
-        size = getattr(AutoConfig.from_pretrained(vision, trust_remote_code=False), "image_size", None)
+        size = getattr(AutoConfig.from_pretrained(_settings(vision), trust_remote_code=False), "image_size", None)
         return {"image_size": size} if isinstance(size, int) else {}
-    if AlproConfig.get_config_dict(model)[0].get("model_type") != AlproConfig.model_type:
+    settings = _settings(model)
+    if AlproConfig.get_config_dict(settings)[0].get("model_type") != AlproConfig.model_type:
         return {}  # `start_model` refuses it
-    video = AlproConfig.from_pretrained(model, trust_remote_code=False).video_config
-    tokenizer = AlproProcessor.from_pretrained(processor or model, trust_remote_code=False).tokenizer
+    video = AlproConfig.from_pretrained(settings, trust_remote_code=False).video_config
+    source = _settings(processor, needs=None) if processor else settings
+    tokenizer = AlproProcessor.from_pretrained(source, trust_remote_code=False).tokenizer
     return {
         "num_frames": video.num_frames,
         "image_size": video.image_size,
         "text_length": tokenizer.model_max_length,
     }
+
+
+def _settings(name: str, needs: str | None = CONFIG) -> str:
+    """The folder with the settings of a model by its name: given an id, the library would ask without bounds."""
+    return download_settings(find_model(name, needs=needs))
 
 
 def choose_sizes(
@@ -259,10 +266,11 @@ def start_model(
     if model:
         model = find_model(model, "qa" if task == "qa" else "retrieval")
     if model and is_image_text(model):
-        source, new = _with_towers(model_class, AlproModel.from_image_text_pretrained(model, video_config=video))
+        towers = AlproModel.from_image_text_pretrained(download_model(model, pickled=True), video_config=video)
+        source, new = _with_towers(model_class, towers)
         new |= {"temperature"}
     elif model:
-        found, _ = AlproConfig.get_config_dict(model)
+        found, _ = AlproConfig.get_config_dict(_settings(model))
         if found.get("model_type") != AlproConfig.model_type:
             raise TrainError(
                 f"--model {model} holds a model of type {found.get('model_type')!r}, neither an ALPRO model nor BLIP "
@@ -281,7 +289,8 @@ def start_model(
     elif vision is None or text is None:
         raise TrainError("Say what to start from: --model START, or --vision VIT and --text BERT.")
     else:
-        source, new = _with_towers(model_class, AlproModel.from_unimodal_pretrained(vision, text, video_config=video))
+        folders = [download_model(find_model(name), pickled=True) for name in (vision, text)]
+        source, new = _with_towers(model_class, AlproModel.from_unimodal_pretrained(*folders, video_config=video))
         new |= {"projections", "temperature"}
     config = _start_config(source.config, task, recipe, entities, labels)
     kept = _fitting(source, config)
@@ -298,7 +307,7 @@ def start_model(
 
 def is_image_text(source: str | Path) -> bool:
     """Whether a folder or Hub id holds an image-text model that a training can start from: BLIP or ChineseCLIP."""
-    found, _ = AlproConfig.get_config_dict(source)
+    found, _ = AlproConfig.get_config_dict(download_settings(str(source)))
     return found.get("model_type") in ("blip", "chinese_clip")
 
 
@@ -399,13 +408,15 @@ def start_processor(
         TrainError: `text_length` is more than the model can read.
     """
     if processor:
-        processor = find_model(processor, needs=None)
+        processor = _settings(processor, needs=None)
     if processor and is_image_text(processor):
         started = AlproProcessor.from_image_text_pretrained(processor)
     elif processor:
         started = AlproProcessor.from_pretrained(processor, trust_remote_code=False)
     else:
-        tokenizer = AutoTokenizer.from_pretrained(text, trust_remote_code=False)
+        if text is None:
+            raise TrainError("Say where the tokenizer is: --processor, or --text BERT.")
+        tokenizer = AutoTokenizer.from_pretrained(_settings(text, needs=None), trust_remote_code=False)
         tokenizer.model_max_length = min(tokenizer.model_max_length, config.text_config.max_position_embeddings)
         started = AlproProcessor(video_processor=AlproVideoProcessor(), tokenizer=tokenizer)
     video = started.video_processor
