@@ -53,6 +53,7 @@ def test_json_of_files_is_read_within_bounds_everywhere() -> None:
         "inference/index_frames.py": "settings of a processor in memory",
         "model/decoding_table.py": "a table whose reader checks its size; the model travels without the package",
         "sprites/render.py": "a file of the package",
+        "training/feature_cache.py": "settings of a processor in memory",
         "training/pseudo_labels.py": "settings of a processor in memory",
         "training/run.py": "a text that was just made",
         "metrics/video_moment_retrieval/app.py": "the field of a page of its own",

@@ -216,6 +216,32 @@ def test_a_pickle_that_holds_more_than_arguments_is_not_run(trained: Path, tmp_p
     assert not (tmp_path / "trap").exists()
 
 
+class _Attribute:
+    """Is written as an attribute of something, as Python 3.11.0 to 3.11.3 write the members of enumerations."""
+
+    def __init__(self, owner: Any, name: str) -> None:
+        self.reduced = getattr, (owner, name)
+
+    def __reduce__(self) -> Any:
+        return self.reduced
+
+
+def test_members_of_enumerations_are_read_as_early_versions_of_python_write_them(
+    trained: Path, tmp_path: Path
+) -> None:
+    arguments = AlproTrainingArguments(output_dir=str(tmp_path), learning_rate=3e-4, use_cpu=True, max_steps=7)
+    kind = type(arguments.save_strategy)
+    arguments.save_strategy = _Attribute(kind, "STEPS")
+    torch.save(arguments, trained / "training_args.bin")
+    _, text = export(trained, tmp_path)
+    assert "| `learning_rate` | 0.0003 |" in text
+    for owner, name in ((AlproTrainingArguments, "__init__"), (kind, "__class__"), (kind, "__doc__")):
+        arguments.save_strategy = _Attribute(owner, name)
+        torch.save(arguments, trained / "training_args.bin")
+        with pytest.raises(ModelCardError, match="or holds more than training arguments"):
+            export(trained, tmp_path / name)
+
+
 def test_facts_of_the_author(trained: Path, tmp_path: Path) -> None:
     facts = {"data": "Ten clips of mine.", "datasets": ["acme/clips"], "license": "mit", "language": ["de"]}
     (trained / "training.json").write_text(json.dumps(facts))

@@ -717,7 +717,7 @@ def test_the_guard_ends_a_stream_whose_session_vanishes() -> None:
         async def send(message: dict[str, Any]) -> None:
             sent.append(message)
 
-        scope = {"type": "http", "method": "GET", "pieces": pieces, "cause": cause}
+        scope = {"type": "http", "method": "GET", "path": "/", "pieces": pieces, "cause": cause}
         asyncio.run(guard.Guard(app)(scope, None, send))
         return sent
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from enum import Enum
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,6 +27,7 @@ FACTS, RECIPE, ARGUMENTS, STATE = "training.json", "recipe.json", "training_args
 METRICS = "metrics.json"  # of an exported checkpoint: all its numbers, of which the card shows a few
 SHOWN_NUMBERS = 10
 _SECONDS = 5.0  # for the Hub to answer whether it has a file
+_GETATTR = "builtins.getattr"  # in a pickle
 RUN = "run"  # key of a recipe.json that holds facts about the run
 PAPER = "https://arxiv.org/abs/2112.09583"
 CITATION = """\
@@ -486,13 +488,26 @@ def _read_arguments(path: Path) -> "TrainingArguments":
         if issubclass(kind, Enum)
     }
     unknown = set(get_unsafe_globals_in_checkpoint(path)) - set(plain)
-    if unknown:
+    if unknown - {_GETATTR}:
         raise ModelCardError(
             f"{path} holds more than training arguments: {', '.join(sorted(unknown))}. It was not "
             f"read. Remove it; hyperparameters can be named in {FACTS}."
         )
-    with safe_globals(list(plain.values())):
-        return torch.load(path, weights_only=True)
+    try:
+        with safe_globals([*plain.values(), (_member, _GETATTR)]):
+            return torch.load(path, weights_only=True)
+    except UnpicklingError as error:
+        raise ModelCardError(
+            f"{path} is damaged, or holds more than training arguments. It was not read. Remove it; hyperparameters "
+            f"can be named in {FACTS}."
+        ) from error
+
+
+def _member(kind: type[Enum], name: str) -> Enum:
+    """A member of an enumeration. Python 3.11.0 to 3.11.3 write it as `getattr(kind, name)`, which can do far more."""
+    if not (isinstance(kind, type) and issubclass(kind, Enum) and name in kind.__members__):
+        raise UnpicklingError(f"getattr of {name!r:.40} is no member of an enumeration")
+    return kind[name]
 
 
 def _eval_results(measured: Iterable[CardResult]) -> Iterable[EvalResult]:
