@@ -56,14 +56,14 @@ fast matching is as with the 8 most similar clips of each text.
 
 At base size there is no recall, because the weights are random. The table says how far a saving changes the
 order in which matching puts clips. With few clips and random weights that is a weak check: measure on data
-of your own. Its part was a run of its own on the same machine.""",
+of your own.""",
     ),
     "inference-inexact": (
         "Evaluation with inexact savings",
         """As in the first section, with 8-bit weights (`--dtype int8`) and candidates by a margin
 (`--rerank-margin`), measured in turns in one run (`run.py inference --no-exact --output inference-inexact`).
 A margin leaves as many candidates as among 1,000 clips of the sprite world. What these settings cost in R@k
-is in the section above; of 8-bit weights with a margin, 0.05 was measured together. `wall` was measured
+is in the section above, also of 8-bit weights and a margin together. `wall` was measured
 while other programs used both cores, so only ratios of `cpu` mean something.
 
 The aim is 150 times the speed of the plain algorithm for 1,000 x 1,000, and 15 times for 100 x 100, with
@@ -87,8 +87,7 @@ which the system can release when it needs memory.""",
 
 A search without a query on the command line answers one from each line. The searches ran side by side and
 answered each query in turn, with another caption each time. `cpu` includes the process that opens the
-videos. The aim is 50 ms. The processes computed with one thread (`OMP_NUM_THREADS=1`). Other programs used
-both cores meanwhile, as the load shows, so `wall` says nothing about an idle machine.""",
+videos. The aim is 50 ms. The processes computed with one thread (`OMP_NUM_THREADS=1`).""",
     ),
     "training": (
         "Training step of the bundled model",
