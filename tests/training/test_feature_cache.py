@@ -10,7 +10,8 @@ import pytest
 import torch
 from datasets import Dataset
 from fixtures import colours
-from fixtures.frozen_trainings import arguments, model_of, trainer_for
+from fixtures.colours import arguments
+from fixtures.frozen_trainings import model_of, trainer_for
 
 from alpro_hf import AlproForPreTraining, AlproForVideoQuestionAnswering, AlproForVideoTextRetrieval
 from alpro_hf.data.augmentation import AlproAugmentation

@@ -3,7 +3,8 @@
 import pytest
 import torch
 from fixtures import colours
-from fixtures.frozen_trainings import arguments, model_of, trainer_for
+from fixtures.colours import arguments
+from fixtures.frozen_trainings import model_of, trainer_for
 from transformers import TrainerCallback
 
 from alpro_hf import AlproForVideoQuestionAnswering, AlproModel

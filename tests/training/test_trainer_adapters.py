@@ -80,19 +80,9 @@ def trainer_for(model, folder: Path, **fields) -> AlproTrainer:
     is_qa = isinstance(plain_model(model), ANSWERING)
     rows = colours.question_rows() if is_qa else colours.retrieval_rows()
     task = {"task": "qa", "label2id": colours.ANSWERS} if is_qa else {"task": "retrieval"}
-    defaults = {
-        "output_dir": str(folder),
-        "use_cpu": True,
-        "per_device_train_batch_size": 6,
-        "learning_rate": 5e-3,
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "disable_tqdm": True,
-        "dataloader_pin_memory": False,
-    }
     return AlproTrainer(
         model=model,
-        args=AlproTrainingArguments(**(defaults | fields)),
+        args=colours.arguments(folder, **fields),
         data_collator=AlproCollator(colours.processor(), **task),
         train_dataset=rows,
         eval_dataset=rows,

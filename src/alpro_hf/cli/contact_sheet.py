@@ -13,7 +13,7 @@ from ..inference.question_answering import Answer
 from ..inference.save_clips import unreadable
 from ..inference.video_index import SearchResult
 from ..model.decoding import decode, probe
-from ..model.decoding_types import VideoDecodeError, VideoInfo
+from ..model.decoding_types import VideoDecodeError, VideoInfo, middles_of
 from ..model.video_processing_alpro import sample_indices
 from ..trust import printable
 
@@ -130,8 +130,7 @@ class _Canvas:
         def choose(info: VideoInfo) -> list[int]:
             if span is None:
                 return sample_indices(info.num_frames, FRAMES)
-            part = (span[1] - span[0]) / FRAMES
-            return info.frames_at(span[0] + (number + 0.5) * part for number in range(FRAMES))
+            return info.frames_at(middles_of(*span, FRAMES))
 
         if decoder is None:
             frames = decode(clip, choose, height=height, width=width)

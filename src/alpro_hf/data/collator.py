@@ -173,7 +173,7 @@ class AlproCollator:
             "input_ids": encoding["input_ids"][: len(kept)],
             "attention_mask": encoding["attention_mask"][: len(kept)],
         }
-        if self._has_features(kept[0]):
+        if self._features_of(kept[0]) is not None:
             batch["video_hidden_states"] = torch.stack(clips)
         else:
             batch["pixel_values_videos"] = self._normalise(torch.stack(clips))
@@ -277,11 +277,12 @@ class AlproCollator:
         return found if isinstance(found, str) else None
 
     def _tokens_or_frames(self, row: Row) -> torch.Tensor:
-        return self._frames(row) if self.features is None or "epoch" not in row else self.features(row)
+        features = self._features_of(row)
+        return self._frames(row) if features is None else features(row)
 
-    def _has_features(self, row: Row) -> bool:
-        """Whether the tokens of a row take the place of its frames, which they never do in evaluation."""
-        return self.features is not None and "epoch" in row
+    def _features_of(self, row: Row) -> Callable[[Row], torch.Tensor] | None:
+        """`features`, if tokens take the place of the frames of a row, which they never do in evaluation."""
+        return self.features if "epoch" in row else None
 
     def _list(self, row: Row, reason: str) -> None:
         """Add a clip to `dropped_file`, unless this process, or an earlier run, has listed it already."""

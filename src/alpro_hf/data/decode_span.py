@@ -5,7 +5,7 @@ from typing import Any
 
 from ..model.decoding import FrameChoice, decode
 from ..model.decoding_source import VideoSource
-from ..model.decoding_types import Frames, VideoInfo
+from ..model.decoding_types import Frames, VideoInfo, middles_of
 from .spans import Span
 
 
@@ -33,7 +33,7 @@ def span_decoder(processor: Any, span: Span, decoder: Callable[..., Frames] = de
             length = inside.end - inside.start
             fps = video_processor.fps
             count = max(1, round(length * fps)) if fps else video_processor.num_frames
-            return info.frames_at(inside.start + (part + 0.5) * length / count for part in range(count))
+            return info.frames_at(middles_of(inside.start, inside.end, count))
 
         return decoder(source, choose, **options)
 

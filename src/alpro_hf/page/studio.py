@@ -35,7 +35,7 @@ from ..inference.explain import (
 from ..inference.question_answering import Answer, ask
 from ..inference.video_index import SearchResult, VideoIndex
 from ..loading import BUNDLED, BUNDLED_BY_TASK, CommandError, download_model, find_model, load_model
-from ..model.decoding_types import Frames, VideoDecodeError, VideoInfo
+from ..model.decoding_types import Frames, VideoDecodeError, VideoInfo, middles_of
 from ..model.matching_alpro import EncodedClip, encode_clips, matching_problem, most_similar
 from ..model.pretraining_alpro import AlproPrompterModel
 from ..model.processing_alpro import AlproProcessor
@@ -433,8 +433,7 @@ class Studio:
         windows, encoded = encode_sliding_windows(
             self.model, self.processor, clip.path, info, span, decoder=self._decode
         )
-        step = (span.end - span.start) / FILM
-        indices = info.frames_at([span.start + (i + 0.5) * step for i in range(FILM)])
+        indices = info.frames_at(middles_of(span.start, span.end, FILM))
         film = self._decode(clip.path, indices, **_size(info, FILM_SIDE)).pixels
         pictures = [data_uri("image/jpeg", jpeg(frame)) for frame in film]
         return windows, score_captions(self.model, self.processor, texts, encoded), pictures
