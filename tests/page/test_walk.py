@@ -155,7 +155,11 @@ def test_a_finger_may_scroll_over_frames_and_a_tap_makes_a_box(visit) -> None:
 
 def test_an_address_leads_to_a_duel(visit, address) -> None:
     page = visit()
-    page.goto(f"{address}/?tab=duel&clip=14&q=the+tiger+grows+%7C+the+tiger+spins+clockwise")
+    # The clip is scored with the captions of the address, also when its choice is noticed: scores for those that the
+    # page opened with might come last.
+    with page.expect_request(lambda request: '"data":["14","the ' in (request.post_data or "")) as scored:
+        page.goto(f"{address}/?tab=duel&clip=14&q=the+tiger+grows+%7C+the+tiger+spins+clockwise")
+    assert '["14","the tiger grows","the tiger spins clockwise",' in scored.value.post_data
     page.wait_for_selector(".duel .names:has-text('the tiger spins clockwise')")
     assert page.locator("label:has-text('Its opposite') textarea").input_value() == "the tiger spins clockwise"
     assert page.locator(".stage:visible figcaption").inner_text() == "tiger growing"

@@ -8,7 +8,7 @@ from ..evaluation.unfamiliar import knows_only_sprites
 from ..inference.question_answering import known_answers
 from . import about, views
 from .clips import Clip, Visit
-from .parts import LIGHT, WORK, Shared, chips, constant, line, polite
+from .parts import LIGHT, WORK, Shared, Tab, chips, constant, line, polite
 from .studio import Studio
 
 # clip of the bundled gallery, and a question about it
@@ -21,7 +21,7 @@ QUESTIONS = (
 )
 
 
-class AskTab:
+class AskTab(Tab):
     """The chosen clip, a question and its answers. The studio has a model for questions."""
 
     id = "ask"

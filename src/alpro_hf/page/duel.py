@@ -11,7 +11,7 @@ from ..untrusted_json import read_json
 from . import about, duel_views, views
 from .clips import Clip, DemoError, Visit
 from .duel_views import KINDS, Measured
-from .parts import LIGHT, QUICK, WORK, Shared, polite, script, told
+from .parts import QUICK, WORK, Shared, Tab, polite, script, told
 from .studio import MAX_CHARACTERS, Studio
 
 # kind of opposites -> clip of the bundled gallery, what happens in it, and the opposite
@@ -87,7 +87,7 @@ def _parted(text: str) -> tuple[str, str]:
     return caption.strip(), opposite.strip()
 
 
-class DuelTab:
+class DuelTab(Tab):
     """The chosen clip, two captions, their scores, and what the model was measured to tell apart."""
 
     id = "duel"
@@ -112,6 +112,10 @@ class DuelTab:
     def answer(self, chosen: str, text: str, visit: Visit | None) -> str:
         """The scores of two captions that came with the address of the page."""
         return self.duel(chosen, *_parted(text), visit)
+
+    def fill(self, text: str) -> dict[Any, str]:
+        """Both captions, with their common text: a clip that is chosen with them is scored with them."""
+        return {self.text: text} | dict(zip((self.caption, self.opposite), _parted(text), strict=True))
 
     def example(self, event: gr.EventData) -> tuple[str, str, str]:
         """Clip, caption and opposite of the kind that was clicked."""
@@ -166,5 +170,3 @@ class DuelTab:
         together = f"(one, other) => `${{one}}{BETWEEN}${{other}}`"
         for event in noted:
             shared.note(event.then(None, captions, self.text, js=together, api_visibility="private"), self)
-        # from the address of the page
-        self.text.change(_parted, self.text, captions, **LIGHT)

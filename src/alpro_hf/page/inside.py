@@ -7,7 +7,7 @@ import gradio as gr
 
 from . import about, maps, plots, views
 from .clips import Clip, DemoError, Visit
-from .parts import LIGHT, WORK, Shared, chips, constant, line, polite, script, told
+from .parts import LIGHT, WORK, Shared, Tab, chips, constant, line, polite, script, told
 from .studio import MAX_CHARACTERS, Studio
 from .word_maps import word_panels
 
@@ -34,7 +34,7 @@ PROMPTER = (
 DRAW = "Drag over a frame, or tap it. Arrow keys move the box, and with Shift they change its size."
 
 
-class InsideTab:
+class InsideTab(Tab):
     """A sentence, its curve and its maps; with a prompter, frames to draw a box on and the entities in it."""
 
     id = "inside"

@@ -198,7 +198,7 @@ def build(studio: Studio) -> gr.Blocks:
             values |= dict(zip(shown, show(clip.id, visit), strict=True))
             # without a text, the tab is as it was in the beginning
             text = text[:MAX_CHARACTERS] if text.strip() else part.text.value or ""
-            values[part.text] = text
+            values |= part.fill(text)
             values[part.result] = part.answer(clip.id, text, visit) if text else part.result.value
             return values
 
@@ -214,7 +214,7 @@ def build(studio: Studio) -> gr.Blocks:
         picked.then(None, chosen, None, js=written, api_visibility="private")
         entered = search.result.select(polite(open_door), visit, [tabs, chosen], **QUICK)
         then_show(entered).then(None, chosen, None, js=written, api_visibility="private")
-        reached = [tabs, chosen, *shown, *(component for part, _ in opened for component in (part.text, part.result))]
+        reached = [tabs, chosen, *shown, *(one for part, _ in opened for one in (*part.fill(""), part.result))]
         arrived = place.select(polite(arrive), visit, list(dict.fromkeys(reached)), **WORK)
         arrived.then(None, None, None, js="() => window.alproArrived()", api_visibility="private")
         for part, tab in opened:

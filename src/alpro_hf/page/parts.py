@@ -62,6 +62,10 @@ class Tab(Protocol):
     def answer(self, chosen: str, text: str, visit: Visit | None) -> str:
         """The result for a text, as HTML."""
 
+    def fill(self, text: str) -> dict[Any, str]:
+        """The fields of the tab and their values for a text."""
+        return {self.text: text}
+
 
 def told(event: gr.EventData, name: str) -> Any:
     """A value that the script of the page sends with an event."""

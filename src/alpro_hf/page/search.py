@@ -6,7 +6,7 @@ import gradio as gr
 
 from . import about, views
 from .clips import Visit
-from .parts import LIGHT, WORK, Shared, chips, constant, line, polite, script
+from .parts import LIGHT, WORK, Shared, Tab, chips, constant, line, polite, script
 from .studio import Studio
 
 SEARCHES = (
@@ -18,7 +18,7 @@ SEARCHES = (
 )
 
 
-class SearchTab:
+class SearchTab(Tab):
     """Text field, examples and results. Arguments and results of its functions are values of gradio components."""
 
     id = "search"
