@@ -17,7 +17,7 @@ from alpro_hf.loading import fast_bfloat16
 
 RESULTS_FOLDER = Path(__file__).parents[2] / "docs" / "benchmarks"
 NO_BF16 = "not measured: this CPU has no bf16 instructions"
-CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_tile", "amx_bf16")
+CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
 REPORTED_PACKAGES = ("torch", "transformers", "av", "datasets", "accelerate")
 
 

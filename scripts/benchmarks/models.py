@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from common import NO_BF16, RESULTS_FOLDER, alternate, peak_memory_mb, write
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -31,6 +32,7 @@ from alpro_hf.evaluation.protocols import retrieval_scores
 from alpro_hf.loading import fast_bfloat16, with_int8_weights
 from alpro_hf.model.loss_alpro import classification_loss
 from alpro_hf.model.matching_alpro import vtm_scores
+from alpro_hf.model.modeling_alpro import eager_attention_forward
 from alpro_hf.sprites.rows import SpriteRows
 
 MARGINS = (0.05, 0.02)  # of similarity, for candidates by a margin
@@ -204,10 +206,47 @@ def inference(arguments: argparse.Namespace) -> None:
                 if arguments.exact
                 else {}
             ),
+            **({"attention": attention(ours, arguments, clips)} if arguments.exact else {}),
             "evaluation": evaluations(cost, bool(half), candidates_by_margin()),
         },
         device,
     )
+
+
+def attention(ours: Model, arguments: argparse.Namespace, clips: int) -> list[dict[str, Any]]:
+    """Attention alone of one layer of the video tower: sdpa and eager attention take turns."""
+    video = ours.config.video_config
+    patches, heads = (video.image_size // video.patch_size) ** 2, video.num_attention_heads
+    shapes = {
+        "time": (clips * patches, arguments.frames),
+        "space": (clips * arguments.frames, 1 + patches),
+    }
+    module = ours.alpro.video_model.layers[0]
+    rows = []
+    for dtype in (torch.float32, *([torch.bfloat16] if fast_bfloat16(arguments.device) else [])):
+        for name, (sequences, length) in shapes.items():
+            wide = torch.randn(sequences, length, 3 * video.hidden_size, device=arguments.device).to(dtype)
+            # views of one stacked projection, as in the model
+            parts = wide.view(sequences, length, 3, heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+            scaling = parts[0].shape[-1] ** -0.5
+            sides = {
+                "sdpa": lambda parts=parts, scaling=scaling: scaled_dot_product_attention(*parts, scale=scaling),
+                "eager": lambda parts=parts, scaling=scaling: eager_attention_forward(
+                    module, *parts, None, scaling=scaling
+                ),
+            }
+            found = alternate(sides, 10 * arguments.rounds, arguments.device)
+            rows.append(
+                {
+                    "attention": name,
+                    "numbers": str(dtype).removeprefix("torch."),
+                    "sequences": sequences,
+                    "length": length,
+                    **{f"{side} wall ms": 1000 * seconds["wall"] for side, seconds in found.items()},
+                    "sdpa over eager": found["sdpa"]["wall"] / found["eager"]["wall"],
+                }
+            )
+    return rows
 
 
 def savings(
@@ -315,9 +354,9 @@ def evaluations(
         if ("pair", "ours, int8") in cost:
             cases["ours, int8, top 20"] = ("ours, int8", n, n, n * 20)
         for margin, pairs in (near or {}).items():
-            cases[f"ours, margin {margin:g}"] = ("ours", n, n, n * pairs)
-            if ("pair", "ours, int8") in cost:
-                cases[f"ours, int8, margin {margin:g}"] = ("ours, int8", n, n, n * pairs)
+            for side in ("ours", "ours, bf16", "ours, int8"):
+                if ("pair", side) in cost:
+                    cases[f"{side}, margin {margin:g}"] = (side, n, n, n * pairs)
         base: dict[str, float] = {}
         for name, (side, clips, texts_, pairs) in cases.items():
             row: dict[str, Any] = {"evaluation": f"{n} x {n}: {name}"}

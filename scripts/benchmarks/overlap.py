@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from common import write
+from decoding import SIZES, clip
 
 from alpro_hf import AlproConfig, AlproForVideoTextRetrieval, AlproProcessor
 from alpro_hf.assets import bundled_model
@@ -27,6 +28,7 @@ from alpro_hf.sprites.render import write_clip
 from alpro_hf.sprites.world import draw_scene
 
 Encode = Callable[[torch.Tensor], Any]
+SPRITES = 64  # height of the clips of the sprite world
 
 
 class Work:
@@ -124,7 +126,7 @@ def row(name: str, work: Work, run: Callable[[], None], rounds: int, seconds: fl
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Measure building an index and encoding for an evaluation, on rendered clips or on files of a folder."""
+    """Measure building an index and encoding for an evaluation, on rendered clips."""
     torch.manual_seed(0)
     source = bundled_model("retrieval")
     processor = AlproProcessor.from_pretrained(source)
@@ -134,27 +136,34 @@ def run(arguments: argparse.Namespace) -> None:
         video = processor.video_processor
         video.size, video.num_frames = {"height": 224, "width": 224}, 8
     model.eval()
-    with tempfile.TemporaryDirectory() as name:
-        files = sorted(arguments.folder.iterdir()) if arguments.folder else []
-        for number in range(0 if files else arguments.clips):
-            file = Path(name) / f"{number:04d}.mp4"
-            write_clip(file, draw_scene("validation", 0, number), size=arguments.side)
-            files.append(file)
-        work = Work(model, processor, files, arguments.batch)
-        length = sum(probe(file).duration for file in files)
-        rows = [
-            row("index", work, work.index, arguments.rounds, length),
-            row("evaluate", work, work.evaluate, arguments.rounds, length),
-        ]
-    settings = {key: value for key, value in vars(arguments).items() if key not in ("run", "folder")}
+    rows = []
+    for height in arguments.heights:
+        with tempfile.TemporaryDirectory() as name:
+            files = [Path(name) / f"{number:04d}.mp4" for number in range(arguments.clips)]
+            for number, file in enumerate(files):
+                if height == SPRITES:
+                    write_clip(file, draw_scene("validation", 0, number), size=SPRITES)
+                else:
+                    file.symlink_to(clip("h264", height, 250, 5))
+            work = Work(model, processor, files, arguments.batch)
+            length = sum(probe(file).duration for file in files)
+            for task, function in (("index", work.index), ("evaluate", work.evaluate)):
+                rows.append(row(f"{task}, {height}p", work, function, arguments.rounds, length))
+    settings = {key: value for key, value in vars(arguments).items() if key != "run"}
     write(arguments.output, settings, {"overlap": rows})
 
 
 def add_arguments(commands: Any) -> None:
     command = commands.add_parser("overlap", help="whether decoding and encoding wait for each other")
-    command.add_argument("--clips", type=int, default=300, help="rendered clips (default: %(default)s)")
-    command.add_argument("--side", type=int, default=64, help="their side in pixels (default: %(default)s)")
-    command.add_argument("--folder", type=Path, help="use the files of this folder instead")
+    command.add_argument("--clips", type=int, default=300, help="of each height (default: %(default)s)")
+    command.add_argument(
+        "--heights",
+        type=int,
+        nargs="+",
+        choices=[SPRITES, *SIZES],
+        default=[SPRITES],
+        help=f"of the clips: {SPRITES} for scenes of the sprite world, more for textures (default: {SPRITES})",
+    )
     command.add_argument("--size", choices=["base", "sprites"], default="sprites", help="model (default: sprites)")
     command.add_argument("--batch", type=int, default=8, help="clips encoded at a time (default: %(default)s)")
     command.add_argument("--rounds", type=int, default=3, help="of each side (default: %(default)s)")

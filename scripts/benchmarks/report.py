@@ -68,7 +68,24 @@ while other programs used both cores, so only ratios of `cpu` mean something.
 
 The aim is 150 times the speed of the plain algorithm for 1,000 x 1,000, and 15 times for 100 x 100, with
 R@1 within half a point. In float32, encoding the clips alone takes longer than that, whatever is matched.
-bfloat16 was measured on another machine: see the end of this page.""",
+bfloat16 was measured on another machine: see the next section.""",
+    ),
+    "inference-bf16": (
+        "Evaluation on a CPU with bfloat16",
+        """The same measurements on a machine with AMX and AVX512-VNNI (`run.py inference --output inference-bf16`).
+`bf16` is `--dtype bfloat16`; what it costs in R@k is in [its own section](#inexact-savings-on-a-cpu-with-bfloat16).
+The cores of this machine are shared with others, so its speed changes from minute to minute, and the sides take
+turns.
+
+A clip in bfloat16 runs at a smaller share of the GEMM peak than in float32: products get faster, and what lies
+between them (copies, normalisation, GELU, softmax) does not. "Attention" compares the fused attention with separate
+products. For the few frames of time attention, the fused kernel is the slower of the two in bfloat16. It takes a
+small part of a clip, so the model uses one implementation everywhere.""",
+    ),
+    "savings-bf16": (
+        "Inexact savings on a CPU with bfloat16",
+        """As in "Inexact savings and their cost", on the machine of the section above
+(`run.py savings --output savings-bf16`). `bfloat16 weights` are those of `--dtype bfloat16`.""",
     ),
     "index": (
         "The index",
@@ -89,6 +106,20 @@ A search without a query on the command line answers one from each line. The sea
 answered each query in turn, with another caption each time. `cpu` includes the process that opens the
 videos. The aim is 50 ms. The processes computed with one thread (`OMP_NUM_THREADS=1`).""",
     ),
+    "overlap": (
+        "Nothing waits",
+        """What `alpro index` and `alpro evaluate` take, against their parts (`run.py overlap`, and
+`run.py overlap --size base --clips 16 --heights 360 1080 --output overlap-base`). The clips of 64p are scenes of the
+sprite world; the others last 5 s and show moving textures. Each side has three turns, with two threads.
+
+- `decode` and `encode` are the two parts alone, `both` is the real function.
+- `elsewhere` is the real function with a model that waits as long as it takes alone, without using a CPU, as a
+  model on another device does. The aim is 1.1 times the slower of the two parts.
+- `both / cpu s by cores` is the elapsed time over the CPU seconds of both parts divided by the cores: 1 is what
+  nobody can beat, and the aim is 1.05.
+- `video s / s` is how many seconds of video are indexed or encoded in a second.""",
+    ),
+    "overlap-base": ("Nothing waits, at base size", "As above, with the model of the paper."),
     "training": (
         "Training step of the bundled model",
         """Retrieval (VTC and VTM), forward and backward, without the optimizer. "Plain" uses eager attention, texts

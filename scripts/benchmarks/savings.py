@@ -1,4 +1,4 @@
-"""Measure inexact savings: candidates by a margin, 8-bit and merged video tokens, 8-bit weights. See run.py.
+"""Measure inexact savings: candidates by a margin, fewer or 8-bit video tokens, 8-bit or bfloat16 weights. See run.py.
 
 Clips are rendered scenes of the sprite world, and the model is the bundled one. Settings are compared on the
 validation split, and the test split shows what they cost elsewhere. At base size weights are random, so there is no
@@ -7,6 +7,7 @@ are CPU time of the process.
 """
 
 import argparse
+import copy
 import json
 import random
 import time
@@ -27,7 +28,7 @@ from alpro_hf.evaluation.encode import encode_batches
 from alpro_hf.evaluation.metrics import retrieval_metrics
 from alpro_hf.evaluation.protocols import RetrievalStates
 from alpro_hf.inference.index_shards import stored
-from alpro_hf.loading import with_int8_weights
+from alpro_hf.loading import fast_bfloat16, with_int8_weights
 from alpro_hf.model.matching_alpro import most_similar, vtc_scores, vtm_scores, within_margin
 from alpro_hf.sprites.language import captions
 from alpro_hf.sprites.render import frame_times, render
@@ -117,6 +118,11 @@ def token_savings(tokens: torch.Tensor) -> dict[str, torch.Tensor]:
     }
 
 
+def matched(matcher: Any, texts: Any, mask: Any, video: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:
+    """Matching logits (n, 2), computed in the numbers of the matcher."""
+    return vtm_scores(matcher, texts.to(matcher.dtype), mask, video.to(matcher.dtype), pairs)
+
+
 def in_turns(sides: Sides, rounds: int) -> dict[str, float]:
     """Median CPU seconds of each side."""
     times: dict[str, list[float]] = {name: [] for name in sides}
@@ -129,13 +135,19 @@ def in_turns(sides: Sides, rounds: int) -> dict[str, float]:
     return {name: median(each) for name, each in times.items()}
 
 
-def recall(model: Any, quantised: Any, batches: list[Any], rounds: int) -> list[dict[str, Any]]:
+def with_smaller_numbers(model: Any) -> dict[str, Any]:
+    """Copies of a float32 model with smaller numbers; bfloat16 where the CPU does not emulate it."""
+    copies = {"8-bit weights": with_int8_weights(model)}
+    if fast_bfloat16("cpu"):
+        copies["bfloat16 weights"] = copy.deepcopy(model).to(torch.bfloat16)
+    return copies
+
+
+def recall(model: Any, copies: dict[str, Any], batches: list[Any], rounds: int) -> list[dict[str, Any]]:
     """Recall, and CPU seconds of matching, of each saving."""
     states: RetrievalStates = encode_batches(model, batches, keep_states=True)
-    other: RetrievalStates = encode_batches(quantised, batches, keep_states=True)
     similarity, tokens = vtc_scores(states.text_embeds, states.video_embeds), states.video_states
-    similarity_of_other = vtc_scores(other.text_embeds, other.video_embeds)
-    assert tokens is not None and other.video_states is not None
+    assert tokens is not None
     reference, plain = f"top {TOP}", candidates(similarity, TOP)
     # what reads texts and clips, their similarity, tokens of the clips, and the pairs that are matched
     cases: dict[str, tuple[Any, RetrievalStates, torch.Tensor, Any, torch.Tensor]] = {
@@ -147,32 +159,28 @@ def recall(model: Any, quantised: Any, batches: list[Any], rounds: int) -> list[
     }
     changed = token_savings(tokens)
     cases |= {f"{name}, {reference}": (model, states, similarity, one, plain) for name, one in changed.items()}
-    cases |= {
-        f"8-bit weights of matching, {reference}": (quantised, states, similarity, tokens, plain),
-        f"8-bit weights everywhere, {reference}": (
-            quantised,
-            other,
-            similarity_of_other,
-            other.video_states,
-            candidates(similarity_of_other, TOP),
-        ),
-    }
-    eight_bits = stored(other.video_states, "float8_e4m3fn").float()
-    cases |= {
-        f"8-bit weights everywhere, float8 tokens, margin {m:g}": (
-            quantised,
-            other,
-            similarity_of_other,
-            eight_bits,
-            candidates(similarity_of_other, MOST, m),
-        )
-        for m in COMBINED
-    }
+    for name, small in copies.items():
+        other: RetrievalStates = encode_batches(small, batches, keep_states=True)
+        near, video = vtc_scores(other.text_embeds, other.video_embeds), other.video_states
+        assert video is not None
+        eight_bits = stored(video, "float8_e4m3fn").float()
+        cases[f"{name} of matching, {reference}"] = (small, states, similarity, tokens, plain)
+        cases[f"{name} everywhere, {reference}"] = (small, other, near, video, candidates(near, TOP))
+        cases |= {
+            f"{name} everywhere, float8 tokens, margin {m:g}": (
+                small,
+                other,
+                near,
+                eight_bits,
+                candidates(near, MOST, m),
+            )
+            for m in COMBINED
+        }
 
     def match(case: tuple[Any, RetrievalStates, torch.Tensor, Any, torch.Tensor], few: bool = False) -> torch.Tensor:
         matcher, encoded, _, video, pairs = case
         pairs = pairs[pairs[:, 0] < FEW] if few else pairs
-        return vtm_scores(matcher, encoded.text_states, encoded.text_mask, video, pairs)
+        return matched(matcher, encoded.text_states, encoded.text_mask, video, pairs)
 
     # the candidates of all cases with the same tokens are among the 20 most similar ones: each is matched once
     every = match(cases[f"top {MOST}"])
@@ -199,7 +207,7 @@ def agreement(rounds: int, count: int) -> list[dict[str, Any]]:
     torch.manual_seed(0)
     config = AlproConfig()
     model = AlproForVideoTextRetrieval(config).eval()
-    quantised = with_int8_weights(model)
+    copies = with_smaller_numbers(model)
     ids, mask = texts(count, config.text_config.vocab_size)
     times, side = frame_times(config.video_config.num_frames), config.video_config.image_size
     clips = [torch.from_numpy(render(draw_scene("validation", 0, number), times, side)) for number in range(count)]
@@ -211,28 +219,30 @@ def agreement(rounds: int, count: int) -> list[dict[str, Any]]:
         return torch.cat([encoder.alpro.get_video_features(one[None]).last_hidden_state for one in pixels])
 
     def log_odds(matcher: Any, video: torch.Tensor) -> torch.Tensor:
-        logits = vtm_scores(matcher, text, mask, video, pairs)
+        logits = matched(matcher, text, mask, video, pairs)
         return (logits[:, 1] - logits[:, 0]).view(count, count)
 
     tokens = tokens_by(model)
     cases: dict[str, tuple[Any, torch.Tensor]] = {"all tokens": (model, tokens)}
     cases |= {name: (model, one) for name, one in token_savings(tokens).items()}
-    cases |= {
-        "8-bit weights of matching": (quantised, tokens),
-        "8-bit weights everywhere": (quantised, tokens_by(quantised)),
-    }
+    for name, small in copies.items():
+        cases[f"{name} of matching"] = (small, tokens)
+        cases[f"{name} everywhere"] = (small, tokens_by(small))
     few = pairs[:count]
     seconds = in_turns(
         {
-            name: lambda matcher=matcher, video=video: vtm_scores(matcher, text, mask, video, few)
+            name: lambda matcher=matcher, video=video: matched(matcher, text, mask, video, few)
             for name, (matcher, video) in cases.items()
         },
         rounds,
     )
     encoding = in_turns(
         {
-            "all tokens": lambda: model.alpro.get_video_features(pixels[:1]),
-            "8-bit weights everywhere": lambda: quantised.alpro.get_video_features(pixels[:1]),
+            name: lambda encoder=encoder: encoder.alpro.get_video_features(pixels[:1])
+            for name, encoder in {
+                "all tokens": model,
+                **{f"{name} everywhere": c for name, c in copies.items()},
+            }.items()
         },
         rounds,
     )
@@ -258,7 +268,7 @@ def run(arguments: argparse.Namespace) -> None:
     source = bundled_model("retrieval")
     processor = AlproProcessor.from_pretrained(source)
     model = AlproForVideoTextRetrieval.from_pretrained(source).eval()
-    quantised = with_int8_weights(model)
+    copies = with_smaller_numbers(model)
     settings = {"clips": arguments.clips, "rounds": arguments.rounds}
     path = RESULTS_FOLDER / f"{arguments.output}.json"
     before = json.loads(path.read_text()) if path.exists() else {}
@@ -267,7 +277,7 @@ def run(arguments: argparse.Namespace) -> None:
     with torch.inference_mode():
         for split in arguments.splits:
             batches = list(scenes(split, arguments.clips, processor))
-            tables[f"{split} split"] = recall(model, quantised, batches, arguments.rounds)
+            tables[f"{split} split"] = recall(model, copies, batches, arguments.rounds)
             write(arguments.output, settings, tables)
         if arguments.base:
             title = f"base size, random weights, {arguments.base} clips and texts"
@@ -276,7 +286,9 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def add_arguments(commands: Any) -> None:
-    command = commands.add_parser("savings", help="cost of candidates by a margin, of fewer and of 8-bit numbers")
+    command = commands.add_parser(
+        "savings", help="cost of candidates by a margin, of fewer tokens and of smaller numbers"
+    )
     command.add_argument("--clips", type=int, default=1000, help="of each split (default: %(default)s)")
     command.add_argument(
         "--base", type=int, default=6, help="clips and texts at base size; 0: leave it out (default: %(default)s)"

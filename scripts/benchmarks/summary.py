@@ -9,6 +9,14 @@ from alpro_hf.data.windows import WindowSettings
 
 HOURS = 100  # of video, in the first table
 CLIP = 30  # seconds of a short file
+# rows of the table of evaluations; the detail has all
+SHOWN = (
+    "plain, all pairs",
+    "ours, top 20 (rerank, text to video)",
+    "bf16, top 20",
+    "bf16, margin 0.05",
+    "int8, margin 0.05",
+)
 HEAD = """\
 # Performance
 
@@ -22,7 +30,7 @@ INDEXING = """\
 Calculated from the measured time of a clip and of decoding, at base size (8 frames of 224 x 224) in float32. Decoding
 and encoding overlap. On a CPU both use all cores, so their times add up; with the model on another device, the longer
 one counts. Files of up to {clip} s are one clip each; longer ones are cut into windows. `bfloat16` divides encoding by
-{ratio}, which was measured on {machine}.
+{ratio:.3g}, which was measured on another machine ({machine}).
 """
 SEARCHING = """\
 ## How long does a search take?
@@ -33,12 +41,12 @@ candidate, which does not depend on the size of the index.
 EVALUATING = """\
 ## How long does an evaluation take?
 
-Texts x clips at base size in float32. "Plain" is the algorithm of the original code. `top 20` matches the best 20
-clips of each text. Calculated from measured parts; ratios are of CPU time.
+Texts x clips at base size. "Plain" is the algorithm of the original code in float32. `top 20` matches the best 20
+clips of each text. Calculated from parts that were measured in one run; ratios are of CPU time.
 
-The last rows are inexact, and were measured in another run, against its own plain side: `int8` is
-`--dtype int8`, and `margin` is `--rerank-margin`. The detail says
-[what they cost in R@k](performance_detail.md#inexact-savings-and-their-cost).
+`bf16` and `int8` are `--dtype bfloat16` and `--dtype int8`, and `margin` is `--rerank-margin`. They are inexact. The
+detail says [what they cost in R@k](performance_detail.md#inexact-savings-on-a-cpu-with-bfloat16), and
+[how much they save without bfloat16](performance_detail.md#evaluation-with-inexact-savings).
 """
 TRAINING = """\
 ## How long does training take?
@@ -61,11 +69,15 @@ def read(name: str) -> dict[str, Any]:
     return result
 
 
+def machine_of(result: dict[str, Any]) -> str:
+    """The machine of a result, with its instructions."""
+    about = result["conditions"]
+    return f"{about['cpu']}, {about['cores']} cores ({', '.join(about['flags'])})"
+
+
 def where(result: dict[str, Any]) -> str:
     """The machine of a result, in one sentence."""
-    about = result["conditions"]
-    flags = ", ".join(about["flags"])
-    return f"Measured on {about['cpu']}, {about['cores']} cores ({flags}), {about['threads']} threads."
+    return f"Measured on {machine_of(result)}, {result['conditions']['threads']} threads."
 
 
 def last_measured(result: dict[str, Any]) -> str:
@@ -128,26 +140,18 @@ def picked(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> list[dict[st
     return [{column: row[column] for column in columns} for row in rows if all(column in row for column in columns)]
 
 
-def inexact() -> list[dict[str, Any]]:
-    """Rows of evaluations with inexact savings; none if they were not measured."""
-    if not (RESULTS_FOLDER / "inference-inexact.json").exists():
-        return []
-    rows: list[dict[str, Any]] = read("inference-inexact")["tables"]["evaluation"]
-    return [row for row in rows if "int8, margin" in row["evaluation"]]
-
-
 def page() -> str:
     """The text of docs/performance.md."""
     inference, decoding, index, other = map(read, ("inference", "decoding", "index", "other-machines"))
+    half = read("inference-bf16")
     steps = {"bundled": read("training"), "of the paper": read("training-base")}
-    about = other["conditions"]
-    ratio = next(row["bfloat16"] for row in other["tables"]["over the plain algorithm"] if row["work"] == "one clip")
+    clip = {row["side"]: row["wall s each"] for row in half["tables"]["parts"] if row["part"] == "clip"}
+    ratio = clip["ours"] / clip["ours, bf16"]
     words = {
         "hours": HOURS,
         "clip": CLIP,
         "ratio": ratio,
-        "machine": f"an {about['machine']}",
-        "version": about["version"],
+        "machine": machine_of(half),
     }
     evaluation = ("evaluation", "wall h", "cpu h", "ratio cpu")
     tables = [
@@ -159,12 +163,8 @@ def page() -> str:
         ),
         (
             EVALUATING,
-            # without `wall h`, which compares nothing between two runs on a machine that others use
-            [
-                *picked(inference["tables"]["evaluation"], evaluation),
-                *picked(inexact(), (evaluation[0], *evaluation[2:])),
-            ],
-            where(inference),
+            picked([row for row in half["tables"]["evaluation"] if row["evaluation"].endswith(SHOWN)], evaluation),
+            where(half),
         ),
         (TRAINING, training(steps), where(steps["bundled"])),
         (ORIGINAL, other["tables"]["over the original's own code"], last_measured(other)),

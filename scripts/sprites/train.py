@@ -124,8 +124,10 @@ def build_config(vocab_size: int) -> AlproConfig:
     )
 
 
-def build_processor(output: Path) -> AlproProcessor:
-    """A processor for frames of the model's size; it keeps the vocabulary in `output`."""
+def build_processor(output: Path, start: Path | None = None) -> AlproProcessor:
+    """A processor for frames of the model's size: that of the folder `start`, or one with its vocabulary in `output`."""
+    if start is not None:
+        return AlproProcessor.from_pretrained(start)
     video_processor = AlproVideoProcessor(size={"height": SIZE, "width": SIZE}, num_frames=FRAMES)
     return AlproProcessor(video_processor=video_processor, tokenizer=build_tokenizer(output / "vocabulary"))
 
@@ -153,18 +155,16 @@ class Alternating(Dataset):
 
 
 def start_model(
-    stage: str, output: Path, vocab_size: int, answers: tuple[str, ...] = ANSWERS
+    stage: str, start: Path, vocab_size: int, answers: tuple[str, ...] = ANSWERS
 ) -> AlproModel | AlproForVideoTextRetrieval | AlproForVideoQuestionAnswering:
-    """The model of a stage: random weights for `align`, those of the earlier stage otherwise."""
+    """The model of a stage: random weights for `align`, those of the folder `start` otherwise."""
     if stage == "align":
         return AlproModel(build_config(vocab_size))
     if stage.startswith("match"):
-        return AlproForVideoTextRetrieval.from_pretrained(output / START[stage])
+        return AlproForVideoTextRetrieval.from_pretrained(start)
     model_class = AlproForMatchingAndAnswering if stage == "joint" else AlproForVideoQuestionAnswering
     # a classifier of another size, for one answer more, is new
-    return model_class.from_pretrained(
-        output / START[stage], **answer_labels(answers), ignore_mismatched_sizes=answers != ANSWERS
-    )
+    return model_class.from_pretrained(start, **answer_labels(answers), ignore_mismatched_sizes=answers != ANSWERS)
 
 
 def answer_labels(answers: tuple[str, ...] = ANSWERS) -> dict[str, dict]:
@@ -235,9 +235,10 @@ def train(stage: str, arguments: argparse.Namespace) -> None:
     task, default_steps, batch_size, default_rate, seed_offset = STAGES[stage]
     output, seed, steps = arguments.output, arguments.seed, arguments.steps or default_steps
     set_seed(seed)
-    processor = build_processor(output)
+    processor = build_processor(output, arguments.start)
     answers = (*ANSWERS, NONE) if arguments.false_premises else ANSWERS
-    model = start_model(stage, output, len(processor.tokenizer), answers)
+    start = arguments.start or output / START.get(stage, stage)
+    model = start_model(stage, start, len(processor.tokenizer), answers)
     length = steps * batch_size
     # one wording first, then all of them, with those that reverse the order twice as often
     wordings = [
@@ -319,6 +320,9 @@ def main() -> None:
     parser.add_argument("stage", choices=[*STAGES, "export"], help="stage to train, or `export`")
     parser.add_argument(
         "--output", type=Path, default=Path("runs/sprites"), help="folder of the run (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--start", type=Path, help="folder of the model to start from (default: that of the earlier stage in --output)"
     )
     parser.add_argument("--steps", type=int, help="training steps (default: those of the stage)")
     parser.add_argument("--learning-rate", type=float, help="peak learning rate (default: that of the stage)")

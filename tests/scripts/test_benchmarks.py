@@ -10,6 +10,7 @@ import common
 import films
 import long
 import models
+import overlap
 import pytest
 import report
 import savings
@@ -69,6 +70,27 @@ def test_an_evaluation_counts_how_often_each_part_runs() -> None:
     cost |= {(part, "ours, int8"): one | {"cpu": 0.5} for part in ("clip", "text", "pair")}
     rows = {row["evaluation"]: row for row in models.evaluations(cost, half=False, near={0.05: 4})}
     assert rows["100 x 100: ours, int8, margin 0.05"]["cpu h"] * 3600 == pytest.approx((200 + 400) / 2)
+    cost |= {(part, "ours, bf16"): one | {"cpu": 0.25} for part in ("clip", "text", "pair")}
+    rows = {row["evaluation"]: row for row in models.evaluations(cost, half=True, near={0.05: 4})}
+    assert rows["100 x 100: ours, bf16, margin 0.05"]["cpu h"] * 3600 == pytest.approx((200 + 400) / 4)
+
+
+def test_attention_is_compared_on_the_shapes_of_the_video_tower(model) -> None:
+    rows = models.attention(model, Namespace(device="cpu", frames=4, rounds=1), clips=3)
+    shapes = [(row["attention"], row["sequences"], row["length"]) for row in rows]
+    assert shapes[:2] == [("time", 3 * 4, 4), ("space", 3 * 4, 1 + 4)]
+    assert all(row["sdpa over eager"] == row["sdpa wall ms"] / row["eager wall ms"] > 0 for row in rows)
+
+
+def test_decoding_and_encoding_are_measured_alone_and_together(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(common, "RESULTS_FOLDER", tmp_path)
+    given = {"size": "sprites", "clips": 4, "heights": [64], "batch": 2, "rounds": 1, "output": "overlap"}
+    overlap.run(Namespace(**given))
+    result = json.loads((tmp_path / "overlap.json").read_text())
+    assert result["settings"] == given
+    assert [row["work"] for row in result["tables"]["overlap"]] == ["index, 64p", "evaluate, 64p"]
+    for row in result["tables"]["overlap"]:
+        assert row["cpu of both / sum"] == row["both cpu s"] / (row["decode cpu s"] + row["encode cpu s"]) > 0
 
 
 def test_tokens_are_joined_by_means() -> None:

@@ -527,6 +527,8 @@ class AlproVideoLayer(GradientCheckpointingLayer):
 
         # time attention: one sequence of T tokens for each patch position
         along_time = self.temporal_norm(patches_BTND).transpose(1, 2).flatten(0, 1)  # (B * N, T, D)
+        # of a single clip this is a view, for which torch would copy frozen weights once for each patch position
+        along_time = along_time.contiguous()
         along_time, _ = self.temporal_attn(along_time, **kwargs)
         # TimeSformer's extra projection. Training from an image model starts it at zero, see `unimodal_alpro`.
         # Parity: branches are dropped by the rows of their attention, and before this projection, whose bias stays.
