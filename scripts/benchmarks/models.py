@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from attention import attention
 from common import NO_BF16, RESULTS_FOLDER, alternate, peak_memory_mb, write
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -32,7 +32,6 @@ from alpro_hf.evaluation.protocols import retrieval_scores
 from alpro_hf.loading import fast_bfloat16, with_int8_weights
 from alpro_hf.model.loss_alpro import classification_loss
 from alpro_hf.model.matching_alpro import vtm_scores
-from alpro_hf.model.modeling_alpro import eager_attention_forward
 from alpro_hf.sprites.rows import SpriteRows
 
 MARGINS = (0.05, 0.02)  # of similarity, for candidates by a margin
@@ -211,42 +210,6 @@ def inference(arguments: argparse.Namespace) -> None:
         },
         device,
     )
-
-
-def attention(ours: Model, arguments: argparse.Namespace, clips: int) -> list[dict[str, Any]]:
-    """Attention alone of one layer of the video tower: sdpa and eager attention take turns."""
-    video = ours.config.video_config
-    patches, heads = (video.image_size // video.patch_size) ** 2, video.num_attention_heads
-    shapes = {
-        "time": (clips * patches, arguments.frames),
-        "space": (clips * arguments.frames, 1 + patches),
-    }
-    module = ours.alpro.video_model.layers[0]
-    rows = []
-    for dtype in (torch.float32, *([torch.bfloat16] if fast_bfloat16(arguments.device) else [])):
-        for name, (sequences, length) in shapes.items():
-            wide = torch.randn(sequences, length, 3 * video.hidden_size, device=arguments.device).to(dtype)
-            # views of one stacked projection, as in the model
-            parts = wide.view(sequences, length, 3, heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
-            scaling = parts[0].shape[-1] ** -0.5
-            sides = {
-                "sdpa": lambda parts=parts, scaling=scaling: scaled_dot_product_attention(*parts, scale=scaling),
-                "eager": lambda parts=parts, scaling=scaling: eager_attention_forward(
-                    module, *parts, None, scaling=scaling
-                ),
-            }
-            found = alternate(sides, 10 * arguments.rounds, arguments.device)
-            rows.append(
-                {
-                    "attention": name,
-                    "numbers": str(dtype).removeprefix("torch."),
-                    "sequences": sequences,
-                    "length": length,
-                    **{f"{side} wall ms": 1000 * seconds["wall"] for side, seconds in found.items()},
-                    "sdpa over eager": found["sdpa"]["wall"] / found["eager"]["wall"],
-                }
-            )
-    return rows
 
 
 def savings(
@@ -510,15 +473,18 @@ def training(arguments: argparse.Namespace) -> None:
     settings = {key: value for key, value in vars(arguments).items() if key != "run"} | memory
     tables = {"step": rows}
     if arguments.data_steps:
-        tables["data"] = [waiting(workers, arguments.data_steps) for workers in arguments.workers]
+        tables["data"] = [waiting(workers, arguments) for workers in arguments.workers]
     write(arguments.output, settings, tables, device)
 
 
-def waiting(workers: int, steps: int, batch: int = 64) -> dict[str, Any]:
-    """The share of time that training of the bundled model waits for the workers, which render the clips."""
-    source = bundled_model("retrieval")
-    model, processor = Model.from_pretrained(source).train(), AlproProcessor.from_pretrained(source)
-    rows = SpriteRows("retrieval", (steps + 2) * batch, seed=0, num_frames=4, size=64)
+def waiting(workers: int, arguments: argparse.Namespace) -> dict[str, Any]:
+    """The share of time that training waits for the workers, which render the clips."""
+    model, batch, steps = build(arguments.size).train(), arguments.batch, arguments.data_steps
+    side = model.config.video_config.image_size
+    processor = AlproProcessor.from_pretrained(bundled_model("retrieval"))
+    processor.video_processor.size = {"height": side, "width": side}
+    processor.video_processor.num_frames = arguments.frames
+    rows = SpriteRows("retrieval", (steps + 2) * batch, seed=0, num_frames=arguments.frames, size=side)
     loader = DataLoader(rows, batch, collate_fn=AlproCollator(processor), num_workers=workers)
     keys = ("input_ids", "attention_mask", "pixel_values_videos", "video_ids", "text_ids")
     waited = total = 0.0

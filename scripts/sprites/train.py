@@ -125,7 +125,7 @@ def build_config(vocab_size: int) -> AlproConfig:
 
 
 def build_processor(output: Path, start: Path | None = None) -> AlproProcessor:
-    """A processor for frames of the model's size: that of the folder `start`, or one with its vocabulary in `output`."""
+    """A processor for frames of the size of the model: that of `start`, or one whose vocabulary is in `output`."""
     if start is not None:
         return AlproProcessor.from_pretrained(start)
     video_processor = AlproVideoProcessor(size={"height": SIZE, "width": SIZE}, num_frames=FRAMES)
