@@ -13,12 +13,9 @@ An interrupted stage continues from its newest checkpoint when you start it agai
 folders that the package bundles: match-3 for retrieval, answer-3 for question answering. The model learns positions,
 order and relations from questions; captions alone did not teach them. docs/experiments.md has the measurements.
 
-What was never learned (order, roles, spins) is tried with the options of the second group. They change every stage
-that they apply to, and no stage uses them by itself:
-    python scripts/sprites/train.py match-2 --output runs/order --split train-dev --negatives --one-wording 0.5 \\
-        --uniform-share 0.4 --head-warmup 50
-    python scripts/sprites/train.py joint --output runs/joint --split train-dev --negatives --false-premises
-`joint` trains matching and answering together, from answer-2; each step is of one of them.
+What captions alone did not teach (order, roles, spins) is tried with the options of the second group. They change
+every stage that they apply to, and no stage uses them by itself. `joint` trains matching and answering together, from
+answer-2 or from the model that --start names; each step is of one of them. docs/experiments.md tells what came out.
 """
 
 import argparse
@@ -46,7 +43,7 @@ from alpro_hf.loading import best_device, fast_bfloat16
 from alpro_hf.model.joint_alpro import AlproForMatchingAndAnswering
 from alpro_hf.sprites.language import ANSWERS, FORWARD, NONE, REVERSING, SEQUENCE, captions, questions
 from alpro_hf.sprites.rows import SpriteRows
-from alpro_hf.sprites.world import DIRECTIONS, SPRITE_WORLD, draw_scene
+from alpro_hf.sprites.world import ACTORS, DIRECTIONS, SPRITE_WORLD, draw_scene
 from alpro_hf.training.arguments import AlproTrainingArguments
 from alpro_hf.training.checkpoints import last_complete_checkpoint
 from alpro_hf.training.trainer import AlproTrainer
@@ -240,6 +237,9 @@ def train(stage: str, arguments: argparse.Namespace) -> None:
     start = arguments.start or output / START.get(stage, stage)
     model = start_model(stage, start, len(processor.tokenizer), answers)
     length = steps * batch_size
+    curriculum = [(until * batch_size, kinds) for until, kinds in CURRICULUM.get(stage, [])]
+    if arguments.kinds:
+        curriculum = [(length, tuple(None if kind == "any" else kind for kind in arguments.kinds))]
     # one wording first, then all of them, with those that reverse the order twice as often
     wordings = [
         (round(arguments.one_wording * length), FORWARD[:1]),
@@ -248,7 +248,7 @@ def train(stage: str, arguments: argparse.Namespace) -> None:
     shared: dict[str, Any] = {
         "num_frames": FRAMES,
         "size": SIZE,
-        "curriculum": [(until * batch_size, kinds) for until, kinds in CURRICULUM.get(stage, [])],
+        "curriculum": curriculum,
         "split": arguments.split,
     }
     pairs = SpriteRows(
@@ -258,6 +258,7 @@ def train(stage: str, arguments: argparse.Namespace) -> None:
         mixed=task == "joint" or stage.startswith("match"),
         negatives=arguments.negatives,
         wordings=wordings if arguments.negatives else (),
+        order_share=arguments.order_share,
         **shared,
     )
     asked = SpriteRows(
@@ -298,12 +299,15 @@ def train(stage: str, arguments: argparse.Namespace) -> None:
     )
 
 
-def export(output: Path, target: Path, retrieval: str, qa: str) -> None:
-    """Write the bundled folders. Weights are float16 for half the size; the configuration loads them as float32."""
-    for stage, model_class, name in (
-        (retrieval, AlproForVideoTextRetrieval, "sprites-retrieval"),
-        (qa, AlproForVideoQuestionAnswering, "sprites-qa"),
-    ):
+def export(output: Path, target: Path, stages: dict[str, str]) -> None:
+    """Write bundled folders. Weights are float16 for half the size; the configuration loads them as float32.
+
+    Args:
+        stages: Task to the stage whose model is written.
+    """
+    classes = {"retrieval": AlproForVideoTextRetrieval, "qa": AlproForVideoQuestionAnswering}
+    for task, stage in stages.items():
+        model_class, name = classes[task], f"sprites-{task}"
         folder = target / name
         model = model_class.from_pretrained(output / stage, dtype=torch.float16)
         model.save_pretrained(folder)
@@ -347,6 +351,9 @@ def main() -> None:
         default=Path("src/alpro_hf/assets"),
         help="where `export` writes the folders (default: %(default)s)",
     )
+    parser.add_argument(
+        "--tasks", nargs="+", choices=["retrieval", "qa"], default=["retrieval", "qa"], help="export: models to write"
+    )
     parser.add_argument("--retrieval", choices=STAGES, default="match-3", help="export: stage for retrieval")
     parser.add_argument("--qa", choices=STAGES, default="answer-3", help="export: stage for questions")
     tried = parser.add_argument_group("what was never learned")
@@ -358,13 +365,27 @@ def main() -> None:
         metavar="SHARE",
         help="with --negatives: share of the training in which sequences have one wording (default: %(default)s)",
     )
+    tried.add_argument(
+        "--order-share",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="with --negatives: share of the sequences whose false caption has the other order (default: %(default)s)",
+    )
+    tried.add_argument(
+        "--kinds",
+        nargs="+",
+        choices=["any", *ACTORS],
+        metavar="KIND",
+        help=f"kinds of the groups of clips that alternate, of any {' '.join(ACTORS)} (default: those of the stage)",
+    )
     tried.add_argument("--uniform-share", type=float, default=0.0, help="vtm_uniform_share (default: %(default)s)")
     tried.add_argument("--vtm-temperature", type=float, help="vtm_temperature (default: the learned one)")
     tried.add_argument("--head-warmup", type=float, default=0.0, help="head_warmup_steps (default: %(default)s)")
     tried.add_argument("--false-premises", action="store_true", help="ask questions whose answer is none, too")
     arguments = parser.parse_args()
     if arguments.stage == "export":
-        export(arguments.output, arguments.target, arguments.retrieval, arguments.qa)
+        export(arguments.output, arguments.target, {task: getattr(arguments, task) for task in arguments.tasks})
         return
     torch.set_num_threads(arguments.threads)
     train(arguments.stage, arguments)

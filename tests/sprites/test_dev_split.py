@@ -15,6 +15,7 @@ from alpro_hf.sprites.language import (
     questions,
     turned_premise,
 )
+from alpro_hf.sprites.opposites import opposite_kind
 from alpro_hf.sprites.rows import SpriteRows
 from alpro_hf.sprites.world import (
     HELD_OUT,
@@ -94,6 +95,23 @@ def test_one_wording_first_and_all_later():
     plain = SpriteRows("retrieval", 8, size=32)
     assert "negatives" not in plain[0]
     assert all(isinstance(text, str) for text in rows[0]["negatives"]) and rows[0]["negatives"]
+
+
+def test_sequences_whose_false_caption_has_the_other_order():
+    shared = {"size": 32, "negatives": True, "curriculum": [(200, ("sequence", None))]}
+    rows, always, half = (SpriteRows("retrieval", 200, order_share=share, **shared) for share in (0.0, 1.0, 0.5))
+    reduced = 0
+    for number in range(200):
+        kind = literal_eval(rows[number]["video_id"])[0]
+        assert always[number]["text"] == half[number]["text"] == rows[number]["text"]
+        if kind != "sequence":
+            assert always[number]["negatives"] == rows[number]["negatives"]
+            continue
+        [false] = always[number]["negatives"]
+        assert opposite_kind(rows[number]["text"], false) == "order"
+        assert false in rows[number]["negatives"]
+        reduced += len(half[number]["negatives"]) == 1
+    assert 30 < reduced < 90  # of at least 100 sequences
 
 
 def test_a_false_premise_asks_for_what_is_not_there():

@@ -50,6 +50,8 @@ class SpriteRows(Dataset):
             detail; see `AlproCollator`.
         wordings: With `negatives`, phases of a training by the wordings of sequences, each (row, wordings). The order
             of events is learned more surely if one wording comes first. Name a wording twice to show it more often.
+        order_share: With `negatives`, share of the sequences whose only false caption has the events in the other
+            order. 0: it is one of about four.
         candidates: With `qa`, whether answers that training never shows with a question do not compete for it. They
             are known from the definition of the split, which a measurement of held-out combinations may not use:
             without them the model can learn which combinations are missing.
@@ -71,6 +73,7 @@ class SpriteRows(Dataset):
         split: Literal["train", "train-dev", "validation"] = "train",
         negatives: bool = False,
         wordings: Wordings = (),
+        order_share: float = 0.0,
         candidates: bool = True,
         false_premises: bool = False,
     ):
@@ -89,6 +92,7 @@ class SpriteRows(Dataset):
         self.split = split
         self.negatives = negatives
         self.wordings = wordings
+        self.order_share = order_share
         self.candidates = candidates
         self.false_premises = false_premises
 
@@ -116,6 +120,8 @@ class SpriteRows(Dataset):
                 return {**row, "text": captions(scene, rng)[0]}
             sequence = next((wordings for until, wordings in self.wordings if first < until), SEQUENCE)
             text, false = caption_and_negatives(scene, rng, sequence)
+            if self.order_share and scene.kind == "sequence" and rng.random() < self.order_share:
+                false = false[-1:]  # the order comes last
             return {**row, "text": text, "negatives": false}
         left: list[dict[str, Any]] = []
         for _ in range(index % self.questions_per_clip + 1):
