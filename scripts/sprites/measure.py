@@ -12,6 +12,8 @@ The script decodes the mp4 files and runs three tasks on each test:
   qa          question answering, by type of question and by the kind of answer; for a wrong answer to "which first",
               whether it names the other of the two sprites; and a control with false premises: "what follows the
               fox?" is asked where the fox follows. A model that knows roles does not name the other sprite then
+  order       only if --tasks names it: for each wording of a sequence, whether the true order is preferred to the
+              other one, on all sequences of the split
 
 All folders, files and models are checked before anything is computed. With --output, the numbers are written after
 each split, and a run that was interrupted goes on behind the splits in the file (--again measures them again).
@@ -19,6 +21,7 @@ each split, and a run that was interrupted goes on behind the splits in the file
 
 import argparse
 import json
+import random
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -35,11 +38,20 @@ from alpro_hf.evaluation.metrics import question_answering_metrics, retrieval_me
 from alpro_hf.evaluation.protocols import RetrievalStates, retrieval_scores
 from alpro_hf.files import write_text_whole
 from alpro_hf.loading import fast_bfloat16
-from alpro_hf.sprites.language import NONE, PASSIVE, PHRASES, noun_phrase, turned_premise
-from alpro_hf.sprites.world import PAIR_OF, RELATION_PAIR, SPRITES
+from alpro_hf.sprites.language import (
+    NONE,
+    PASSIVE,
+    PHRASES,
+    SEQUENCE,
+    caption_and_negatives,
+    noun_phrase,
+    turned_premise,
+)
+from alpro_hf.sprites.world import PAIR_OF, RELATION_PAIR, SPRITES, draw_scene
 
 PROTOCOLS = ["vtc", "rerank", "reference"]
 TASKS = ["retrieval", "choices", "qa"]
+MORE_TASKS = [*TASKS, "order"]
 RERANK_K = 16  # candidates that `rerank` reorders
 BATCH = 64
 # the words after "what" in a question about a relation, such as "follows"
@@ -70,6 +82,53 @@ def evaluate_retrieval(
 
 
 @torch.no_grad()
+def evaluate_order(
+    model: AlproForVideoTextRetrieval,
+    processor: AlproProcessor,
+    states: RetrievalStates,
+    rows: list[dict[str, Any]],
+    split: str,
+) -> dict[str, dict[str, float]]:
+    """Percentage of sequences whose true order scores higher than the other one, by wording."""
+    scenes = {number: draw_scene(split, 0, number) for number in range(len(rows))}
+    sequences = [number for number, scene in scenes.items() if scene.kind == "sequence"]
+    place = {video: index for index, video in enumerate(states.video_ids.tolist())}
+    videos = torch.tensor([place[video_id(rows[number])] for number in sequences])
+    found = {}
+    for wording in SEQUENCE:
+        pairs = [
+            caption_and_negatives(scenes[number], random.Random(f"order/{number}"), (wording,)) for number in sequences
+        ]
+        # of a sequence, the last false caption is that of the other order
+        sides = [[true for true, _ in pairs], [false[-1] for _, false in pairs]]
+        (vtc, vtm), (false_vtc, false_vtm) = [
+            scores_of(model, processor, states, captions, videos) for captions in sides
+        ]
+        found[wording] = {
+            "vtc": 100 * (vtc > false_vtc).float().mean().item(),
+            "vtm": 100 * (vtm > false_vtm).float().mean().item(),
+            "n": len(pairs),
+        }
+    return found
+
+
+def scores_of(
+    model: AlproForVideoTextRetrieval,
+    processor: AlproProcessor,
+    states: RetrievalStates,
+    captions: list[str],
+    videos: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Similarity and log-odds of a match, each (n,), of captions and the clips at `videos`."""
+    words = processor(text=captions, return_tensors="pt")
+    text = model.alpro.get_text_features(**words)
+    vtc = (text.pooler_output * states.video_embeds[videos]).sum(dim=1)
+    vtm = model.match(text.last_hidden_state, words["attention_mask"], states.video_states[videos])
+    # the difference of the logits orders captions as the probability of a match does
+    return vtc, vtm[:, 1] - vtm[:, 0]
+
+
+@torch.no_grad()
 def evaluate_choices(
     model: AlproForVideoTextRetrieval, processor: AlproProcessor, states: RetrievalStates, rows: list[dict[str, Any]]
 ) -> dict[str, dict[str, float]]:
@@ -79,14 +138,9 @@ def evaluate_choices(
     for start in tqdm(range(0, len(rows), BATCH), desc="choices", unit="batch"):
         chunk = rows[start : start + BATCH]
         videos = torch.tensor([place[video_id(row)] for row in chunk])
-        scores = []
-        for side in ("text", "negative"):
-            words = processor(text=[row[side] for row in chunk], return_tensors="pt")
-            text = model.alpro.get_text_features(**words)
-            vtc = (text.pooler_output * states.video_embeds[videos]).sum(dim=1)
-            vtm = model.match(text.last_hidden_state, words["attention_mask"], states.video_states[videos])
-            # the difference of the logits orders captions as the probability of a match does
-            scores.append((vtc, vtm[:, 1] - vtm[:, 0]))
+        scores = [
+            scores_of(model, processor, states, [row[side] for row in chunk], videos) for side in ("text", "negative")
+        ]
         for row, by_vtc, by_vtm in zip(chunk, scores[0][0] > scores[1][0], scores[0][1] > scores[1][1], strict=True):
             result = bool(by_vtc), bool(by_vtm)
             right[row["kind"]].append(result)
@@ -159,7 +213,7 @@ def measure(
         qa: Folder of the model for the task `qa`.
     """
     result: dict[str, Any] = {}
-    if {"retrieval", "choices"} & set(tasks):
+    if {"retrieval", "choices", "order"} & set(tasks):
         model, processor = (cls.from_pretrained(retrieval) for cls in (AlproForVideoTextRetrieval, AlproProcessor))
         rows = read_rows(folder, "retrieval.jsonl")
         states, skipped = encode_rows(model, processor, rows, batch_size=BATCH, title=split)
@@ -168,6 +222,8 @@ def measure(
             result["retrieval"] = evaluate_retrieval(model, states, protocols, split)
         if "choices" in tasks:
             result["choices"] = evaluate_choices(model, processor, states, read_rows(folder, "choices.jsonl"))
+        if "order" in tasks:
+            result["order"] = evaluate_order(model, processor, states, rows, split)
     if "qa" in tasks:
         answering, processor = (cls.from_pretrained(qa) for cls in (AlproForVideoQuestionAnswering, AlproProcessor))
         result["qa"] = evaluate_answers(answering, processor, read_rows(folder, "qa.jsonl"), split)
@@ -191,11 +247,13 @@ def show(name: str, result: dict[str, Any]) -> None:
             print(f"  {protocol:10s} {title}:  {cells}")
     for kind, scores in result.get("choices", {}).items():
         print(f"  {kind:40s} VTC {scores['vtc']:5.1f}  VTM {scores['vtm']:5.1f}  (n={scores['n']})")
+    for wording, scores in result.get("order", {}).items():
+        print(f"  order: {wording:33s} VTC {scores['vtc']:5.1f}  VTM {scores['vtm']:5.1f}  (n={scores['n']})")
     for metric, value in result.get("qa", {}).items():
         print(f"  question answering: {metric:24s} {value:.1f}")
 
 
-FILES = {"retrieval": "retrieval.jsonl", "choices": "choices.jsonl", "qa": "qa.jsonl"}
+FILES = {"retrieval": "retrieval.jsonl", "choices": "choices.jsonl", "qa": "qa.jsonl", "order": "retrieval.jsonl"}
 
 
 def problems(data: Path, splits: list[str], tasks: list[str], retrieval: Path | None, qa: Path | None) -> list[str]:
@@ -238,7 +296,9 @@ def main() -> None:
     parser.add_argument(
         "--protocols", nargs="+", choices=PROTOCOLS, default=PROTOCOLS, help="of retrieval (default: all)"
     )
-    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS, help="tasks to run (default: all)")
+    parser.add_argument(
+        "--tasks", nargs="+", choices=MORE_TASKS, default=TASKS, help="tasks to run (default: all but order)"
+    )
     parser.add_argument("--output", type=Path, help="JSON file for all numbers, written after each split")
     parser.add_argument("--again", action="store_true", help="also measure the splits that --output has already")
     arguments = parser.parse_args()

@@ -1,6 +1,7 @@
 """The scripts of the pre-training study measure and print what they promise."""
 
 import json
+import random
 import shutil
 from pathlib import Path
 
@@ -8,8 +9,13 @@ import pytest
 import torch
 from fixtures import tiny
 
-from alpro_hf import AlproForPreTraining
-from alpro_hf.sprites.world import Actor, Scene
+from alpro_hf import AlproForPreTraining, AlproForVideoTextRetrieval, AlproProcessor, bundled_model
+from alpro_hf.data.rows import video_id
+from alpro_hf.evaluation.encode import encode_rows
+from alpro_hf.sprites.language import SEQUENCE, caption_and_negatives
+from alpro_hf.sprites.opposites import opposite_kind
+from alpro_hf.sprites.render import write_split
+from alpro_hf.sprites.world import Actor, Scene, draw_scene
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -196,3 +202,45 @@ def test_the_page_has_the_numbers_of_the_models_trained_on(capsys):
     shown = [line.split("|")[2:] for line in (DOCS / "experiments.md").read_text().splitlines()]
     assert len(printed) == 2 * (2 + 3)
     assert all(cells in shown for cells in printed)
+
+
+def test_the_order_of_sequences_is_asked_in_every_wording(tmp_path):
+    from measure import evaluate_order, read_rows
+
+    folder = write_split(tmp_path, "dev", 24, progress=False)
+    model, processor = (
+        cls.from_pretrained(bundled_model("retrieval")) for cls in (AlproForVideoTextRetrieval, AlproProcessor)
+    )
+    rows = read_rows(folder, "retrieval.jsonl")
+    states, _ = encode_rows(model, processor, rows, batch_size=8)
+    place = states.video_ids.tolist()
+    scenes = [draw_scene("dev", 0, number) for number in range(24)]
+    sequences = [number for number, scene in enumerate(scenes) if scene.kind == "sequence"]
+    assert sequences
+    found = evaluate_order(model, processor, states, rows, "dev")
+    assert list(found) == list(SEQUENCE)
+    assert all(scores["n"] == len(sequences) for scores in found.values())
+    wording, right = SEQUENCE[0], 0
+    for number in sequences:
+        true, false = caption_and_negatives(scenes[number], random.Random(f"order/{number}"), (wording,))
+        assert opposite_kind(true, false[-1]) == "order" and true.count("first ") == 1
+        texts = model.alpro.get_text_features(**processor(text=[true, false[-1]], return_tensors="pt")).pooler_output
+        good, bad = (texts @ states.video_embeds[place.index(video_id(rows[number]))]).tolist()
+        right += good > bad
+    assert found[wording]["vtc"] == pytest.approx(100 * right / len(sequences))
+
+
+def test_measured_models_are_compared_in_a_table_and_a_plot(tmp_path, monkeypatch, capsys):
+    import compare
+
+    files = sorted((DOCS / "study" / "edited").glob("*.json"))
+    assert len(files) == 4
+    monkeypatch.setattr("sys.argv", ["compare.py", *map(str, files), "--plot", str(tmp_path / "plot.png")])
+    compare.main()
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert len(rows) == 2 + 4
+    assert set(rows) <= set((DOCS / "experiments.md").read_text().splitlines())
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+    monkeypatch.setattr("sys.argv", ["compare.py", str(files[0]), "--split", "nowhere"])
+    with pytest.raises(SystemExit, match=r"no split 'nowhere'.*measure\.py --splits nowhere"):
+        compare.main()
