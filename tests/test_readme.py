@@ -21,8 +21,8 @@ CHOICES = {
     "opposite: bounce/sway": "... bounces / sways",
     "opposite: follow/pass": "... follows / passes",
     "opposite: clockwise/counterclockwise": "... **not learned**: spins",
-    "opposite: order": "... **not learned**: order",
-    "opposite: roles": "... **not learned**: who follows whom",
+    "opposite: order": "... order",
+    "opposite: roles": "... who follows whom",
     "reversed": "prefers the caption to that of the clip played backwards",
     "swapped": "prefers the caption to one with two actions exchanged",
 }
@@ -38,8 +38,8 @@ SHORT = (
     "best 16",
     "prefers the caption to its opposite",
     "... **not learned**: spins",
-    "... **not learned**: order",
-    "... **not learned**: who follows whom",
+    "... order",
+    "... who follows whom",
     "question answering, all",
 )
 ROOT = Path(__file__).parents[1]

@@ -63,7 +63,7 @@ def plot(paths: list[Path], split: str, target: Path) -> None:
     counts = read(paths[0], split)["choices"]
     axis.set_xticks(range(len(HARD)), [f"{name} ({counts[kind]['n']} pairs)" for name, kind in HARD.items()])
     axis.set(ylim=(0, 108), ylabel="% right, by matching", title=f"true caption against a false one, {split}")
-    axis.legend(loc="lower left", fontsize=8)
+    figure.legend(loc="outside right upper", fontsize=8)
     figure.savefig(target, dpi=100)
 
 

@@ -234,11 +234,11 @@ def test_measured_models_are_compared_in_a_table_and_a_plot(tmp_path, monkeypatc
     import compare
 
     files = sorted((DOCS / "study" / "edited").glob("*.json"))
-    assert len(files) == 4
+    assert len(files) == 5
     monkeypatch.setattr("sys.argv", ["compare.py", *map(str, files), "--plot", str(tmp_path / "plot.png")])
     compare.main()
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
-    assert len(rows) == 2 + 4
+    assert len(rows) == 2 + 5
     assert set(rows) <= set((DOCS / "experiments.md").read_text().splitlines())
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
     monkeypatch.setattr("sys.argv", ["compare.py", str(files[0]), "--split", "nowhere"])
