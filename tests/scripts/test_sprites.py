@@ -204,6 +204,7 @@ def test_the_page_has_the_numbers_of_the_models_trained_on(capsys):
     assert all(cells in shown for cells in printed)
 
 
+@torch.no_grad()
 def test_the_order_of_sequences_is_asked_in_every_wording(tmp_path):
     from measure import evaluate_order, read_rows
 
