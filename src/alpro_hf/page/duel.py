@@ -46,9 +46,9 @@ EXAMPLES: dict[str, tuple[str, str, str]] = {
         "the trumpet turns clockwise and the turkey moves right",
     ),
     "order": (
-        "06",
-        "first the balloon sways, then the bear bounces",
-        "first the bear bounces, then the balloon sways",
+        "11",
+        "a clip in which first a piece of candy swings from side to side, then a hippopotamus turns counterclockwise",
+        "a clip in which first a hippopotamus turns counterclockwise, then a piece of candy swings from side to side",
     ),
 }
 BETWEEN = " | "  # stands between caption and opposite in the address of the page

@@ -16,7 +16,7 @@ BOX_SIDE = 0.55  # side of the first box, as a share of the frame
 SENTENCES = (
     ("06", "the balloon sways from side to side", "the bear bounces up and down"),
     ("14", "the tiger grows", "the tiger shrinks"),
-    ("16", "the chicken runs to the right while the rose grows", ""),
+    ("24", "a ram rises, a cookie moves up and a toilet appears", ""),
     ("11", "a candy shakes from side to side", "the hippopotamus turns counterclockwise"),
 )
 OVER_TIME = (
