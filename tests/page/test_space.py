@@ -1027,8 +1027,8 @@ def test_every_tab_at_one_click(browser, address, width, scheme) -> None:
     assert page.locator(".pick.chosen").get_attribute("data-id") == "12"
     assert visitor.overflow() == []
     visitor.tab("Look inside")
-    page.click("text=the chicken runs to the right while the rose grows")
-    page.wait_for_selector(".words:has-text('chicken')")
+    page.click("text=a ram rises, a cookie moves up and a toilet appears")
+    page.wait_for_selector(".words:has-text('cookie')")
     page.click("text=Name every region")
     page.wait_for_selector(".layer.on svg")
     assert visitor.overflow() == []
