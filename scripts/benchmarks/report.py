@@ -45,8 +45,8 @@ version 0.1 bundled.""",
     "savings": (
         "Inexact savings and their cost",
         """Text to video on clips of the sprite world, re-ranked, with the retrieval model that version 0.1 bundled.
-Settings are compared on the validation split; the test split shows what they cost elsewhere. `matching, cpu ratio` is how many times as
-fast matching is as with the 8 most similar clips of each text.
+Settings are compared on the validation split; the test split shows what they cost elsewhere. `matching, cpu ratio`
+is how many times as fast matching is as with the 8 most similar clips of each text.
 
 - `margin` leaves out clips that are less similar than the best one by more (`--rerank-margin`).
 - `8-bit tokens` are those of an index with `--token-dtype float8_e4m3fn`. They save space, not time.
@@ -197,9 +197,9 @@ the file, which grows with the frames: some 150 bytes a frame, of which 16 are t
 ELSEWHERE, ONLY_PLOTTED = ("films",), ("memory on the way",)
 FILMS = """\
 `python scripts/benchmarks/run.py films --data DIR` renders films of 20 to 40 scenes of 1.5 to 6 s, with one query for
-each scene, and searches each query among the windows of all films, with the model of version 0.1. What is compared was chosen on films of the
-validation split. The test films show combinations that training never showed. `film R@1` asks for the right film.
-R@1 and R@5 ask for a moment of it that overlaps with the scene by at least the IoU. Intervals come from the bootstrap
+each scene, and searches each query among the windows of all films, with the model of version 0.1. What is compared was
+chosen on films of the validation split. The test films show combinations that training never showed. `film R@1` asks
+for the right film. R@1 and R@5 ask for a moment of it that overlaps with the scene by at least the IoU. Intervals come from the bootstrap
 over films. Films of hard cuts are easy to cut; in fading films, scenes fade into each other.
 `true scenes` cuts where scenes start and end, which no setting knows. What it misses, no better cuts would find.
 """
