@@ -199,8 +199,8 @@ FILMS = """\
 `python scripts/benchmarks/run.py films --data DIR` renders films of 20 to 40 scenes of 1.5 to 6 s, with one query for
 each scene, and searches each query among the windows of all films, with the model of version 0.1. What is compared was
 chosen on films of the validation split. The test films show combinations that training never showed. `film R@1` asks
-for the right film. R@1 and R@5 ask for a moment of it that overlaps with the scene by at least the IoU. Intervals come from the bootstrap
-over films. Films of hard cuts are easy to cut; in fading films, scenes fade into each other.
+for the right film. R@1 and R@5 ask for a moment of it that overlaps with the scene by at least the IoU. Intervals come
+from the bootstrap over films. Films of hard cuts are easy to cut; in fading films, scenes fade into each other.
 `true scenes` cuts where scenes start and end, which no setting knows. What it misses, no better cuts would find.
 """
 ONE_MACHINE = """\
