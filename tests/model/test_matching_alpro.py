@@ -152,7 +152,7 @@ def test_a_head_that_was_trained_may_rank_and_stays_so(tmp_path):
 
 def test_folders_of_earlier_versions_count_as_trained_where_they_hold_a_head(tmp_path):
     bundled = AlproForVideoTextRetrieval.from_pretrained(bundled_model("retrieval"))
-    assert bundled.config.matching_trained is None and matching_problem(bundled) is None
+    assert bundled.config.matching_trained is True and matching_problem(bundled) is None
     AlproForVideoTextRetrieval(tiny.config()).save_pretrained(tmp_path)
     content = json.loads((tmp_path / "config.json").read_text())
     assert content.pop("matching_trained") is False
