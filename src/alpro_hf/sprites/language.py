@@ -194,7 +194,7 @@ def caption_and_negatives(scene: Scene, rng: Rng, sequence: Sequence[str] = SEQU
     """A true caption, and all false ones in the same wording that differ in one detail.
 
     The details: one action is replaced by its opposite, two sprites exchange their actions, the events of a sequence
-    their order, or the sprites of a relation their roles.
+    their order, or the sprites of a relation their roles. Of a sequence, the other order comes last.
 
     Args:
         scene: The scene.
