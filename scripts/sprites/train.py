@@ -387,6 +387,10 @@ def main() -> None:
     if arguments.stage == "export":
         export(arguments.output, arguments.target, {task: getattr(arguments, task) for task in arguments.tasks})
         return
+    if arguments.start and arguments.stage == "align":
+        parser.error("--start does not go with align, which begins with random weights")
+    if not arguments.negatives and (arguments.one_wording or arguments.order_share):
+        parser.error("--one-wording and --order-share change false captions; add --negatives")
     torch.set_num_threads(arguments.threads)
     train(arguments.stage, arguments)
 

@@ -245,3 +245,21 @@ def test_measured_models_are_compared_in_a_table_and_a_plot(tmp_path, monkeypatc
     monkeypatch.setattr("sys.argv", ["compare.py", str(files[0]), "--split", "nowhere"])
     with pytest.raises(SystemExit, match=r"no split 'nowhere'.*measure\.py --splits nowhere"):
         compare.main()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["align", "--start", "x"], "--start does not go with align"),
+        (["match-2", "--order-share", "0.5"], "add --negatives"),
+        (["joint", "--one-wording", "0.5"], "add --negatives"),
+    ],
+)
+def test_options_of_a_stage_that_would_have_no_effect_are_refused(options, message, monkeypatch, capsys, tmp_path):
+    import train
+
+    monkeypatch.setattr("sys.argv", ["train.py", *options, "--output", str(tmp_path)])
+    with pytest.raises(SystemExit):
+        train.main()
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
