@@ -2,8 +2,10 @@
 
     python scripts/sprites/measure.py --data sprite-world --splits dev --retrieval runs/order/joint --output joint.json
     python scripts/sprites/compare.py bundled.json joint.json --split dev --plot order.png
+    python scripts/sprites/compare.py "version 0.1=bundled.json" final=results.json --split test
 
-Two numbers with a slash are those of similarity and of matching (VTC / VTM).
+Two numbers with a slash are those of similarity and of matching (VTC / VTM). A second table has the order by wording,
+by matching, if all files have it (measure.py --tasks order).
 """
 
 import argparse
@@ -39,28 +41,36 @@ def row(found: dict[str, Any]) -> dict[str, str]:
     return cells
 
 
-def table(paths: list[Path], split: str) -> list[str]:
-    """Lines of a Markdown table."""
-    rows = {path.stem: row(read(path, split)) for path in paths}
+def table(models: dict[str, dict[str, Any]]) -> list[str]:
+    """Lines of a Markdown table, with a row for each model."""
+    rows = {name: row(found) for name, found in models.items()}
     columns = list(next(iter(rows.values())))
     lines = [f"| model | {' | '.join(columns)} |", "| --- |" + " --- |" * len(columns)]
     return lines + [f"| {name} | {' | '.join(cells[column] for column in columns)} |" for name, cells in rows.items()]
 
 
-def plot(paths: list[Path], split: str, target: Path) -> None:
+def order_table(models: dict[str, dict[str, Any]]) -> list[str]:
+    """Lines of a Markdown table of the order, with a row for each wording and a column for each model."""
+    lines = [f"| wording | {' | '.join(models)} |", "| --- |" + " --- |" * len(models)]
+    for wording in next(iter(models.values()))["order"]:
+        cells = [f"{found['order'][wording]['vtm']:.1f}" for found in models.values()]
+        lines.append(f"| {wording} | {' | '.join(cells)} |")
+    return lines
+
+
+def plot(models: dict[str, dict[str, Any]], split: str, target: Path) -> None:
     """Bars of what was hard, by matching, with the line of chance."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     axis = figure.subplots()
-    width = 0.8 / len(paths)
-    for number, path in enumerate(paths):
-        found = read(path, split)["choices"]
-        places = [place + (number - (len(paths) - 1) / 2) * width for place in range(len(HARD))]
-        bars = axis.bar(places, [found[kind]["vtm"] for kind in HARD.values()], width, label=path.stem)
+    width = 0.8 / len(models)
+    for number, (name, found) in enumerate(models.items()):
+        places = [place + (number - (len(models) - 1) / 2) * width for place in range(len(HARD))]
+        bars = axis.bar(places, [found["choices"][kind]["vtm"] for kind in HARD.values()], width, label=name)
         axis.bar_label(bars, fmt="%.0f", fontsize=8)
     axis.axhline(50, color="grey", linestyle=":", linewidth=1)
-    counts = read(paths[0], split)["choices"]
+    counts = next(iter(models.values()))["choices"]
     axis.set_xticks(range(len(HARD)), [f"{name} ({counts[kind]['n']} pairs)" for name, kind in HARD.items()])
     axis.set(ylim=(0, 108), ylabel="% right, by matching", title=f"true caption against a false one, {split}")
     figure.legend(loc="outside right upper", fontsize=8)
@@ -69,13 +79,21 @@ def plot(paths: list[Path], split: str, target: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("results", type=Path, nargs="+", help="files of measure.py, in the order of the rows")
+    parser.add_argument(
+        "results", nargs="+", metavar="[NAME=]FILE", help="files of measure.py, in the order of the rows"
+    )
     parser.add_argument("--split", default="dev", help="split to compare on (default: %(default)s)")
     parser.add_argument("--plot", type=Path, help="file of a plot, too")
     arguments = parser.parse_args()
-    print("\n".join(table(arguments.results, arguments.split)))
+    models = {}
+    for given in arguments.results:
+        name, _, path = given.rpartition("=")
+        models[name or Path(path).stem] = read(Path(path), arguments.split)
+    print("\n".join(table(models)))
+    if all("order" in found for found in models.values()):
+        print("\n" + "\n".join(order_table(models)))
     if arguments.plot:
-        plot(arguments.results, arguments.split, arguments.plot)
+        plot(models, arguments.split, arguments.plot)
 
 
 if __name__ == "__main__":

@@ -231,20 +231,40 @@ def test_the_order_of_sequences_is_asked_in_every_wording(tmp_path):
     assert found[wording]["vtc"] == pytest.approx(100 * right / len(sequences))
 
 
-def test_measured_models_are_compared_in_a_table_and_a_plot(tmp_path, monkeypatch, capsys):
+def test_measured_models_are_compared_in_tables_and_a_plot(tmp_path, monkeypatch, capsys):
     import compare
 
-    files = sorted((DOCS / "study" / "edited").glob("*.json"))
-    assert len(files) == 5
-    monkeypatch.setattr("sys.argv", ["compare.py", *map(str, files), "--plot", str(tmp_path / "plot.png")])
-    compare.main()
-    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
-    assert len(rows) == 2 + 5
-    assert set(rows) <= set((DOCS / "experiments.md").read_text().splitlines())
-    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
-    monkeypatch.setattr("sys.argv", ["compare.py", str(files[0]), "--split", "nowhere"])
-    with pytest.raises(SystemExit, match=r"no split 'nowhere'.*measure\.py --splits nowhere"):
+    def printed(*arguments):
+        monkeypatch.setattr("sys.argv", ["compare.py", *map(str, arguments)])
         compare.main()
+        return [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+
+    page = (DOCS / "experiments.md").read_text().splitlines()
+    folder, names = DOCS / "study" / "edited", ("version-0.1", "joint", "match-3", "match-2", "final")
+    files = [f"{name.replace('-0', ' 0')}={folder / name}.json" for name in names]
+    shown = printed(*files, "--plot", tmp_path / "plot.png")
+    assert len(shown) == (2 + 5) + (2 + len(SEQUENCE))
+    assert set(shown) <= set(page)
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+    both = f"version 0.1={folder / 'tests-version-0.1.json'}", f"final={bundled_model('retrieval')}/results.json"
+    for split in ("test", "test-hard"):
+        shown = printed(*both, "--split", split)
+        assert len(shown) == 2 + 2
+        assert set(shown) <= set(page)
+    with pytest.raises(SystemExit, match=r"no split 'nowhere'.*measure\.py --splits nowhere"):
+        printed(files[0], "--split", "nowhere")
+
+
+def test_the_page_has_the_answers_to_false_premises():
+    page = " ".join((DOCS / "experiments.md").read_text().split())
+    folder = DOCS / "study" / "edited" / "questions"
+    joint, before = (
+        json.loads((folder / f"{name}.json").read_text())["results"]["dev"]["qa"] for name in ("joint", "version-0.1")
+    )
+    assert f'answers "none" in {joint["false premise: none"]:.0f} %' in page
+    assert f"names the other sprite in {joint['false premise: names the other']:.0f} %" in page
+    assert f"named the other in {before['false premise: names the other']:.0f} %" in page
+    assert f"Names are right in {joint['what: name']:.0f} % on `dev`" in page
 
 
 @pytest.mark.parametrize(
