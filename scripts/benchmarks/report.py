@@ -217,11 +217,11 @@ repository) fills Qdrant from the shards. The same client connects to a folder, 
 
 
 def section(name: str) -> str:
-    """Markdown of one result: conditions, settings, tables and plot. Without a result, the command that makes it."""
+    """Markdown of one result: conditions, settings, tables and plot. Without a result, only its text."""
     title, text = SECTIONS.get(name, (name, ""))
     path = RESULTS_FOLDER / f"{name}.json"
     if not path.exists():
-        return f"## {title}\n\nNot measured yet. Run `python scripts/benchmarks/run.py {name}`.\n"
+        return f"## {title}\n\n{text}\n\nNot measured yet.\n"
     result = json.loads(path.read_text())
     about = result["conditions"]
     versions = ", ".join(f"{package} {version}" for package, version in about["versions"].items())

@@ -52,6 +52,7 @@ from alpro_hf.sprites.world import PAIR_OF, RELATION_PAIR, SPRITES, draw_scene
 PROTOCOLS = ["vtc", "rerank", "reference"]
 TASKS = ["retrieval", "choices", "qa"]
 MORE_TASKS = [*TASKS, "order"]
+FILES = {"retrieval": "retrieval.jsonl", "choices": "choices.jsonl", "qa": "qa.jsonl", "order": "scenes.jsonl"}
 RERANK_K = 16  # candidates that `rerank` reorders
 BATCH = 64
 # the words after "what" in a question about a relation, such as "follows"
@@ -87,17 +88,22 @@ def evaluate_order(
     processor: AlproProcessor,
     states: RetrievalStates,
     rows: list[dict[str, Any]],
-    split: str,
 ) -> dict[str, dict[str, float]]:
-    """Percentage of sequences whose true order scores higher than the other one, by wording."""
-    scenes = {number: draw_scene(split, 0, number) for number in range(len(rows))}
-    sequences = [number for number, scene in scenes.items() if scene.kind == "sequence"]
+    """Percentage of sequences whose true order scores higher than the other one, by wording.
+
+    `rows` are those of scenes.jsonl. Empty if the split has no sequence.
+    """
+    rows = [row for row in rows if row["kind"] == "sequence"]
+    if not rows:
+        return {}
+    scenes = [draw_scene(row["split"], row["seed"], row["index"]) for row in rows]
     place = {video: index for index, video in enumerate(states.video_ids.tolist())}
-    videos = torch.tensor([place[video_id(rows[number])] for number in sequences])
+    videos = torch.tensor([place[video_id(row)] for row in rows])
     found = {}
     for wording in SEQUENCE:
         pairs = [
-            caption_and_negatives(scenes[number], random.Random(f"order/{number}"), (wording,)) for number in sequences
+            caption_and_negatives(scene, random.Random(f"order/{row['index']}"), (wording,))
+            for row, scene in zip(rows, scenes, strict=True)
         ]
         # of a sequence, the last false caption is that of the other order
         sides = [[true for true, _ in pairs], [false[-1] for _, false in pairs]]
@@ -223,7 +229,7 @@ def measure(
         if "choices" in tasks:
             result["choices"] = evaluate_choices(model, processor, states, read_rows(folder, "choices.jsonl"))
         if "order" in tasks:
-            result["order"] = evaluate_order(model, processor, states, rows, split)
+            result["order"] = evaluate_order(model, processor, states, read_rows(folder, FILES["order"]))
     if "qa" in tasks:
         answering, processor = (cls.from_pretrained(qa) for cls in (AlproForVideoQuestionAnswering, AlproProcessor))
         result["qa"] = evaluate_answers(answering, processor, read_rows(folder, "qa.jsonl"), split)
@@ -253,9 +259,6 @@ def show(name: str, result: dict[str, Any]) -> None:
         print(f"  question answering: {metric:24s} {value:.1f}")
 
 
-FILES = {"retrieval": "retrieval.jsonl", "choices": "choices.jsonl", "qa": "qa.jsonl", "order": "retrieval.jsonl"}
-
-
 def problems(data: Path, splits: list[str], tasks: list[str], retrieval: Path | None, qa: Path | None) -> list[str]:
     """What is missing of the inputs, as sentences; empty if everything is there."""
     found = []
@@ -264,7 +267,9 @@ def problems(data: Path, splits: list[str], tasks: list[str], retrieval: Path | 
         if not folder.is_dir():
             found.append(f"there is no folder {folder}: python scripts/sprites/render.py {data} --split {split}")
             continue
-        for name in sorted({FILES[task] for task in tasks} | ({"retrieval.jsonl"} if "choices" in tasks else set())):
+        for name in sorted(
+            {FILES[task] for task in tasks} | ({"retrieval.jsonl"} if {"choices", "order"} & {*tasks} else set())
+        ):
             if not (folder / name).is_file():
                 found.append(f"{folder} has no {name}; render the split again")
                 continue

@@ -218,7 +218,9 @@ def test_the_order_of_sequences_is_asked_in_every_wording(tmp_path):
     scenes = [draw_scene("dev", 0, number) for number in range(24)]
     sequences = [number for number, scene in enumerate(scenes) if scene.kind == "sequence"]
     assert sequences
-    found = evaluate_order(model, processor, states, rows, "dev")
+    shown = read_rows(folder, "scenes.jsonl")
+    found = evaluate_order(model, processor, states, shown)
+    assert evaluate_order(model, processor, states, [row for row in shown if row["kind"] != "sequence"]) == {}
     assert list(found) == list(SEQUENCE)
     assert all(scores["n"] == len(sequences) for scores in found.values())
     wording, right = SEQUENCE[0], 0
