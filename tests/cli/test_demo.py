@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from alpro_hf.inference.index_shards import Manifest, VideoIndexError
 from alpro_hf.sprites.world import SpriteWorldError
 
 CLIPS = 20  # more than are re-ranked
+NUMBER = re.compile(r"\b\d+(?:\.\d+)?\b(?!\.mp4)")
 
 
 @pytest.fixture(scope="module")
@@ -116,3 +118,14 @@ def test_alpro_demo_with_the_bundled_models(tmp_path) -> None:
     assert opposites >= 88
     assert answers >= 78
     assert (tmp_path / "demo" / "contact-sheet.png").stat().st_size > 100_000
+    # what the README prints of it; processors differ in the last digit
+    readme = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+    printed = readme.split("alpro demo\n```\n\n```text\n")[1].split("\n```")[0].splitlines()
+    said = iter(done.stdout.splitlines())
+    for line in filter(None, printed):
+        if line == "[...]":
+            continue
+        found = next((one for one in said if NUMBER.sub("#", one) == NUMBER.sub("#", line)), None)
+        assert found is not None, f"the demo prints no line like {line!r}, or not in this place"
+        numbers = [[float(number) for number in NUMBER.findall(one)] for one in (line, found)]
+        assert numbers[0] == pytest.approx(numbers[1], abs=1), line
