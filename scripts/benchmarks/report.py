@@ -109,9 +109,8 @@ videos. The aim is 50 ms. The processes computed with one thread (`OMP_NUM_THREA
     ),
     "overlap": (
         "Nothing waits",
-        """What `alpro index` and `alpro evaluate` take, against their parts (`run.py overlap`, and
-`run.py overlap --size base --clips 16 --heights 360 1080 --output overlap-base`). The clips of 64p are scenes of the
-sprite world; the others last 5 s and show moving textures. Each side has three turns, with two threads.
+        """What `alpro index` and `alpro evaluate` take, against their parts (`run.py overlap`). The clips of 64p are scenes
+of the sprite world; those of the next two sections last 5 s and show moving textures. Sides take turns.
 
 - `decode` and `encode` are the two parts alone, `both` is the real function.
 - `elsewhere` is the real function with a model that waits as long as it takes alone, without using a CPU, as a
@@ -120,7 +119,15 @@ sprite world; the others last 5 s and show moving textures. Each side has three 
   nobody can beat, and the aim is 1.05.
 - `video s / s` is how many seconds of video are indexed or encoded in a second.""",
     ),
-    "overlap-base": ("Nothing waits, at base size", "As above, with the model of the paper."),
+    "overlap-large": (
+        "Nothing waits, with larger pictures",
+        "As above (`run.py overlap --heights 360 1080 --clips 24 --output overlap-large`).",
+    ),
+    "overlap-base": (
+        "Nothing waits, at base size",
+        """As above, with the model of the paper
+(`run.py overlap --size base --heights 360 1080 --clips 6 --batch 2 --rounds 2 --output overlap-base`).""",
+    ),
     "training": (
         "Training step of the bundled model",
         """Retrieval (VTC and VTM), forward and backward, without the optimizer. "Plain" uses eager attention, texts

@@ -1,5 +1,6 @@
 """Decoding goes on while the model encodes, and no more is decoded ahead than there is room for."""
 
+import os
 import threading
 
 import pytest
@@ -9,6 +10,8 @@ from alpro_hf.data.windows import WindowSettings
 from alpro_hf.inference import index_encode
 from alpro_hf.inference.index_encode import encode_videos
 from alpro_hf.sprites.films import write_films
+from alpro_hf.sprites.render import write_clip
+from alpro_hf.sprites.world import draw_scene
 
 WINDOWS = WindowSettings((0.5,), stride=0.25, short=0, shortest=0.25, cuts=None)
 BATCH = 2
@@ -119,3 +122,19 @@ def test_a_file_given_twice_is_encoded_twice(loaded, films):
         for files in (films[:1], [films[0], films[0]])
     )
     assert [video.start for video in second] == 2 * [video.start for video in first]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_clips_decoded_at_the_same_time_share_the_cores(loaded, tmp_path, monkeypatch, count):
+    clips = [tmp_path / f"{number}.mp4" for number in range(count)]
+    for number, clip in enumerate(clips):
+        write_clip(clip, draw_scene("validation", 0, number), size=64)
+    decode, threads = index_encode.decode, []
+
+    def noting(*source, **options):
+        threads.append(options["threads"])
+        return decode(*source, **options)
+
+    monkeypatch.setattr(index_encode, "decode", noting)
+    assert sum(len(batch) for batch in encode_videos(*loaded, clips, BATCH)) == count
+    assert threads == ([0] if count == 1 else [max(1, os.cpu_count() // DECODERS)] * count)

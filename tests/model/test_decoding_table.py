@@ -15,8 +15,8 @@ from conftest import Encoder
 from alpro_hf.data.isolated_decoder import IsolatedDecoder
 from alpro_hf.model.decoding import decode
 from alpro_hf.model.decoding_table import FrameTable
-from alpro_hf.model.decoding_types import TruncatedVideoError
-from alpro_hf.model.decoding_video import Video
+from alpro_hf.model.decoding_types import DEFAULT_LIMITS, TruncatedVideoError
+from alpro_hf.model.decoding_video import Video, open_video
 
 ORIGIN = (1000, "h264", Fraction(1, 12800))
 CLIPS = {
@@ -151,6 +151,15 @@ def test_threads_change_no_pixel(encode: Encoder, threads: int) -> None:
         assert torch.equal(decode(path, [3, 30, 47], threads=threads).pixels, decode(path, [3, 30, 47]).pixels)
     with pytest.raises(ValueError, match="threads=-1"):
         decode(io.BytesIO(path.read_bytes()), [0], threads=-1)
+
+
+@pytest.mark.parametrize(
+    ("size", "threads", "used"), [((96, 96), 0, 1), ((98, 96), 0, 0), ((96, 96), 2, 2), ((160, 90), 1, 1)]
+)
+def test_small_pictures_take_one_thread(encode: Encoder, size: tuple[int, int], threads: int, used: int) -> None:
+    with open_video(encode("h264_key12.mp4", size=size), DEFAULT_LIMITS, False, threads) as video:
+        assert video.stream is not None
+        assert video.stream.codec_context.thread_count == used  # 0: one for each core
 
 
 def test_a_table_is_of_the_stream_that_is_decoded(encode: Encoder) -> None:

@@ -4,6 +4,7 @@ A long file is decoded once and cut into windows on the way, see `data.windows`.
 batches of clips, however many files and windows they are of.
 """
 
+import os
 import threading
 from collections import defaultdict, deque
 from collections.abc import Generator, Mapping, Sequence
@@ -24,7 +25,7 @@ from ..model.decoding_types import Frames, TruncatedVideoError, VideoDecodeError
 from ..model.matching_alpro import encode_clips
 from ..model.modeling_alpro import AlproPreTrainedModel
 
-_DECODERS = 2  # threads that decode ahead; FFmpeg itself uses all cores for one video
+_DECODERS = 2  # files that are decoded at the same time; FFmpeg's own threads share the cores between them
 _BATCHES_AHEAD = 2  # decoded, or in work, while the model encodes another one
 
 
@@ -110,7 +111,8 @@ def encode_videos(
         Batches of one `EncodedVideo` for each clip or problem.
     """
     waiting = _Waiting(_BATCHES_AHEAD * batch_size)
-    source = _Source(processor, decoder, windows, known or {}, limits, waiting)
+    threads = 0 if len(files) < _DECODERS else max(1, (os.cpu_count() or 1) // _DECODERS)
+    source = _Source(processor, decoder, windows, known or {}, limits, waiting, threads)
     finished = False
     pool = ThreadPoolExecutor(_DECODERS)
     ahead: deque[tuple[int, Path, Future[None]]] = deque()
@@ -224,6 +226,7 @@ class _Source:
     known: Mapping[Path, int]
     limits: VideoLimits | None
     waiting: _Waiting
+    threads: int  # of FFmpeg, for one clip; a long file has those that it wants
 
     def decode(self, number: int, file: Path) -> None:
         """Let the clips of a file wait for the model under its number; the last one is `final`."""
@@ -294,6 +297,7 @@ class _Source:
 
             if self.limits is not None:
                 options["limits"] = self.limits
+            options["threads"] = self.threads
             frames = (self.decoder.decode if self.decoder else decode)(source, choose, **options)
             if long:
                 raise _LongVideoError(frames.table)

@@ -97,7 +97,8 @@ def decode(
         allow_truncated: decode the readable part of a file that ends early, instead of raising `TruncatedVideoError`.
         table: `Frames.table` of an earlier decode of this file, which saves finding them. A table of another
             file is ignored: size and codec are compared first, then every decoded frame.
-        threads: threads of FFmpeg; 0 for one per core, 1 when other clips are decoded at the same time.
+        threads: threads of FFmpeg; 0 for one per core (one for small pictures), 1 when other clips are decoded at the
+            same time.
 
     Returns:
         `Frames`, with `pixels` of shape (len(indices), 3, height, width).

@@ -46,6 +46,8 @@ UNSEEKABLE_CODECS = frozenset({"vp8"})
 # seek and then meets a damaged key frame.
 SLICE_THREADS_ACROSS_SEEKS = frozenset({"vp9"})
 READ_SIZE = 1 << 18  # bytes that FFmpeg reads at a time
+# Up to so many pixels, passing frames between threads costs as much time as it saves, and more CPU.
+ONE_THREAD_PIXELS = 96 * 96
 # How far times of frames may be from those of a constant rate: a share of a frame, or seconds, because some containers
 # round times to milliseconds.
 MOST_JITTER, ROUNDING = 0.1, 0.0011
@@ -166,7 +168,7 @@ class Video:
             # Frames may be larger than the header says. Twice the limit, because padding may double small frames.
             context.options = {**context.options, "max_pixels": str(2 * self.limits.max_pixels)}
         context.thread_type = "AUTO"
-        context.thread_count = self.threads
+        context.thread_count = self.threads or int(pixels <= ONE_THREAD_PIXELS)  # 0: one for each core
 
     def close(self) -> None:
         self.container.close()
