@@ -45,6 +45,8 @@ DISTRIBUTIONS = {"OpenCV": "opencv-python-headless"}
 # titles of the two tables; docs/benchmarks/decoding.json and the plot use them as keys
 CPU, WALL = "cpu ms, one thread each", "wall ms, all cores each"
 LISTING = "first table of a file"
+LONG = "long files"
+LONG_FILES = ((600, 8, "mp4"), (7200, 8, "mp4"), (7200, 16, "mp4"), (7200, 8, "mkv"))  # seconds, frames, container
 CLIP_FOLDER = Path(tempfile.gettempdir()) / "alpro-benchmark-clips"
 
 
@@ -340,28 +342,27 @@ print(time.process_time() - start, status("VmHWM") - before, sum(frame.nbytes fo
 """
 
 
-def long_files(available: dict[str, Any]) -> list[dict[str, Any]]:
-    """CPU time and memory for long files, which repeat a short clip of 360p. Each decode has its own process."""
-    rows = []
-    for seconds, count in ((600, 8), (7200, 8), (7200, 16)):
-        path, total = clip("h264", 360, 250, seconds), seconds * RATE // 250 * 250
-        for name in (*OURS, "torchcodec", "decord"):
-            if name in available:
-                command = [sys.executable, "-c", MEMORY_PROBE, name, str(path), str(total), str(count)]
-                done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
-                cpu, grown, frames = map(float, done.stdout.split()[-3:])
-                rows.append(
-                    {
-                        "clip": f"{seconds} s, {path.stat().st_size / 1e6:,.0f} MB",
-                        "frames": count,
-                        "decoder": name,
-                        "cpu s": cpu,
-                        "peak over before MB": grown,
-                        "of which frames MB": frames,
-                    }
-                )
+def long_files(available: dict[str, Any], rounds: int) -> list[dict[str, Any]]:
+    """CPU time and memory for long files, which repeat a short clip of 360p.
+
+    Each decode has its own process. The decoders take turns in so many rounds; the medians count.
+    """
+    rows, names = [], [name for name in (*OURS, "torchcodec", "decord") if name in available]
+    for seconds, count, container in LONG_FILES:
+        path, total = clip("h264", 360, 250, seconds, container), seconds * RATE // 250 * 250
+        found: dict[str, list[list[float]]] = {name: [] for name in names}
+        for name in names * rounds:
+            command = [sys.executable, "-c", MEMORY_PROBE, name, str(path), str(total), str(count)]
+            done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+            found[name].append([float(number) for number in done.stdout.split()[-3:]])
+        about = f"{seconds} s, {container}, {path.stat().st_size / 1e6:,.0f} MB"
+        for name, numbers in found.items():
+            cpu, grown, frames = (statistics.median(each) for each in zip(*numbers, strict=True))
+            costs = {"cpu s": cpu, "peak over before MB": grown, "of which frames MB": frames}
+            rows.append({"clip": about, "frames": count, "decoder": name, **costs})
+            print(rows[-1], flush=True)
     kept = kept_table(clip("h264", 360, 250, 7200))
-    rows.append({"decoder": "the frame table of two hours", "KB": len(kept) / 1000})
+    rows.append({"clip": "the frame table of two hours", "KB": len(kept) / 1000})
     return rows
 
 
@@ -405,22 +406,34 @@ def listed_table(path: Path) -> FrameTable | None:
         return video.packet_table()
 
 
-def run_listing(arguments: argparse.Namespace) -> None:
-    """Measure the first table of files, and put the rows into the results of the other measurements."""
-    rows = listing(arguments.heights, arguments.seconds, arguments.rounds)
+def into_results(title: str, rows: list[dict[str, Any]]) -> None:
+    """Put rows into a table of decoding.json, which keeps its rows of other clips.
+
+    They are measured at another time than the other tables, so each names its machine.
+    """
     path = RESULTS_FOLDER / "decoding.json"
     result = json.loads(path.read_text())
-    # measured at another time than the other tables: each row has its conditions
     found = conditions()
     about = f"{found['cpu']}, {found['cores']} cores, load {found['load']}, av {found['versions']['av']}"
-    kept = [row for row in result["tables"].get(LISTING, []) if row["clip"] not in {one["clip"] for one in rows}]
-    result["tables"][LISTING] = [*kept, *({**row, "machine": about} for row in rows)]
+    clips = {row["clip"] for row in rows}
+    kept = [row for row in result["tables"].get(title, []) if row["clip"] not in clips]
+    result["tables"][title] = [*kept, *({**row, "machine": about} for row in rows)]
     path.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(found), markdown(result["tables"][LISTING]), sep="\n\n")
+    print(json.dumps(found), markdown(result["tables"][title]), sep="\n\n")
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Measure all combinations of the options until the time is up, and write the tables."""
+def run_listing(arguments: argparse.Namespace) -> None:
+    """Measure the first table of files, and put the rows into the results of the other measurements."""
+    into_results(LISTING, listing(arguments.heights, arguments.seconds, arguments.rounds))
+
+
+def run_long_files(arguments: argparse.Namespace) -> None:
+    """Measure long files, and put the rows into the results of the other measurements."""
+    into_results(LONG, long_files(usable()[0], arguments.rounds))
+
+
+def usable() -> tuple[dict[str, Any], dict[str, str]]:
+    """The decoders that are installed and work, with their functions, and why the others are missing."""
     os.environ.setdefault("SVT_LOG", "1")
     available = {name: frames_of for name, (module, frames_of) in DECODERS.items() if not module or find_spec(module)}
     missing = dict.fromkeys([name for name in DECODERS if name not in available], "not installed")
@@ -431,6 +444,12 @@ def run(arguments: argparse.Namespace) -> None:
         except RuntimeError as error:  # torchcodec does not find the libraries of FFmpeg
             missing[name] = str(error).split(".")[0]
             del available[name]
+    return available, missing
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Measure all combinations of the options until the time is up, and write the tables."""
+    available, missing = usable()
     before = json.loads((RESULTS_FOLDER / "decoding.json").read_text())["tables"] if arguments.update else {}
     by_clock = {clock: {row["clip"]: row for row in before.get(clock, [])} for clock in (CPU, WALL)}
     start = time.monotonic()
@@ -468,7 +487,7 @@ def run(arguments: argparse.Namespace) -> None:
         "summary": summary(rows),
         **rows,
         "exactness": exactness,
-        "long files": before.get("long files") or long_files(available),
+        LONG: before.get(LONG) or long_files(available, arguments.rounds),
     }
     if LISTING in before:
         tables[LISTING] = before[LISTING]
@@ -493,3 +512,6 @@ def add_arguments(commands: Any) -> None:
     command.add_argument("--seconds", type=int, nargs="+", default=[10, 600, 7200], help="(default: 10 600 7200)")
     command.add_argument("--rounds", type=int, default=5, help="(default: 5)")
     command.set_defaults(run=run_listing)
+    command = commands.add_parser("long-files", help="the decoders, for files of ten minutes and two hours")
+    command.add_argument("--rounds", type=int, default=3, help="(default: 3)")
+    command.set_defaults(run=run_long_files)

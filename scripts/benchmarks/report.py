@@ -109,8 +109,8 @@ videos. The aim is 50 ms. The processes computed with one thread (`OMP_NUM_THREA
     ),
     "overlap": (
         "Nothing waits",
-        """What `alpro index` and `alpro evaluate` take, against their parts (`run.py overlap`). The clips of 64p are scenes
-of the sprite world; those of the next two sections last 5 s and show moving textures. Sides take turns.
+        """What `alpro index` and `alpro evaluate` take, against their parts (`run.py overlap`). The clips of 64p are
+scenes of the sprite world; those of the next two sections last 5 s and show moving textures. Sides take turns.
 
 - `decode` and `encode` are the two parts alone, `both` is the real function.
 - `elsewhere` is the real function with a model that waits as long as it takes alone, without using a CPU, as a
@@ -136,6 +136,11 @@ padded to 40 tokens, and one pass through the fusion layers for each kind of pai
     "training-base": (
         "Training step at base size",
         "The same measurement with the model of the paper and four clips of 8 frames.",
+    ),
+    "training-base-bf16": (
+        "Training step at base size on a CPU with bfloat16",
+        """The same again, with `--bf16` beside float32, and how long training waits for two workers that render clips
+(`run.py training --size base --workers 2 --data-steps 3 --rounds 1 --output training-base-bf16`).""",
     ),
     "savings-training": (
         "Cheaper training steps",
@@ -177,8 +182,8 @@ uses all cores, as for a single clip that a user waits for.
   frames are detected. Clips of 60 s and longer repeat shorter ones.
 - Decoders that took more than 1.6 times as long as the fastest in a first run were not measured again.
   Their value is that first run.
-- The memory of long files is the peak of a process minus its memory before. The process had decoded a
-  short clip first.
+- Long files (`run.py long-files`) are H.264 of 360p. Each decode is in a process of its own, which had decoded a
+  short clip before; the median of three counts. Memory is its peak minus the memory before.
 - A first decode of a long file finds out the time of each frame. The index of an mp4 or mov file tells it,
   unless the file has fragments, several edits, or damage. Otherwise PyAV lists the packets one by one. A
   second decode skips both.

@@ -1,6 +1,7 @@
 """Batches from rows: against the processor, with real files, broken ones, and in worker processes."""
 
 import logging
+import threading
 
 import numpy as np
 import pytest
@@ -9,7 +10,9 @@ from fixtures import colours
 from torch.utils.data import DataLoader
 
 from alpro_hf.data.collator import AlproCollator
+from alpro_hf.data.prefetch import AT_ONCE, threads_of_each
 from alpro_hf.data.rows import NumberedRows
+from alpro_hf.model.decoding import decode
 from alpro_hf.model.video_processing_alpro import AlproVideoProcessor
 
 
@@ -215,6 +218,62 @@ def test_evaluation_frames_are_those_of_the_processor(processor, encode):
     path = encode("plain.mp4")
     pixels = epoch_pixels(AlproCollator(processor, train_sampling="random"), path, index=5)
     assert torch.equal(pixels, processor.video_processor(path)["pixel_values_videos"])
+
+
+class Noting:
+    """Decodes like an `IsolatedDecoder`, and notes the options and how many calls ran at the same time."""
+
+    def __init__(self):
+        self.threads, self.together, self._running, self._lock = [], 0, 0, threading.Lock()
+        self.met = threading.Event()
+
+    def decode(self, source, indices, **options):
+        with self._lock:
+            self.threads.append(options["threads"])
+            self._running += 1
+            self.together = max(self.together, self._running)
+            if self._running > 1:
+                self.met.set()
+        self.met.wait(1)
+        try:
+            return decode(source, indices, **options)
+        finally:
+            with self._lock:
+                self._running -= 1
+
+
+def test_an_evaluation_decodes_several_clips_at_a_time_and_keeps_their_order(processor, encode, tmp_path):
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"no video")
+    files = [
+        encode("plain.mp4"),
+        broken,
+        encode("vfr.mp4", gop=3),
+        encode("plain.mp4", size=(96, 64)),
+        encode("plain.mp4"),
+    ]
+    rows = [{"video": file, "text": f"clip {number}"} for number, file in enumerate(files)]
+    noting = Noting()
+    collated = AlproCollator(processor, decoder=noting).collate(rows)
+    assert noting.together == AT_ONCE
+    assert set(noting.threads) == {threads_of_each()}
+    assert [row["text"] for row in collated.rows] == ["clip 0", "clip 2", "clip 3", "clip 4"]
+    assert list(collated.failures) == [1]
+    assert str(broken) in collated.failures[1]
+    for position, number in enumerate((0, 2, 3, 4)):
+        [expected] = processor.video_processor(files[number])["pixel_values_videos"]
+        torch.testing.assert_close(collated.batch["pixel_values_videos"][position], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_training_and_a_single_clip_decode_one_clip_at_a_time(processor, encode):
+    row = {"video": encode("plain.mp4"), "text": "red"}
+    drawn = [row | {"video": encode("vfr.mp4", gop=3), "epoch": 0, "index": 0}, row | {"epoch": 0, "index": 1}]
+    for rows in (drawn, [row]):
+        noting = Noting()
+        noting.met.set()
+        AlproCollator(processor, decoder=noting).collate(rows)
+        assert noting.together == 1
+        assert noting.threads == [0] * len(rows)
 
 
 def test_an_epoch_without_an_index_is_refused(processor, encode):

@@ -3,7 +3,9 @@
 import json
 import logging
 import os
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -19,6 +21,7 @@ from ..model.loss_alpro import IGNORE_INDEX
 from ..model.video_processing_alpro import SAMPLING_STRATEGIES, SamplingStrategy
 from ..untrusted_json import open_regular, parse_json
 from .isolated_decoder import IsolatedDecoder
+from .prefetch import AT_ONCE, threads_of_each
 from .rows import Draw, Row, clip_key, clip_label, is_decoded_clip, required_field, stable_id, video_id
 
 if TYPE_CHECKING:
@@ -245,21 +248,44 @@ class AlproCollator:
         clips: list[torch.Tensor] = []
         failures: dict[Hashable, str] = {}
         self._read.add_(len(rows))
+        firsts: dict[Hashable, Row] = {}
         for row, key in zip(rows, keys, strict=True):
-            if key in places or key in failures:
-                continue
-            try:
-                clips.append(self._tokens_or_frames(row))
-            except (VideoDecodeError, OSError) as error:
-                lost = keys.count(key)  # all rows of the batch that share the clip
-                self._dropped.add_(lost)
-                failures[key] = str(error)
-                self._list(row, str(error))
-                message = "Row dropped" if lost == 1 else f"{lost} rows dropped"
-                logger.warning("%s, %d in all so far: %s", message, self.dropped, error)
-                continue
-            places[key] = len(places)
+            firsts.setdefault(key, row)
+        with self._reading(list(firsts.values())) as found:
+            for (key, row), clip in zip(firsts.items(), found, strict=True):
+                try:
+                    clips.append(clip())
+                except (VideoDecodeError, OSError) as error:
+                    lost = keys.count(key)  # all rows of the batch that share the clip
+                    self._dropped.add_(lost)
+                    failures[key] = str(error)
+                    self._list(row, str(error))
+                    message = "Row dropped" if lost == 1 else f"{lost} rows dropped"
+                    logger.warning("%s, %d in all so far: %s", message, self.dropped, error)
+                    continue
+                places[key] = len(places)
         return places, clips, failures
+
+    @contextmanager
+    def _reading(self, rows: Sequence[Row]) -> Iterator[list[Callable[[], torch.Tensor]]]:
+        """Functions that give the clips of rows. In an evaluation, several clips are decoded at the same time.
+
+        Processes that load data share the cores as it is, and a training without them draws in the order of the rows.
+        """
+        if len(rows) < 2 or get_worker_info() is not None or any("epoch" in row for row in rows):
+            yield [partial(self._tokens_or_frames, row) for row in rows]
+            return
+        mode, threads = torch.is_inference_mode_enabled(), threads_of_each()  # threads begin outside of that mode
+
+        def read(row: Row) -> torch.Tensor:
+            with torch.inference_mode(mode):
+                return self._frames(row, threads)
+
+        with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="alpro-decode") as pool:
+            try:
+                yield [pool.submit(read, row).result for row in rows]
+            finally:
+                pool.shutdown(cancel_futures=True)
 
     def clip_of(self, row: Row) -> torch.Tensor | str:
         """The frames of a row as the model reads them, float32 (T, 3, height, width), or why it cannot be decoded.
@@ -296,9 +322,10 @@ class AlproCollator:
             os.makedirs(os.path.dirname(os.path.abspath(self.dropped_file)), exist_ok=True)
             append_line(self.dropped_file, json.dumps({"clip": clip, "reason": reason}).encode())
 
-    def _frames(self, row: Row) -> torch.Tensor:
+    def _frames(self, row: Row, threads: int = 0) -> torch.Tensor:
         """The frames of a row at their final size, not normalised: uint8 (T, 3, height, width)."""
-        return self._prepare(row, file_of(required_field(row, "video", self.task)), self.augmentation)
+        file = file_of(required_field(row, "video", self.task))
+        return self._prepare(row, file, self.augmentation, threads)
 
     def _draw(self, row: Row) -> Draw | None:
         """The draw of the frames and the augmentation of a row; None if nothing is random (evaluation)."""
@@ -311,11 +338,16 @@ class AlproCollator:
             )
         return Draw(self.seed, row["epoch"], row["index"])
 
-    def _prepare(self, row: Row, clip: Any, augmentation: "AlproAugmentation | None", **options: Any) -> torch.Tensor:
-        """Process and augment one clip, without normalising it: uint8 (T, 3, height, width)."""
+    def _prepare(
+        self, row: Row, clip: Any, augmentation: "AlproAugmentation | None", threads: int = 0, **options: Any
+    ) -> torch.Tensor:
+        """Process and augment one clip, without normalising it: uint8 (T, 3, height, width).
+
+        `threads` are those of FFmpeg; 0 for one per core.
+        """
         decoder = decode if self.decoder is None else self.decoder.decode
         # One thread each in data loading processes, which decode at the same time and share the cores with the model.
-        options["decoder"] = decoder if get_worker_info() is None else partial(decoder, threads=1)
+        options["decoder"] = partial(decoder, threads=threads if get_worker_info() is None else 1)
         draw = self._draw(row)
         if draw is not None:
             options |= {

@@ -1,5 +1,6 @@
 """Prepare the next items while the last one is worked on."""
 
+import os
 from collections import deque
 from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -8,7 +9,13 @@ from typing import Any, TypeVar
 import torch
 
 T = TypeVar("T")
+AT_ONCE = 2  # videos that threads of one process decode at the same time; what is not FFmpeg's holds Python's lock
 _END: Any = object()
+
+
+def threads_of_each() -> int:
+    """FFmpeg's threads for each of `AT_ONCE` videos, which share the cores."""
+    return max(1, (os.cpu_count() or 1) // AT_ONCE)
 
 
 def prefetched(items: Iterable[T], ahead: int = 2) -> Generator[T, None, None]:
@@ -44,4 +51,4 @@ def prefetched(items: Iterable[T], ahead: int = 2) -> Generator[T, None, None]:
                 source.close()
 
 
-__all__ = ["prefetched"]
+__all__ = ["AT_ONCE", "prefetched", "threads_of_each"]

@@ -141,9 +141,9 @@ class AlproPreTrainingCollator(AlproCollator):
                 batch["pem_targets"] = torch.from_numpy(np.stack([np.asarray(t, np.float32) for t in targets]))
         return collated
 
-    def _frames(self, row: Row) -> torch.Tensor:
+    def _frames(self, row: Row, threads: int = 0) -> torch.Tensor:
         if _kind(row) == "video":
-            return super()._frames(row)
+            return super()._frames(row, threads)
         image = read_image(file_of(row["image"]))
         return self._prepare(row, image, self.image_augmentation, do_sample_frames=False)
 

@@ -4,7 +4,6 @@ A long file is decoded once and cut into windows on the way, see `data.windows`.
 batches of clips, however many files and windows they are of.
 """
 
-import os
 import threading
 from collections import defaultdict, deque
 from collections.abc import Generator, Mapping, Sequence
@@ -18,6 +17,7 @@ from typing import Any
 import torch
 
 from ..data.isolated_decoder import IsolatedDecoder
+from ..data.prefetch import AT_ONCE, threads_of_each
 from ..data.windows import WindowSettings, model_windows
 from ..model.decoding import choose_frames, decode, decode_stream, probe
 from ..model.decoding_table import FrameTable
@@ -25,7 +25,6 @@ from ..model.decoding_types import Frames, TruncatedVideoError, VideoDecodeError
 from ..model.matching_alpro import encode_clips
 from ..model.modeling_alpro import AlproPreTrainedModel
 
-_DECODERS = 2  # files that are decoded at the same time; FFmpeg's own threads share the cores between them
 _BATCHES_AHEAD = 2  # decoded, or in work, while the model encodes another one
 
 
@@ -111,10 +110,10 @@ def encode_videos(
         Batches of one `EncodedVideo` for each clip or problem.
     """
     waiting = _Waiting(_BATCHES_AHEAD * batch_size)
-    threads = 0 if len(files) < _DECODERS else max(1, (os.cpu_count() or 1) // _DECODERS)
+    threads = 0 if len(files) < AT_ONCE else threads_of_each()
     source = _Source(processor, decoder, windows, known or {}, limits, waiting, threads)
     finished = False
-    pool = ThreadPoolExecutor(_DECODERS)
+    pool = ThreadPoolExecutor(AT_ONCE)
     ahead: deque[tuple[int, Path, Future[None]]] = deque()
     remaining = iter(enumerate(files))
 
