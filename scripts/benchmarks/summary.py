@@ -167,7 +167,7 @@ def page() -> str:
             picked([row for row in half["tables"]["evaluation"] if row["evaluation"].endswith(SHOWN)], evaluation),
             where(half),
         ),
-        (TRAINING, training(steps), f"Bundled: {where(steps['bundled'])} Base size: {where(steps[PAPER])}"),
+        (TRAINING, training(steps), " ".join(f"{where(result)[:-1]} ({model})." for model, result in steps.items())),
         (ORIGINAL, other["tables"]["over the original's own code"], last_measured(other)),
     ]
     parts = [HEAD]
