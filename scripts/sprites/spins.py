@@ -24,6 +24,7 @@ from torch import nn
 
 from alpro_hf import AlproVideoConfig, AlproVideoModel
 from alpro_hf.files import write_text_whole
+from alpro_hf.loading import fast_bfloat16
 from alpro_hf.sprites.render import render
 from alpro_hf.sprites.world import BASIC_PAIRS, SPRITES, Scene, allowed_actions, pick, stage
 
@@ -86,6 +87,7 @@ def train(patch: int, minutes: float, arguments: argparse.Namespace) -> list[dic
     torch.manual_seed(arguments.seed)
     pair, frames = tuple(arguments.pair), arguments.frames
     model = Classifier(patch, frames).train()
+    half = fast_bfloat16(torch.device("cpu"))
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4, betas=(0.9, 0.98), weight_decay=1e-3)
     curve: list[dict[str, Any]] = []
     started, losses = time.time(), []
@@ -94,7 +96,9 @@ def train(patch: int, minutes: float, arguments: argparse.Namespace) -> list[dic
             group["lr"] = 5e-4 * min(1, step / 100)
         seeds = [f"{arguments.seed}/{step}/{i}" for i in range(arguments.batch)]
         clips, labels = batch("train-dev", pair, seeds, frames)
-        loss = nn.functional.cross_entropy(model(clips), labels)
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            logits = model(clips)
+        loss = nn.functional.cross_entropy(logits.float(), labels)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -137,6 +141,7 @@ def main() -> None:
         parser.error(f"--output {arguments.output} is in no folder that exists")
     torch.set_num_threads(arguments.threads)
     settings = {name: value for name, value in vars(arguments).items() if name != "output"}
+    settings["bfloat16"] = fast_bfloat16(torch.device("cpu"))
     curves: dict[str, Any] = {}
     for patch in arguments.patches:
         curves[str(patch)] = train(patch, arguments.minutes / len(arguments.patches), arguments)
