@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader
 
 from alpro_hf import AlproForVideoTextRetrieval, AlproProcessor
 from alpro_hf.data.collator import AlproCollator
-from alpro_hf.data.prefetch import threads_of_each
 from alpro_hf.data.isolated_decoder import IsolatedDecoder
+from alpro_hf.data.prefetch import threads_of_each
 from alpro_hf.inference.index_shards import VideoIndexError
 from alpro_hf.inference.video_index import VideoIndex
 from alpro_hf.model.decoding import decode
