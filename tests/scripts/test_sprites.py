@@ -140,6 +140,18 @@ def test_the_classifier_of_spins_is_trained_and_measured(tmp_path, monkeypatch):
     assert all(scene.actors[0].action == ("clockwise", "counterclockwise")[label] for scene, label in scenes)
 
 
+def test_the_page_has_what_the_classifiers_of_spins_reached():
+    page = (DOCS / "experiments.md").read_text().splitlines()
+    for name in ("control", "patch-16", "patch-8"):
+        result = json.loads((DOCS / "study" / "spins" / f"{name}.json").read_text())
+        settings = result["settings"]
+        [(patch, curve)] = result["curves"].items()
+        last = curve[-1]
+        row = [" / ".join(settings["pair"]), patch, f"{last['step'] * settings['batch']:,}", f"{last['minutes']:.0f}"]
+        row += [f"{last['loss']:.3f}", *(f"{last[split]:.1f}" for split in ("seen", "dev"))]
+        assert f"| {' | '.join(row)} |" in page
+
+
 def test_the_table_has_means_and_spreads(tmp_path, capsys):
     from study import table
 
