@@ -119,9 +119,9 @@ scenes of the sprite world; those of the next two sections last 5 s and show mov
   nobody can beat, and the aim is 1.05.
 - `video s / s` is how many seconds of video are indexed or encoded in a second.
 
-The aim of 1.05 is missed with pictures of 64 pixels. Decoding them is mostly Python, which runs one thread at a time:
-two threads keep 1.4 cores busy. From 360p on, FFmpeg does the work, which threads share: the eight ratios of the
-next two sections have a median of 1.05, and spread from 0.84 to 1.26, as the speed of this machine changes.""",
+Decoding pictures of 64 pixels is mostly Python, which runs one thread at a time, so two threads do not keep two cores
+busy and the aim of 1.05 is missed. From 360p on, FFmpeg does the work, which threads share. The speed of shared
+machines changes from side to side, and the ratios with it.""",
     ),
     "overlap-large": (
         "Nothing waits, with larger pictures",
@@ -131,7 +131,7 @@ next two sections have a median of 1.05, and spread from 0.84 to 1.26, as the sp
         "Nothing waits, at base size",
         """As above, with the model of the paper
 (`run.py overlap --size base --heights 360 1080 --clips 4 --batch 2 --rounds 2 --output overlap-base`). Four clips are
-two batches. Nothing can be encoded while the first one is decoded, which at 1080p is 18 % of the encoding.""",
+two batches. Nothing can be encoded while the first one is decoded, which counts at 1080p.""",
     ),
     "training": (
         "Training step of the bundled model",

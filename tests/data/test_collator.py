@@ -1,6 +1,7 @@
 """Batches from rows: against the processor, with real files, broken ones, and in worker processes."""
 
 import logging
+import os
 import threading
 
 import numpy as np
@@ -10,7 +11,7 @@ from fixtures import colours
 from torch.utils.data import DataLoader
 
 from alpro_hf.data.collator import AlproCollator
-from alpro_hf.data.prefetch import AT_ONCE, threads_of_each
+from alpro_hf.data.prefetch import AT_ONCE
 from alpro_hf.data.rows import NumberedRows
 from alpro_hf.model.decoding import decode
 from alpro_hf.model.video_processing_alpro import AlproVideoProcessor
@@ -223,7 +224,8 @@ def test_evaluation_frames_are_those_of_the_processor(processor, encode):
 class Noting:
     """Decodes like an `IsolatedDecoder`, and notes the options and how many calls ran at the same time."""
 
-    def __init__(self):
+    def __init__(self, processes=AT_ONCE):
+        self.processes = processes
         self.threads, self.together, self._running, self._lock = [], 0, 0, threading.Lock()
         self.met = threading.Event()
 
@@ -256,7 +258,7 @@ def test_an_evaluation_decodes_several_clips_at_a_time_and_keeps_their_order(pro
     noting = Noting()
     collated = AlproCollator(processor, decoder=noting).collate(rows)
     assert noting.together == AT_ONCE
-    assert set(noting.threads) == {threads_of_each()}
+    assert set(noting.threads) == {max(1, os.cpu_count() // AT_ONCE)}
     assert [row["text"] for row in collated.rows] == ["clip 0", "clip 2", "clip 3", "clip 4"]
     assert list(collated.failures) == [1]
     assert str(broken) in collated.failures[1]
@@ -265,11 +267,12 @@ def test_an_evaluation_decodes_several_clips_at_a_time_and_keeps_their_order(pro
         torch.testing.assert_close(collated.batch["pixel_values_videos"][position], expected, atol=1e-5, rtol=1e-5)
 
 
-def test_a_training_and_a_single_clip_decode_one_clip_at_a_time(processor, encode):
+def test_a_training_a_single_clip_and_a_single_process_decode_one_clip_at_a_time_with_all_cores(processor, encode):
     row = {"video": encode("plain.mp4"), "text": "red"}
     drawn = [row | {"video": encode("vfr.mp4", gop=3), "epoch": 0, "index": 0}, row | {"epoch": 0, "index": 1}]
-    for rows in (drawn, [row]):
-        noting = Noting()
+    two = [row, {**row, "video": encode("vfr.mp4", gop=3)}]
+    for rows, processes in ((drawn, AT_ONCE), ([row], AT_ONCE), (two, 1)):
+        noting = Noting(processes)
         noting.met.set()
         AlproCollator(processor, decoder=noting).collate(rows)
         assert noting.together == 1

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from alpro_hf import AlproForVideoTextRetrieval, AlproProcessor
 from alpro_hf.data.collator import AlproCollator
 from alpro_hf.data.isolated_decoder import IsolatedDecoder
-from alpro_hf.data.prefetch import threads_of_each
+from alpro_hf.data.prefetch import sharing
 from alpro_hf.inference.index_shards import VideoIndexError
 from alpro_hf.inference.video_index import VideoIndex
 from alpro_hf.model.decoding import decode
@@ -151,5 +151,5 @@ def test_workers_decode_with_one_thread_each_and_a_single_process_shares_the_cor
         multiprocessing_context="fork" if workers else None,
     )
     pixels = torch.cat([batch["pixel_values_videos"] for batch in loader])
-    assert set((tmp_path / "threads").read_text().split()) == {"1" if workers else str(threads_of_each())}
+    assert set((tmp_path / "threads").read_text().split()) == {"1" if workers else str(sharing(2)[1])}
     assert np.isfinite(pixels.numpy()).all() and len({clip.numpy().tobytes() for clip in pixels}) == 1

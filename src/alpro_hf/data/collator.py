@@ -21,7 +21,7 @@ from ..model.loss_alpro import IGNORE_INDEX
 from ..model.video_processing_alpro import SAMPLING_STRATEGIES, SamplingStrategy
 from ..untrusted_json import open_regular, parse_json
 from .isolated_decoder import IsolatedDecoder
-from .prefetch import AT_ONCE, threads_of_each
+from .prefetch import sharing
 from .rows import Draw, Row, clip_key, clip_label, is_decoded_clip, required_field, stable_id, video_id
 
 if TYPE_CHECKING:
@@ -272,16 +272,17 @@ class AlproCollator:
 
         Processes that load data share the cores as it is, and a training without them draws in the order of the rows.
         """
-        if len(rows) < 2 or get_worker_info() is not None or any("epoch" in row for row in rows):
+        together, threads = sharing(len(rows), self.decoder.processes if self.decoder else None)
+        if together < 2 or get_worker_info() is not None or any("epoch" in row for row in rows):
             yield [partial(self._tokens_or_frames, row) for row in rows]
             return
-        mode, threads = torch.is_inference_mode_enabled(), threads_of_each()  # threads begin outside of that mode
+        mode = torch.is_inference_mode_enabled()  # threads begin outside of it
 
         def read(row: Row) -> torch.Tensor:
             with torch.inference_mode(mode):
                 return self._frames(row, threads)
 
-        with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="alpro-decode") as pool:
+        with ThreadPoolExecutor(together, thread_name_prefix="alpro-decode") as pool:
             try:
                 yield [pool.submit(read, row).result for row in rows]
             finally:

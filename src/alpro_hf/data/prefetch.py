@@ -13,9 +13,13 @@ AT_ONCE = 2  # videos that threads of one process decode at the same time; what 
 _END: Any = object()
 
 
-def threads_of_each() -> int:
-    """FFmpeg's threads for each of `AT_ONCE` videos, which share the cores."""
-    return max(1, (os.cpu_count() or 1) // AT_ONCE)
+def sharing(clips: int, processes: int | None = None) -> tuple[int, int]:
+    """How many of some clips to decode at the same time, and FFmpeg's threads for each: 0 for one per core.
+
+    `processes` are those of an `IsolatedDecoder`, if one decodes.
+    """
+    together = min(AT_ONCE, clips, processes or AT_ONCE)
+    return together, max(1, (os.cpu_count() or 1) // together) if together > 1 else 0
 
 
 def prefetched(items: Iterable[T], ahead: int = 2) -> Generator[T, None, None]:
@@ -51,4 +55,4 @@ def prefetched(items: Iterable[T], ahead: int = 2) -> Generator[T, None, None]:
                 source.close()
 
 
-__all__ = ["AT_ONCE", "prefetched", "threads_of_each"]
+__all__ = ["AT_ONCE", "prefetched", "sharing"]

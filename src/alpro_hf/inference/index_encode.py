@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from ..data.isolated_decoder import IsolatedDecoder
-from ..data.prefetch import AT_ONCE, threads_of_each
+from ..data.prefetch import AT_ONCE, sharing
 from ..data.windows import WindowSettings, model_windows
 from ..model.decoding import choose_frames, decode, decode_stream, probe
 from ..model.decoding_table import FrameTable
@@ -110,7 +110,7 @@ def encode_videos(
         Batches of one `EncodedVideo` for each clip or problem.
     """
     waiting = _Waiting(_BATCHES_AHEAD * batch_size)
-    threads = 0 if len(files) < AT_ONCE else threads_of_each()
+    _, threads = sharing(len(files), decoder.processes if decoder else None)
     source = _Source(processor, decoder, windows, known or {}, limits, waiting, threads)
     finished = False
     pool = ThreadPoolExecutor(AT_ONCE)
