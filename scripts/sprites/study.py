@@ -11,8 +11,10 @@ zero-shot. The cell "none" only fine-tunes. All cells start from the same image 
 scripts/sprites/start.py trains. All cells of a seed train on the same clips in the same order.
 
 The teacher of PEM is the bundled retrieval model; --teacher selects another. A teacher that trains as briefly as the
-students is hardly better than chance, which scripts/sprites/teacher.py measures. Two more rows, on demand, are
-controls: `--losses mlm+vtm+pem-young mlm+vtm+whole` tell what PEM owes to an older teacher, and what to its crops.
+students is hardly better than chance, which scripts/sprites/teacher.py measures. Four more rows run on demand.
+`--losses mlm+vtm+pem-young mlm+vtm+whole` tell what PEM owes to an older teacher, and what to its crops.
+`--losses mlm+vtm+vtc-uniform mlm+vtm+vtc-warm` draw negatives of VTM that are less hard: some evenly at first, or all
+with a higher temperature.
 
 `study` runs the cells without results, seed by seed. You can interrupt it and start it again, later with more seeds.
 `table` prints and draws means and standard deviations.
@@ -63,6 +65,15 @@ LOSSES = {
     # controls of PEM, see `CONTROLS`
     "mlm+vtm+pem-young": ("mlm", "vtm", "pem"),
     "mlm+vtm+whole": ("mlm", "vtm", "pem"),
+    # VTM beside VTC, see `SAMPLING`
+    "mlm+vtm+vtc-uniform": ("mlm", "vtm", "vtc"),
+    "mlm+vtm+vtc-warm": ("mlm", "vtm", "vtc"),
+}
+# Does matching begin to work beside VTC if its negatives are less hard?
+# row of the table -> options of its pre-training
+SAMPLING = {
+    "mlm+vtm+vtc-uniform": {"vtm_uniform_share": 0.5},  # half of the negatives at first, none after half of the steps
+    "mlm+vtm+vtc-warm": {"vtm_temperature": 0.2},
 }
 # Is the gain of PEM that of entities in crops, or that of a teacher that has seen more clips than its student?
 # row of the table -> what differs from "mlm+vtm+pem"
@@ -70,7 +81,7 @@ CONTROLS = {
     "mlm+vtm+pem-young": "a teacher that trains on as many clips as the student",
     "mlm+vtm+whole": "VTC distilled without crops: teacher and student see the whole clip",
 }
-TABLE = tuple(losses for losses in LOSSES if losses not in CONTROLS)  # the rows of the paper's table 1
+TABLE = tuple(losses for losses in LOSSES if losses not in (*CONTROLS, *SAMPLING))  # the rows of the paper's table 1
 # stage -> (steps, rows per step, peak learning rate)
 STAGES = {
     "prompter": (150, 64, 1e-3),
@@ -136,8 +147,12 @@ def train(
     losses: tuple[str, ...] = (),
     prompter: AlproPrompterModel | None = None,
     collator_class: type[AlproPreTrainingCollator] = AlproPreTrainingCollator,
+    **options: Any,
 ) -> dict[str, float]:
-    """Train and save, unless `folder` holds the model. Returns the last value of each entry of `LOGGED`."""
+    """Train and save, unless `folder` holds the model. Returns the last value of each entry of `LOGGED`.
+
+    `options` are further arguments of the training.
+    """
     if not (folder / "model.safetensors").is_file():
         steps, batch_size, learning_rate = STAGES[stage]
         steps = max(1, round(steps * scale))
@@ -165,6 +180,7 @@ def train(
             save_steps=100,
             save_total_limit=1,
             **(weights if losses else {}),
+            **options,
         )
     log = json.loads((folder / "trainer_state.json").read_text())["log_history"]
     return {name: round(entry[name], 4) for entry in log for name in LOGGED if name in entry}
@@ -213,10 +229,13 @@ def cell(losses: str, seed: int, arguments: argparse.Namespace) -> None:
         start = folder / "pretrain"
         collator_class = WholeClips if losses == "mlm+vtm+whole" else AlproPreTrainingCollator
         stages["pretrain"] = train(
-            *("pretrain", student, processor, output, start, seed, scale, LOSSES[losses], prompter, collator_class)
+            *("pretrain", student, processor, output, start, seed, scale, LOSSES[losses], prompter, collator_class),
+            **SAMPLING.get(losses, {}),
         )
     heads: dict[str, Any] = {"retrieval": AlproForVideoTextRetrieval, "qa": AlproForVideoQuestionAnswering}
     for stage, head in heads.items():
+        if stage not in arguments.tasks:
+            continue
         set_seed(seed)
         model = head.from_pretrained(start, **(answer_labels() if stage == "qa" else {}))
         stages[stage] = train(stage, model, processor, output, folder / stage, seed, scale)
@@ -224,10 +243,15 @@ def cell(losses: str, seed: int, arguments: argparse.Namespace) -> None:
     for split in arguments.splits:
         rows = arguments.data / split
         everything["fine-tuned"][split] = measure(
-            rows, split, folder / "retrieval", folder / "qa", arguments.protocols, ["retrieval", "choices", "qa"]
+            rows,
+            split,
+            folder / "retrieval",
+            folder / "qa",
+            arguments.protocols,
+            ["retrieval", "choices", *(["qa"] if "qa" in arguments.tasks else [])],
         )
         if "vtc" in LOSSES[losses] and split == "test":
-            everything["zero-shot"][split] = measure(rows, split, start, None, arguments.protocols, ["retrieval"])
+            everything["zero-shot"][split] = measure(rows, split, start, None, ["vtc"], ["retrieval"])
     head_of_file = {"losses": losses, "seed": seed, "scale": scale, "seconds": round(time.time() - started)}
     taught = {"teacher": teacher} if "pem" in LOSSES[losses] else {}
     everything = rounded({**head_of_file, **taught, "training": stages, **everything})
@@ -254,8 +278,9 @@ def numbers_of(result: dict[str, Any], split: str) -> dict[str, float]:
         "R@10 VTM": fine["retrieval"]["rerank"]["t2v_r10"],
         "opposite": max(fine["choices"]["opposite"][score] for score in ("vtc", "vtm")),
         "swapped": max(fine["choices"]["swapped"][score] for score in ("vtc", "vtm")),
-        "QA": fine["qa"]["accuracy"],
     }
+    if "qa" in fine:
+        columns["QA"] = fine["qa"]["accuracy"]
     if "reference" in fine["retrieval"]:
         columns |= {f"R@{k} reference": fine["retrieval"]["reference"][f"t2v_r{k}"] for k in (1, 10)}
     if zero:
@@ -333,8 +358,15 @@ def main() -> None:
         nargs="+",
         choices=LOSSES,
         default=list(TABLE),
-        help="rows to run; those with pem-young "
-        "and whole are controls of PEM (default: the rows of the paper's table)",
+        help="rows to run; those with pem-young and whole are controls of PEM, and those with uniform and warm draw "
+        "other negatives (default: the rows of the paper's table)",
+    )
+    parser.add_argument(
+        "--tasks",
+        nargs="+",
+        choices=["retrieval", "qa"],
+        default=["retrieval", "qa"],
+        help="tasks to fine-tune for; the table needs retrieval (default: both)",
     )
     parser.add_argument(
         "--protocols",

@@ -11,11 +11,13 @@ A crop "holds" a sprite when at least half of the sprite is inside the box, aver
 crops that hold exactly one sprite, if the teacher has a name for it. The kept fraction counts all crops.
 
 One setting varies at a time:
-  templates     one of the paper, all 12 of the paper, or one caption for each of 12 actions
+  templates     one of the paper, all 12 of the paper, one caption for each of 12 actions, or the 24 of both
   entities      40, 80 or 160; accuracy on crops whose sprite is among the first 40
   frames        1, 2, 4 or 8
   threshold     least probability that PEM keeps
   temperature   of the softmax
+  calibrated    12 templates, with the lowest temperature at which 5 % of other crops without a sprite are kept: the
+                prompter that is bundled
 The table also has accuracy by the visible share of a lone sprite, and accuracy on whole clips of one sprite. "kept,
 none held" is the share of crops without any sprite that PEM would keep.
 """
@@ -24,108 +26,37 @@ import argparse
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
+from crops import CAPTIONS, HELD, Crops, draw_crops, embed, prompter_of
 from measure import rounded
-from tqdm.auto import tqdm
-from train import SIZE
 
 from alpro_hf import AlproModel, AlproProcessor, AlproPrompterModel
 from alpro_hf.assets import bundled_model
-from alpro_hf.data.augmentation import draw_crop
-from alpro_hf.inference.explain import black_pixel
-from alpro_hf.model.loss_alpro import crop_on_black
-from alpro_hf.sprites.language import PHRASES
-from alpro_hf.sprites.render import render
-from alpro_hf.sprites.world import BASIC_ACTIONS, SPRITES, Scene, draw_scene, pose
+from alpro_hf.sprites.world import SPRITES
 from alpro_hf.training.prompter import VIDEO_TEMPLATES, build_prompter
 
 # SPRITES is sorted by category: in its order, the first 40 would be animals
 ORDER = tuple(random.Random(0).sample(SPRITES, len(SPRITES)))
 ENTITY_COUNTS, FRAME_COUNTS = (40, 80, 160), (1, 2, 4, 8)
-CAPTIONS = tuple(f"a {{entity}} {PHRASES[action][0][0]}" for action in BASIC_ACTIONS)
-TEMPLATES = {"1": VIDEO_TEMPLATES[1:2], "12": VIDEO_TEMPLATES, "12 captions": CAPTIONS}
+TEMPLATES = {
+    "1": VIDEO_TEMPLATES[1:2],
+    "12": VIDEO_TEMPLATES,
+    "12 captions": CAPTIONS,
+    "both": VIDEO_TEMPLATES + CAPTIONS,
+}
 SOFTER = (1, 2, 4, 8)  # factors of the temperature
 THRESHOLDS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7)
-HELD = 0.5  # least share of a sprite inside a crop that holds it
 SEEN = 0.05  # a smaller share counts as not visible
 SHARES = (SEEN, 0.25, 0.5, 0.75, 0.95, 1.01)
-BATCH = 50
-
-
-@dataclass
-class Crops:
-    """Clips, boxes and the sprites inside the boxes.
-
-    Args:
-        scenes: n scenes.
-        boxes: bool (n, 4, 4).
-        inside: For each crop: name of a sprite -> share of it inside the box, 0 to 1.
-    """
-
-    scenes: list[Scene]
-    boxes: torch.Tensor
-    inside: list[dict[str, float]]
-
-    def held(self) -> list[str | None]:
-        """For each crop the name of the one sprite that it holds; None if it holds none or several."""
-        names = [[name for name, share in crop.items() if share >= HELD] for crop in self.inside]
-        return [held[0] if len(held) == 1 else None for held in names]
-
-
-def times_of(frames: int) -> tuple[float, ...]:
-    """Moments of uniformly spaced frames, as fractions of the clip."""
-    return tuple((frame + 0.5) / frames for frame in range(frames))
-
-
-def draw_crops(count: int, seed: int, grid: int = 4) -> Crops:
-    """Clips of the validation split with one random box each, on a grid of `grid` x `grid` patches."""
-    scenes = [draw_scene("validation", seed, index) for index in range(count)]
-    boxes = torch.stack([draw_crop((grid, grid), torch.Generator().manual_seed(seed + i)) for i in range(count)])
-    return Crops(scenes, boxes, [shares_inside(scene, box) for scene, box in zip(scenes, boxes, strict=True)])
-
-
-def shares_inside(scene: Scene, box: torch.Tensor) -> dict[str, float]:
-    """Share of each sprite's square inside a box, averaged over eight moments and weighted by its opacity."""
-    rows, columns = box.any(dim=1).nonzero().flatten().tolist(), box.any(dim=0).nonzero().flatten().tolist()
-    sides = [(lines[0] / len(box), (lines[-1] + 1) / len(box)) for lines in (columns, rows)]
-    shares = {}
-    for actor in scene.actors:
-        total = 0.0
-        for moment in times_of(8):
-            x, y, scale, _, opacity = pose(actor, moment)
-            # the area of an intersection is the product of its sides; a transparent sprite shows less
-            half, share = actor.size * scale / 2, opacity
-            for centre, (low, high) in zip((x, y), sides, strict=True):
-                share *= max(0.0, min(centre + half, high) - max(centre - half, low)) / (2 * half)
-            total += share / 8
-        shares[actor.sprite] = total
-    return shares
-
-
-@torch.no_grad()
-def embed(
-    model: AlproModel, processor: AlproProcessor, crops: Crops, frames: int, whole: bool = False
-) -> torch.Tensor:
-    """Unit vectors (n, P) of the crops on black, or of the clips as they are."""
-    black = black_pixel(processor.video_processor)
-    embeds = []
-    for start in tqdm(range(0, len(crops.scenes), BATCH), desc=f"{frames} frames", unit="batch", leave=False):
-        clips = [render(scene, times_of(frames), SIZE) for scene in crops.scenes[start : start + BATCH]]
-        pixels = processor.video_processor(clips, do_sample_frames=False, return_tensors="pt")["pixel_values_videos"]
-        if not whole:
-            pixels = crop_on_black(pixels, crops.boxes[start : start + BATCH], black)
-        embeds.append(model.get_video_features(pixels).pooler_output)
-    return torch.cat(embeds)
 
 
 def labels_of(prompter: AlproPrompterModel, embeds: torch.Tensor) -> torch.Tensor:
     """`AlproPrompterModel.pseudo_labels` from embeddings of clips: probabilities, float32 (n, entities)."""
-    return (embeds @ prompter.video_prompt_embeds.t() / prompter.alpro.get_temperature()).softmax(dim=1).detach()
+    return (embeds @ prompter.video_prompt_embeds.t() / prompter.label_temperature()).softmax(dim=1).detach()
 
 
 def score(labels: torch.Tensor, entities: Sequence[str], held: Sequence[str | None], threshold: float) -> dict:
@@ -191,8 +122,16 @@ def study(teacher: str, crops: Crops) -> dict[str, Any]:
             score(usual[some], ORDER, names, threshold) if some else {}
         )
     # training keeps crops without a sprite, too, if the teacher is sure of one
-    empty = torch.tensor([not any(share >= HELD for share in crop.values()) for crop in crops.inside])
+    empty = crops.empty()
     temperature = model.get_temperature().item()
+    fitted = prompter_of(model, processor)
+    labels = labels_of(fitted, embeds[native])
+    results["calibrated"] = {
+        f"{fitted.config.pem_temperature:.4f}": {
+            **score(labels, fitted.config.entities or (), held, threshold),
+            "kept_empty": 100 * float((labels[empty].max(dim=1).values >= threshold).float().mean()),
+        }
+    }
     results["temperature"] = {}
     for factor in SOFTER:
         # dividing the logarithms is the same as a higher temperature: the normalisation cancels
@@ -205,8 +144,9 @@ def study(teacher: str, crops: Crops) -> dict[str, Any]:
     return {"native_frames": native, "least_kept": threshold, **results}
 
 
-# settings in the order of the table; the plot leaves out the last, which has no scale
-VARIED = ("frames", "entities", "templates", "threshold", "temperature", "share inside", "whole clips of one sprite")
+# settings in the order of the table; the last two have no scale to plot
+VARIED = ("frames", "entities", "templates", "threshold", "temperature", "share inside")
+TABLED = (*VARIED, "calibrated", "whole clips of one sprite")
 
 
 def show(results: dict[str, Any]) -> None:
@@ -214,7 +154,7 @@ def show(results: dict[str, Any]) -> None:
     print("\n| teacher | varied | | crops | top-1 | top-5 | kept | top-1 of those kept | kept, none held |")
     print("| --- |" + " --- |" * 8)
     for teacher, result in results["teachers"].items():
-        for varied in VARIED:
+        for varied in TABLED:
             for value, numbers in result[varied].items():
                 if not numbers:
                     continue
@@ -233,7 +173,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
     """A panel per teacher and setting, in percent."""
     from matplotlib.figure import Figure
 
-    panels = VARIED[:-1]
+    panels = VARIED
     figure = Figure(figsize=(2.6 * len(panels), 2.9 * len(results["teachers"])), layout="constrained")
     axes = figure.subplots(len(results["teachers"]), len(panels), squeeze=False, sharey=True)
     for row, (teacher, result) in zip(axes, results["teachers"].items(), strict=True):

@@ -1,29 +1,37 @@
 """Train the bundled sprite-world models, for retrieval and for question answering.
 
-    python scripts/sprites/train.py align --output runs/sprites     contrastive learning (VTC), from scratch
-    python scripts/sprites/train.py match --output runs/sprites     VTC and matching (VTM), from align
-    python scripts/sprites/train.py answer --output runs/sprites    questions, from match
-    python scripts/sprites/train.py answer-2 --output runs/sprites  questions again, from answer
-    python scripts/sprites/train.py match-2 --output runs/sprites   VTC and VTM, from answer-2
-    python scripts/sprites/train.py match-3 --output runs/sprites   mostly VTM, from match-2
-    python scripts/sprites/train.py answer-3 --output runs/sprites  questions, from match-2
+    python scripts/sprites/train.py align --output runs/sprites     contrastive learning (VTC), from random weights
+    python scripts/sprites/train.py joint --output runs/sprites     VTC, matching (VTM) and questions, from align
+    python scripts/sprites/train.py order --output runs/sprites     VTC and VTM, half of them sequences, from joint
+    python scripts/sprites/train.py wordings --output runs/sprites  the same with fewer sequences, from order
+    python scripts/sprites/train.py crops --output runs/sprites     VTC and VTM, a third of them crops, from wordings
+    python scripts/sprites/train.py match --output runs/sprites     VTC and VTM on all kinds of clips, from crops
+    python scripts/sprites/train.py answer --output runs/sprites    questions, from joint
+    python scripts/sprites/train.py answer-2 --output runs/sprites  more questions, from answer
     python scripts/sprites/train.py export --output runs/sprites    the folders that the package bundles
 
 An interrupted stage continues from its newest checkpoint when you start it again. `export` writes the two float16
-folders that the package bundles: match-3 for retrieval, answer-3 for question answering. The model learns positions,
-order and relations from questions; captions alone did not teach them. docs/experiments.md has the measurements.
+folders that the package bundles: `match` for retrieval, `answer-2` for question answering. All stages train on
+combinations that `dev` does not show, so `dev` decides and the tests report.
 
-What captions alone did not teach (order, roles, spins) is tried with the options of the second group. They change
-every stage that they apply to, and no stage uses them by itself. `joint` trains matching and answering together, from
-answer-2 or from the model that --start names; each step is of one of them. docs/experiments.md tells what came out.
+Each step of `joint` is one of pairs or one of questions. Pairs have a false caption that differs in one detail, and
+some questions assume what the clip does not show; their answer is "none". --without leaves such a method out of every
+stage that has it. docs/experiments.md has the measurements.
 """
 
 import argparse
+import os
 import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+# the process that renders clips needs the time in which idle threads would wait actively; read when torch loads
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 import torch
+from crops import CropRows, prompter_of
 from tokenizers import BertWordPieceTokenizer
 from torch.utils.data import Dataset
 from transformers import BertTokenizer, PreTrainedModel, set_seed
@@ -42,41 +50,90 @@ from alpro_hf.data.joint_collator import AlproJointCollator
 from alpro_hf.loading import best_device, fast_bfloat16
 from alpro_hf.model.joint_alpro import AlproForMatchingAndAnswering
 from alpro_hf.sprites.language import ANSWERS, FORWARD, NONE, REVERSING, SEQUENCE, captions, questions
-from alpro_hf.sprites.rows import SpriteRows
-from alpro_hf.sprites.world import ACTORS, DIRECTIONS, SPRITE_WORLD, draw_scene
+from alpro_hf.sprites.rows import GROUP, SpriteRows
+from alpro_hf.sprites.world import DIRECTIONS, SPRITE_WORLD, draw_scene
 from alpro_hf.training.arguments import AlproTrainingArguments
 from alpro_hf.training.checkpoints import last_complete_checkpoint
 from alpro_hf.training.trainer import AlproTrainer
 
 SIZE, FRAMES, MAX_TOKENS = 64, 4, 48
 QUESTIONS_PER_CLIP = 4
-# stage -> phases: (last step, kinds of groups that alternate until then); after the phases, groups of any kind
-CURRICULUM: dict[str, list[tuple[int, tuple[str | None, ...]]]] = {
-    "align": [(1500, ("one",)), (1750, ("one", DIRECTIONS))],
-    "match": [(500, ("one",))],
-    "answer": [(200, ("one",))],
-}
-# stage -> the stage whose weights it starts from
-START = {
-    "match": "align",
-    "answer": "match",
-    "answer-2": "answer",
-    "match-2": "answer-2",
-    "match-3": "match-2",
-    "answer-3": "match-2",
-    "joint": "answer-2",
-}
-# stage -> (task, steps, rows per step, peak learning rate, offset of the seed, so that each stage draws new clips)
+# what --without can leave out
+METHODS = (
+    "questions",
+    "negatives",
+    "false premises",
+    "one wording",
+    "order",
+    "crops",
+    "head warm-up",
+    "uniform share",
+)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """How a stage trains.
+
+    Args:
+        task: `retrieval`, `qa`, or `joint` for a step of the one and a step of the other in turn.
+        start: The stage whose weights it starts from; None: random weights.
+        steps, rows: Number of steps, and rows of a step.
+        learning_rate: Its peak.
+        seed: Added to the seed, so that each stage draws new clips.
+        kinds: Phases, each (share of the steps until which it lasts, kinds of groups that alternate; None: any kind).
+            After the last phase, groups are of any kind.
+        details: Whether pairs have false captions that differ in a detail, and questions may have false premises.
+        one_wording: Share of the steps in which sequences have one wording; all wordings come after it.
+        order_share: Share of the sequences whose only false caption has the other order.
+        head_warmup: Steps in which new heads train alone.
+        uniform_share: Share of the negatives of VTM that is drawn evenly at first; see `vtm_uniform_share`.
+        crop_share: Share of the rows of pairs that are crops with prompts, for the teacher of PEM.
+        vtc_weight: Weight of VTC beside VTM.
+    """
+
+    task: Literal["retrieval", "qa", "joint"]
+    start: str | None
+    steps: int
+    rows: int
+    learning_rate: float
+    seed: int
+    kinds: tuple[tuple[float, tuple[str | None, ...]], ...] = ()
+    details: bool = True
+    one_wording: float = 0.0
+    order_share: float = 0.0
+    head_warmup: int = 0
+    uniform_share: float = 0.0
+    crop_share: float = 0.2
+    vtc_weight: float = 1.0
+
+    @property
+    def matches(self) -> bool:
+        """Whether VTM is among the losses."""
+        return self.task == "joint" or (self.task == "retrieval" and self.start is not None)
+
+
+ONE = ("one",)
 STAGES = {
-    "align": ("retrieval", 3000, 128, 1e-3, 0),
-    "match": ("retrieval", 1800, 96, 5e-4, 1000),
-    "answer": ("qa", 3000, 256, 8e-4, 2000),
-    "answer-2": ("qa", 2000, 256, 6e-4, 3000),
-    "match-2": ("retrieval", 1200, 96, 5e-4, 4000),
-    "match-3": ("retrieval", 700, 96, 4e-4, 6000),
-    "answer-3": ("qa", 3000, 256, 8e-4, 5000),
-    "joint": ("joint", 3000, 128, 5e-4, 7000),
-}
+    "align": Stage(
+        "retrieval", None, 2250, 128, 1e-3, 0, kinds=((1 / 3, ONE), (2 / 3, (*ONE, DIRECTIONS))), details=False
+    ),
+    "joint": Stage(
+        "joint", "align", 2400, 128, 6e-4, 1000,
+        kinds=((1 / 6, ONE),), one_wording=0.5, head_warmup=50, uniform_share=0.5,
+    ),
+    "order": Stage(
+        "retrieval", "joint", 600, 96, 3e-4, 2000,
+        kinds=((1, (None, "sequence")),), one_wording=0.5, order_share=0.6, vtc_weight=0.25,
+    ),
+    "wordings": Stage(
+        "retrieval", "order", 500, 96, 3e-4, 3000, kinds=((1, (None, None, "sequence")),), order_share=0.6
+    ),
+    "crops": Stage("retrieval", "wordings", 900, 96, 4e-4, 4000, order_share=0.6, crop_share=0.34),
+    "match": Stage("retrieval", "crops", 900, 96, 3e-4, 6000, order_share=0.6),
+    "answer": Stage("qa", "joint", 2000, 256, 8e-4, 5000),
+    "answer-2": Stage("qa", "answer", 700, 256, 5e-4, 7000),
+}  # fmt: skip
 
 
 def build_tokenizer(folder: Path) -> BertTokenizer:
@@ -129,37 +186,43 @@ def build_processor(output: Path, start: Path | None = None) -> AlproProcessor:
     return AlproProcessor(video_processor=video_processor, tokenizer=build_tokenizer(output / "vocabulary"))
 
 
-class Alternating(Dataset):
-    """Rows of two data sets, a batch of the one and a batch of the other in turn; read in order.
+class Batches(Dataset):
+    """Batches that draw on several data sets, in turn; read in order.
 
     Args:
-        first, second: The data sets.
-        batch_size: Rows of a batch.
-        length: Rows of both together.
+        turns: The steps of a turn; each step is (data set, its rows in the batch) for all data sets of the batch.
+        steps: Number of steps.
     """
 
-    def __init__(self, first: Dataset, second: Dataset, batch_size: int, length: int):
-        self.sources = (first, second)
-        self.batch_size = batch_size
-        self.length = length
+    def __init__(self, turns: Sequence[Sequence[tuple[Dataset, int]]], steps: int):
+        self.turns = turns
+        self.rows = sum(count for _, count in turns[0])
+        self.steps = steps
 
     def __len__(self) -> int:
-        return self.length
+        return self.steps * self.rows
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        step, place = divmod(index, self.batch_size)
-        return self.sources[step % 2][step // 2 * self.batch_size + place]
+        if not 0 <= index < len(self):
+            raise IndexError(f"Row {index} of {len(self)}.")
+        step, place = divmod(index, self.rows)
+        turn, step = divmod(step, len(self.turns))
+        for source, count in self.turns[step]:
+            if place < count:
+                return source[turn * count + place]
+            place -= count
+        raise AssertionError  # the counts of a step are all rows of it
 
 
 def start_model(
-    stage: str, start: Path, vocab_size: int, answers: tuple[str, ...] = ANSWERS
+    stage: Stage, start: Path | None, vocab_size: int, answers: tuple[str, ...] = ANSWERS
 ) -> AlproModel | AlproForVideoTextRetrieval | AlproForVideoQuestionAnswering:
-    """The model of a stage: random weights for `align`, those of the folder `start` otherwise."""
-    if stage == "align":
+    """The model of a stage, with the weights of the folder `start`, or with random ones."""
+    if start is None:
         return AlproModel(build_config(vocab_size))
-    if stage.startswith("match"):
+    if stage.task == "retrieval":
         return AlproForVideoTextRetrieval.from_pretrained(start)
-    model_class = AlproForMatchingAndAnswering if stage == "joint" else AlproForVideoQuestionAnswering
+    model_class = AlproForMatchingAndAnswering if stage.task == "joint" else AlproForVideoQuestionAnswering
     # a classifier of another size, for one answer more, is new
     return model_class.from_pretrained(start, **answer_labels(answers), ignore_mismatched_sizes=answers != ANSWERS)
 
@@ -227,70 +290,80 @@ def fit(
     trainer.state.save_to_json(str(folder / "trainer_state.json"))
 
 
-def train(stage: str, arguments: argparse.Namespace) -> None:
+def train(name: str, arguments: argparse.Namespace) -> None:
     """Train a stage; arguments that are None stand for the values of the stage."""
-    task, default_steps, batch_size, default_rate, seed_offset = STAGES[stage]
-    output, seed, steps = arguments.output, arguments.seed, arguments.steps or default_steps
+    stage, without = STAGES[name], set(arguments.without)
+    output, seed = arguments.output, arguments.seed
+    steps = arguments.steps or max(1, round(arguments.scale * stage.steps))
+    task = "retrieval" if stage.task == "joint" and "questions" in without else stage.task
     set_seed(seed)
-    processor = build_processor(output, arguments.start)
-    answers = (*ANSWERS, NONE) if arguments.false_premises else ANSWERS
-    start = arguments.start or output / START.get(stage, stage)
-    model = start_model(stage, start, len(processor.tokenizer), answers)
-    length = steps * batch_size
-    curriculum = [(until * batch_size, kinds) for until, kinds in CURRICULUM.get(stage, [])]
-    if arguments.kinds:
-        curriculum = [(length, tuple(None if kind == "any" else kind for kind in arguments.kinds))]
-    # one wording first, then all of them, with those that reverse the order twice as often
-    wordings = [
-        (round(arguments.one_wording * length), FORWARD[:1]),
-        (length, SEQUENCE + REVERSING),
-    ]
+    start = arguments.start or (output / stage.start if stage.start else None)
+    processor = build_processor(output, start)  # a vocabulary that is built again may number its words otherwise
+    false_premises = stage.details and "false premises" not in without
+    answers = (*ANSWERS, NONE) if false_premises else ANSWERS
+    model = start_model(replace(stage, task=task), start, len(processor.tokenizer), answers)
+    own_steps = steps if task != "joint" else (steps + 1) // 2  # steps of pairs, or of questions
+    cropped = int(stage.crop_share * stage.rows) if stage.matches and "crops" not in without else 0
+    cropped -= cropped % GROUP  # groups of clips are whole
+
+    def sprite_rows(kind: Literal["retrieval", "qa"], rows: int, **options: Any) -> SpriteRows:
+        length = own_steps * rows
+        phases = [
+            (round(share * length), kinds)
+            for share, kinds in stage.kinds
+            if "order" not in without or "sequence" not in kinds
+        ]
+        return SpriteRows(kind, length, curriculum=phases, **shared, **options)
+
     shared: dict[str, Any] = {
         "num_frames": FRAMES,
         "size": SIZE,
-        "curriculum": curriculum,
         "split": arguments.split,
+        "seed": seed + stage.seed,
     }
-    pairs = SpriteRows(
+    negatives = stage.matches and stage.details and "negatives" not in without
+    # one wording first, then all of them, with those that reverse the order twice as often
+    one_wording = 0.0 if "one wording" in without else stage.one_wording
+    paired = stage.rows - cropped
+    length = own_steps * paired
+    pairs = sprite_rows(
         "retrieval",
-        length,
-        seed=seed + seed_offset,
-        mixed=task == "joint" or stage.startswith("match"),
-        negatives=arguments.negatives,
-        wordings=wordings if arguments.negatives else (),
-        order_share=arguments.order_share,
-        **shared,
+        paired,
+        mixed=stage.matches,
+        negatives=negatives,
+        wordings=[(round(one_wording * length), FORWARD[:1]), (length, SEQUENCE + REVERSING)] if negatives else (),
+        order_share=stage.order_share * (negatives and "order" not in without),
     )
-    asked = SpriteRows(
+    asked = sprite_rows(
         "qa",
-        length,
-        seed=seed + seed_offset,
+        stage.rows,
         questions_per_clip=QUESTIONS_PER_CLIP,
         candidates=not arguments.no_candidates,
-        false_premises=arguments.false_premises,
-        **shared,
+        false_premises=false_premises,
     )
-    rows: Dataset = {"retrieval": pairs, "qa": asked}.get(task) or Alternating(pairs, asked, batch_size, length)
-    label2id = model.config.label2id
+    of_pairs = [(pairs, paired), (CropRows(own_steps * cropped, **shared), cropped)]
+    of_questions = [(asked, stage.rows)]
+    turns = {"retrieval": [of_pairs], "qa": [of_questions], "joint": [of_pairs, of_questions]}[task]
+    label2id: dict[str, int] = model.config.label2id
     collator = AlproCollator(processor, task="qa" if task == "qa" else "retrieval", label2id=label2id)
     fit(
         model,
         processor,
-        output / stage,
-        rows,
+        output / name,
+        Batches(turns, steps),
         AlproJointCollator(processor, label2id) if task == "joint" else collator,
         steps=steps,
-        batch_size=batch_size,
-        learning_rate=arguments.learning_rate or default_rate,
-        warmup_steps=100 if stage == "align" else 50,
+        batch_size=stage.rows,
+        learning_rate=arguments.learning_rate or stage.learning_rate,
+        warmup_steps=min(100 if name == "align" else 50, steps // 10),
         seed=seed,
         # `align` stops at a seventh of its peak rate, because the other stages continue from there
-        cycles=0.4 if stage == "align" else 0.5,
-        vtc_weight=0.25 if stage == "match-3" else 1.0,  # matching learns more slowly
-        vtm_weight=float(task == "joint" or stage.startswith("match")),
-        vtm_uniform_share=arguments.uniform_share,
+        cycles=0.4 if name == "align" else 0.5,
+        vtc_weight=stage.vtc_weight,
+        vtm_weight=float(stage.matches),
+        vtm_uniform_share=0.0 if "uniform share" in without else stage.uniform_share,
         vtm_temperature=arguments.vtm_temperature,
-        head_warmup_steps=arguments.head_warmup,
+        head_warmup_steps=0 if "head warm-up" in without else stage.head_warmup,
         dataloader_num_workers=1,
         dataloader_prefetch_factor=4,
         logging_steps=25,
@@ -299,24 +372,40 @@ def train(stage: str, arguments: argparse.Namespace) -> None:
     )
 
 
-def export(output: Path, target: Path, stages: dict[str, str]) -> None:
+EXPORTED = {"retrieval": "match", "qa": "answer-2"}  # task -> the stage whose model the package bundles
+
+
+def export(output: Path, target: Path, tasks: list[str]) -> None:
     """Write bundled folders. Weights are float16 for half the size; the configuration loads them as float32.
 
-    Args:
-        stages: Task to the stage whose model is written.
+    The folder for retrieval is that of a prompter, too: with the embeddings of the prompts, which a retrieval model
+    leaves out, and with their temperature in the configuration.
     """
     classes = {"retrieval": AlproForVideoTextRetrieval, "qa": AlproForVideoQuestionAnswering}
-    for task, stage in stages.items():
-        model_class, name = classes[task], f"sprites-{task}"
-        folder = target / name
-        model = model_class.from_pretrained(output / stage, dtype=torch.float16)
-        model.save_pretrained(folder)
+    for task in tasks:
+        source, folder = output / EXPORTED[task], target / f"sprites-{task}"
+        model = classes[task].from_pretrained(source, dtype=torch.float16)
+        weights = model.state_dict()
+        if task == "retrieval":
+            prompter = prompter_of(AlproModel.from_pretrained(source).eval(), AlproProcessor.from_pretrained(source))
+            weights |= {kind: prompts.half() for kind, prompts in prompter.named_buffers(recurse=False)}
+            for name in ("entities", "pem_temperature"):
+                setattr(model.config, name, getattr(prompter.config, name))
+        model.save_pretrained(folder, state_dict=weights)
         config = AlproConfig.from_pretrained(folder)
         # `save_pretrained` wrote the dtype of the weights; users compute in float32
         config.dtype = torch.float32
         config.save_pretrained(folder)
-        AlproProcessor.from_pretrained(output / stage).save_pretrained(folder)
+        # a new one: the tokenizer that encoded prompts keeps their length
+        AlproProcessor.from_pretrained(source).save_pretrained(folder)
         print(f"{folder}: {sum(file.stat().st_size for file in folder.iterdir()) / 1e6:.1f} MB")
+
+
+def needed(arguments: argparse.Namespace) -> Path | None:
+    """The folder that a stage starts from if it holds no model; None if all is there."""
+    before = STAGES[arguments.stage].start
+    start = arguments.start or (arguments.output / before if before else None)
+    return None if start is None or (start / "config.json").is_file() else start
 
 
 def main() -> None:
@@ -329,6 +418,9 @@ def main() -> None:
         "--start", type=Path, help="folder of the model to start from (default: that of the earlier stage in --output)"
     )
     parser.add_argument("--steps", type=int, help="training steps (default: those of the stage)")
+    parser.add_argument(
+        "--scale", type=float, default=1.0, help="factor for the steps of the stage (default: %(default)s)"
+    )
     parser.add_argument("--learning-rate", type=float, help="peak learning rate (default: that of the stage)")
     parser.add_argument(
         "--threads", type=int, default=2, help="CPU threads of the training process (default: %(default)s)"
@@ -337,13 +429,8 @@ def main() -> None:
     parser.add_argument(
         "--split",
         choices=["train", "train-dev"],
-        default="train",
+        default="train-dev",
         help="combinations to train on; train-dev lacks those of dev, for decisions by dev (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--no-candidates",
-        action="store_true",
-        help="let all answers compete for a question, also those that the definition of the split excludes",
     )
     parser.add_argument(
         "--target",
@@ -352,45 +439,32 @@ def main() -> None:
         help="where `export` writes the folders (default: %(default)s)",
     )
     parser.add_argument(
-        "--tasks", nargs="+", choices=["retrieval", "qa"], default=["retrieval", "qa"], help="export: models to write"
+        "--tasks", nargs="+", choices=EXPORTED, default=list(EXPORTED), help="export: models to write (default: both)"
     )
-    parser.add_argument("--retrieval", choices=STAGES, default="match-3", help="export: stage for retrieval")
-    parser.add_argument("--qa", choices=STAGES, default="answer-3", help="export: stage for questions")
-    tried = parser.add_argument_group("what was never learned")
-    tried.add_argument("--negatives", action="store_true", help="pairs have false captions that differ in a detail")
+    tried = parser.add_argument_group("what each method contributes")
     tried.add_argument(
-        "--one-wording",
-        type=float,
-        default=0.0,
-        metavar="SHARE",
-        help="with --negatives: share of the training in which sequences have one wording (default: %(default)s)",
-    )
-    tried.add_argument(
-        "--order-share",
-        type=float,
-        default=0.0,
-        metavar="SHARE",
-        help="with --negatives: share of the sequences whose false caption has the other order (default: %(default)s)",
-    )
-    tried.add_argument(
-        "--kinds",
+        "--without",
         nargs="+",
-        choices=["any", *ACTORS],
-        metavar="KIND",
-        help=f"kinds of the groups of clips that alternate, of any {' '.join(ACTORS)} (default: those of the stage)",
+        choices=METHODS,
+        default=[],
+        metavar="METHOD",
+        help=f"methods to leave out, of {', '.join(METHODS)}",
     )
-    tried.add_argument("--uniform-share", type=float, default=0.0, help="vtm_uniform_share (default: %(default)s)")
+    tried.add_argument(
+        "--no-candidates",
+        action="store_true",
+        help="let all answers compete for a question, also those that the definition of the split excludes",
+    )
     tried.add_argument("--vtm-temperature", type=float, help="vtm_temperature (default: the learned one)")
-    tried.add_argument("--head-warmup", type=float, default=0.0, help="head_warmup_steps (default: %(default)s)")
-    tried.add_argument("--false-premises", action="store_true", help="ask questions whose answer is none, too")
     arguments = parser.parse_args()
     if arguments.stage == "export":
-        export(arguments.output, arguments.target, {task: getattr(arguments, task) for task in arguments.tasks})
+        export(arguments.output, arguments.target, arguments.tasks)
         return
     if arguments.start and arguments.stage == "align":
         parser.error("--start does not go with align, which begins with random weights")
-    if not arguments.negatives and (arguments.one_wording or arguments.order_share):
-        parser.error("--one-wording and --order-share change false captions; add --negatives")
+    missing = needed(arguments)
+    if missing is not None:
+        parser.error(f"{missing} holds no model; run that stage first, or name a folder with --start")
     torch.set_num_threads(arguments.threads)
     train(arguments.stage, arguments)
 

@@ -32,6 +32,7 @@ def test_every_field_survives_a_file(tmp_path):
         temperature_init=0.1,
         temperature_min=0.01,
         temperature_max=1,
+        pem_temperature=1,
         id2label={0: "cat", 1: "dog"},
         label2id={"cat": 0, "dog": 1},
     )
@@ -74,6 +75,8 @@ def test_a_tower_of_another_type_is_refused():
         (lambda: AlproVideoConfig(image_size=100), ["image_size=100", "patch_size=16"]),
         (lambda: AlproConfig(text_config={"hidden_size": 96}), ["text_config.hidden_size=96", "hidden_size=768"]),
         (lambda: AlproVideoConfig(num_frames="eight"), ["num_frames"]),
+        (lambda: AlproConfig(pem_temperature=0), ["pem_temperature=0", "above 0"]),
+        (lambda: AlproConfig(pem_temperature=float("nan")), ["pem_temperature=nan", "above 0"]),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused_by_name(build, words):

@@ -3,19 +3,28 @@
 import json
 import random
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from fixtures import tiny
+from safetensors.torch import load_file
 
-from alpro_hf import AlproForPreTraining, AlproForVideoTextRetrieval, AlproProcessor, bundled_model
+from alpro_hf import (
+    AlproConfig,
+    AlproForPreTraining,
+    AlproForVideoTextRetrieval,
+    AlproProcessor,
+    AlproPrompterModel,
+    bundled_model,
+)
 from alpro_hf.data.rows import video_id
 from alpro_hf.evaluation.encode import encode_rows
 from alpro_hf.sprites.language import SEQUENCE, caption_and_negatives
 from alpro_hf.sprites.opposites import opposite_kind
 from alpro_hf.sprites.render import write_split
-from alpro_hf.sprites.world import Actor, Scene, draw_scene
+from alpro_hf.sprites.world import SPRITES, Actor, Scene, draw_scene
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -25,7 +34,7 @@ DOCS = Path(__file__).parents[2] / "docs"
     [(0.25, "clockwise", 1), (0.75, "clockwise", 0), (0.5, "clockwise", 0.5), (0.25, "disappear", 0.5)],
 )
 def test_how_much_of_a_sprite_a_crop_holds(x, action, share):
-    from teacher import shares_inside
+    from crops import shares_inside
 
     scene = Scene("one", (Actor("fox", action, x, 0.5, 0.2, 0.5),), look=0)
     left_half = torch.zeros(4, 4, dtype=torch.bool)
@@ -110,18 +119,52 @@ def test_numbers_are_written_after_each_split_and_not_measured_twice(tmp_path, c
 def test_whole_clips_have_no_crop():
     from fixtures import coloured_pretraining as coloured
     from fixtures import colours
-    from study import CONTROLS, LOSSES, TABLE, WholeClips
+    from study import CONTROLS, LOSSES, SAMPLING, TABLE, WholeClips
 
     batch = WholeClips(colours.processor(), patch_size=8)([{**row, "index": 0} for row in coloured.rows()[:2]])
     assert batch["crop_mask"].all() and batch["crop_mask"].dtype == torch.bool
-    assert set(TABLE) | set(CONTROLS) == set(LOSSES) and len(TABLE) == 5
+    assert {*TABLE, *CONTROLS, *SAMPLING} == set(LOSSES) and len(TABLE) == 5
 
 
-def test_batches_of_pairs_and_questions_alternate():
-    from train import Alternating
+def test_batches_draw_on_data_sets_in_turn():
+    from train import Batches
 
-    rows = Alternating(list(range(100)), list(range(100, 200)), 3, 12)
-    assert [rows[i] for i in range(len(rows))] == [0, 1, 2, 100, 101, 102, 3, 4, 5, 103, 104, 105]
+    pairs, crops, questions = list(range(100)), list(range(100, 200)), list(range(200, 300))
+    rows = Batches([[(pairs, 2), (crops, 1)], [(questions, 3)]], 5)
+    found = [[rows[3 * step + place] for place in range(3)] for step in range(5)]
+    assert found == [[0, 1, 100], [200, 201, 202], [2, 3, 101], [203, 204, 205], [4, 5, 102]]
+    assert len(rows) == 15
+    with pytest.raises(IndexError):
+        rows[15]
+
+
+def test_the_sharpest_temperature_keeps_few_crops_without_an_entity():
+    from crops import sharpest_temperature
+
+    similarity = torch.zeros(100, 4)
+    similarity[:, 0] = torch.linspace(0, 0.1, 100)
+    found = sharpest_temperature(similarity, threshold=0.5, kept=0.05)
+    for temperature, few in ((found, True), (found - 0.001, False)):
+        kept = (similarity / temperature).softmax(dim=1).max(dim=1).values >= 0.5
+        assert bool(kept.float().mean() <= 0.05) is few
+
+
+def test_training_crops_hold_the_one_sprite_that_their_prompt_names():
+    from crops import EMPTY, NOTHING, CropRows
+
+    rows = CropRows(200, seed=3, num_frames=4, size=64, split="train-dev")
+    names = [rows[index]["video_id"].removeprefix("crop ") for index in range(len(rows))]
+    assert 0.5 * EMPTY < names.count(NOTHING) / len(rows) < 2 * EMPTY
+    for index in range(20):
+        row, name = rows[index], names[index]
+        assert (name in row["text"]) and row["video"].shape == (4, 64, 64, 3)
+        inside = row["video"].any(axis=(0, 3))
+        lines = [inside.any(axis=axis).nonzero()[0] for axis in (0, 1)]
+        # the box is of whole patches, and a third to a half of the picture
+        assert all(line[0] % 16 == 0 and (line[-1] + 1) % 16 == 0 for line in lines)
+        assert 0.2 < len(lines[0]) * len(lines[1]) / 64**2 < 0.6
+        again = CropRows(200, seed=3, num_frames=4, size=64, split="train-dev")[index]
+        assert again["text"] == row["text"] and (again["video"] == row["video"]).all()
 
 
 def test_the_classifier_of_spins_is_trained_and_measured(tmp_path, monkeypatch):
@@ -245,28 +288,67 @@ def test_the_order_of_sequences_is_asked_in_every_wording(tmp_path):
     assert found[wording]["vtc"] == pytest.approx(100 * right / len(sequences))
 
 
-def test_measured_models_are_compared_in_tables_and_a_plot(tmp_path, monkeypatch, capsys):
+STAGES = ("joint", "match-3", "match-2", "final", "crops", "match")
+
+
+def test_the_page_compares_the_measured_models(tmp_path, monkeypatch, capsys):
     import compare
 
-    def printed(*arguments):
-        monkeypatch.setattr("sys.argv", ["compare.py", *map(str, arguments)])
+    folder = DOCS / "study" / "edited"
+
+    def printed(models, *arguments):
+        files = [f"{name}={path}" for name, path in models.items()]
+        monkeypatch.setattr("sys.argv", ["compare.py", *files, *map(str, arguments)])
         compare.main()
         return [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
 
-    page = (DOCS / "experiments.md").read_text().splitlines()
-    folder, names = DOCS / "study" / "edited", ("version-0.1", "joint", "match-3", "match-2", "final")
-    files = [f"{name.replace('-0', ' 0')}={folder / name}.json" for name in names]
-    shown = printed(*files, "--plot", tmp_path / "plot.png")
-    assert len(shown) == (2 + 5) + (2 + len(SEQUENCE))
-    assert set(shown) <= set(page)
+    lines = (DOCS / "experiments.md").read_text().splitlines()
+    stages = {name: folder / f"{name}.json" for name in STAGES}
+    shown = printed({"version 0.1": folder / "version-0.1.json", **stages}, "--plot", tmp_path / "plot.png")
+    assert len(shown) == (3 + len(STAGES)) + (2 + len(SEQUENCE))
+    assert set(shown) <= set(lines)
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
-    both = f"version 0.1={folder / 'tests-version-0.1.json'}", f"final={bundled_model('retrieval')}/results.json"
+    tests = {"version 0.1": folder / "tests-version-0.1.json", "final": folder / "tests-final.json"}
+    tests["match"] = Path(bundled_model("retrieval")) / "results.json"
     for split in ("test", "test-hard"):
-        shown = printed(*both, "--split", split)
-        assert len(shown) == 2 + 2
-        assert set(shown) <= set(page)
+        shown = printed(tests, "--split", split)
+        assert len(shown) == 2 + 3
+        assert set(shown) <= set(lines)
     with pytest.raises(SystemExit, match=r"no split 'nowhere'.*measure\.py --splits nowhere"):
-        printed(files[0], "--split", "nowhere")
+        printed(tests, "--split", "nowhere")
+
+
+def test_the_page_has_what_crops_taught_the_teacher():
+    page = (DOCS / "experiments.md").read_text()
+    teachers = json.loads((DOCS / "study" / "teacher-crops.json").read_text())["teachers"]
+    shown = [("templates", "12"), ("templates", "1"), ("templates", "12 captions"), ("frames", "1"), ("frames", "8")]
+    shown += [("share inside", "0.5 to 0.75"), ("share inside", "0.75 to 0.95"), ("whole clips of one sprite", "12")]
+    for varied, value in shown:
+        of = [teachers[name][varied][value] for name in ("before", "bundled")]
+        cells = [" / ".join(f"{numbers[key]:.1f}" for key in ("top1", "top5", "kept")) for numbers in of]
+        assert f"| {' | '.join(cells)} |\n" in page
+    [(temperature, numbers)] = teachers["bundled"]["calibrated"].items()
+    assert float(temperature) == AlproConfig.from_pretrained(bundled_model("retrieval")).pem_temperature
+    text = " ".join(page.split())
+    assert f"keeps {numbers['kept']:.1f} % of the crops, {numbers['top1_kept']:.1f} % of these are right" in text
+    assert f"{numbers['kept_empty']:.1f} % of the empty crops are kept" in text
+
+
+def test_the_bundled_prompter_names_sprites_in_crops():
+    from crops import draw_crops, embed
+
+    folder = bundled_model("retrieval")
+    prompter, info = AlproPrompterModel.from_pretrained(folder, output_loading_info=True)
+    assert not info["missing_keys"] and tuple(prompter.config.entities) == SPRITES
+    crops = draw_crops(100, seed=5)
+    embeds = embed(prompter.alpro, AlproProcessor.from_pretrained(folder), crops, 4)
+    labels = (embeds @ prompter.video_prompt_embeds.t() / prompter.label_temperature()).softmax(dim=1)
+    held = [(number, name) for number, name in enumerate(crops.held()) if name is not None]
+    right = sum(SPRITES[labels[number].argmax()] == name for number, name in held)
+    assert right > 0.3 * len(held)  # 46 % of many
+    kept = labels.max(dim=1).values >= prompter.config.pem_threshold
+    assert kept[crops.empty()].float().mean() < 0.2
+    assert kept.any()
 
 
 def test_the_page_has_the_answers_to_false_premises():
@@ -285,11 +367,12 @@ def test_the_page_has_the_answers_to_false_premises():
     ("options", "message"),
     [
         (["align", "--start", "x"], "--start does not go with align"),
-        (["match-2", "--order-share", "0.5"], "add --negatives"),
-        (["joint", "--one-wording", "0.5"], "add --negatives"),
+        (["joint"], "align holds no model; run that stage first"),
+        (["match", "--start", "nowhere"], "nowhere holds no model"),
+        (["joint", "--without", "order", "luck"], "invalid choice: 'luck'"),
     ],
 )
-def test_options_of_a_stage_that_would_have_no_effect_are_refused(options, message, monkeypatch, capsys, tmp_path):
+def test_stages_check_their_inputs_before_they_train(options, message, monkeypatch, capsys, tmp_path):
     import train
 
     monkeypatch.setattr("sys.argv", ["train.py", *options, "--output", str(tmp_path)])
@@ -297,3 +380,63 @@ def test_options_of_a_stage_that_would_have_no_effect_are_refused(options, messa
         train.main()
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_the_recipe_of_the_bundled_models_from_random_weights_to_their_folders(tmp_path, monkeypatch):
+    import train
+
+    def run(*options, output="."):
+        command = ["train.py", *options, "--output", str(tmp_path / output), "--threads", "1"]
+        monkeypatch.setattr("sys.argv", command)
+        train.main()
+
+    def log(stage):
+        return json.loads((tmp_path / stage / "trainer_state.json").read_text())["log_history"][0]
+
+    small = {name: replace(stage, rows=8) for name, stage in train.STAGES.items()}
+    monkeypatch.setattr(train, "STAGES", small)
+    drawn = []
+    rows_class = train.SpriteRows
+    monkeypatch.setattr(train, "SpriteRows", lambda *a, **k: drawn.append((a, k)) or rows_class(*a, **k))
+    for name in small:
+        run(name, "--steps", "2")
+        shutil.rmtree(tmp_path / "vocabulary", ignore_errors=True)  # later stages take that of their start
+    assert "loss_vtm" not in log("align") and log("align")["loss_vtc"] > 0
+    assert {"loss_vtc", "loss_vtm", "loss_answer"} <= set(log("joint"))
+    assert all("loss_vtm" in log(name) for name in ("order", "wordings", "match"))
+    assert "accuracy" in log("answer")
+    words = {(tmp_path / name / "tokenizer.json").read_text() for name in small}
+    assert len(words) == 1
+    # each stage draws clips of its own, all of combinations that dev does not show
+    assert len({options["seed"] for _, options in drawn}) == len(small)
+    assert {options["split"] for _, options in drawn} == {"train-dev"}
+
+    run("export", "--target", str(tmp_path / "bundled"))
+    for task, stage in train.EXPORTED.items():
+        folder, source = tmp_path / "bundled" / f"sprites-{task}", tmp_path / stage
+        exported, trained = (load_file(path / "model.safetensors") for path in (folder, source))
+        prompts = {name: exported.pop(name) for name in list(exported) if name.endswith("_prompt_embeds")}
+        assert len(prompts) == 2 * (task == "retrieval")
+        assert set(exported) == set(trained)
+        assert all(torch.equal(weights, trained[name].half()) for name, weights in exported.items())
+        assert json.loads((folder / "config.json").read_text())["dtype"] == "float32"
+        assert (folder / "tokenizer.json").read_text() == (source / "tokenizer.json").read_text()
+    prompter, info = AlproPrompterModel.from_pretrained(
+        tmp_path / "bundled" / "sprites-retrieval", output_loading_info=True
+    )
+    assert not info["missing_keys"] and len(prompter.config.entities) == len(SPRITES)
+    assert prompter.label_temperature().item() == pytest.approx(prompter.config.pem_temperature)
+    assert prompter.pseudo_labels(torch.zeros(1, 4, 3, 64, 64)).sum().item() == pytest.approx(1)
+    # half of the training in `joint` are pairs: the phases of its rows follow from what they see, not from all steps
+    [pairs] = [options for (task, *_), options in drawn if task == "retrieval" and options["seed"] == 1000]
+    assert pairs["wordings"][0][0] == 4 and pairs["wordings"][1][0] == 8
+
+    drawn.clear()
+    for method in ("questions", "negatives", "false premises", "one wording"):
+        run("joint", "--steps", "2", "--without", method, "--start", str(tmp_path / "align"), output=method)
+    assert "loss_answer" not in log("questions/joint") and "loss_answer" in log("negatives/joint")
+    pairs, asked = ([options for (task, *_), options in drawn if task == kind] for kind in ("retrieval", "qa"))
+    assert [options["negatives"] for options in pairs] == [True, False, True, True]
+    assert [options["wordings"][0][0] for options in pairs if options["wordings"]] == [8, 4, 0]
+    assert [options["false_premises"] for options in asked] == [True, True, False, True]

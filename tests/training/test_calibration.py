@@ -45,13 +45,14 @@ def test_a_calibrated_teacher_explains_held_out_crops_better():
         telling = named.any(dim=1) & ~named.all(dim=1)
         return (labels * named).sum(dim=1)[telling].log().mean().item()
 
-    before = likelihood()
+    before, learned = likelihood(), prompter.alpro.get_temperature().item()
     found = calibrate(prompter, rows, collator, batch_size=5)
-    assert prompter.alpro.get_temperature().item() == pytest.approx(found)
+    assert prompter.label_temperature().item() == pytest.approx(found) == prompter.config.pem_temperature
+    assert prompter.alpro.get_temperature().item() == learned  # that of VTC stays
     after = likelihood()
     assert after > before
     for other in (0.8 * found, 1.25 * found):
-        prompter.alpro.temperature.data.fill_(min(other, 0.5))
+        prompter.config.pem_temperature = min(other, prompter.config.temperature_max)
         assert likelihood() <= after + 1e-6
 
 

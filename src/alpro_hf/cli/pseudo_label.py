@@ -123,7 +123,7 @@ def run(args: argparse.Namespace) -> int:
     prompter.to("cuda" if torch.cuda.is_available() else "cpu")
     collator = _collator(args, prompter)
     if args.calibrate is not None:
-        before = prompter.alpro.get_temperature().item()
+        before = prompter.label_temperature().item()
         held_out = read_rows(args.calibrate)
         after = calibrate(prompter, held_out, collator, batch_size=args.batch_size)
         print(printable(f"temperature: {before:.4f} -> {after:.4f}, from {len(held_out)} rows of {args.calibrate}"))

@@ -288,6 +288,8 @@ class AlproConfig(PreTrainedConfig):
         pem_threshold: Smallest probability that the most probable entity of a crop needs for the crop to carry a PEM
             loss (section 3.3; 0.2 in the paper). 0 keeps all crops. The released code compared the index of
             the entity with the threshold instead of its probability.
+        pem_temperature: Temperature of a prompter's pseudo-labels, above 0; `alpro pseudo-label --calibrate` fits it
+            to crops. None: the learned one of VTC, which is that of whole clips (the paper).
         matching_trained: Whether the weights of the matching head were trained. True: by VTM. False: they are as they
             were drawn. None: not known, as in the files of earlier versions, whose matching heads count as trained.
             The model sets False where it draws the head, training and conversion set True. `matching_problem` reads it
@@ -323,6 +325,7 @@ class AlproConfig(PreTrainedConfig):
     temperature_max: float | int = 0.5
     entities: list[str] | None = None
     pem_threshold: float | int = 0.2
+    pem_temperature: float | int | None = None
     matching_trained: bool | None = None
     initializer_range: float | int = 0.02
     tie_word_embeddings: bool = True
@@ -354,7 +357,7 @@ class AlproConfig(PreTrainedConfig):
 
         Raises:
             ValueError: A size is out of its range, the towers differ in width and there are fusion layers, an entity
-                occurs twice, or the threshold is not a probability.
+                occurs twice, the threshold is not a probability, or the temperature of labels not above 0.
         """
         _check_numbers(self, "")
         text_width, video_width = self.text_config.hidden_size, self.video_config.hidden_size
@@ -370,6 +373,8 @@ class AlproConfig(PreTrainedConfig):
             raise ValueError(f"entities lists these names more than once: {', '.join(twice)}. Remove the repetitions.")
         if not 0 <= self.pem_threshold <= 1:
             raise ValueError(f"pem_threshold={self.pem_threshold} is not a probability; it must lie in [0, 1].")
+        if self.pem_temperature is not None and not 0 < self.pem_temperature < 1e6:
+            raise ValueError(f"pem_temperature={self.pem_temperature} must be above 0, or None for that of VTC.")
 
 
 __all__ = ["AlproConfig", "AlproTextConfig", "AlproVideoConfig"]

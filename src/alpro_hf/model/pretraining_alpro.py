@@ -489,8 +489,14 @@ class AlproPrompterModel(AlproWithTowers):
             raise ValueError(f"The prompter has no {kind} prompts yet; call set_prompts({kind!r}, ...) first.")
         video = self.alpro.get_video_features(pixel_values_videos).pooler_output
         # float32 throughout: the temperature multiplies rounding errors
-        similarity = vtc_scores(video, embeds).float() / self.alpro.get_temperature().float()
+        similarity = vtc_scores(video, embeds).float() / self.label_temperature()
         return similarity.softmax(dim=1)
+
+    def label_temperature(self) -> torch.Tensor:
+        """The temperature of the pseudo-labels, float32 (1,): `config.pem_temperature`, or the learned one of VTC."""
+        learned = self.alpro.get_temperature().float()
+        fixed = self.config.pem_temperature
+        return learned if fixed is None else torch.full_like(learned, fixed)
 
     def _prompts(self, kind: str) -> torch.Tensor:
         if kind not in ("video", "image"):

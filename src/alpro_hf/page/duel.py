@@ -41,14 +41,14 @@ EXAMPLES: dict[str, tuple[str, str, str]] = {
     ),
     "roles": ("05", "the rose follows the gem", "the gem follows the rose"),
     "clockwise/counterclockwise": (
-        "12",
-        "the trumpet turns counterclockwise and the turkey moves right",
-        "the trumpet turns clockwise and the turkey moves right",
+        "10",
+        "the taxi turns clockwise while the flamingo goes down and the chicken appears",
+        "the taxi turns counterclockwise while the flamingo goes down and the chicken appears",
     ),
     "order": (
-        "11",
-        "a clip in which first a piece of candy swings from side to side, then a hippopotamus turns counterclockwise",
-        "a clip in which first a hippopotamus turns counterclockwise, then a piece of candy swings from side to side",
+        "06",
+        "a bear bounces up and down after a balloon sways",
+        "a balloon sways after a bear bounces up and down",
     ),
 }
 BETWEEN = " | "  # stands between caption and opposite in the address of the page

@@ -80,7 +80,7 @@ def calibrate(
     should be unsure: so the temperature is that of crops, and not that of clips.
 
     Args:
-        prompter: The teacher, on its device. Its temperature is replaced; `save_pretrained` keeps the new one.
+        prompter: The teacher, on its device. `config.pem_temperature` is set, which `save_pretrained` keeps.
         rows: Rows of pre-training that the prompter was not trained on, all with a video or all with an image.
         collator: The collator that pre-training will use, which draws the crops.
         batch_size: Clips encoded at a time.
@@ -112,7 +112,7 @@ def calibrate(
     config = prompter.config
     low, high = max(config.temperature_min, 1e-4), config.temperature_max
     temperature = fit_temperature(torch.cat(similarities), named_entities(texts, entities), low, high)
-    prompter.alpro.temperature.data.fill_(temperature)
+    config.pem_temperature = temperature
     return temperature
 
 
