@@ -116,7 +116,7 @@ class Stage:
 ONE = ("one",)
 STAGES = {
     "align": Stage(
-        "retrieval", None, 2250, 128, 1e-3, 0, kinds=((1 / 3, ONE), (2 / 3, (*ONE, DIRECTIONS))), details=False
+        "retrieval", None, 3000, 128, 1e-3, 0, kinds=((1 / 2, ONE), (7 / 12, (*ONE, DIRECTIONS))), details=False
     ),
     "joint": Stage(
         "joint", "align", 2400, 128, 6e-4, 1000,
