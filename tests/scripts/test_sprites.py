@@ -361,6 +361,18 @@ def test_the_page_has_the_answers_to_false_premises():
     assert f"names the other sprite in {joint['false premise: names the other']:.0f} %" in page
     assert f"named the other in {before['false premise: names the other']:.0f} %" in page
     assert f"Names are right in {joint['what: name']:.0f} % on `dev`" in page
+    columns = ["accuracy", "what: name", "what: name in a relation", "accuracy_which_first", "false premise: none"]
+    for name in ("version-0.1", "joint", "answer", "answer-2"):
+        found = json.loads((folder / f"{name}.json").read_text())["results"]["dev"]["qa"]
+        cells = [f"{found[column]:.1f}" for column in (*columns, "false premise: names the other")]
+        assert f"| {name.replace('-0', ' 0')} | {' | '.join(cells)} |" in page
+    tests = json.loads((folder / "tests-answer-2.json").read_text())["results"]
+    of = {"new": tests, "bundled": json.loads((Path(bundled_model("qa")) / "results.json").read_text())["results"]}
+    new, bundled = (
+        " and ".join(f"{results[split]['qa']['accuracy']:.1f}" for split in ("test", "test-hard"))
+        for results in of.values()
+    )
+    assert f"it is right in {new} %, version 0.1 in {bundled} %" in page
 
 
 @pytest.mark.parametrize(

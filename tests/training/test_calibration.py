@@ -51,6 +51,8 @@ def test_a_calibrated_teacher_explains_held_out_crops_better():
     assert prompter.alpro.get_temperature().item() == learned  # that of VTC stays
     after = likelihood()
     assert after > before
+    again = build_prompter(prompter, colours.processor(), coloured.ENTITIES, progress=False)
+    assert again.config.pem_temperature is None  # the calibration was that of other prompts
     for other in (0.8 * found, 1.25 * found):
         prompter.config.pem_temperature = min(other, prompter.config.temperature_max)
         assert likelihood() <= after + 1e-6

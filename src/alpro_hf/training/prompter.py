@@ -70,7 +70,8 @@ def build_prompter(
     `config.entities`, so that `save_pretrained` and `from_pretrained` keep both.
 
     Args:
-        model: An `AlproModel` or any model around one, which is copied. The entities of a prompter are replaced.
+        model: An `AlproModel` or any model around one, which is copied. The entities of a prompter are replaced, and
+            its calibrated temperature is dropped.
         processor: The tokenizer of that model, or its processor.
         entities: Names, all different; see `read_entities`.
         video_templates, image_templates: Sentences with `{entity}`, see `prompts`.
@@ -108,6 +109,7 @@ def build_prompter(
     }
     config = copy.deepcopy(base.config)
     config.entities = list(entities)
+    config.pem_temperature = None  # a calibration holds for the prompts that it was fitted with
     prompter = AlproPrompterModel(config)
     prompter.to(device=base.device, dtype=base.dtype)  # type: ignore[call-arg]  # the library's wrapper hides self
     prompter.alpro.load_state_dict(base.state_dict())
