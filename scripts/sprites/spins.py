@@ -20,30 +20,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from classify import draw_single
 from torch import nn
 
 from alpro_hf import AlproVideoConfig, AlproVideoModel
 from alpro_hf.files import write_text_whole
 from alpro_hf.loading import fast_bfloat16
 from alpro_hf.sprites.render import render
-from alpro_hf.sprites.world import BASIC_PAIRS, SPRITES, Scene, allowed_actions, pick, stage
+from alpro_hf.sprites.world import BASIC_PAIRS
 
 SIZE, FRAMES, MEASURED = 64, 4, 400
-
-
-def draw(split: str, pair: tuple[str, str], seed: str) -> tuple[Scene, int]:
-    """A scene of one sprite that does one of a pair of actions, and which of the two."""
-    rng = random.Random(f"spins/{split}/{seed}")
-    able = [sprite for sprite in SPRITES if pair[0] in allowed_actions(split, sprite)]
-    label = int(rng.random() < 0.5)
-    return stage(("one", ((pick(rng, able), pair[label]),)), rng), label
 
 
 def batch(split: str, pair: tuple[str, str], seeds: list[str], frames: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Clips (B, T, 3, H, W) from -1 to 1, and labels int64 (B,)."""
     clips, labels = [], []
     for seed in seeds:
-        scene, label = draw(split, pair, seed)
+        scene, label = draw_single(split, pair, random.Random(f"spins/{split}/{seed}"))
         rng = random.Random(f"spins/{seed}/times")
         times = tuple((frame + rng.uniform(0.15, 0.85)) / frames for frame in range(frames))
         clips.append(torch.from_numpy(render(scene, times, SIZE)))

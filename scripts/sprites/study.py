@@ -260,7 +260,8 @@ def cell(losses: str, seed: int, arguments: argparse.Namespace) -> None:
 
 
 TABLE_COLUMNS = ("R@1", "R@10", "median rank", "R@10 VTM", "opposite", "swapped", "QA", "zero-shot R@10")
-REFERENCE_COLUMNS = ("R@1 reference", "R@10 reference")  # in the table if results have them
+# in the table if results have them; the accuracy is that at the end of pre-training
+REFERENCE_COLUMNS = ("R@1 reference", "R@10 reference", "VTM accuracy")
 
 
 def numbers_of(result: dict[str, Any], split: str) -> dict[str, float]:
@@ -283,6 +284,8 @@ def numbers_of(result: dict[str, Any], split: str) -> dict[str, float]:
         columns["QA"] = fine["qa"]["accuracy"]
     if "reference" in fine["retrieval"]:
         columns |= {f"R@{k} reference": fine["retrieval"]["reference"][f"t2v_r{k}"] for k in (1, 10)}
+        if "pretrain" in result.get("training", {}):
+            columns["VTM accuracy"] = 100 * result["training"]["pretrain"]["vtm_accuracy"]
     if zero:
         columns["zero-shot R@10"] = zero["retrieval"]["vtc"]["t2v_r10"]
     return columns
@@ -300,7 +303,8 @@ def table(folder: Path, splits: list[str]) -> None:
         )
     everything = [result for results in found.values() for result in results]
     matched = any("reference" in one["fine-tuned"][splits[0]]["retrieval"] for one in everything)
-    columns = TABLE_COLUMNS + REFERENCE_COLUMNS * matched
+    asked = any("qa" in one["fine-tuned"][splits[0]] for one in everything)
+    columns = tuple(name for name in TABLE_COLUMNS if asked or name != "QA") + REFERENCE_COLUMNS * matched
     means: dict[str, dict[str, dict[str, tuple[float, float]]]] = {}
     for split in splits:
         print(f"\n`{split}`\n")

@@ -1,6 +1,8 @@
 """Train the bundled sprite-world models, for retrieval and for question answering.
 
-    python scripts/sprites/train.py align --output runs/sprites     contrastive learning (VTC), from random weights
+    python scripts/sprites/train.py stills --output runs/sprites    names and tilts of sprites, from random weights
+    python scripts/sprites/train.py classify --output runs/sprites  names, actions and tilts, from stills
+    python scripts/sprites/train.py align --output runs/sprites     contrastive learning (VTC), from classify
     python scripts/sprites/train.py joint --output runs/sprites     VTC, matching (VTM) and questions, from align
     python scripts/sprites/train.py order --output runs/sprites     VTC and VTM, half of them sequences, from joint
     python scripts/sprites/train.py wordings --output runs/sprites  the same with fewer sequences, from order
@@ -8,11 +10,12 @@
     python scripts/sprites/train.py match --output runs/sprites     VTC and VTM on all kinds of clips, from crops
     python scripts/sprites/train.py answer --output runs/sprites    questions, from joint
     python scripts/sprites/train.py answer-2 --output runs/sprites  more questions, from answer
+    python scripts/sprites/train.py all --output runs/sprites       these stages in this order
     python scripts/sprites/train.py export --output runs/sprites    the folders that the package bundles
 
-An interrupted stage continues from its newest checkpoint when you start it again. `export` writes the two float16
-folders that the package bundles: `match` for retrieval, `answer-2` for question answering. All stages train on
-combinations that `dev` does not show, so `dev` decides and the tests report.
+An interrupted stage continues from its newest checkpoint when you start it again; `all` leaves out what has ended.
+`export` writes the two float16 folders that the package bundles: `match` for retrieval, `answer-2` for question
+answering. All stages train on combinations that `dev` does not show, so `dev` decides and the tests report.
 
 Each step of `joint` is one of pairs or one of questions. Pairs have a false caption that differs in one detail, and
 some questions assume what the clip does not show; their answer is "none". --without leaves such a method out of every
@@ -22,7 +25,7 @@ stage that has it. docs/experiments.md has the measurements.
 import argparse
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -31,6 +34,7 @@ from typing import Any, Literal
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 import torch
+from classify import ClassesCollator, SingleSprites, SpriteClassifier
 from crops import CropRows, prompter_of
 from tokenizers import BertWordPieceTokenizer
 from torch.utils.data import Dataset
@@ -51,7 +55,7 @@ from alpro_hf.loading import best_device, fast_bfloat16
 from alpro_hf.model.joint_alpro import AlproForMatchingAndAnswering
 from alpro_hf.sprites.language import ANSWERS, FORWARD, NONE, REVERSING, SEQUENCE, captions, questions
 from alpro_hf.sprites.rows import GROUP, SpriteRows
-from alpro_hf.sprites.world import DIRECTIONS, SPRITE_WORLD, draw_scene
+from alpro_hf.sprites.world import SPRITE_WORLD, draw_scene
 from alpro_hf.training.arguments import AlproTrainingArguments
 from alpro_hf.training.checkpoints import last_complete_checkpoint
 from alpro_hf.training.trainer import AlproTrainer
@@ -76,7 +80,8 @@ class Stage:
     """How a stage trains.
 
     Args:
-        task: `retrieval`, `qa`, or `joint` for a step of the one and a step of the other in turn.
+        task: `stills`; `classes` for a step of clips and a step of stills in turn; `retrieval`; `qa`; or `joint` for a
+            step of pairs and a step of questions in turn.
         start: The stage whose weights it starts from; None: random weights.
         steps, rows: Number of steps, and rows of a step.
         learning_rate: Its peak.
@@ -92,7 +97,7 @@ class Stage:
         vtc_weight: Weight of VTC beside VTM.
     """
 
-    task: Literal["retrieval", "qa", "joint"]
+    task: Literal["stills", "classes", "retrieval", "qa", "joint"]
     start: str | None
     steps: int
     rows: int
@@ -110,17 +115,17 @@ class Stage:
     @property
     def matches(self) -> bool:
         """Whether VTM is among the losses."""
-        return self.task == "joint" or (self.task == "retrieval" and self.start is not None)
+        return self.task == "joint" or (self.task == "retrieval" and self.start != "classify")
 
 
 ONE = ("one",)
 STAGES = {
-    "align": Stage(
-        "retrieval", None, 3000, 128, 1e-3, 0, kinds=((1 / 2, ONE), (7 / 12, (*ONE, DIRECTIONS))), details=False
-    ),
+    "stills": Stage("stills", None, 4000, 128, 1e-3, 8000, details=False),
+    "classify": Stage("classes", "stills", 3000, 96, 8e-4, 9000, details=False),
+    "align": Stage("retrieval", "classify", 1500, 128, 7e-4, 0, kinds=((1 / 5, ONE),), details=False),
     "joint": Stage(
         "joint", "align", 2400, 128, 6e-4, 1000,
-        kinds=((1 / 6, ONE),), one_wording=0.5, head_warmup=50, uniform_share=0.5,
+        kinds=((1 / 4, ONE),), one_wording=0.5, head_warmup=50, uniform_share=0.5,
     ),
     "order": Stage(
         "retrieval", "joint", 600, 96, 3e-4, 2000,
@@ -216,10 +221,14 @@ class Batches(Dataset):
 
 def start_model(
     stage: Stage, start: Path | None, vocab_size: int, answers: tuple[str, ...] = ANSWERS
-) -> AlproModel | AlproForVideoTextRetrieval | AlproForVideoQuestionAnswering:
+) -> SpriteClassifier | AlproModel | AlproForVideoTextRetrieval | AlproForVideoQuestionAnswering:
     """The model of a stage, with the weights of the folder `start`, or with random ones."""
     if start is None:
-        return AlproModel(build_config(vocab_size))
+        return SpriteClassifier(build_config(vocab_size))
+    if stage.task == "classes":
+        return SpriteClassifier.from_pretrained(start)
+    if stage.start == "classify":
+        return AlproModel.from_pretrained(start)
     if stage.task == "retrieval":
         return AlproForVideoTextRetrieval.from_pretrained(start)
     model_class = AlproForMatchingAndAnswering if stage.task == "joint" else AlproForVideoQuestionAnswering
@@ -237,7 +246,7 @@ def fit(
     processor: AlproProcessor,
     folder: Path,
     rows: Dataset,
-    collator: AlproCollator,
+    collator: Callable,
     *,
     steps: int,
     batch_size: int,
@@ -302,7 +311,7 @@ def train(name: str, arguments: argparse.Namespace) -> None:
     false_premises = stage.details and "false premises" not in without
     answers = (*ANSWERS, NONE) if false_premises else ANSWERS
     model = start_model(replace(stage, task=task), start, len(processor.tokenizer), answers)
-    own_steps = steps if task != "joint" else (steps + 1) // 2  # steps of pairs, or of questions
+    own_steps = (steps + 1) // 2 if task in ("classes", "joint") else steps  # steps of each kind of rows
     cropped = int(stage.crop_share * stage.rows) if stage.matches and "crops" not in without else 0
     cropped -= cropped % GROUP  # groups of clips are whole
 
@@ -343,22 +352,39 @@ def train(name: str, arguments: argparse.Namespace) -> None:
     )
     of_pairs = [(pairs, paired), (CropRows(own_steps * cropped, **shared), cropped)]
     of_questions = [(asked, stage.rows)]
-    turns = {"retrieval": [of_pairs], "qa": [of_questions], "joint": [of_pairs, of_questions]}[task]
+    of_stills, of_clips = (
+        [(SingleSprites(own_steps * stage.rows, **(shared | {"num_frames": frames})), stage.rows)]
+        for frames in (1, FRAMES)
+    )
+    turns = {
+        "stills": [of_stills],
+        "classes": [of_clips, of_stills],
+        "retrieval": [of_pairs],
+        "qa": [of_questions],
+        "joint": [of_pairs, of_questions],
+    }[task]
+    early = name in ("stills", "classify", "align")
     label2id: dict[str, int] = model.config.label2id
-    collator = AlproCollator(processor, task="qa" if task == "qa" else "retrieval", label2id=label2id)
+    collators = {
+        "stills": ClassesCollator(processor),
+        "classes": ClassesCollator(processor),
+        "retrieval": AlproCollator(processor, task="retrieval"),
+        "qa": AlproCollator(processor, task="qa", label2id=label2id),
+        "joint": AlproJointCollator(processor, label2id),
+    }
     fit(
         model,
         processor,
         output / name,
         Batches(turns, steps),
-        AlproJointCollator(processor, label2id) if task == "joint" else collator,
+        collators[task],
         steps=steps,
         batch_size=stage.rows,
         learning_rate=arguments.learning_rate or stage.learning_rate,
-        warmup_steps=min(100 if name == "align" else 50, steps // 10),
+        warmup_steps=min(100 if early else 50, steps // 10),
         seed=seed,
-        # `align` stops at a seventh of its peak rate, because the other stages continue from there
-        cycles=0.4 if name == "align" else 0.5,
+        # the early stages stop at a seventh of their peak rate, because the others continue from there
+        cycles=0.4 if early else 0.5,
         vtc_weight=stage.vtc_weight,
         vtm_weight=float(stage.matches),
         vtm_uniform_share=0.0 if "uniform share" in without else stage.uniform_share,
@@ -410,7 +436,7 @@ def needed(arguments: argparse.Namespace) -> Path | None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=[*STAGES, "export"], help="stage to train, or `export`")
+    parser.add_argument("stage", choices=[*STAGES, "all", "export"], help="stage to train, `all`, or `export`")
     parser.add_argument(
         "--output", type=Path, default=Path("runs/sprites"), help="folder of the run (default: %(default)s)"
     )
@@ -460,12 +486,20 @@ def main() -> None:
     if arguments.stage == "export":
         export(arguments.output, arguments.target, arguments.tasks)
         return
-    if arguments.start and arguments.stage == "align":
-        parser.error("--start does not go with align, which begins with random weights")
+    if arguments.start and (arguments.stage == "all" or STAGES[arguments.stage].start is None):
+        parser.error(f"--start does not go with {arguments.stage}, which begins with random weights")
+    torch.set_num_threads(arguments.threads)
+    if arguments.stage == "all":
+        for name in STAGES:
+            if (arguments.output / name / "trainer_state.json").is_file():  # written last
+                print(f"{arguments.output / name} has ended; skipped")
+            else:
+                print(f"stage {name}")
+                train(name, arguments)
+        return
     missing = needed(arguments)
     if missing is not None:
         parser.error(f"{missing} holds no model; run that stage first, or name a folder with --start")
-    torch.set_num_threads(arguments.threads)
     train(arguments.stage, arguments)
 
 

@@ -15,6 +15,7 @@ from alpro_hf import (
     AlproConfig,
     AlproForPreTraining,
     AlproForVideoTextRetrieval,
+    AlproModel,
     AlproProcessor,
     AlproPrompterModel,
     bundled_model,
@@ -24,7 +25,7 @@ from alpro_hf.evaluation.encode import encode_rows
 from alpro_hf.sprites.language import SEQUENCE, caption_and_negatives
 from alpro_hf.sprites.opposites import opposite_kind
 from alpro_hf.sprites.render import write_split
-from alpro_hf.sprites.world import SPRITES, Actor, Scene, draw_scene
+from alpro_hf.sprites.world import BASIC_ACTIONS, SPRITES, Actor, Scene, allowed_actions, draw_scene, pose
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -136,6 +137,102 @@ def test_batches_draw_on_data_sets_in_turn():
     assert len(rows) == 15
     with pytest.raises(IndexError):
         rows[15]
+
+
+def test_the_first_stage_learns_what_clips_of_one_sprite_show(tmp_path, monkeypatch):
+    import classify
+    from train import build_config
+
+    drawn, render = [], classify.render
+    monkeypatch.setattr(classify, "render", lambda *scene: drawn.append(scene) or render(*scene))
+    count = 30
+    rows = classify.SingleSprites(count, seed=3, num_frames=4, size=64, split="train-dev")
+    processor = AlproProcessor.from_pretrained(bundled_model("retrieval"))
+    batch = classify.ClassesCollator(processor)([rows[i] for i in range(count)])
+    for (scene, times, _), (name, action, *tilts) in zip(drawn, batch["labels"].tolist(), strict=True):
+        [actor] = scene.actors
+        assert name == -100 and BASIC_ACTIONS[action] == actor.action
+        assert actor.action in allowed_actions("train-dev", actor.sprite)
+        for tilt, time in zip(tilts, times, strict=True):
+            off = (pose(actor, time).angle - 30 * tilt) % 360
+            assert min(off, 360 - off) <= 15
+    tilts = batch["labels"][:, 2:]
+    assert 0 < (tilts != 0).any(dim=1).float().mean() < 1
+
+    clips = batch["pixel_values_videos"]
+    alone = processor.video_processor([rows[5]["video"]], do_sample_frames=False, return_tensors="pt")
+    torch.testing.assert_close(clips[5], alone["pixel_values_videos"][0])
+    with pytest.raises(IndexError, match="Row 30 of 30"):
+        rows[count]
+
+    model = classify.SpriteClassifier(build_config(100)).eval()
+    output = model(clips, batch["labels"])
+    kinds = zip(output.logits.unbind(dim=2), batch["labels"].unbind(dim=1), strict=True)
+    # clips have no names to learn
+    by_hand = [torch.nn.functional.cross_entropy(logits, classes) for logits, classes in kinds if (classes >= 0).all()]
+    assert len(by_hand) == 5
+    torch.testing.assert_close(output.loss, sum(by_hand) / 5)
+    model.save_pretrained(tmp_path)
+    towers, info = AlproModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"]
+    states = towers.video_model(clips).pooler_output
+    torch.testing.assert_close(states, model.alpro.video_model(clips).pooler_output)
+
+
+@pytest.mark.parametrize(("off", "share"), [(1, 100), (2, 0), (11, 100)])
+def test_classes_are_counted_as_told_right(off, share, monkeypatch):
+    import classify
+
+    class Teller:
+        """Tells spins as they are and other actions as left, every other name, and tilts some classes off."""
+
+        config = AlproConfig(video_config={"num_frames": 4, "image_size": 64})
+
+        def __call__(self, clips):
+            classes = batches[-1].clone()
+            classes[::2, 0] += 1
+            left = BASIC_ACTIONS.index("left")
+            spins = [BASIC_ACTIONS.index(action) for action in classify.SPINS]
+            classes[~torch.isin(classes[:, 1], torch.tensor(spins)), 1] = left
+            classes[:, 2:] = (classes[:, 2:] + off) % classify.TILTS
+            logits = torch.nn.functional.one_hot(classes.clamp(min=0), len(SPRITES) + 1).transpose(1, 2)
+            return classify.ImageClassifierOutput(logits=logits)
+
+    batches, collate = [], classify.ClassesCollator.__call__
+
+    def keep(self, rows):
+        batch = collate(self, rows)
+        batches.append(batch["labels"])
+        return batch
+
+    monkeypatch.setattr(classify.ClassesCollator, "__call__", keep)
+    processor = AlproProcessor.from_pretrained(bundled_model("retrieval"))
+    found = classify.measure(Teller(), processor, "dev", 120, batch=60)
+    assert [labels.shape[1] for labels in batches] == [3, 3, 6, 6]
+    assert (found["names"], found["spins"], found["left"], found["right"]) == (50, 100, 100, 0)
+    assert found["other actions"] == 10
+    assert found["tilts"] == share
+
+
+def test_stills_show_all_sprites_turned_and_no_action(monkeypatch):
+    import classify
+
+    drawn, render = [], classify.render
+    monkeypatch.setattr(classify, "render", lambda *scene: drawn.append(scene) or render(*scene))
+    count = 60
+    rows = classify.SingleSprites(count, seed=4, num_frames=1, size=64, split="train-dev")
+    classes = [rows[i]["classes"] for i in range(count)]
+    turned = set()
+    for (scene, (time,), _), (name, action, tilt) in zip(drawn, classes, strict=True):
+        [actor] = scene.actors
+        assert SPRITES[name] == actor.sprite and action == -100
+        assert pose(actor, 0) == pose(actor, time) == pose(actor, 1)
+        off = (pose(actor, time).angle - 30 * tilt) % 360
+        assert min(off, 360 - off) <= 15
+        if tilt:
+            turned.add(actor.sprite)
+    assert any("clockwise" not in allowed_actions("train-dev", sprite) for sprite in turned)
+    assert 0 < [tilt for *_, tilt in classes].count(0) < count / 2
 
 
 def test_the_sharpest_temperature_keeps_few_crops_without_an_entity():
@@ -378,7 +475,8 @@ def test_the_page_has_the_answers_to_false_premises():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["align", "--start", "x"], "--start does not go with align"),
+        (["stills", "--start", "x"], "--start does not go with stills"),
+        (["all", "--start", "x"], "--start does not go with all"),
         (["joint"], "align holds no model; run that stage first"),
         (["match", "--start", "nowhere"], "nowhere holds no model"),
         (["joint", "--without", "order", "luck"], "invalid choice: 'luck'"),
@@ -395,7 +493,7 @@ def test_stages_check_their_inputs_before_they_train(options, message, monkeypat
 
 
 @pytest.mark.slow
-def test_the_recipe_of_the_bundled_models_from_random_weights_to_their_folders(tmp_path, monkeypatch):
+def test_the_recipe_of_the_bundled_models_from_random_weights_to_their_folders(tmp_path, monkeypatch, capsys):
     import train
 
     def run(*options, output="."):
@@ -414,6 +512,7 @@ def test_the_recipe_of_the_bundled_models_from_random_weights_to_their_folders(t
     for name in small:
         run(name, "--steps", "2")
         shutil.rmtree(tmp_path / "vocabulary", ignore_errors=True)  # later stages take that of their start
+    assert "accuracy" in log("stills") and "accuracy" in log("classify")
     assert "loss_vtm" not in log("align") and log("align")["loss_vtc"] > 0
     assert {"loss_vtc", "loss_vtm", "loss_answer"} <= set(log("joint"))
     assert all("loss_vtm" in log(name) for name in ("order", "wordings", "match"))
@@ -423,6 +522,10 @@ def test_the_recipe_of_the_bundled_models_from_random_weights_to_their_folders(t
     # each stage draws clips of its own, all of combinations that dev does not show
     assert len({options["seed"] for _, options in drawn}) == len(small)
     assert {options["split"] for _, options in drawn} == {"train-dev"}
+
+    capsys.readouterr()
+    run("all", "--steps", "2")
+    assert capsys.readouterr().out.count("has ended; skipped") == len(small)
 
     run("export", "--target", str(tmp_path / "bundled"))
     for task, stage in train.EXPORTED.items():

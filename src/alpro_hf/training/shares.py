@@ -102,7 +102,8 @@ class EqualShares:
 
 def size_of(batch: Batch) -> int:
     """Number of rows of a batch."""
-    return len(batch["input_ids"]) if batch else 0
+    # a model of clips and classes alone has no texts
+    return len(batch["input_ids"] if "input_ids" in batch else batch["labels"]) if batch else 0
 
 
 def _key(batch: Batch) -> Hashable:
