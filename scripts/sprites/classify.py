@@ -7,7 +7,8 @@ a tilt in each frame. A spin is several tilts together; none alone says anything
 tilts has nothing to start from.
 
 Stills show all sprites of the split turned by any angle, those whose spins are held out, too: a still has no direction
-of turning. Names are learned from stills alone, because a name and an action together would teach which are held out.
+of turning. A third of the stills are crops on black, as the teacher of PEM sees them. Names are learned from stills
+alone, because a name and an action together would teach which are held out.
 
     python scripts/sprites/train.py stills --output runs/sprites
     python scripts/sprites/train.py classify --output runs/sprites
@@ -18,16 +19,19 @@ that `dev` alone shows (`dev`).
 """
 
 import argparse
+import itertools
 import json
 import random
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from crops import HELD, draw_box, on_black, shares_inside
 from torch import nn
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
@@ -52,16 +56,23 @@ from alpro_hf.sprites.world import (
 
 SPINS = ("clockwise", "counterclockwise")
 SPIN_SHARE = 0.5  # of the clips
-UPRIGHT_SHARE = 0.2  # of the stills
+UPRIGHT_SHARE, CROP_SHARE = 0.2, 1 / 3  # of the stills
+GRID = 4  # patches in a row and in a column; a crop has whole patches
 TILTS = 12  # classes of tilts, 30 degrees each
 MEASURED_SEED = 99  # of clips that no training draws
 
 
+@cache
+def able_sprites(split: str, action: str) -> tuple[str, ...]:
+    """The sprites that may do an action in a split."""
+    return tuple(sprite for sprite in SPRITES if action in allowed_actions(split, sprite))
+
+
 def draw_single(split: str, pair: tuple[str, str], rng: random.Random) -> tuple[Scene, int]:
     """A scene of one sprite that does one of a pair of actions, and which of the two."""
-    able = [sprite for sprite in SPRITES if pair[0] in allowed_actions(split, sprite)]
     label = int(rng.random() < 0.5)
-    return stage(("one", ((pick(rng, able), pair[label]),)), rng), label
+    sprite = pick(rng, able_sprites(split, pair[0]))
+    return stage(("one", ((sprite, pair[label]),)), rng), label
 
 
 def tilt_class(angle: float) -> int:
@@ -109,8 +120,11 @@ class SingleSprites(Dataset):
             actor = turned(actor, times[0], angle)
             scene = replace(scene, actors=(actor,))
             name, action = SPRITES.index(actor.sprite), IGNORE_INDEX
-        tilts = (tilt_class(pose(actor, time).angle) for time in times)
         video = render(scene, times, self.size)
+        if self.num_frames == 1 and rng.random() < CROP_SHARE:
+            boxes = (draw_box(rng, GRID) for _ in itertools.count())
+            video = on_black(video, next(box for box in boxes if shares_inside(scene, box)[actor.sprite] >= HELD))
+        tilts = (tilt_class(pose(actor, time).angle) for time in times)
         return {"video": video, "classes": (name, action, *tilts)}
 
 
@@ -160,7 +174,8 @@ def measure(
 ) -> dict[str, float]:
     """Percentages of new stills and clips that are told right: names and tilts of stills, and each action of clips.
 
-    A tilt is right if it is within a class of the true one, which is 45 degrees at most.
+    Stills are turned and cropped as in training. A tilt is right if it is within a class of the true one, which is 45
+    degrees at most.
     """
     video = model.config.video_config
     collator, right = ClassesCollator(processor), defaultdict(list)

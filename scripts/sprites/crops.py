@@ -9,6 +9,7 @@ import random
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
@@ -91,6 +92,17 @@ def draw_crops(count: int, seed: int, grid: int = 4) -> Crops:
     return Crops(scenes, boxes, [shares_inside(scene, box) for scene, box in zip(scenes, boxes, strict=True)])
 
 
+def draw_box(rng: random.Random, grid: int) -> torch.Tensor:
+    """A box of pre-training, bool (grid, grid)."""
+    return draw_crop((grid, grid), torch.Generator().manual_seed(rng.getrandbits(48)))
+
+
+def on_black(video: np.ndarray, box: torch.Tensor) -> np.ndarray:
+    """Frames (T, H, W, 3) that are black outside a box of whole patches."""
+    patch = video.shape[1] // len(box)
+    return video * box.numpy().repeat(patch, 0).repeat(patch, 1)[None, :, :, None]
+
+
 @torch.no_grad()
 def embed(
     model: AlproModel, processor: AlproProcessor, crops: Crops, frames: int, whole: bool = False
@@ -164,13 +176,12 @@ class CropRows(Dataset):
         count = int(rng.random() >= EMPTY)  # sprites that the crop holds
         for draw in itertools.count():
             scene = draw_scene(self.split, self.seed, index * DRAWS + draw)
-            box = draw_crop((self.grid, self.grid), torch.Generator().manual_seed(rng.getrandbits(48)))
+            box = draw_box(rng, self.grid)
             held = [name for name, share in shares_inside(scene, box).items() if share >= HELD]
             if len(held) == count:
                 break
         times = tuple((frame + rng.uniform(0.15, 0.85)) / self.num_frames for frame in range(self.num_frames))
-        inside = box.numpy().repeat(self.size // self.grid, 0).repeat(self.size // self.grid, 1)
-        video = render(scene, times, self.size) * inside[None, :, :, None]
+        video = on_black(render(scene, times, self.size), box)
         name = held[0] if held else NOTHING
         # crops of the same sprite are no negatives of each other
         return {"video": video, "video_id": f"crop {name}", "text": prompt(scene, name, rng)}

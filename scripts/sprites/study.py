@@ -330,10 +330,11 @@ def table(folder: Path, splits: list[str]) -> None:
 
 
 def draw(means: dict[str, dict[str, dict[str, tuple[float, float]]]], path: Path) -> None:
-    """Bar charts of four columns, with standard deviations, a row of panels per split."""
+    """Bar charts of the main columns, with standard deviations, a row of panels per split."""
     from matplotlib.figure import Figure
 
-    names = ["R@10", "median rank", "QA", "zero-shot R@10"]
+    found = {name for by_losses in means.values() for spread in by_losses.values() for name in spread}
+    names = [n for n in ("R@10", "R@10 reference", "median rank", "QA", "zero-shot R@10") if n in found]
     figure = Figure(figsize=(3.2 * len(names), 3 * len(means)), layout="constrained")
     axes = figure.subplots(len(means), len(names), squeeze=False)
     for row, (split, by_losses) in zip(axes, means.items(), strict=True):

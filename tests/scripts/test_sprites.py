@@ -216,12 +216,14 @@ def test_classes_are_counted_as_told_right(off, share, monkeypatch):
 
 def test_stills_show_all_sprites_turned_and_no_action(monkeypatch):
     import classify
+    from crops import shares_inside
 
     drawn, render = [], classify.render
     monkeypatch.setattr(classify, "render", lambda *scene: drawn.append(scene) or render(*scene))
     count = 60
     rows = classify.SingleSprites(count, seed=4, num_frames=1, size=64, split="train-dev")
-    classes = [rows[i]["classes"] for i in range(count)]
+    found = [rows[i] for i in range(count)]
+    classes = [row["classes"] for row in found]
     turned = set()
     for (scene, (time,), _), (name, action, tilt) in zip(drawn, classes, strict=True):
         [actor] = scene.actors
@@ -233,6 +235,18 @@ def test_stills_show_all_sprites_turned_and_no_action(monkeypatch):
             turned.add(actor.sprite)
     assert any("clockwise" not in allowed_actions("train-dev", sprite) for sprite in turned)
     assert 0 < [tilt for *_, tilt in classes].count(0) < count / 2
+
+    # a third of them are crops of half of the sprite at least
+    cropped = 0
+    for (scene, times, size), row in zip(drawn, found, strict=True):
+        whole = render(scene, times, size)
+        patches = row["video"].reshape(4, 16, 4, 16, 3).any(axis=(1, 3, 4))
+        inside = patches.repeat(16, 0).repeat(16, 1)[None, :, :, None]
+        assert (row["video"] == whole * inside).all()
+        if not patches.all():
+            cropped += 1
+            assert shares_inside(scene, torch.from_numpy(patches))[scene.actors[0].sprite] >= 0.5
+    assert count / 6 < cropped < count / 2
 
 
 def test_the_sharpest_temperature_keeps_few_crops_without_an_entity():
@@ -334,15 +348,22 @@ def test_checkpointing_keeps_less_for_the_backward_pass(monkeypatch):
     assert operations == 2 * 3 * 4 * 5
 
 
-@pytest.mark.parametrize(("folder", "page"), [("study", "experiments_log.md"), ("study/scale4", "experiments.md")])
-def test_the_pages_have_the_tables_of_the_results(folder, page, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("folder", "page", "rows"),
+    [
+        ("study", "experiments_log.md", 5),
+        ("study/scale4", "experiments_log.md", 5),
+        ("study/reference", "experiments.md", 7),
+    ],
+)
+def test_the_pages_have_the_tables_of_the_results(folder, page, rows, tmp_path, capsys):
     from study import table
 
     for path in (DOCS / folder).glob("seed*.json"):
         shutil.copy(path, tmp_path)
     table(tmp_path, ["test", "test-hard"])
     printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
-    assert len(printed) == 2 * (2 + 5)
+    assert len(printed) == 2 * (2 + rows)
     assert set(printed) <= set((DOCS / page).read_text().splitlines())
 
 

@@ -4,7 +4,7 @@ import threading
 
 import torch
 
-from alpro_hf.training.shares import EqualShares
+from alpro_hf.training.shares import EqualShares, size_of
 
 
 def batch(first: int, rows: int, length: int = 3) -> dict:
@@ -95,3 +95,10 @@ def test_clips_and_images_wait_apart_and_a_checkpoint_keeps_both(tmp_path) -> No
     assert again.waiting == 3
     assert rows_of([again.equal({**batch(40, 1), "kind": "image"})]) == [[12, 13, 40]]
     assert rows_of([again.equal({**batch(50, 1), "kind": "video"})]) == [[3, 50]]
+
+
+def test_the_rows_of_a_batch_are_its_texts_or_without_texts_its_labels() -> None:
+    assert size_of(batch(0, 3)) == 3
+    assert size_of({**batch(0, 4), "pixel_values_videos": torch.zeros(1, 1, 3, 2, 2)}) == 4  # questions about one clip
+    assert size_of({"pixel_values_videos": torch.zeros(5, 1, 3, 2, 2), "labels": torch.zeros(5, 3)}) == 5
+    assert size_of({}) == 0
