@@ -367,6 +367,26 @@ def test_the_pages_have_the_tables_of_the_results(folder, page, rows, tmp_path, 
     assert set(printed) <= set((DOCS / page).read_text().splitlines())
 
 
+def test_the_page_says_how_the_seeds_of_the_study_differ():
+    page = " ".join((DOCS / "experiments.md").read_text().split())
+
+    def found(losses, split, protocol):
+        paths = [DOCS / "study" / "reference" / f"seed{seed}-{losses}.json" for seed in range(3)]
+        results = [json.loads(path.read_text())["fine-tuned"][split]["retrieval"][protocol] for path in paths]
+        return [result["t2v_r10"] for result in results]
+
+    for protocol in ("reference", "vtc"):
+        for split in ("test", "test-hard"):
+            pairs = zip(found("all", split, protocol), found("mlm-vtm-vtc", split, protocol), strict=True)
+            first, second, third = (f"{with_pem - without:+.1f}" for with_pem, without in pairs)
+            assert f"{first}, {second} and {third}" in page
+    for split in ("test", "test-hard"):
+        best, pem, vtc = (found(losses, split, "reference") for losses in ("all", "mlm-vtm-pem", "mlm-vtm-vtc"))
+        assert all(a > b and a > c for a, b, c in zip(best, pem, vtc, strict=True))
+        first, second, third = (f"{value:.1f}" for value in found("mlm-vtm-whole", split, "vtc"))
+        assert f"{first}, {second} and {third}" in page
+
+
 def test_the_page_has_the_numbers_of_the_models_trained_on(capsys):
     from retrain import print_table
 
