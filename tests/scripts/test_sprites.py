@@ -289,9 +289,17 @@ def test_the_classifier_of_spins_is_trained_and_measured(tmp_path, monkeypatch):
     for curve in curves.values():
         assert [found["step"] for found in curve] == [2]
         assert all(round(found[split] * 6 / 100, 6).is_integer() for found in curve for split in ("seen", "dev"))
-    scenes = [spins.draw("dev", ("clockwise", "counterclockwise"), str(seed)) for seed in range(40)]
+
+
+def test_a_scene_of_one_sprite_does_the_action_of_its_label():
+    from classify import SPINS, draw_single
+
+    scenes = [draw_single("dev", SPINS, random.Random(f"scene {seed}")) for seed in range(40)]
     assert {label for _, label in scenes} == {0, 1}
-    assert all(scene.actors[0].action == ("clockwise", "counterclockwise")[label] for scene, label in scenes)
+    for scene, label in scenes:
+        (actor,) = scene.actors
+        assert actor.action == SPINS[label]
+        assert actor.action in allowed_actions("dev", actor.sprite)
 
 
 def test_the_page_has_what_the_classifiers_of_spins_reached():
