@@ -13,6 +13,7 @@ from alpro_hf.model.modeling_alpro import (
     AlproForVideoTextRetrieval,
     AlproModel,
     AlproOutput,
+    AlproPatchProjection,
     AlproTextModel,
     AlproVideoModel,
     AlproVideoModelOutput,
@@ -159,6 +160,21 @@ def test_any_size(height, width):
     expected = (weight * piece).sum(dim=(1, 2, 3)) + bias + resized[-1] + model.embeddings.time_embeddings[0, frame]
     token = 1 + frame * rows * columns + row * columns + column
     torch.testing.assert_close(embedded[1, token], expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("channels", "patch", "height", "width"), [(3, 16, 32, 48), (3, 8, 24, 16), (1, 4, 4, 8)])
+def test_patches_are_projected_as_by_a_convolution(channels, patch, height, width):
+    torch.manual_seed(0)
+    projection = AlproPatchProjection(channels, 10, patch).double()
+    pixels = torch.randn(5, channels, height, width, dtype=torch.float64, requires_grad=True)
+    convolved = torch.nn.functional.conv2d(pixels, projection.weight, projection.bias, stride=patch)
+    projected = projection(pixels)
+    torch.testing.assert_close(projected, convolved)
+    wanted = torch.randn_like(convolved)
+    inputs = (pixels, projection.weight, projection.bias)
+    gradients = (torch.autograd.grad((out * wanted).sum(), inputs) for out in (projected, convolved))
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ import films
 import long
 import models
 import overlap
+import patches
 import pytest
 import report
 import savings
@@ -20,7 +21,7 @@ import torch
 from film_windows import FilmWindows, key_of
 from fixtures import tiny
 
-from alpro_hf import AlproForVideoTextRetrieval
+from alpro_hf import AlproForVideoTextRetrieval, AlproVideoModel
 from alpro_hf.data.isolated_decoder import IsolatedDecoder
 from alpro_hf.loading import load_model
 from alpro_hf.sprites.films import claim_films, draw_films, write_films
@@ -80,6 +81,27 @@ def test_attention_is_compared_on_the_shapes_of_the_video_tower(model) -> None:
     shapes = [(row["attention"], row["sequences"], row["length"]) for row in rows]
     assert shapes[:2] == [("time", 3 * 4, 4), ("space", 3 * 4, 1 + 4)]
     assert all(row["sdpa over eager"] == row["sdpa wall ms"] / row["eager wall ms"] > 0 for row in rows)
+
+
+def test_the_tower_with_a_convolution_computes_the_same_and_both_are_measured(monkeypatch, capsys) -> None:
+    config = tiny.config().video_config
+    product = AlproVideoModel(config)
+    convolved = patches.with_convolution(product)
+    assert type(convolved.embeddings.patch_embed) is torch.nn.Conv2d
+    clips = torch.randn(2, 4, 3, config.image_size, config.image_size)
+    for tower in (product, convolved):
+        patches.step(tower, clips, half=False)
+    for ours, theirs in zip(product.parameters(), convolved.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad)
+    monkeypatch.setitem(patches.SIZES, "bundled", (2, {"num_hidden_layers": 1}))
+    threads = torch.get_num_threads()
+    monkeypatch.setattr("sys.argv", ["patches.py", "--rounds", "1", "--sizes", "bundled"])
+    patches.main()
+    torch.set_num_threads(threads)
+    header, _, row, *_ = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    cells = dict(zip(header.strip("| ").split(" | "), row.strip("| ").split(" | "), strict=True))
+    ratio = float(cells["convolution cpu s"]) / float(cells["product cpu s"])
+    assert float(cells["convolution over product"]) == pytest.approx(ratio, rel=0.02)
 
 
 def test_decoding_and_encoding_are_measured_alone_and_together(tmp_path, monkeypatch) -> None:
