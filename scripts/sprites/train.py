@@ -1,17 +1,20 @@
 """Train the bundled sprite-world models, for retrieval and for question answering.
 
-    python scripts/sprites/train.py stills --output runs/sprites    names and tilts of sprites, from random weights
-    python scripts/sprites/train.py classify --output runs/sprites  names, actions and tilts, from stills
-    python scripts/sprites/train.py align --output runs/sprites     contrastive learning (VTC), from classify
-    python scripts/sprites/train.py joint --output runs/sprites     VTC, matching (VTM) and questions, from align
-    python scripts/sprites/train.py order --output runs/sprites     VTC and VTM, half of them sequences, from joint
-    python scripts/sprites/train.py wordings --output runs/sprites  the same with fewer sequences, from order
-    python scripts/sprites/train.py crops --output runs/sprites     VTC and VTM, a third of them crops, from wordings
-    python scripts/sprites/train.py match --output runs/sprites     VTC and VTM on all kinds of clips, from crops
-    python scripts/sprites/train.py answer --output runs/sprites    questions, from joint
-    python scripts/sprites/train.py answer-2 --output runs/sprites  more questions, from answer
-    python scripts/sprites/train.py all --output runs/sprites       these stages in this order
-    python scripts/sprites/train.py export --output runs/sprites    the folders that the package bundles
+    python scripts/sprites/train.py STAGE --output runs/sprites
+
+    stills     names and tilts of sprites, from random weights
+    classify   names, actions and tilts, from stills
+    classify-2 more clips than stills, from classify
+    align      contrastive learning (VTC), from classify-2
+    joint      VTC, matching (VTM) and questions, from align
+    order      VTC and VTM, half of them sequences, from joint
+    wordings   the same with fewer sequences, from order
+    crops      VTC and VTM, a third of them crops, from wordings
+    match      VTC and VTM on all kinds of clips, from crops
+    answer     questions, from joint
+    answer-2   more questions, from answer
+    all        these stages in this order
+    export     the folders that the package bundles
 
 An interrupted stage continues from its newest checkpoint when you start it again; `all` leaves out what has ended.
 `export` writes the two float16 folders that the package bundles: `match` for retrieval, `answer-2` for question
@@ -80,7 +83,7 @@ class Stage:
     """How a stage trains.
 
     Args:
-        task: `stills`; `classes` for a step of clips and a step of stills in turn; `retrieval`; `qa`; or `joint` for a
+        task: `stills`; `classes` for steps of clips and a step of stills in turn; `retrieval`; `qa`; or `joint` for a
             step of pairs and a step of questions in turn.
         start: The stage whose weights it starts from; None: random weights.
         steps, rows: Number of steps, and rows of a step.
@@ -95,6 +98,7 @@ class Stage:
         uniform_share: Share of the negatives of VTM that is drawn evenly at first; see `vtm_uniform_share`.
         crop_share: Share of the rows of pairs that are crops with prompts, for the teacher of PEM.
         vtc_weight: Weight of VTC beside VTM.
+        clips_per_still: Steps of clips for each step of stills.
     """
 
     task: Literal["stills", "classes", "retrieval", "qa", "joint"]
@@ -111,18 +115,20 @@ class Stage:
     uniform_share: float = 0.0
     crop_share: float = 0.2
     vtc_weight: float = 1.0
+    clips_per_still: int = 1
 
     @property
     def matches(self) -> bool:
         """Whether VTM is among the losses."""
-        return self.task == "joint" or (self.task == "retrieval" and self.start != "classify")
+        return self.task == "joint" or (self.task == "retrieval" and self.start != "classify-2")
 
 
 ONE = ("one",)
 STAGES = {
     "stills": Stage("stills", None, 4000, 128, 1e-3, 8000, details=False),
     "classify": Stage("classes", "stills", 3000, 96, 8e-4, 9000, details=False),
-    "align": Stage("retrieval", "classify", 1500, 128, 7e-4, 0, kinds=((1 / 5, ONE),), details=False),
+    "classify-2": Stage("classes", "classify", 2400, 96, 8e-4, 9500, details=False, clips_per_still=2),
+    "align": Stage("retrieval", "classify-2", 1000, 128, 7e-4, 0, kinds=((1 / 5, ONE),), details=False),
     "joint": Stage(
         "joint", "align", 2400, 128, 6e-4, 1000,
         kinds=((1 / 4, ONE),), one_wording=0.5, head_warmup=50, uniform_share=0.5,
@@ -195,7 +201,8 @@ class Batches(Dataset):
     """Batches that draw on several data sets, in turn; read in order.
 
     Args:
-        turns: The steps of a turn; each step is (data set, its rows in the batch) for all data sets of the batch.
+        turns: The steps of a turn; each step is (data set, its rows in the batch) for all data sets of the batch. A
+            data set that is in several steps goes on where it ended in the step before.
         steps: Number of steps.
     """
 
@@ -214,9 +221,13 @@ class Batches(Dataset):
         turn, step = divmod(step, len(self.turns))
         for source, count in self.turns[step]:
             if place < count:
-                return source[turn * count + place]
+                return source[turn * self._rows_of(source, len(self.turns)) + self._rows_of(source, step) + place]
             place -= count
         raise AssertionError  # the counts of a step are all rows of it
+
+    def _rows_of(self, source: Dataset, steps: int) -> int:
+        """Rows of a data set in the first steps of a turn."""
+        return sum(count for step in self.turns[:steps] for other, count in step if other is source)
 
 
 def start_model(
@@ -227,7 +238,7 @@ def start_model(
         return SpriteClassifier(build_config(vocab_size))
     if stage.task == "classes":
         return SpriteClassifier.from_pretrained(start)
-    if stage.start == "classify":
+    if stage.start == "classify-2":
         return AlproModel.from_pretrained(start)
     if stage.task == "retrieval":
         return AlproForVideoTextRetrieval.from_pretrained(start)
@@ -311,7 +322,7 @@ def train(name: str, arguments: argparse.Namespace) -> None:
     false_premises = stage.details and "false premises" not in without
     answers = (*ANSWERS, NONE) if false_premises else ANSWERS
     model = start_model(replace(stage, task=task), start, len(processor.tokenizer), answers)
-    own_steps = (steps + 1) // 2 if task in ("classes", "joint") else steps  # steps of each kind of rows
+    own_steps = (steps + 1) // 2 if task == "joint" else steps  # steps of each kind of rows
     cropped = int(stage.crop_share * stage.rows) if stage.matches and "crops" not in without else 0
     cropped -= cropped % GROUP  # groups of clips are whole
 
@@ -358,12 +369,12 @@ def train(name: str, arguments: argparse.Namespace) -> None:
     )
     turns = {
         "stills": [of_stills],
-        "classes": [of_clips, of_stills],
+        "classes": [*[of_clips] * stage.clips_per_still, of_stills],
         "retrieval": [of_pairs],
         "qa": [of_questions],
         "joint": [of_pairs, of_questions],
     }[task]
-    early = name in ("stills", "classify", "align")
+    early = name in ("stills", "classify", "classify-2", "align")
     label2id: dict[str, int] = model.config.label2id
     collators = {
         "stills": ClassesCollator(processor),

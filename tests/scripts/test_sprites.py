@@ -137,6 +137,9 @@ def test_batches_draw_on_data_sets_in_turn():
     assert len(rows) == 15
     with pytest.raises(IndexError):
         rows[15]
+    rows = Batches([[(pairs, 2)], [(pairs, 1), (crops, 1)], [(questions, 2)]], 7)
+    found = [[rows[2 * step + place] for place in range(2)] for step in range(7)]
+    assert found == [[0, 1], [2, 100], [200, 201], [3, 4], [5, 101], [202, 203], [6, 7]]
 
 
 def test_the_first_stage_learns_what_clips_of_one_sprite_show(tmp_path, monkeypatch):
@@ -561,7 +564,7 @@ def test_the_recipe_of_the_bundled_models_from_random_weights_to_their_folders(t
     for name in small:
         run(name, "--steps", "2")
         shutil.rmtree(tmp_path / "vocabulary", ignore_errors=True)  # later stages take that of their start
-    assert "accuracy" in log("stills") and "accuracy" in log("classify")
+    assert all("accuracy" in log(name) for name in ("stills", "classify", "classify-2"))
     assert "loss_vtm" not in log("align") and log("align")["loss_vtc"] > 0
     assert {"loss_vtc", "loss_vtm", "loss_answer"} <= set(log("joint"))
     assert all("loss_vtm" in log(name) for name in ("order", "wordings", "match"))
