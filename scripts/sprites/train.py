@@ -58,7 +58,7 @@ from alpro_hf.loading import best_device, fast_bfloat16
 from alpro_hf.model.joint_alpro import AlproForMatchingAndAnswering
 from alpro_hf.sprites.language import ANSWERS, FORWARD, NONE, REVERSING, SEQUENCE, captions, questions
 from alpro_hf.sprites.rows import GROUP, SpriteRows
-from alpro_hf.sprites.world import SPRITE_WORLD, draw_scene
+from alpro_hf.sprites.world import SPRITE_WORLD, TURNS, draw_scene
 from alpro_hf.training.arguments import AlproTrainingArguments
 from alpro_hf.training.checkpoints import last_complete_checkpoint
 from alpro_hf.training.trainer import AlproTrainer
@@ -123,15 +123,18 @@ class Stage:
         return self.task == "joint" or (self.task == "retrieval" and self.start != "classify-2")
 
 
-ONE = ("one",)
 STAGES = {
     "stills": Stage("stills", None, 4000, 128, 1e-3, 8000, details=False),
     "classify": Stage("classes", "stills", 3000, 96, 8e-4, 9000, details=False),
     "classify-2": Stage("classes", "classify", 2400, 96, 8e-4, 9500, details=False, clips_per_still=2),
-    "align": Stage("retrieval", "classify-2", 1000, 128, 7e-4, 0, kinds=((1 / 5, ONE),), details=False),
+    "align": Stage(
+        "retrieval", "classify-2", 1000, 128, 7e-4, 0,
+        kinds=((1 / 5, ("one", TURNS)), (1, (None, None, TURNS))),
+        details=False,
+    ),
     "joint": Stage(
         "joint", "align", 2400, 128, 6e-4, 1000,
-        kinds=((1 / 4, ONE),), one_wording=0.5, head_warmup=50, uniform_share=0.5,
+        kinds=((1 / 4, (None, TURNS)),), one_wording=0.5, head_warmup=50, uniform_share=0.5,
     ),
     "order": Stage(
         "retrieval", "joint", 600, 96, 3e-4, 2000,

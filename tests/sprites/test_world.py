@@ -22,6 +22,7 @@ from alpro_hf.sprites.world import (
     UNSEEN_SPRITES,
     Scene,
     SpriteWorldError,
+    allowed_actions,
     content,
     draw_group,
     draw_scene,
@@ -133,7 +134,14 @@ def test_groups_of_one_kind(split, kind):
 
 
 def test_groups_and_splits_that_do_not_exist_are_refused():
-    with pytest.raises(SpriteWorldError, match=r"kind is 'four'; expected one of one, .* or directions"):
+    for index in range(30):
+        group = draw_group("train-dev", 0, index, "turns")
+        [sprite] = {actor.sprite for scene in group for actor in scene.actors}
+        first, second, *others = (scene.actors[0].action for scene in group)
+        assert (first, second) == ("clockwise", "counterclockwise")
+        assert tuple(others) in {pair for a, b in BASIC_PAIRS for pair in ((a, b), (b, a))} - {(first, second)}
+        assert {first, second, *others} <= {*allowed_actions("train-dev", sprite)}
+    with pytest.raises(SpriteWorldError, match=r"kind is 'four'; expected one of one, .*, directions or turns"):
         draw_group("train", 0, 0, "four")
     with pytest.raises(SpriteWorldError, match="'test' has no groups"):
         draw_group("test", 0, 0)

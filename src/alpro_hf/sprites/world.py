@@ -82,7 +82,9 @@ REVERSED: dict[str, str] = {**OPPOSITE, "bounce": "bounce", "sway": "sway", "fol
 REVERSED |= {"pass": "pass", "passed": "passed"}
 
 SCENE_KINDS: dict[str, float] = {"one": 0.15, "two": 0.40, "three": 0.15, "sequence": 0.15, "relation": 0.15}
-DIRECTIONS = "directions"  # a kind of group: one sprite that moves left, right, up and down
+# two more kinds of groups
+DIRECTIONS = "directions"  # one sprite that moves left, right, up and down
+TURNS = "turns"  # one sprite that spins in both directions, and does both actions of another pair
 ACTORS: dict[str, int] = {"one": 1, "two": 2, "three": 3, "sequence": 2, "relation": 2}
 SPLITS: tuple[str, ...] = ("train", "train-dev", "validation", "dev", "test", "test-hard", "test-unseen")
 SPLIT_SIZES: dict[str, int] = {"validation": 1000, "dev": 1000, "test": 1000, "test-hard": 1000, "test-unseen": 200}
@@ -381,6 +383,7 @@ class _Cast(NamedTuple):
     versatile: tuple[str, ...]  # sprites with at least four basic actions
     agents: tuple[str, ...]  # sprites that may follow and pass
     movers: tuple[str, ...]  # sprites that may move in all four directions
+    spinners: tuple[str, ...]  # versatile sprites that may spin
 
 
 @cache
@@ -391,7 +394,8 @@ def _cast(split: str) -> _Cast:
     versatile = tuple(sprite for sprite in sprites if len(actions[sprite]) >= 4)
     agents = tuple(sprite for sprite in sprites if "follow" in allowed[sprite])
     movers = tuple(sprite for sprite in sprites if {*BASIC_PAIRS[0], *BASIC_PAIRS[1]} <= set(actions[sprite]))
-    return _Cast(sprites, actions, versatile, agents, movers)
+    spinners = tuple(sprite for sprite in versatile if "clockwise" in actions[sprite])
+    return _Cast(sprites, actions, versatile, agents, movers, spinners)
 
 
 def _draw_kind(rng: Rng) -> str:
@@ -434,6 +438,9 @@ def _draw_group_content(split: str, rng: Rng, kind: str | None = None) -> tuple[
     if kind == DIRECTIONS:
         (sprite,) = _draw_sprites(rng, cast.movers, 1)
         return tuple(("one", ((sprite, action),)) for pair in BASIC_PAIRS[:2] for action in pair)
+    if kind == TURNS:
+        (sprite,) = _draw_sprites(rng, cast.spinners, 1)
+        return _opposite_group("one", ((sprite, "clockwise"),), cast, rng)
     if kind == "relation":
         a, b = _draw_sprites(rng, cast.agents, 2)
         return tuple(_relation(*pair) for action in RELATION_PAIR for pair in ((a, action, b), (b, action, a)))
@@ -529,11 +536,12 @@ def draw_group(split: str, seed: int, index: int, kind: str | None = None) -> li
     """Four scenes with the same sprites and different actions: a pure function of its arguments.
 
     Half of the groups consist of opposites. `train`, `train-dev` and `validation` have endless groups, `test-hard` has
-    250; `dev`, `test` and `test-unseen` have none and raise `SpriteWorldError`. With `kind`, a key of `SCENE_KINDS` or
-    `DIRECTIONS`, endless groups are of that kind.
+    250; `dev`, `test` and `test-unseen` have none and raise `SpriteWorldError`. With `kind`, a key of `SCENE_KINDS`,
+    `DIRECTIONS` or `TURNS`, endless groups are of that kind.
     """
-    if kind is not None and kind not in (*SCENE_KINDS, DIRECTIONS):
-        raise SpriteWorldError(f"kind is {kind!r}; expected one of {', '.join(SCENE_KINDS)} or {DIRECTIONS}.")
+    if kind is not None and kind not in (*SCENE_KINDS, DIRECTIONS, TURNS):
+        expected = ", ".join((*SCENE_KINDS, DIRECTIONS))
+        raise SpriteWorldError(f"kind is {kind!r}; expected one of {expected} or {TURNS}.")
     if split in ("dev", "test", "test-unseen"):
         others = "'train', 'train-dev', 'validation' or 'test-hard'"
         raise SpriteWorldError(f"split {split!r} has no groups; use {others}.")
