@@ -317,6 +317,25 @@ def test_the_page_has_what_the_classifiers_of_spins_reached():
         assert f"| {' | '.join(row)} |" in page
 
 
+def test_the_log_has_what_the_stages_of_classes_and_align_reached():
+    log = (DOCS / "experiments_log.md").read_text().splitlines()
+
+    def numbers(name):
+        return json.loads((DOCS / "study" / "classes" / f"{name}.json").read_text())
+
+    for name, row in (("classify", "`stills`, `classify`"), ("classify-2", "`classify-2` instead, 2,400 steps")):
+        seen, dev = (numbers(name)[split] for split in ("seen", "dev"))
+        cells = [seen[kind] for kind in ("names", "tilts", "spins", "other actions")]
+        cells += [dev[kind] for kind in ("names", "spins", "other actions")]
+        assert f"| {row} | {' | '.join(f'{cell:.1f}' for cell in cells)} |" in [line.replace("**", "") for line in log]
+    for name, row in (("align-without-turns", "without groups of spins"), ("align", "with them")):
+        found = numbers(name)["results"]["dev"]
+        kinds = [f"opposite: {kind}" for kind in ("clockwise/counterclockwise", "left/right", "bounce/sway")]
+        kinds += ["reversed", "opposite: order", "opposite: roles"]
+        cells = [found["retrieval"]["vtc"]["t2v_r1"], *(found["choices"][kind]["vtc"] for kind in kinds)]
+        assert f"| {row} | {' | '.join(f'{cell:.1f}' for cell in cells)} |" in log
+
+
 def test_the_table_has_means_and_spreads(tmp_path, capsys):
     from study import table
 
