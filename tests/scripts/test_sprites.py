@@ -383,7 +383,7 @@ def test_checkpointing_keeps_less_for_the_backward_pass(monkeypatch):
     [
         ("study", "experiments_log.md", 5),
         ("study/scale4", "experiments_log.md", 5),
-        ("study/reference", "experiments.md", 7),
+        ("study/reference", "experiments.md", 9),
     ],
 )
 def test_the_pages_have_the_tables_of_the_results(folder, page, rows, tmp_path, capsys):
@@ -414,6 +414,18 @@ def test_the_page_says_how_the_seeds_of_the_study_differ():
         best, pem, vtc = (found(losses, split, "reference") for losses in ("all", "mlm-vtm-pem", "mlm-vtm-vtc"))
         assert all(a > b and a > c for a, b, c in zip(best, pem, vtc, strict=True))
         first, second, third = (f"{value:.1f}" for value in found("mlm-vtm-whole", split, "vtc"))
+        assert f"{first}, {second} and {third}" in page
+        for sampling in ("uniform", "warm"):
+            for protocol in ("reference", "vtc") if split == "test" else ("reference",):
+                pairs = zip(
+                    found(f"mlm-vtm-vtc-{sampling}", split, protocol),
+                    found("mlm-vtm-vtc", split, protocol),
+                    strict=True,
+                )
+                first, second, third = (f"{less_hard - hard:+.1f}" for less_hard, hard in pairs)
+                assert f"{first}, {second} and {third}" in page
+    for teacher in ("pem-young", "pem"):
+        first, second, third = (f"{value:.1f}" for value in found(f"mlm-vtm-{teacher}", "test", "vtc"))
         assert f"{first}, {second} and {third}" in page
 
 
