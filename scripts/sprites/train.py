@@ -7,11 +7,12 @@
     classify-2 more clips than stills, from classify
     align      contrastive learning (VTC), from classify-2
     joint      VTC, matching (VTM) and questions, from align
-    order      VTC and VTM, half of them sequences, from joint
+    joint-2    the same with more relations, from joint
+    order      VTC and VTM, half of them sequences, from joint-2
     wordings   the same with fewer sequences, from order
     crops      VTC and VTM, a third of them crops, from wordings
     match      VTC and VTM on all kinds of clips, from crops
-    answer     questions, from joint
+    answer     questions, from joint-2
     answer-2   more questions, from answer
     all        these stages in this order
     export     the folders that the package bundles
@@ -136,8 +137,9 @@ STAGES = {
         "joint", "align", 2400, 128, 6e-4, 1000,
         kinds=((1 / 4, (None, TURNS)),), one_wording=0.5, head_warmup=50, uniform_share=0.5,
     ),
+    "joint-2": Stage("joint", "joint", 2400, 128, 6e-4, 1500, kinds=((1 / 2, (None, None, "relation")),)),
     "order": Stage(
-        "retrieval", "joint", 600, 96, 3e-4, 2000,
+        "retrieval", "joint-2", 600, 96, 3e-4, 2000,
         kinds=((1, (None, "sequence")),), one_wording=0.5, order_share=0.6, vtc_weight=0.25,
     ),
     "wordings": Stage(
@@ -145,7 +147,7 @@ STAGES = {
     ),
     "crops": Stage("retrieval", "wordings", 900, 96, 4e-4, 4000, order_share=0.6, crop_share=0.34),
     "match": Stage("retrieval", "crops", 900, 96, 3e-4, 6000, order_share=0.6),
-    "answer": Stage("qa", "joint", 2000, 256, 8e-4, 5000),
+    "answer": Stage("qa", "joint-2", 2000, 256, 8e-4, 5000),
     "answer-2": Stage("qa", "answer", 700, 256, 5e-4, 7000),
 }  # fmt: skip
 
