@@ -92,7 +92,8 @@ class Stage:
         seed: Added to the seed, so that each stage draws new clips.
         kinds: Phases, each (share of the steps until which it lasts, kinds of groups that alternate; None: any kind).
             After the last phase, groups are of any kind.
-        details: Whether pairs have false captions that differ in a detail, and questions may have false premises.
+        details: Whether pairs have false captions that differ in a detail, and questions may have false premises. The
+            early stages have none, and no VTM.
         one_wording: Share of the steps in which sequences have one wording; all wordings come after it.
         order_share: Share of the sequences whose only false caption has the other order.
         head_warmup: Steps in which new heads train alone.
@@ -121,7 +122,7 @@ class Stage:
     @property
     def matches(self) -> bool:
         """Whether VTM is among the losses."""
-        return self.task == "joint" or (self.task == "retrieval" and self.start != "classify-2")
+        return self.task in ("retrieval", "joint") and self.details
 
 
 STAGES = {
@@ -243,7 +244,7 @@ def start_model(
         return SpriteClassifier(build_config(vocab_size))
     if stage.task == "classes":
         return SpriteClassifier.from_pretrained(start)
-    if stage.start == "classify-2":
+    if stage.task == "retrieval" and not stage.matches:
         return AlproModel.from_pretrained(start)
     if stage.task == "retrieval":
         return AlproForVideoTextRetrieval.from_pretrained(start)
@@ -327,7 +328,7 @@ def train(name: str, arguments: argparse.Namespace) -> None:
     false_premises = stage.details and "false premises" not in without
     answers = (*ANSWERS, NONE) if false_premises else ANSWERS
     model = start_model(replace(stage, task=task), start, len(processor.tokenizer), answers)
-    own_steps = (steps + 1) // 2 if task == "joint" else steps  # steps of each kind of rows
+    own_steps = (steps + 1) // 2 if task == "joint" else steps  # steps of each kind of rows, at most
     cropped = int(stage.crop_share * stage.rows) if stage.matches and "crops" not in without else 0
     cropped -= cropped % GROUP  # groups of clips are whole
 
@@ -379,7 +380,6 @@ def train(name: str, arguments: argparse.Namespace) -> None:
         "qa": [of_questions],
         "joint": [of_pairs, of_questions],
     }[task]
-    early = name in ("stills", "classify", "classify-2", "align")
     label2id: dict[str, int] = model.config.label2id
     collators = {
         "stills": ClassesCollator(processor),
@@ -397,10 +397,10 @@ def train(name: str, arguments: argparse.Namespace) -> None:
         steps=steps,
         batch_size=stage.rows,
         learning_rate=arguments.learning_rate or stage.learning_rate,
-        warmup_steps=min(100 if early else 50, steps // 10),
+        warmup_steps=min(50 if stage.details else 100, steps // 10),
         seed=seed,
         # the early stages stop at a seventh of their peak rate, because the others continue from there
-        cycles=0.4 if early else 0.5,
+        cycles=0.5 if stage.details else 0.4,
         vtc_weight=stage.vtc_weight,
         vtm_weight=float(stage.matches),
         vtm_uniform_share=0.0 if "uniform share" in without else stage.uniform_share,
