@@ -28,7 +28,11 @@ def prompter_training(tmp_path_factory):
     torch.manual_seed(0)
     model = AlproPrompterModel(coloured.config())
     args = coloured.arguments(
-        tmp_path_factory.mktemp("prompter"), max_steps=120, learning_rate=5e-3, per_device_train_batch_size=16
+        # after half as many steps, one seed of eight names only two of the four colours in crops
+        tmp_path_factory.mktemp("prompter"),
+        max_steps=240,
+        learning_rate=3e-3,
+        per_device_train_batch_size=16,
     )
     trainer = coloured.trainer(model, args)
     trainer.train()
@@ -61,9 +65,8 @@ def test_a_trained_prompter_names_the_colour_of_a_crop(prompter):
     crops = crop_on_black(batch["pixel_values_videos"], left, batch["black"])
     named = [coloured.ENTITIES[i] for i in prompter.pseudo_labels(crops).argmax(dim=1).tolist()]
     shown = [row["text"].split()[0] for row in coloured.rows()]
-    # crops on black were never shown in training: one training of five takes two of the four colours for others, and
-    # which one depends on the last digits. Chance is 4.
-    assert sum(a == b for a, b in zip(named, shown, strict=True)) >= 8, (named, shown)
+    # crops on black were never shown in training
+    assert sum(a == b for a, b in zip(named, shown, strict=True)) >= 12, (named, shown)
 
 
 @pytest.mark.slow
