@@ -3,14 +3,16 @@
     python scripts/sprites/measure.py --data sprite-world --splits dev --retrieval runs/order/joint --output joint.json
     python scripts/sprites/compare.py bundled.json joint.json --split dev --plot order.png
     python scripts/sprites/compare.py "version 0.1=bundled.json" final=results.json --split test
+    python scripts/sprites/compare.py "seed 0=a.json" "seed 1=b.json" "seed 2=c.json" --spread
 
-Two numbers with a slash are those of similarity and of matching (VTC / VTM). A second table has the order by wording,
-by matching, if all files have it (measure.py --tasks order).
+Two numbers with a slash are those of similarity and of matching (VTC / VTM). Answers have a column if all files have
+them. A second table has the order by wording, by matching, if all files have it (measure.py --tasks order).
 """
 
 import argparse
 import json
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 HARD = {"order": "opposite: order", "roles": "opposite: roles", "spins": "opposite: clockwise/counterclockwise"}
@@ -32,21 +34,34 @@ def read(path: Path, split: str) -> dict[str, Any]:
     return found
 
 
-def row(found: dict[str, Any]) -> dict[str, str]:
-    """The cells of a model."""
-    recall = [found["retrieval"][protocol]["t2v_r1"] for protocol in ("vtc", "rerank")]
-    cells = {"R@1, vtc / rerank": " / ".join(f"{value:.1f}" for value in recall)}
-    for title, kind in CHOICES.items():
-        cells[title] = f"{found['choices'][kind]['vtc']:.1f} / {found['choices'][kind]['vtm']:.1f}"
-    return cells
+def row(found: dict[str, Any]) -> dict[str, tuple[float, ...]]:
+    """The numbers of a model, by column."""
+    numbers: dict[str, tuple[float, ...]] = {
+        "R@1, vtc / rerank": tuple(found["retrieval"][protocol]["t2v_r1"] for protocol in ("vtc", "rerank"))
+    }
+    numbers |= {
+        title: tuple(found["choices"][kind][score] for score in ("vtc", "vtm")) for title, kind in CHOICES.items()
+    }
+    if "qa" in found:
+        numbers["answers"] = (found["qa"]["accuracy"],)
+    return numbers
 
 
-def table(models: dict[str, dict[str, Any]]) -> list[str]:
-    """Lines of a Markdown table, with a row for each model."""
+def table(models: dict[str, dict[str, Any]], spread: bool = False) -> list[str]:
+    """Lines of a Markdown table, with a row for each model; with `spread`, the last row has mean and deviation."""
     rows = {name: row(found) for name, found in models.items()}
-    columns = list(next(iter(rows.values())))
+    columns = [column for column in next(iter(rows.values())) if all(column in numbers for numbers in rows.values())]
     lines = [f"| model | {' | '.join(columns)} |", "| --- |" + " --- |" * len(columns)]
-    return lines + [f"| {name} | {' | '.join(cells[column] for column in columns)} |" for name, cells in rows.items()]
+    for name, numbers in rows.items():
+        cells = [" / ".join(f"{value:.1f}" for value in numbers[column]) for column in columns]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    if spread:
+        cells = []
+        for column in columns:
+            over = zip(*(numbers[column] for numbers in rows.values()), strict=True)
+            cells.append(" / ".join(f"{fmean(values):.1f} ± {stdev(values):.1f}" for values in over))
+        lines.append(f"| mean ± deviation | {' | '.join(cells)} |")
+    return lines
 
 
 def order_table(models: dict[str, dict[str, Any]]) -> list[str]:
@@ -84,12 +99,15 @@ def main() -> None:
     )
     parser.add_argument("--split", default="dev", help="split to compare on (default: %(default)s)")
     parser.add_argument("--plot", type=Path, help="file of a plot, too")
+    parser.add_argument("--spread", action="store_true", help="a last row with the mean and the standard deviation")
     arguments = parser.parse_args()
+    if arguments.spread and len(arguments.results) < 2:
+        parser.error("--spread needs two files or more")
     models = {}
     for given in arguments.results:
         name, _, path = given.rpartition("=")
         models[name or Path(path).stem] = read(Path(path), arguments.split)
-    print("\n".join(table(models)))
+    print("\n".join(table(models, arguments.spread)))
     if all("order" in found for found in models.values()):
         print("\n" + "\n".join(order_table(models)))
     if arguments.plot:

@@ -256,7 +256,7 @@ def test_the_bundled_model_says_when_a_clip_is_not_of_its_world(capsys, sprites,
     assert len(re.findall("evaluate: note: this model knows a synthetic world .*own.mp4 is not of it", err)) == 1
     code, out, err = run(capsys, "ask", own, "what does the astronaut do?", "--top-k", 1)
     assert code == 0
-    assert out.splitlines()[1] == "1 of the 179 answers that this model knows"
+    assert out.splitlines()[1] == "1 of the 180 answers that this model knows"
     assert [line.partition("note: ")[2][:26] for line in err.splitlines()] == [
         "the model does not know 'a",
         "this model knows a synthet",

@@ -151,7 +151,7 @@ def test_bundled_models_say_what_they_are(tmp_path: Path) -> None:
     out, text = export(bundled_model("qa"), tmp_path)
     assert "synthetic world of moving pictograms and nothing else" in text
     assert "It is of no use for real videos" in text
-    assert "no other answers than the 179" in text
+    assert "no other answers than the 180" in text
     assert "](model.png)" in text
     with Image.open(out / "model.png") as picture:
         assert picture.size == (1920, 680)

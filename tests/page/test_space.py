@@ -280,7 +280,7 @@ def test_a_banner_names_the_clips_that_the_models_cannot_know(studio, upload) ->
 
 def test_an_answer_says_how_many_there_are_and_what_the_model_cannot_know(studio) -> None:
     html = AskTab(studio).answer(studio.clips[0].id, "what does the astronaut do?", None)
-    assert "among the 179 answers that it knows" in html
+    assert "among the 180 answers that it knows" in html
     assert 'role="alert"' in html and "The model does not know “astronaut”." in html
     assert "alert" not in AskTab(studio).answer(studio.clips[0].id, "what does the bell do?", None)
 
