@@ -575,6 +575,8 @@ def test_the_page_has_what_the_recipe_reached(tmp_path, monkeypatch, capsys):
         return len(found)
 
     assert shown({name: folder / f"{name}.json" for name in RECIPE}) == (2 + len(RECIPE)) + (2 + len(SEQUENCE))
+    seeds = {f"seed {seed}": folder / "quarter" / f"seed{seed}.json" for seed in range(3)}
+    assert shown(seeds, "--spread") == 2 + len(seeds) + 1
     tests = {"version 0.1": DOCS / "study" / "edited" / "tests-version-0.1.json"}
     tests |= {"continued": DOCS / "study" / "edited" / "tests-match.json"}
     tests |= {"recipe": Path(bundled_model("retrieval")) / "results.json"}
