@@ -9,7 +9,7 @@ import torch
 from alpro_hf import bundled_model
 from alpro_hf.data.decode_span import span_decoder
 from alpro_hf.data.spans import Span, SpanError
-from alpro_hf.data.windows import WindowSettings, overlap
+from alpro_hf.data.windows import WindowSettings, overlap, stream_windows
 from alpro_hf.inference.best_moment import best_moment, encode_windows
 from alpro_hf.inference.question_answering import ask
 from alpro_hf.loading import load_model
@@ -48,13 +48,21 @@ def test_windows_are_encoded_as_clips_of_their_frames(film, searching) -> None:
     settings = WindowSettings(lengths=(2,), cuts=None)
     windows = list(encode_windows(model, processor, film[0], settings))
     assert len(windows) > 4 and windows[0][0] == Span(0, 2)
-    span = windows[2][0]
-    seen = processor(videos=film[0], return_tensors="pt", decoder=span_decoder(processor, span))
-    with torch.inference_mode():
-        alone = model.alpro.get_video_features(seen["pixel_values_videos"]).pooler_output[0]
-    # frames are fed at a steady rate, so they may be one beside
-    similarity = torch.stack([other.embed for _, other in windows]) @ alone
-    assert similarity.argmax() == 2 and similarity[2] > 0.95
+    video = processor.video_processor
+    height, width = video.decoded_size()
+    frames = torch.as_tensor(decode(film[0], height=height, width=width).pixels)
+    cut = stream_windows(film[0], settings, video.num_frames, height=height, width=width)
+    for (span, clip), window in zip(windows, cut, strict=True):
+        shown = []
+        for part, frame in enumerate(window.pixels):
+            middle = (span.start + (span.end - span.start) * (part + 0.5) / video.num_frames) * 12
+            [same] = (frames == torch.from_numpy(frame)).flatten(1).all(dim=1).nonzero(as_tuple=True)
+            shown.append(min(same.tolist(), key=lambda index, middle=middle: abs(index - middle)))
+            assert abs(shown[-1] - middle) < 1.01  # frames are fed at a steady rate, so they may be one beside
+        seen = processor(videos=frames[shown].permute(0, 2, 3, 1).numpy(), return_tensors="pt")
+        with torch.inference_mode():
+            alone = model.alpro.get_video_features(seen["pixel_values_videos"]).pooler_output[0]
+        torch.testing.assert_close(clip.embed, alone, atol=1e-4, rtol=0)
 
 
 def test_a_question_is_about_the_frames_of_the_moment(film) -> None:

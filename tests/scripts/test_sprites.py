@@ -468,13 +468,10 @@ def test_the_order_of_sequences_is_asked_in_every_wording(tmp_path):
     assert found[wording]["vtc"] == pytest.approx(100 * right / len(sequences))
 
 
-STAGES = ("joint", "match-3", "match-2", "final", "crops", "match")
-
-
-def test_the_page_compares_the_measured_models(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def printed(monkeypatch, capsys):
+    """The lines of the tables that compare.py prints."""
     import compare
-
-    folder = DOCS / "study" / "edited"
 
     def printed(models, *arguments):
         files = [f"{name}={path}" for name, path in models.items()]
@@ -482,6 +479,14 @@ def test_the_page_compares_the_measured_models(tmp_path, monkeypatch, capsys):
         compare.main()
         return [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
 
+    return printed
+
+
+STAGES = ("joint", "match-3", "match-2", "final", "crops", "match")
+
+
+def test_the_page_compares_the_measured_models(tmp_path, printed):
+    folder = DOCS / "study" / "edited"
     lines = (DOCS / "experiments.md").read_text().splitlines()
     stages = {name: folder / f"{name}.json" for name in STAGES}
     shown = printed({"version 0.1": folder / "version-0.1.json", **stages}, "--plot", tmp_path / "plot.png")
@@ -559,18 +564,13 @@ def accuracy_of_tests(file):
 RECIPE = ("joint", "joint-2", "order", "wordings", "crops", "match")
 
 
-def test_the_page_has_what_the_recipe_reached(tmp_path, monkeypatch, capsys):
-    import compare
-
+def test_the_page_has_what_the_recipe_reached(printed):
     folder = DOCS / "study" / "recipe"
     lines = (DOCS / "experiments.md").read_text().splitlines()
     page = " ".join(" ".join(lines).split())
 
     def shown(models, *arguments):
-        files = [f"{name}={path}" for name, path in models.items()]
-        monkeypatch.setattr("sys.argv", ["compare.py", *files, *map(str, arguments)])
-        compare.main()
-        found = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+        found = printed(models, *arguments)
         assert set(found) <= set(lines)
         return len(found)
 
@@ -588,6 +588,8 @@ def test_the_page_has_what_the_recipe_reached(tmp_path, monkeypatch, capsys):
         found = json.loads((folder / f"{name}.json").read_text())["results"]["dev"]["qa"]
         assert f"| {name} | {' | '.join(f'{found[column]:.1f}' for column in columns)} |" in lines
     assert f"right in {accuracy_of_tests(Path(bundled_model('qa')) / 'results.json')} %" in page
+    with pytest.raises(SystemExit):
+        printed({"seed 0": seeds["seed 0"]}, "--spread")
 
 
 @pytest.mark.parametrize(
