@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from alpro_hf import (
     AlproConfig,
     AlproForPreTraining,
+    AlproForVideoQuestionAnswering,
     AlproForVideoTextRetrieval,
     AlproModel,
     AlproProcessor,
@@ -21,11 +22,11 @@ from alpro_hf import (
     bundled_model,
 )
 from alpro_hf.data.rows import video_id
-from alpro_hf.evaluation.encode import encode_rows
-from alpro_hf.sprites.language import SEQUENCE, caption_and_negatives
+from alpro_hf.evaluation.encode import answer_rows, encode_rows
+from alpro_hf.sprites.language import PHRASES, SEQUENCE, caption_and_negatives, noun_phrase
 from alpro_hf.sprites.opposites import opposite_kind
 from alpro_hf.sprites.render import write_split
-from alpro_hf.sprites.world import BASIC_ACTIONS, SPRITES, Actor, Scene, allowed_actions, draw_scene, pose
+from alpro_hf.sprites.world import BASIC_ACTIONS, SPRITES, Actor, Scene, allowed_actions, content, draw_scene, pose
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -535,6 +536,38 @@ def test_the_bundled_prompter_names_sprites_in_crops():
     kept = labels.max(dim=1).values >= prompter.config.pem_threshold
     assert kept[crops.empty()].float().mean() < 0.2
     assert kept.any()
+
+
+@pytest.mark.slow
+@torch.inference_mode()
+def test_the_cards_of_the_bundled_models_name_their_limits(tmp_path):
+    from measure import read_rows
+
+    folder = write_split(tmp_path, "dev", 160, progress=False)
+    model, processor = (
+        cls.from_pretrained(bundled_model("retrieval")) for cls in (AlproForVideoTextRetrieval, AlproProcessor)
+    )
+    whole, left_out = 0, []
+    for number, row in enumerate(read_rows(folder, "retrieval.jsonl")):
+        kind, roles = content(draw_scene("dev", 0, number))
+        if len(roles) != 2 or kind in ("relation", "sequence"):
+            continue
+        one, other = (f"{noun_phrase(sprite, True)} {PHRASES[action][0][0]}" for sprite, action in roles)
+        logits = model(**processor(text=[f"{one} and {other}", one], videos=row["video"])).vtm_logits
+        match = logits.softmax(dim=1)[:, 1]
+        whole += match[0] > 0.5
+        left_out.append(match[1])
+    assert len(left_out) > 30 and whole >= 0.8 * len(left_out)
+    assert sum(match < 0.1 for match in left_out) > 0.8 * len(left_out)  # "mostly gets a match near 0"
+    answering = AlproForVideoQuestionAnswering.from_pretrained(bundled_model("qa"))
+    asked = [row for row in read_rows(folder, "qa.jsonl") if row["question"].startswith("how many ")]
+    answers, _ = answer_rows(answering, AlproProcessor.from_pretrained(bundled_model("qa")), asked)
+    right = {}
+    for row, label in zip(asked, answers.labels.tolist(), strict=True):
+        right.setdefault(row["question"].split()[2], []).append(answering.config.id2label[label] == row["answer"])
+    shares = {counted: sum(found) / len(found) for counted, found in right.items()}
+    things = shares.pop("things")
+    assert shares.keys() == {"animals", "foods", "vehicles"} and things > max(shares.values())
 
 
 def test_the_page_has_the_answers_to_false_premises():
